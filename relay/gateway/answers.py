@@ -1,0 +1,27 @@
+"""JSON answers over HTTP, errors in the contract's one shape."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from relay import metrics
+from relay.errors import ClientError
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def error_answer(error: ClientError) -> Response:
+    metrics.errors.labels(error.code).inc()
+    body: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    if error.retry_after_s is not None:
+        body["retry_after_s"] = error.retry_after_s
+    response = answer({"error": body}, error.status)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return response

@@ -1,0 +1,249 @@
+"""One WebSocket connection: commands in, frames out.
+
+Commands of one session are carried out in the order in which they came; those of different sessions side by side, so
+that a slow submit never holds up a stop elsewhere. At most MAX_IN_FLIGHT at a time: beyond that we stop reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, Protocol
+
+from relay import logging, metrics
+from relay.errors import ClientError
+from relay.gateway.hub import Hub
+from relay.gateway.sinks import Liveness, Sink
+from relay.gateway.submissions import Submissions, answered_in_time
+from relay.gateway.viewer import Viewer
+from relay.protocol import commands, frames
+from relay.protocol.commands import Hello, Ping, Stop, Submit, Subscribe, Unsubscribe
+from relay.protocol.words import SESSION, new_id
+
+MAX_IN_FLIGHT = 64
+
+log = logging.get("connection")
+
+Message = MutableMapping[str, Any]
+
+
+class LiveSink(Sink, Liveness, Protocol):
+    sent_at: float
+
+
+class Connection:
+    """Drives one connection from `welcome` to its close. `run` owns every task that it starts."""
+
+    def __init__(
+        self,
+        sink: LiveSink,
+        hub: Hub,
+        submissions: Submissions,
+        limits: dict[str, float],
+        *,
+        heartbeat_s: float,
+        stall_s: float,
+    ) -> None:
+        self._id = new_id("c")
+        self._sink = sink
+        self._hub = hub
+        self._submissions = submissions
+        self._limits = limits
+        self._pulse = Pulse(sink, heartbeat_s, stall_s)
+        self._heartbeat_s = heartbeat_s
+        self._viewers: dict[str, Viewer] = {}
+        self._tails: dict[str, asyncio.Task[None]] = {}  # session → its last command, for the order
+        self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._log = log.bind(connection=self._id)
+
+    async def run(self, receive: Callable[[], Awaitable[Message]]) -> None:
+        """Until the client has gone."""
+        metrics.connections.inc()
+        self._welcome(None)
+        self._pulse.start()
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                text = message.get("text")
+                if text is None:
+                    self._sink.close(1003, "relay.v1.json speaks text")
+                    return
+                await self._take(text)
+                await self._sink.room()
+        finally:
+            metrics.connections.dec()
+            self._pulse.stop()
+            await self._leave()
+
+    def drain(self, reconnect_in_ms: int) -> None:
+        """Tell the client when to come back; the close follows."""
+        self._send(frames.Draining(reconnect_in_ms=reconnect_in_ms))
+
+    async def _take(self, text: str) -> None:
+        reply_id, session = None, None
+        try:
+            if len(text) > self._limits["max_command_bytes"] or len(text.encode()) > self._limits["max_command_bytes"]:
+                raise ClientError("too_large", "The command is larger than max_command_bytes.")
+            fields = commands.read(text)
+            reply_id = commands.reply_id(fields)
+            session = fields.get("session") if isinstance(fields.get("session"), str) else None
+            command = commands.check(fields, self._limits)
+        except ClientError as error:
+            metrics.commands.labels("refused").inc()
+            self._refuse(error, reply_id, session)
+            return
+        metrics.commands.labels(fields["type"]).inc()
+        match command:
+            case Ping(t=t):
+                self._send(frames.Pong(id=reply_id, t=t))
+            case Hello():
+                self._welcome(reply_id)
+            case Subscribe() | Unsubscribe() | Submit() | Stop():
+                await self._in_order(command.session, self._carry_out(command, reply_id))
+
+    async def _in_order(self, session: str, work: Coroutine[Any, Any, None]) -> None:
+        await self._free.acquire()
+        before = self._tails.get(session)
+
+        async def turn() -> None:
+            try:
+                if before is not None:
+                    await asyncio.wait([before])
+                await work
+            finally:
+                work.close()
+                self._free.release()
+                if self._tails.get(session) is task:
+                    del self._tails[session]
+
+        task = self._tails[session] = asyncio.create_task(turn(), name=f"command {self._id}")
+
+    async def _carry_out(self, command: Subscribe | Unsubscribe | Submit | Stop, reply_id: str | None) -> None:
+        try:
+            match command:
+                case Subscribe():
+                    await self._subscribe(command, reply_id)
+                case Unsubscribe():
+                    await self._unsubscribe(command.session)
+                    self._send(frames.Unsubscribed(id=reply_id, session=command.session))
+                case Submit():
+                    generation, duplicate = await self._submissions.submit(command)
+                    self._send(
+                        frames.Accepted(
+                            id=reply_id, session=command.session, generation=generation, duplicate=duplicate
+                        )
+                    )
+                case Stop():
+                    already = await self._submissions.stop(command.session, command.generation)
+                    self._send(
+                        frames.Stopping(
+                            id=reply_id, session=command.session, generation=command.generation, already_ended=already
+                        )
+                    )
+        except ClientError as error:
+            self._refuse(error, reply_id, command.session)
+        except Exception:  # a bug of ours: the client gets a calm sentence, the log the trace
+            metrics.bugs.labels("command").inc()
+            self._log.exception("command_failed", session=command.session)
+            self._refuse(ClientError("internal", "Something went wrong here."), reply_id, command.session)
+
+    async def _subscribe(self, command: Subscribe, reply_id: str | None) -> None:
+        session = command.session
+        await self._unsubscribe(session)
+        if len(self._viewers) >= self._limits["max_subscriptions"]:
+            raise ClientError("too_many_subscriptions", "max_subscriptions sessions are followed already.")
+        async with answered_in_time("subscribe"):
+            follower = await self._hub.acquire(session)
+            viewer = self._viewers[session] = Viewer(follower, self._sink)
+            metrics.subscriptions.inc()
+            try:
+                await viewer.begin(command.cursor, command.start, reply_id)
+            except BaseException:
+                await self._unsubscribe(session)
+                raise
+
+    async def _unsubscribe(self, session: str) -> None:
+        viewer = self._viewers.pop(session, None)
+        if viewer is not None:
+            metrics.subscriptions.dec()
+            self._hub.release(session)
+            await viewer.aclose()
+
+    async def _leave(self) -> None:
+        tasks = list(self._tails.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for session in list(self._viewers):
+            await self._unsubscribe(session)
+
+    def _welcome(self, reply_id: str | None) -> None:
+        self._send(
+            frames.Welcome(
+                id=reply_id,
+                connection=self._id,
+                protocol="relay.v1",
+                heartbeat_s=self._heartbeat_s,
+                limits=self._limits,
+            )
+        )
+
+    def _refuse(self, error: ClientError, reply_id: str | None, session: str | None) -> None:
+        metrics.errors.labels(error.code).inc()
+        self._send(
+            frames.ErrorFrame(
+                id=reply_id,
+                code=error.code,
+                message=error.message,
+                retryable=error.retryable,
+                retry_after_s=error.retry_after_s,
+                session=session if session is not None and SESSION.match(session) else None,
+            )
+        )
+
+    def _send(self, frame: frames.Frame) -> None:
+        self._sink.send(frames.encode(frame))
+
+
+class Pulse:
+    """Heartbeats, and the two ways in which a connection is dead: nobody there, or nothing taken."""
+
+    def __init__(self, sink: LiveSink, heartbeat_s: float, stall_s: float) -> None:
+        self._sink = sink
+        self._heartbeat_s = heartbeat_s
+        self._stall_s = stall_s
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._pinged_at = self._taken_at = self._loop.time()
+        self._taken = 0
+
+    def start(self) -> None:
+        self._beat()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _beat(self) -> None:
+        now = self._loop.time()
+        if self._sink.unsent_bytes() == 0 or self._sink.taken_bytes() != self._taken:
+            self._taken, self._taken_at = self._sink.taken_bytes(), now
+        if now - self._taken_at >= self._stall_s:
+            self._close(4413, "nothing was taken for too long")
+            return
+        if self._sink.unsent_bytes() == 0 and now - self._sink.heard_at() >= 2 * self._heartbeat_s:
+            self._close(4408, "no sign of life")
+            return
+        if now - self._pinged_at >= self._heartbeat_s:
+            self._pinged_at = now
+            self._sink.ping()
+        if now - self._sink.sent_at >= self._heartbeat_s:
+            self._sink.send(frames.encode(frames.Heartbeat()))
+        due = min(self._sink.sent_at, self._pinged_at) + self._heartbeat_s
+        self._timer = self._loop.call_later(min(max(0.01, due - now), self._stall_s / 4), self._beat)
+
+    def _close(self, code: int, reason: str) -> None:
+        metrics.closes.labels(str(code)).inc()
+        self._sink.close(code, reason)

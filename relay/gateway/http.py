@@ -1,0 +1,173 @@
+"""The HTTP endpoints: submit, stop, snapshot, health, metrics, the page."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from relay import logging, metrics
+from relay.errors import ClientError, StorageError
+from relay.gateway.answers import answer, error_answer
+from relay.gateway.submissions import answered_in_time
+from relay.log.connect import call
+from relay.protocol import commands
+from relay.protocol.commands import Submit
+from relay.protocol.words import REQUEST_ID, new_id
+
+if TYPE_CHECKING:
+    from relay.gateway.app import Gateway
+
+BODY_TIMEOUT_S = 10
+SNAPSHOT_LIMIT = 50
+MAX_SNAPSHOT_LIMIT = 200
+READY_TIMEOUT_S = 1.0
+# The page brings everything it needs and talks to nobody but us.
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+)
+
+log = logging.get("http")
+
+
+def gateway_of(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+async def submit(request: Request) -> Response:
+    gateway = gateway_of(request)
+    session = commands.check_session(request.path_params["session"])
+    fields = commands.read(await _json_body(request, gateway.limits["max_command_bytes"]))
+    fields.pop("id", None)
+    fields |= {"type": "submit", "session": session, "request_id": _request_id(request, fields)}
+    command = commands.check(fields, gateway.limits)
+    assert isinstance(command, Submit)
+    generation, duplicate = await gateway.submissions.submit(command)
+    return answer({"session": session, "generation": generation, "duplicate": duplicate}, 202)
+
+
+async def stop(request: Request) -> Response:
+    session = commands.check_session(request.path_params["session"])
+    generation = commands.check_generation(request.path_params["generation"], "generation")
+    already_ended = await gateway_of(request).submissions.stop(session, generation)
+    return answer({"session": session, "generation": generation, "already_ended": already_ended}, 202)
+
+
+async def session_snapshot(request: Request) -> Response:
+    session_log = gateway_of(request).log
+    session = commands.check_session(request.path_params["session"])
+    limit = _limit(request)
+    async with answered_in_time("snapshot"):
+        opened = await session_log.open(session, create=False)
+        if opened is None:
+            raise ClientError("not_found", "There is no such session.")
+        generations = await session_log.generations(session, await session_log.newest(session, "generations", limit))
+        completed = await session_log.turns(session, await session_log.newest(session, "transcript", limit))
+    return answer(
+        {
+            "session": session,
+            "epoch": opened.epoch,
+            "head": opened.head,
+            "messages": completed[-limit:],
+            "generations": generations,
+        }
+    )
+
+
+async def generation_snapshot(request: Request) -> Response:
+    session = commands.check_session(request.path_params["session"])
+    generation = commands.check_generation(request.path_params["generation"], "generation")
+    async with answered_in_time("snapshot"):
+        found = await gateway_of(request).log.generation(session, generation)
+    if found is None:
+        raise ClientError("not_found", "There is no such generation in this session.")
+    return answer(found)
+
+
+async def alive(request: Request) -> Response:
+    return answer({"status": "alive"})
+
+
+async def ready(request: Request) -> Response:
+    gateway = gateway_of(request)
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            await call(gateway.redis.commands, "PING")
+    except (StorageError, TimeoutError):
+        return error_answer(ClientError("unavailable", "Redis does not answer.", retry_after_s=1))
+    return answer({"status": "ready"})
+
+
+async def metrics_page(request: Request) -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def page(request: Request) -> Response:
+    html = (files("relay") / "static" / "index.html").read_bytes()
+    headers = {
+        "Content-Security-Policy": PAGE_POLICY,
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-cache",
+    }
+    return Response(html, media_type="text/html", headers=headers)
+
+
+async def on_client_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ClientError)
+    return error_answer(error)
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    metrics.bugs.labels("http").inc()
+    log.error("request_failed", path=request.scope["path"], exc_info=error)
+    return error_answer(ClientError("internal", "Something went wrong here."))
+
+
+async def on_not_found(request: Request, error: Exception) -> Response:
+    return error_answer(ClientError("not_found", "There is nothing at this address."))
+
+
+async def on_wrong_method(request: Request, error: Exception) -> Response:
+    return error_answer(ClientError("bad_message", "This address does not take that method.", status=405))
+
+
+async def _json_body(request: Request, max_bytes: float) -> bytes:
+    """The body, bounded in size and time. Any web page can post a form here, so only JSON counts."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ClientError("bad_message", "Content-Type must be application/json.", status=415)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > max_bytes:
+                    raise ClientError("too_large", "The body is larger than max_command_bytes.")
+    except TimeoutError:
+        raise ClientError("bad_message", "The body did not arrive in time.") from None
+    except ClientDisconnect:
+        raise ClientError("bad_message", "The body ended early.") from None
+    return bytes(body)
+
+
+def _request_id(request: Request, fields: commands.Fields) -> str:
+    in_header, in_body = request.headers.get("idempotency-key"), fields.get("request_id")
+    if in_header is not None and in_body is not None and in_header != in_body:
+        raise ClientError("bad_message", "Idempotency-Key and request_id differ; one of them suffices.")
+    if in_header is not None and not REQUEST_ID.match(in_header):
+        raise ClientError("bad_message", "Idempotency-Key must be 1-128 characters without control characters.")
+    chosen = in_header if in_header is not None else in_body
+    return chosen if chosen is not None else new_id("r")
+
+
+def _limit(request: Request) -> int:
+    given = request.query_params.get("limit", str(SNAPSHOT_LIMIT))
+    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:6]) <= MAX_SNAPSHOT_LIMIT:
+        raise ClientError("bad_message", f"limit must be a number of 1 to {MAX_SNAPSHOT_LIMIT}.")
+    return int(given)

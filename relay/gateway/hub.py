@@ -1,0 +1,81 @@
+"""The followers of a process: one per session however many viewers, gone some time after the last one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from relay import logging, metrics
+from relay.log.follower import Follower
+
+log = logging.get("hub")
+
+
+class _Entry:
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+        self.users = 0
+        self.started = asyncio.create_task(follower.start(), name=f"start {follower.session}")
+        self.linger: asyncio.TimerHandle | None = None
+
+
+class Hub:
+    """Lends out followers; whoever acquires one releases it."""
+
+    def __init__(self, make: Callable[[str], Follower], linger_s: float) -> None:
+        self._make = make
+        self._linger_s = linger_s
+        self._entries: dict[str, _Entry] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def acquire(self, session: str) -> Follower:
+        """The session's follower, started. Raises StorageError if it cannot start."""
+        entry = self._entries.get(session)
+        if entry is None:
+            entry = self._entries[session] = _Entry(self._make(session))
+            metrics.followers.inc()
+        if entry.linger is not None:
+            entry.linger.cancel()
+            entry.linger = None
+        entry.users += 1
+        try:
+            await asyncio.shield(entry.started)
+        except BaseException:
+            self.release(session)
+            raise
+        return entry.follower
+
+    def release(self, session: str) -> None:
+        entry = self._entries.get(session)
+        if entry is None:
+            return
+        entry.users -= 1
+        if entry.users > 0:
+            return
+        failed = entry.started.done() and (entry.started.cancelled() or entry.started.exception() is not None)
+        if failed or not entry.started.done():
+            self._forget(session, entry)
+        else:
+            entry.linger = asyncio.get_running_loop().call_later(self._linger_s, self._forget, session, entry)
+
+    async def aclose(self) -> None:
+        for session, entry in list(self._entries.items()):
+            self._forget(session, entry)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _forget(self, session: str, entry: _Entry) -> None:
+        if self._entries.get(session) is not entry:
+            return
+        if entry.linger is not None:
+            entry.linger.cancel()
+        del self._entries[session]
+        metrics.followers.dec()
+        task = asyncio.create_task(self._close(entry), name=f"close {session}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    @staticmethod
+    async def _close(entry: _Entry) -> None:
+        entry.started.cancel()
+        await asyncio.gather(entry.started, return_exceptions=True)
+        await entry.follower.aclose()

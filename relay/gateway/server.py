@@ -1,0 +1,45 @@
+"""The gateway under uvicorn, with our WebSocket protocol class."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+
+from relay.errors import SettingsError
+from relay.gateway.app import Gateway, app
+from relay.gateway.websocket_protocol import RelayWebSocketProtocol
+from relay.settings import Settings
+
+SHUTDOWN_TIMEOUT_S = 5
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind before anything else begins, so that a taken port is one clear line. Raises SettingsError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or str(error)
+        raise SettingsError(f"--host {host} --port {port} cannot be listened on: {reason}") from None
+    sock.set_inheritable(True)
+    return sock
+
+
+def server(settings: Settings) -> uvicorn.Server:
+    """A server that is ready to `serve(sockets=[…])`."""
+    config = uvicorn.Config(
+        app(Gateway(settings)),
+        ws=RelayWebSocketProtocol,
+        ws_max_size=4 * settings.max_command_bytes,
+        ws_ping_interval=None,  # ours knows a slow reader from a dead one
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+    )
+    return uvicorn.Server(config)

@@ -1,0 +1,140 @@
+"""Submit and stop, the same for every transport. The order of the steps is the crash order of docs/design.md."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+
+from relay import logging, metrics
+from relay.crashpoints import crashpoint
+from relay.errors import ClientError, StorageError
+from relay.log.connect import call
+from relay.log.jobs import Job
+from relay.log.queue import Queue
+from relay.log.session_log import SessionLog
+from relay.protocol.commands import Submit
+from relay.protocol.words import new_id
+
+ANSWER_WITHIN_S = 4.5  # the contract says 5
+
+log = logging.get("submissions")
+
+
+class Accepted(NamedTuple):
+    generation: str
+    duplicate: bool
+
+
+@asynccontextmanager
+async def answered_in_time(part: str) -> AsyncIterator[None]:
+    """Turns a Redis that is away or slow into `unavailable` before the client has given up."""
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            yield
+    except (StorageError, TimeoutError) as error:
+        metrics.storage_errors.labels(part).inc()
+        log.warning("unavailable", part=part, detail=str(error))
+        raise ClientError("unavailable", "This did not work just now; please try again.", retry_after_s=1) from None
+
+
+class Submissions:
+    """Turns submits into jobs and stops into ends."""
+
+    def __init__(self, session_log: SessionLog, queue: Queue, redis: Redis, *, look_ms: int) -> None:
+        self._log = session_log
+        self._queue = queue
+        self._redis = redis
+        self._look_ms = look_ms
+
+    async def submit(self, submit: Submit) -> Accepted:
+        """Accepted once the job is durable; any number of equal submits make one generation.
+
+        Raises ClientError: `conflict`, `not_found` (retry_of), `rate_limited`, `unavailable`.
+        """
+        async with answered_in_time("submit"):
+            accepted = await self._submit(submit)
+        metrics.submits.labels("duplicate" if accepted.duplicate else "accepted").inc()
+        return accepted
+
+    async def stop(self, session: str, generation: str) -> bool:
+        """End it now; True if it had ended before. Raises ClientError: `not_found`, `unavailable`."""
+        async with answered_in_time("stop"):
+            stopped = await self._log.stop(session, generation)
+        if stopped is None:
+            raise ClientError("not_found", "There is no such generation in this session.")
+        if not stopped.already_ended:
+            log.info("stopped", session=session, generation=generation, worker=stopped.owner)
+            metrics.generations.labels("stopped", "").inc()
+            await self._tidy(session, generation, stopped.owner, stopped.queue)
+        return stopped.already_ended
+
+    async def _submit(self, submit: Submit) -> Accepted:
+        body_hash = submit.body_hash()
+        known = await self._log.find_request(submit.session, submit.request_id)
+        if known is not None:
+            return await self._known(submit, *known, body_hash)
+        crashpoint("submit.looked_up")
+
+        job = await self._job(submit, new_id("g"), body_hash)
+        if not await self._queue.enqueue(job, self._look_ms):
+            raise ClientError("rate_limited", f"queue: {submit.queue} is full.", retry_after_s=5)
+        crashpoint("submit.enqueued")
+
+        admitted = await self._log.admit(job)
+        crashpoint("submit.admitted")
+        if admitted is not None and admitted.generation == job.generation:
+            return Accepted(job.generation, duplicate=False)
+        # A twin of this submit was faster, or there is no room; what we enqueued is nobody's.
+        await self._queue.done(job.queue, job.session, job.generation)
+        if admitted is None:
+            raise ClientError("rate_limited", "Too many answers are running in this session.", retry_after_s=5)
+        return await self._known(submit, admitted.generation, admitted.body_hash, body_hash)
+
+    async def _known(self, submit: Submit, generation: str, known_hash: str, body_hash: str) -> Accepted:
+        if known_hash != body_hash:
+            raise ClientError("conflict", "request_id was used in this session for another question.")
+        standing = await self._log.standing(submit.session, generation)
+        if standing is not None and standing["state"] != "ended" and "claimed" not in standing:
+            # The queue may have lost what the session remembers; where it has not, this changes nothing.
+            await self._queue.enqueue(await self._job(submit, generation, body_hash), self._look_ms)
+        return Accepted(generation, duplicate=True)
+
+    async def _job(self, submit: Submit, generation: str, body_hash: str) -> Job:
+        message_id, content = new_id("m"), submit.user_turn
+        if submit.retry_of is not None:
+            turn = await self._log.user_turn(submit.session, submit.retry_of)
+            if turn is None:
+                raise ClientError("not_found", "retry_of: there is no such generation in this session.")
+            message_id, content = turn
+        return Job(
+            session=submit.session,
+            generation=generation,
+            request_id=submit.request_id,
+            body_hash=body_hash,
+            queue=submit.queue,
+            message_id=message_id,
+            content=content,
+            priority=submit.priority,
+            messages=submit.messages,
+            retry_of=submit.retry_of,
+            provider=submit.provider,
+            model=submit.model,
+            max_tokens=submit.max_tokens,
+            system=submit.system,
+            metadata=submit.metadata,
+        )
+
+    async def _tidy(self, session: str, generation: str, owner: str, queue: str) -> None:
+        """After a stop: tell the worker, empty the queue. Neither is needed for the stop to hold."""
+        try:
+            if owner:
+                await call(self._redis, "PUBLISH", self._log.keys.worker(owner), f"stop {generation}")
+            if queue:
+                await self._queue.done(queue, session, generation)
+        except StorageError as error:
+            metrics.storage_errors.labels("tidy").inc()
+            log.warning("tidy_failed", session=session, generation=generation, detail=str(error))

@@ -1,0 +1,143 @@
+"""The hot path: uvicorn's WebSocket protocol, opened up so that a frame is built once and written to many.
+
+It offers itself to the application as the ASGI extension `relay.transport`. What it adds: writing ready-made frames,
+the transport's buffer (who is slow, and by how much), pings whose answers are noted, and answers to handshakes and
+bytes that uvicorn 0.54 leaves hanging or logs with a traceback.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+EXTENSION = "relay.transport"
+CLOSE_TIMEOUT_S = 10.0
+MAX_FRAGMENTS = 1024
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A whole text message as a server sends it: one unmasked frame (RFC 6455, section 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return struct.pack("!BB", 0x81, size) + payload
+    if size < 65536:
+        return struct.pack("!BBH", 0x81, 126, size) + payload
+    return struct.pack("!BBQ", 0x81, 127, size) + payload
+
+
+class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
+    """One connection. `heard_at`: loop time of the last bytes from the peer."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.heard_at = self.loop.time()
+        self.on_writable: Callable[[], None] | None = None
+        self.on_shutdown: Callable[[], None] | None = None
+        self._written = 0
+
+    # What the application uses
+
+    def write_frames(self, frames: bytes) -> None:
+        """Hand ready-made frames to the transport; nothing after a close."""
+        if not self.close_sent and not self.transport.is_closing():
+            self._written += len(frames)
+            self.transport.write(frames)
+
+    def limit_buffer(self, high_bytes: int) -> None:
+        self.transport.set_write_buffer_limits(high=high_bytes)
+
+    def unsent_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def taken_bytes(self) -> int:
+        """Bytes that the kernel has taken so far; stands still while the peer takes nothing."""
+        return self._written - self.unsent_bytes()
+
+    def ping(self) -> None:
+        if not self.close_sent and not self.transport.is_closing():
+            self.conn.send_ping(b"relay")
+            self.transport.write(b"".join(self.conn.data_to_send()))
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame behind what is unsent; cut the connection if the peer does not follow in time.
+
+        uvicorn's own way waits for room first: for ever, where the peer takes nothing.
+        """
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
+    # Where it differs from uvicorn's
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self.loop.time()
+        if not self.handshake_initiated:
+            self._receive_handshake(data)
+            return
+        super().data_received(data)
+
+    def _receive_handshake(self, data: bytes) -> None:
+        """uvicorn never answers a handshake that websockets' parser rejects, and leaves the socket open."""
+        self.conn.receive_data(data)
+        if self.conn.handshake_exc is not None or self.conn.parser_exc is not None:
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+                b"Content-Length: 24\r\n\r\nThe handshake is broken."
+            )
+            self.transport.close()
+            return
+        self.handle_events()
+
+    def send_receive_event_to_app(self) -> None:
+        """uvicorn logs a traceback for text that is not UTF-8; it is the peer's error, closed with 1007."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.fail(1007, "invalid UTF-8")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+    def handle_pong(self, event: Frame) -> None:
+        """`heard_at` has noted it; uvicorn's own keepalive is off (it would cut a reader that is merely slow)."""
+
+    def handle_cont(self, event: Frame) -> None:
+        """websockets bounds a message's bytes, but not into how many empty pieces it may be cut."""
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.frames = []
+            self.conn.fail(1009, "too many fragments")
+            self.handle_parser_exception()
+            return
+        super().handle_cont(event)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.on_writable is not None:
+            self.on_writable()  # whoever waits for room must not wait for ever
+
+    def shutdown(self) -> None:
+        if self.on_shutdown is not None and self.handshake_complete and not self.close_sent:
+            self.on_shutdown()
+        super().shutdown()
+
+    async def run_asgi(self) -> None:
+        cast(dict[str, Any], self.scope["extensions"])[EXTENSION] = {"protocol": self}
+        await super().run_asgi()

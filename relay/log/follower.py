@@ -1,0 +1,290 @@
+"""The follower: one session's log, followed by one process for all its viewers.
+
+It subscribes, waits for the acknowledgement, opens the session, and from then on lets events through that start
+where the last one ended. On any doubt (a hole, another epoch, a subscription that may have missed something, silence
+while an answer is open) it reads the log. Viewers are cursors into it: those that keep up get each burst of events
+at once, joined; the others read what they lack when they can take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Protocol
+
+from relay import logging, metrics
+from relay.errors import StorageError
+from relay.log.session_log import Opened, SessionLog
+from relay.log.subscription import Source
+from relay.protocol import events, frames
+from relay.protocol.compact import Packer
+from relay.protocol.frames import Active
+
+LOOK_EVERY_S = 2.0  # while a generation is open and nothing is heard of it
+IDLE_LOOK_S = 20.0  # otherwise; also keeps an empty session remembered while it has viewers
+WINDOW_EVENTS = 512
+_RETRY_S = 0.5
+
+log = logging.get("follower")
+
+Encode = Callable[[bytes], bytes]
+
+
+class Trimmed(Exception):
+    """What follows this cursor was forgotten in part; only everything anew is still true."""
+
+
+class Burst:
+    """Live events `first` … `last`, encoded once per framing and written once per viewer."""
+
+    def __init__(self, first: int, payloads: list[bytes]) -> None:
+        self.first = first
+        self.last = first + len(payloads) - 1
+        self.payloads = payloads
+        self._joined: dict[Encode, bytes] = {}
+
+    def joined(self, framing: Encode) -> bytes:
+        """All payloads in this framing, as one run of bytes."""
+        if framing not in self._joined:
+            self._joined[framing] = b"".join(map(framing, self.payloads))
+        return self._joined[framing]
+
+
+class Follows(Protocol):
+    """What a follower asks of a viewer."""
+
+    def feed(self, burst: Burst) -> None:
+        """Live events for a viewer that has everything before them. Must not block or raise."""
+
+    def restart(self) -> None:
+        """The log began a new life: everything this viewer has is void."""
+
+
+class Follower:
+    """`frontier`: the last seq applied; `flushed`: the last one handed to viewers that keep up (`keeping_up`)."""
+
+    def __init__(
+        self, session: str, session_log: SessionLog, source: Source, *, window_bytes: int, max_frame_bytes: int
+    ) -> None:
+        self.session = session
+        self.epoch = ""
+        self.frontier = 0
+        self.flushed = 0
+        self.floor = 0
+        self.active: dict[str, Active] = {}
+        self.viewers: set[Follows] = set()
+        self.keeping_up: set[Follows] = set()
+        self._log = session_log
+        self._source = source
+        self._channel = session_log.keys.session(session, "events")
+        self._window: deque[tuple[int, bytes]] = deque()
+        self._window_bytes = 0
+        self._max_window_bytes = window_bytes
+        self._max_frame_bytes = max_frame_bytes
+        self._pending: list[bytes] = []
+        self._doubt = asyncio.Event()
+        self._heard_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to follow. Raises StorageError; waits for Redis as long as the caller lets it."""
+        await self._source.subscribe(self._channel, self)
+        self._doubt.clear()  # what is heard from here on, before the session is open, raises it again
+        await self._begin()
+        self._watch_silence()
+        self._task = asyncio.create_task(self._watch(), name=f"follower {self.session}")
+
+    async def aclose(self) -> None:
+        self._source.unsubscribe(self._channel, self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # What pub/sub says: hints
+
+    def acknowledged(self) -> None:
+        self._doubted("subscription")
+
+    def message(self, payload: bytes) -> None:
+        epoch, seq_text, body = payload.split(b" ", 2)
+        seq = int(seq_text)
+        if epoch.decode() != self.epoch:
+            self._doubted("epoch")
+        elif seq == self.frontier + 1:
+            self._apply(seq, body)
+        elif seq > self.frontier:
+            self._doubted("hole")
+
+    # What viewers ask
+
+    def honours(self, epoch: str, seq: int) -> bool:
+        """Whether a cursor can be continued from."""
+        self._flush()  # so that no cursor is ahead of what the viewers that keep up have
+        return epoch == self.epoch and (seq == 0 or self.floor <= seq <= self.flushed)
+
+    async def replay(self, after: int) -> AsyncGenerator[tuple[int, bytes], None]:
+        """What follows `after`, as (last seq, frame) up to what is flushed: a live event if it is one, else catchups.
+
+        Stops early when the log begins a new life. Raises Trimmed, StorageError.
+        """
+        upto, epoch = self.flushed, self.epoch
+        packer = Packer(self.session, after, self._max_frame_bytes)
+        if self._in_window(after):
+            entries = [(seq, body) for seq, body in self._window if after < seq <= upto]
+            if len(entries) == 1:
+                yield entries[0][0], events.live_frame(self.session, *entries[0])
+                return
+            full = [frame for seq, body in entries if (frame := packer.add(seq, body))]
+            for frame in full:
+                yield frame.seq, frames.encode(frame)
+        else:
+            async for seq, body in self._entries(after, upto, epoch):
+                if (cut := packer.add(seq, body)) is not None:
+                    yield cut.seq, frames.encode(cut)
+        if epoch == self.epoch and (rest := packer.close(upto)) is not None:
+            yield rest.seq, frames.encode(rest)
+
+    async def look(self) -> None:
+        """Make sure that the frontier is the log's head as of now. Raises StorageError."""
+        async with self._looking:
+            while True:
+                before = self.frontier  # events may be applied while the page is on its way
+                page = await self._log.range(self.session, before + 1)
+                if page is None or page.epoch != self.epoch or page.head < before:
+                    await self._begin()
+                    return
+                self.floor = page.floor
+                for seq, body in page.entries:
+                    if seq > self.frontier + 1:
+                        await self._begin()  # what lay between is gone: only everything anew is still true
+                        return
+                    if seq == self.frontier + 1:
+                        self._apply(seq, body)
+                if self.frontier >= page.head:
+                    return
+
+    # How it keeps its promises
+
+    async def _watch(self) -> None:
+        while True:
+            await self._doubt.wait()
+            self._doubt.clear()
+            try:
+                if self.frontier == 0:
+                    await self._log.open(self.session)
+                await self.look()
+            except StorageError as error:
+                metrics.storage_errors.labels("follower").inc()
+                log.warning("look_failed", session=self.session, detail=str(error))
+                await asyncio.sleep(_RETRY_S)
+                self._doubt.set()
+            except Exception:  # a follower that dies in silence would leave its viewers without a word
+                metrics.bugs.labels("follower").inc()
+                log.exception("follower_failed", session=self.session)
+                await asyncio.sleep(_RETRY_S)
+                self._doubt.set()
+
+    def _watch_silence(self) -> None:
+        """Look when nothing has been heard for too long; one timer, armed for the moment when that will be so."""
+        now = time.monotonic()
+        every_s = LOOK_EVERY_S if self.active else IDLE_LOOK_S
+        due_s = self._heard_at + every_s - now
+        if due_s <= 0:
+            self._heard_at, due_s = now, every_s
+            self._doubted("silence")
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(due_s, self._watch_silence)
+
+    async def _begin(self) -> None:
+        opened = await self._log.open(self.session)
+        assert opened is not None
+        if (opened.epoch, opened.head) == (self.epoch, self.frontier):
+            return
+        anew = self.epoch != ""
+        self._take(opened)
+        if anew:
+            metrics.epochs.inc()
+            log.warning("session_began_anew", session=self.session, epoch=opened.epoch, head=opened.head)
+            for viewer in tuple(self.viewers):
+                viewer.restart()
+            self._doubt.set()  # events may have been applied to the old life while the new one was read
+
+    def _take(self, opened: Opened) -> None:
+        self.epoch, self.floor = opened.epoch, opened.floor
+        self.frontier = self.flushed = opened.head
+        self.active = {known.generation: known for known in opened.active}
+        self._window.clear()
+        self._window_bytes = 0
+        self._pending.clear()
+        self.keeping_up.clear()
+        self._heard_at = time.monotonic()
+
+    def _apply(self, seq: int, body: bytes) -> None:
+        self._heard_at = time.monotonic()
+        self.frontier = seq
+        self._note(events.read_header(body))
+        self._window.append((seq, body))
+        self._window_bytes += len(body)
+        while self._window_bytes > self._max_window_bytes or len(self._window) > WINDOW_EVENTS:
+            self._window_bytes -= len(self._window.popleft()[1])
+        if not self._pending:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._pending.append(events.live_frame(self.session, seq, body))
+
+    def _note(self, header: events.Header) -> None:
+        """Keep `active` true."""
+        generation = header.generation
+        if generation is None or header.type == "message":
+            return
+        if header.type == "end":
+            self.active.pop(generation, None)
+            return
+        known = self.active.get(generation)
+        state = known.state if known else "queued"
+        if header.type == "status":
+            state = header.state
+        elif header.type in ("tokens", "reasoning"):
+            state = "streaming"
+        if known is None or (known.attempt, known.state) != (header.attempt, state):
+            self.active[generation] = Active(generation, header.attempt, state)
+            if len(self.active) == 1:
+                self._watch_silence()
+
+    def _flush(self) -> None:
+        """Hand everything pending to the viewers that keep up: joined once, written once each."""
+        if not self._pending:
+            return  # a new life began meanwhile
+        burst = Burst(self.flushed + 1, self._pending)
+        self._pending = []
+        self.flushed = burst.last
+        for viewer in tuple(self.keeping_up):
+            viewer.feed(burst)
+
+    def _doubted(self, cause: str) -> None:
+        metrics.repairs.labels(cause).inc()
+        self._doubt.set()
+
+    def _in_window(self, after: int) -> bool:
+        return after == self.flushed or (bool(self._window) and self._window[0][0] <= after + 1)
+
+    async def _entries(self, after: int, upto: int, epoch: str) -> AsyncIterator[tuple[int, bytes]]:
+        began_at = after
+        while after < upto:
+            page = await self._log.range(self.session, after + 1, upto)
+            if page is None or page.epoch != epoch or self.epoch != epoch:
+                self._doubted("epoch")
+                raise StorageError("range: the log began a new life while it was read")
+            if 0 < began_at < page.floor:
+                raise Trimmed
+            if not page.entries and page.floor < upto:
+                raise StorageError(f"range: entries {after + 1} to {upto} are missing")
+            for entry in page.entries:
+                yield entry
+            after = page.entries[-1][0] if page.entries else upto

@@ -1,0 +1,54 @@
+"""The job: everything a worker needs to make one generation, as it travels through the queue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from relay.protocol import events
+from relay.protocol.commands import Turn
+from relay.protocol.words import Priority
+
+
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One submit, resolved: `content` is the user's turn also for `messages` and `retry_of`."""
+
+    session: str
+    generation: str
+    request_id: str
+    body_hash: str
+    queue: str
+    message_id: str
+    content: str
+    priority: Priority = "normal"
+    messages: list[Turn] | None = None
+    retry_of: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    max_tokens: int | None = None
+    system: str | None = None
+    metadata: dict[str, Any] | None = None
+    v: int = 1
+
+    @property
+    def name(self) -> str:
+        return job_name(self.session, self.generation)
+
+    def message_event(self) -> bytes:
+        """The user's turn as an event; b"" for a retry, whose turn stands in the log already."""
+        if self.retry_of is not None:
+            return b""
+        return events.encode(events.Message(self.message_id, "user", self.content, self.generation))
+
+    def queued_event(self) -> bytes:
+        return events.encode(events.Status(self.generation, 1, "queued"))
+
+
+def job_name(session: str, generation: str) -> str:
+    """How a queue calls a job; neither part can hold a space."""
+    return f"{session} {generation}"
+
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Job).decode

@@ -1,0 +1,78 @@
+"""Every key and channel name in Redis, in one place.
+
+A session's keys share the hash tag `{session}` and a queue's keys share `{queue}`, so that one script touches one
+slot and Redis Cluster works. The scripts derive a session's key names from its meta key, and a queue's from its open
+key, by the same suffixes: `lua_names` hands them over, so that no name is written twice.
+
+    PREFIX:s:{SESSION}:meta         hash    epoch, seq (the head), floor, expires
+                      :log          stream  entry SEQ-0: g = generation, e = the event's body
+                      :generations  zset    ids by the seq of their submit, the last `max_generations`
+                      :active       zset    those that have not ended
+                      :transcript   list    ids of completed generations: the model's context
+                      :requests     hash    request_id → generation and body hash
+                      :order        list    request ids, oldest first, for the bound
+                      :g:GENERATION hash    fence, owner, lease, attempt, state, count, bytes, crc, n …
+                      :t:GENERATION string  the text of the current attempt
+                      :r:GENERATION string  its reasoning
+                      :events       channel "EPOCH SEQ BODY" of each event
+    PREFIX:q:{QUEUE}:open           zset    "SESSION GENERATION" by the time of the reaper's next look
+                    :jobs           hash    the same → the whole job
+                    :entries        hash    the same → "PRIORITY ENTRY-ID"
+                    :high :normal :low      streams with the consumer group `workers`
+    PREFIX:queues                   zset    queue names by the time of the last submit
+    PREFIX:w:WORKER                 channel "stop GENERATION": a gateway to one worker
+"""
+
+from __future__ import annotations
+
+from relay.protocol.words import PRIORITIES
+
+GROUP = "workers"
+
+_SESSION = {
+    "meta": "meta",
+    "log": "log",
+    "generations": "generations",
+    "active": "active",
+    "transcript": "transcript",
+    "requests": "requests",
+    "order": "order",
+    "events": "events",
+}
+_GENERATION = {"state": "g:", "text": "t:", "reasoning": "r:"}
+_QUEUE: dict[str, str] = {"open": "open", "jobs": "jobs", "entries": "entries", **{name: name for name in PRIORITIES}}
+
+
+class Keys:
+    """Key names under one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.queues = f"{prefix}:queues"
+
+    def session(self, session: str, name: str = "meta") -> str:
+        return f"{self._prefix}:s:{{{session}}}:{_SESSION[name]}"
+
+    def generation(self, session: str, generation: str, name: str = "state") -> str:
+        return f"{self._prefix}:s:{{{session}}}:{_GENERATION[name]}{generation}"
+
+    def queue(self, queue: str, name: str = "open") -> str:
+        return f"{self._prefix}:q:{{{queue}}}:{_QUEUE[name]}"
+
+    def worker(self, worker: str) -> str:
+        return f"{self._prefix}:w:{worker}"
+
+
+def lua_names() -> str:
+    """The same names for the scripts: `KEY.log`, `of.text(generation)`, `QUEUE.jobs` …, all from KEYS[1]."""
+    session = "".join(f"KEY.{name} = base .. '{suffix}'\n" for name, suffix in _SESSION.items())
+    queue = "".join(f"QUEUE.{name} = base .. '{suffix}'\n" for name, suffix in _QUEUE.items())
+    generation = "".join(
+        f"of.{name} = function(generation) return base .. '{suffix}' .. generation end\n"
+        for name, suffix in _GENERATION.items()
+    )
+    return (
+        "local base = string.match(KEYS[1], '^(.*:)[^:]*$')\n"
+        "local KEY, QUEUE, of = {}, {}, {}\n"
+        f"local GROUP = '{GROUP}'\n" + session + queue + generation
+    )

@@ -1,0 +1,62 @@
+-- admit: make a generation of a submit, once per request_id. The gateway runs it, and the worker again before it
+-- claims: a gateway that died in between costs nothing.
+--
+-- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] epoch, should the session be new
+-- ARGV[5] generation   ARGV[6] request_id   ARGV[7] body hash
+-- ARGV[8] body of the `message` event, '' for a retry   ARGV[9] body of `status queued`
+-- ARGV[10] max_generations   ARGV[11] max_requests   ARGV[12…] further fields of the generation, name and value
+-- Returns {'admitted' | 'known', generation, body hash, state}: 'known' also if it is ours from before;
+-- {'full'} if max_generations are active.
+-- Atomic because request_id, events and generation must exist together or not at all.
+
+local generation, request_id, hash = ARGV[5], ARGV[6], ARGV[7]
+local max_generations, max_requests = tonumber(ARGV[10]), tonumber(ARGV[11])
+
+-- Forget the oldest generation that has ended, with every entry of the log that is its own.
+local function forget_oldest()
+  for _, old in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1, 'WITHSCORES')) do
+    local last = redis.call('HGET', of.state(old), 'last')
+    if last then
+      local from = redis.call('ZSCORE', KEY.generations, old)
+      for _, entry in ipairs(redis.call('XRANGE', KEY.log, from .. '-0', last .. '-0')) do
+        if entry[2][2] == old then redis.call('XDEL', KEY.log, entry[1]) end
+      end
+      redis.call('DEL', of.state(old), of.text(old), of.reasoning(old))
+      redis.call('ZREM', KEY.generations, old)
+      redis.call('LREM', KEY.transcript, 0, old)
+      -- What stood at and below its end cannot be replayed from the middle any more.
+      if tonumber(last) > tonumber(redis.call('HGET', KEY.meta, 'floor')) then
+        redis.call('HSET', KEY.meta, 'floor', last)
+      end
+      return
+    end
+  end
+end
+
+ensure_session(ARGV[4])
+
+local known = redis.call('HGET', KEY.requests, request_id)
+if known then
+  local owner, known_hash = string.match(known, '^(%S+) (%S+)$')
+  return { 'known', owner, known_hash, redis.call('HGET', of.state(owner), 'state') or 'forgotten' }
+end
+local state = redis.call('HGET', of.state(generation), 'state')
+if state then return { 'known', generation, hash, state } end
+if redis.call('ZCARD', KEY.active) >= max_generations then return { 'full' } end
+
+local first
+if ARGV[8] ~= '' then first = write(generation, ARGV[8]) end
+local status = write(generation, ARGV[9])
+first = first or status
+redis.call('HSET', of.state(generation), 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0,
+  'reasoned', 0, 'bytes', 0, 'crc', 0, 'accepted', digits(now), 'request_id', request_id, unpack(ARGV, 12))
+redis.call('ZADD', KEY.generations, first, generation)
+redis.call('ZADD', KEY.active, first, generation)
+redis.call('HSET', KEY.requests, request_id, generation .. ' ' .. hash)
+if redis.call('RPUSH', KEY.order, request_id) > max_requests then
+  redis.call('HDEL', KEY.requests, redis.call('LPOP', KEY.order))
+end
+if redis.call('ZCARD', KEY.generations) > max_generations then forget_oldest() end
+keep({ KEY.log, KEY.generations, KEY.active, KEY.requests, KEY.order, of.state(generation) })
+publish()
+return { 'admitted', generation, hash, 'queued' }

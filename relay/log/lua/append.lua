@@ -1,0 +1,55 @@
+-- append: the heart. One event of a generation into its session's log, exactly once, by its rightful writer only.
+--
+-- KEYS[1] meta   ARGV[1..3] see session.lua
+-- ARGV[4] generation   ARGV[5] fence   ARGV[6] n: 1, 2, 3 … within a claim, one in flight   ARGV[7] lease_ms
+-- ARGV[8] kind: status, tokens, reasoning, data, restart   ARGV[9] body of the event
+-- ARGV[10] tokens, reasoning: index; restart: the new attempt   ARGV[11] count   ARGV[12] text (status: the state)
+-- ARGV[13] tokens: bytes of the attempt's text with this batch   ARGV[14] its running crc32
+-- Returns {'written', seq}; {'repeated', seq} if it stands in the log already; {'stale'}, {'ended'}, {'unknown'};
+-- {'behind', stored} if the log holds less than this append follows on from: Redis lost something.
+-- Atomic because number, index, log, text and lease must agree at every moment, whoever dies next.
+
+local generation, n, kind, body = ARGV[4], tonumber(ARGV[6]), ARGV[8], ARGV[9]
+local key = of.state(generation)
+local refusal = refuse(generation, ARGV[5])
+if refusal then return refusal end
+
+local state = redis.call('HMGET', key, 'n', 'reply', 'count', 'reasoned')
+local done = tonumber(state[1])
+if n <= done then return { 'repeated', state[2] or '0' } end
+if n > done + 1 then return { 'behind', state[1] } end
+
+local lease = digits(now + tonumber(ARGV[7]))
+local counter = kind == 'tokens' and 'count' or kind == 'reasoning' and 'reasoned' or nil
+local created = {}
+if counter then
+  local index, count = tonumber(ARGV[10]), tonumber(ARGV[11])
+  local stored = tonumber(counter == 'count' and state[3] or state[4])
+  if index > stored then return { 'behind', digits(stored) } end
+  if index < stored then
+    -- The same tokens under another number: a batch that had landed, sent again token by token.
+    redis.call('HSET', key, 'n', n, 'lease', lease)
+    return { 'repeated', state[2] or '0' }
+  end
+  local text = kind == 'tokens' and of.text(generation) or of.reasoning(generation)
+  redis.call('APPEND', text, ARGV[12])
+  redis.call('HSET', key, counter, digits(stored + count), 'state', 'streaming', 'shown', '1')
+  if kind == 'tokens' then
+    redis.call('HSET', key, 'bytes', ARGV[13], 'crc', ARGV[14])
+    redis.call('HSETNX', key, 'first', digits(now))
+  end
+  if stored == 0 then created = { text } end
+elseif kind == 'status' then
+  redis.call('HSET', key, 'state', ARGV[12])
+elseif kind == 'restart' then
+  redis.call('HSET', key, 'attempt', ARGV[10], 'count', 0, 'reasoned', 0, 'bytes', 0, 'crc', 0, 'shown', '0')
+  redis.call('DEL', of.text(generation), of.reasoning(generation))
+elseif kind == 'data' then
+  redis.call('HSET', key, 'shown', '1')
+end
+
+local seq = write(generation, body)
+redis.call('HSET', key, 'n', n, 'reply', seq, 'lease', lease)
+keep(created)
+publish()
+return { 'written', seq }

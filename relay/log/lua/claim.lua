@@ -1,0 +1,22 @@
+-- claim: give one worker the right to write a generation. The pending list of the queue never decides; this does.
+--
+-- KEYS[1] meta   ARGV[1..3] see session.lua
+-- ARGV[4] generation   ARGV[5] worker   ARGV[6] lease_ms   ARGV[7] history_turns
+-- Returns {'unknown'}, {'ended'}, {'leased', ms left}, or
+-- {'claimed', fence, attempt, shown, {generations of the transcript}}; shown = '1' if the attempt has shown anything.
+-- Atomic because lease and fence decide together who writes; the transcript is read in the same step, so that the
+-- history holds just the turns completed before the claim.
+
+local key = of.state(ARGV[4])
+local state = redis.call('HMGET', key, 'state', 'lease', 'shown', 'attempt')
+if not state[1] then return { 'unknown' } end
+if state[1] == 'ended' then return { 'ended' } end
+local left = (tonumber(state[2]) or 0) - now
+if left > 0 then return { 'leased', digits(left) } end
+
+local fence = redis.call('HINCRBY', key, 'fence', 1)
+redis.call('HSET', key, 'owner', ARGV[5], 'lease', digits(now + tonumber(ARGV[6])), 'n', 0)
+redis.call('HSETNX', key, 'claimed', digits(now))
+local turns = tonumber(ARGV[7])
+local history = turns > 0 and redis.call('LRANGE', KEY.transcript, -turns, -1) or {}
+return { 'claimed', digits(fence), state[4], state[3] or '0', history }

@@ -1,0 +1,18 @@
+-- end: the worker's own end of its generation. State, result, transcript and event are one step.
+--
+-- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] generation   ARGV[5] fence
+-- ARGV[6] reason   ARGV[7] further members of the event, JSON without braces   ARGV[8] count: tokens the worker wrote
+-- ARGV[9] message_id of the answer, '' if it is none
+-- Returns {'written', seq}; {'ended'} (its own earlier try landed, or a stop came first), {'stale'}, {'unknown'},
+-- {'behind', stored} if the log holds less than the worker wrote.
+-- Atomic because the first terminal event wins: ending is one script.
+
+local generation = ARGV[4]
+local refusal = refuse(generation, ARGV[5])
+if refusal then return refusal end
+local stored = redis.call('HGET', of.state(generation), 'count')
+if tonumber(ARGV[8]) > tonumber(stored) then return { 'behind', stored } end
+if ARGV[9] ~= '' then redis.call('HSET', of.state(generation), 'answer_id', ARGV[9]) end
+local seq = end_generation(generation, ARGV[6], ARGV[7])
+publish()
+return { 'written', seq }

@@ -1,0 +1,25 @@
+-- Shared by every script of a queue's slot (scripts.py puts it in front of them).
+--
+-- KEYS[1]  the queue's open key; all other names follow from it (keys.py)
+-- A job is named "SESSION GENERATION" everywhere in this slot.
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local function digits(number) return string.format('%.0f', number) end
+
+local function add_entry(job, priority)
+  local id = redis.call('XADD', QUEUE[priority], '*', 'j', job)
+  redis.call('HSET', QUEUE.entries, job, priority .. ' ' .. id)
+end
+
+local function entry_of(job)
+  local entry = redis.call('HGET', QUEUE.entries, job)
+  if not entry then return nil end
+  return string.match(entry, '^(%S+) (%S+)$')
+end
+
+-- Without the group (a queue's first reader, or Redis lost it) acknowledging and looking are errors, not news.
+local function drop_entry(priority, id)
+  redis.pcall('XACK', QUEUE[priority], GROUP, id)
+  redis.call('XDEL', QUEUE[priority], id)
+end

@@ -1,0 +1,16 @@
+-- reap: end a generation that nobody will end: never claimed in time, or its workers were lost too often.
+--
+-- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] generation   ARGV[5] the fence that the reaper saw
+-- ARGV[6] further members of the event, JSON without braces (its error)
+-- Returns {'unknown'}, {'ended'}, {'alive'} (claimed since, or its lease lives), {'reaped'}.
+-- Atomic because a worker may claim it at the same moment; then the claim wins.
+
+local key = of.state(ARGV[4])
+local state = redis.call('HMGET', key, 'state', 'fence', 'lease')
+if not state[1] then return { 'unknown' } end
+if state[1] == 'ended' then return { 'ended' } end
+if state[2] ~= ARGV[5] or (tonumber(state[3]) or 0) > now then return { 'alive' } end
+redis.call('HINCRBY', key, 'fence', 1)
+end_generation(ARGV[4], 'failed', ARGV[6])
+publish()
+return { 'reaped' }

@@ -1,0 +1,11 @@
+-- release: a worker that goes gives its generation back, so that another need not wait for the lease.
+--
+-- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] generation   ARGV[5] fence
+-- Returns {'released'}, {'stale'}, {'ended'}, {'unknown'}.
+-- Atomic because only the holder of the fence may give back.
+
+local refusal = refuse(ARGV[4], ARGV[5])
+if refusal then return refusal end
+redis.call('HDEL', of.state(ARGV[4]), 'owner', 'lease')
+redis.call('HINCRBY', of.state(ARGV[4]), 'handed', 1)
+return { 'released' }

@@ -1,0 +1,20 @@
+-- requeue: see to it that a job without a living worker has an entry that a worker will read.
+--
+-- KEYS[1] open   ARGV[1] job name   ARGV[2] idle_ms: an entry delivered that long ago is nobody's any more
+-- Returns 'waiting' (its entry has not been read), 'held' (read a moment ago), 'requeued' or 'gone' (the job is done).
+-- Atomic because the old entry must go in the same step as the new one comes.
+
+local body = redis.call('HGET', QUEUE.jobs, ARGV[1])
+if not body then
+  redis.call('ZREM', QUEUE.open, ARGV[1])
+  return 'gone'
+end
+local priority, id = entry_of(ARGV[1])
+if id and #redis.call('XRANGE', QUEUE[priority], id, id) > 0 then
+  local pending = redis.pcall('XPENDING', QUEUE[priority], GROUP, id, id, 1)
+  if pending.err or #pending == 0 then return 'waiting' end
+  if pending[1][3] < tonumber(ARGV[2]) then return 'held' end
+  drop_entry(priority, id)
+end
+add_entry(ARGV[1], priority or 'normal')
+return 'requeued'

@@ -1,0 +1,96 @@
+-- Shared by every script of a session's slot (scripts.py puts it in front of them).
+--
+-- KEYS[1]  the session's meta key; it routes the script, all other names follow from it (keys.py)
+-- ARGV[1]  session     ARGV[2]  session_ttl_ms     ARGV[3]  PUBLISH or SPUBLISH
+--
+-- Order within a script: state and log first, publish last. Under memory pressure a script that publishes first
+-- shows text that no log holds.
+
+local session, ttl_ms, publish_verb = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local unpublished = {}
+
+-- Lua prints large numbers as 1e+15; Redis and JSON want digits.
+local function digits(number) return string.format('%.0f', number) end
+
+-- Make sure the session exists. Where meta is missing a new life begins: what is left of the old one goes.
+local function ensure_session(new_epoch)
+  local epoch = redis.call('HGET', KEY.meta, 'epoch')
+  if epoch then return epoch end
+  for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
+    redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
+  end
+  redis.call('DEL', KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
+  redis.call('HSET', KEY.meta, 'v', 1, 'epoch', new_epoch, 'seq', 0, 'floor', 0, 'expires', 0)
+  return new_epoch
+end
+
+-- Append one event to the log; it is published when the script has written everything (`publish`).
+local function write(generation, body)
+  local seq = digits(redis.call('HINCRBY', KEY.meta, 'seq', 1))
+  redis.call('XADD', KEY.log, seq .. '-0', 'g', generation, 'e', body)
+  unpublished[#unpublished + 1] = seq .. ' ' .. body
+  return seq
+end
+
+local function publish()
+  local epoch = redis.call('HGET', KEY.meta, 'epoch')
+  for _, event in ipairs(unpublished) do
+    redis.call(publish_verb, KEY.events, epoch .. ' ' .. event)
+  end
+end
+
+-- Keep the session for its TTL after this event. All its keys expire at one moment; that moment moves in steps of a
+-- tenth of the TTL, so that only one append in very many pays for the walk over all of them. `created` are keys that
+-- this script may have made.
+local function keep(created)
+  local expires = tonumber(redis.call('HGET', KEY.meta, 'expires'))
+  local keys = created
+  if expires < now + ttl_ms then
+    expires = now + ttl_ms + math.floor(ttl_ms / 10)
+    redis.call('HSET', KEY.meta, 'expires', digits(expires))
+    keys = { KEY.meta, KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order }
+    for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
+      keys[#keys + 1] = of.state(generation)
+      keys[#keys + 1] = of.text(generation)
+      keys[#keys + 1] = of.reasoning(generation)
+    end
+  end
+  for _, key in ipairs(keys) do redis.call('PEXPIREAT', key, digits(expires)) end
+end
+
+-- Who may write: the holder of the current fence, while the generation goes on. Returns a refusal or nil.
+local function refuse(generation, fence)
+  local state = redis.call('HMGET', of.state(generation), 'fence', 'state')
+  if not state[1] then return { 'unknown' } end
+  if state[2] == 'ended' then return { 'ended' } end
+  if state[1] ~= fence then return { 'stale' } end
+  return nil
+end
+
+-- Write the one `end` of a generation, from what the log itself holds, and store its final state. `members` are
+-- further JSON members of the event without braces. The caller has made sure that it has not ended yet.
+local function end_generation(generation, reason, members)
+  local key = of.state(generation)
+  local got = redis.call('HMGET', key, 'attempt', 'count', 'bytes', 'crc', 'accepted', 'claimed', 'first', 'retry_of')
+  local attempt, count, bytes, crc, accepted, claimed, first, retry_of = unpack(got)
+  local timings = { '"total":' .. digits(now - accepted) }
+  if claimed then timings[#timings + 1] = '"queued":' .. digits(claimed - accepted) end
+  if first then timings[#timings + 1] = '"first_token":' .. digits(first - accepted) end
+  local body = '{"type":"end","generation":"' .. generation .. '","attempt":' .. attempt
+    .. ',"reason":"' .. reason .. '","count":' .. count .. ',"text_bytes":' .. bytes .. ',"crc32":' .. crc
+    .. ',"timings_ms":{' .. table.concat(timings, ',') .. '}'
+    .. (members ~= '' and ',' .. members or '') .. '}'
+  redis.call('HSET', key, 'state', 'ended', 'end', body)
+  redis.call('HDEL', key, 'owner', 'lease')
+  redis.call('ZREM', KEY.active, generation)
+  if reason == 'complete' then
+    if retry_of then redis.call('LREM', KEY.transcript, 0, retry_of) end
+    redis.call('RPUSH', KEY.transcript, generation)
+  end
+  local seq = write(generation, body)
+  redis.call('HSET', key, 'last', seq)
+  keep({ KEY.transcript })
+  return seq
+end

@@ -1,0 +1,132 @@
+"""Queues: jobs on their way to a worker, and the open index by which no job is forgotten.
+
+Every method raises StorageError when Redis does not answer; all of them bear a repeat.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from redis.asyncio import Redis
+
+from relay.log import jobs
+from relay.log.connect import call, transaction
+from relay.log.jobs import Job
+from relay.log.keys import Keys
+from relay.log.scripts import queue_script
+from relay.protocol.words import PRIORITIES
+
+MAX_QUEUES = 1000
+_ANNOUNCE_EVERY_S = 60.0
+
+
+class Due(NamedTuple):
+    """Rows to look at: (session, generation); `now_ms` by Redis' clock."""
+
+    now_ms: int
+    rows: list[tuple[str, str]]
+
+
+class Queue:
+    """The queues under one prefix."""
+
+    def __init__(
+        self,
+        commands: Redis,
+        blocking: Redis,
+        keys: Keys,
+        *,
+        max_backlog: int,
+        ttl_s: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._commands = commands
+        self._blocking = blocking
+        self._keys = keys
+        self._max_backlog = max_backlog
+        self._ttl_ms = ttl_s * 1000
+        self._clock = clock
+        self._announced: dict[str, float] = {}
+
+    async def enqueue(self, job: Job, look_ms: int) -> bool:
+        """Make the job durable; False if the queue is full. A reaper looks at it after `look_ms`."""
+        await self._announce(job.queue)
+        key = self._keys.queue(job.queue)
+        reply = await _ENQUEUE(
+            self._commands, key, job.name, job.priority, jobs.encode(job), look_ms, self._max_backlog, self._ttl_ms
+        )
+        return bool(reply != b"full")
+
+    async def take(self, queue: str, consumer: str) -> Job | None:
+        """The next job, highest priority first, or None; never waits."""
+        reply = await _TAKE(self._commands, self._keys.queue(queue), consumer, *PRIORITIES)
+        return jobs.decode(reply[1]) if reply else None
+
+    async def marks(self, queue: str) -> dict[str, str]:
+        """The newest entry id of each of the queue's streams: what `wait` waits beyond."""
+        marks = {}
+        for name in PRIORITIES:
+            newest = await call(self._commands, "XREVRANGE", self._keys.queue(queue, name), "+", "-", "COUNT", 1)
+            marks[str(name)] = newest[0][0].decode() if newest else "0-0"
+        return marks
+
+    async def wait(self, queue: str, marks: dict[str, str], block_ms: int) -> None:
+        """Return when there is an entry newer than `marks`, or after `block_ms`.
+
+        Marks are drawn before a `take` that found nothing, so no entry can slip in between unseen.
+        """
+        streams = [self._keys.queue(queue, name) for name in marks]
+        await call(self._blocking, "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *marks.values())
+
+    async def job(self, queue: str, session: str, generation: str) -> Job | None:
+        """A job that is still open."""
+        body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), jobs.job_name(session, generation))
+        return jobs.decode(body) if body is not None else None
+
+    async def done(self, queue: str, session: str, generation: str) -> None:
+        """Remove everything of a job whose generation has ended, or will never be."""
+        await _DONE(self._commands, self._keys.queue(queue), jobs.job_name(session, generation))
+
+    async def due(self, queue: str, page: int, look_ms: int) -> Due:
+        """A page of rows whose time has come; they come up again after `look_ms`."""
+        now_ms, *rows = await _DUE(self._commands, self._keys.queue(queue), page, look_ms)
+        pairs = [row.decode().split(" ") for row in rows]
+        return Due(int(now_ms), [(session, generation) for session, generation in pairs])
+
+    async def look_at(self, queue: str, session: str, generation: str, at_ms: int) -> None:
+        """Have the reapers look at this row at `at_ms` (Redis' clock), if it is still open."""
+        await call(self._commands, "ZADD", self._keys.queue(queue), "XX", at_ms, jobs.job_name(session, generation))
+
+    async def requeue(
+        self, queue: str, session: str, generation: str, idle_ms: int
+    ) -> Literal["waiting", "held", "requeued", "gone"]:
+        reply = await _REQUEUE(self._commands, self._keys.queue(queue), jobs.job_name(session, generation), idle_ms)
+        return reply.decode()  # type: ignore[no-any-return]
+
+    async def names(self) -> list[str]:
+        """Queues that were submitted to, for the reapers."""
+        return [name.decode() for name in await call(self._commands, "ZRANGE", self._keys.queues, 0, -1)]
+
+    async def _announce(self, queue: str) -> None:
+        """Put the queue on the reapers' list, before its first job; again now and then, so that the list may forget."""
+        now = self._clock()
+        if now - self._announced.get(queue, -_ANNOUNCE_EVERY_S) < _ANNOUNCE_EVERY_S:
+            return
+        await transaction(
+            self._commands,
+            ("ZADD", self._keys.queues, time.time(), queue),
+            ("ZREMRANGEBYRANK", self._keys.queues, 0, -MAX_QUEUES - 1),
+            ("PEXPIRE", self._keys.queues, self._ttl_ms),
+        )
+        if len(self._announced) >= MAX_QUEUES:
+            self._announced.clear()
+        self._announced[queue] = now
+
+
+_ENQUEUE = queue_script("enqueue")
+_TAKE = queue_script("take")
+_DONE = queue_script("done")
+_DUE = queue_script("due")
+_REQUEUE = queue_script("requeue")

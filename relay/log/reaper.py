@@ -1,0 +1,112 @@
+"""The reaper: sees to it that every accepted generation ends, whatever has died.
+
+Every process runs one. It walks bounded pages of the open index; everything it does is idempotent, so there is no
+lock, and any number of reapers do no more harm than one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import msgspec
+
+from relay import logging, metrics
+from relay.errors import StorageError
+from relay.log.queue import Queue
+from relay.log.session_log import SessionLog
+
+PAGE = 100
+
+log = logging.get("reaper")
+
+
+def look_ms(lease_s: float, queue_timeout_s: float) -> int:
+    """How often an open row is looked at: often enough to notice either deadline soon."""
+    return max(100, int(min(lease_s, queue_timeout_s) * 500))
+
+
+def failure(code: str, message: str, *, retryable: bool) -> bytes:
+    """The members that a failed `end` adds."""
+    return msgspec.json.encode({"error": {"code": code, "message": message, "retryable": retryable}})
+
+
+class Reaper:
+    """Looks at what is due in every known queue."""
+
+    def __init__(
+        self,
+        session_log: SessionLog,
+        queue: Queue,
+        *,
+        lease_s: float,
+        queue_timeout_s: float,
+        max_takeovers: int,
+        failure_message: str,
+    ) -> None:
+        self._log = session_log
+        self._queue = queue
+        self._lease_ms = int(lease_s * 1000)
+        self._queue_timeout_ms = int(queue_timeout_s * 1000)
+        self._max_takeovers = max_takeovers
+        self._message = failure_message
+        self._look_ms = look_ms(lease_s, queue_timeout_s)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        pause_s = min(1.0, self._look_ms / 2000)
+        while True:
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1))
+            try:
+                for name in await self._queue.names():
+                    await self.sweep(name)
+            except StorageError as error:
+                metrics.storage_errors.labels("reaper").inc()
+                log.warning("sweep_failed", detail=str(error))
+            except Exception:  # without its reaper a process would let answers hang
+                metrics.bugs.labels("reaper").inc()
+                log.exception("reaper_failed")
+
+    async def sweep(self, queue: str) -> None:
+        """One page of one queue. Raises StorageError."""
+        due = await self._queue.due(queue, PAGE, self._look_ms)
+        for session, generation in due.rows:
+            what = await self._look(queue, session, generation, due.now_ms)
+            metrics.reaped.labels(what).inc()
+            if what not in ("alive", "waiting", "held"):
+                log.info("reaped", what=what, session=session, generation=generation, queue=queue)
+
+    async def _look(self, queue: str, session: str, generation: str, now_ms: int) -> str:
+        standing = await self._log.standing(session, generation)
+        if standing is None:
+            return await self._admit(queue, session, generation)
+        if standing["state"] == "ended":
+            await self._queue.done(queue, session, generation)
+            return "ended"
+        lease = int(standing.get("lease", 0))
+        if lease > now_ms:
+            await self._queue.look_at(queue, session, generation, min(lease, now_ms + self._look_ms) + 1)
+            return "alive"
+        if "claimed" not in standing:
+            if now_ms - int(standing["accepted"]) > self._queue_timeout_ms:
+                return await self._fail(queue, session, generation, standing["fence"], "no_worker")
+        elif int(standing["fence"]) - int(standing.get("handed", 0)) >= self._max_takeovers:
+            return await self._fail(queue, session, generation, standing["fence"], "worker_lost")
+        return await self._queue.requeue(queue, session, generation, self._lease_ms)
+
+    async def _admit(self, queue: str, session: str, generation: str) -> str:
+        """A gateway died between making the job durable and admitting it; its client may never ask again."""
+        job = await self._queue.job(queue, session, generation)
+        if job is not None:
+            admitted = await self._log.admit(job)
+            if admitted is not None and admitted.generation == generation:
+                return "admitted"
+        await self._queue.done(queue, session, generation)
+        return "dropped"
+
+    async def _fail(self, queue: str, session: str, generation: str, fence: str, code: str) -> str:
+        if not await self._log.reap(session, generation, fence, failure(code, self._message, retryable=True)):
+            return "alive"
+        await self._queue.done(queue, session, generation)
+        metrics.generations.labels("failed", code).inc()
+        return code

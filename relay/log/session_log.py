@@ -1,0 +1,343 @@
+"""The log of a session: all reads and writes of its slot in Redis.
+
+The scripts decide (each file in lua/ says what, and why atomically); this class gives their arguments and replies
+names and types. Every method raises StorageError when Redis does not answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+
+from relay.log.connect import call, transaction
+from relay.log.jobs import Job
+from relay.log.keys import Keys
+from relay.log.scripts import Argument, Script, session_script
+from relay.protocol.frames import Active
+from relay.protocol.words import Reason, new_epoch
+
+EMPTY_SESSION_TTL_S = 60
+PAGE_BYTES = 1024 * 1024
+
+
+class Opened(NamedTuple):
+    """A session at one moment; `floor`: at and below this seq the log cannot be replayed from the middle."""
+
+    epoch: str
+    head: int
+    floor: int
+    active: list[Active]
+
+
+class Page(NamedTuple):
+    """Entries (seq, body) of one range read, and the head at that moment."""
+
+    epoch: str
+    head: int
+    floor: int
+    entries: list[tuple[int, bytes]]
+
+
+class Admitted(NamedTuple):
+    """`fresh`: this call made the generation. Otherwise `generation` is the one that holds the request_id."""
+
+    fresh: bool
+    generation: str
+    body_hash: str
+    state: str
+
+
+class Claim(NamedTuple):
+    """The right to write a generation. `shown`: the attempt has shown something that a restart must void."""
+
+    fence: int
+    attempt: int
+    shown: bool
+    history: list[str]
+
+
+class Refused(NamedTuple):
+    """A claim that was not granted: `unknown`, `ended` or `leased` (for `left_ms` more)."""
+
+    why: str
+    left_ms: int = 0
+
+
+class Outcome(NamedTuple):
+    """What became of a write: `written`, `repeated`, `stale`, `ended`, `unknown` or `behind`."""
+
+    what: str
+    seq: int = 0
+
+
+class Stopped(NamedTuple):
+    """`owner`: the worker to tell, if one has it; `queue`: where its job lies."""
+
+    already_ended: bool
+    owner: str = ""
+    queue: str = ""
+
+
+class SessionLog:
+    """Sessions under one prefix. `append` is the client for a worker's writes, `commands` for everything else."""
+
+    def __init__(
+        self,
+        commands: Redis,
+        append: Redis,
+        keys: Keys,
+        *,
+        session_ttl_s: int,
+        max_generations: int,
+        max_requests: int,
+        publish_verb: str = "PUBLISH",
+    ) -> None:
+        self.keys = keys
+        self._commands = commands
+        self._append = append
+        self._common = (session_ttl_s * 1000, publish_verb)
+        self._bounds = (max_generations, max_requests)
+
+    # What gateways do
+
+    async def open(self, session: str, *, create: bool = True) -> Opened | None:
+        """The state to begin following with; makes the session unless told not to (then None if there is none)."""
+        reply = await self._run(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000)
+        if not reply:
+            return None
+        epoch, head, floor, flat = reply
+        names = [item.decode() for item in flat]
+        active = [
+            Active(name, int(attempt), state)
+            for name, attempt, state in zip(names[::3], names[1::3], names[2::3], strict=True)
+        ]
+        return Opened(epoch.decode(), int(head), int(floor), active)
+
+    async def range(
+        self, session: str, first: int, last: int | None = None, page_bytes: int = PAGE_BYTES
+    ) -> Page | None:
+        """One page of events from `first` on; None if the session does not exist."""
+        reply = await self._run(_RANGE, session, first, "+" if last is None else last, page_bytes)
+        if not reply:
+            return None
+        epoch, head, floor, flat = reply
+        entries = [(int(seq), body) for seq, body in zip(flat[::2], flat[1::2], strict=True)]
+        return Page(epoch.decode(), int(head), int(floor), entries)
+
+    async def find_request(self, session: str, request_id: str) -> tuple[str, str] | None:
+        """(generation, body hash) of a request_id that was admitted."""
+        value = await call(self._commands, "HGET", self.keys.session(session, "requests"), request_id)
+        if value is None:
+            return None
+        generation, body_hash = value.decode().split(" ")
+        return generation, body_hash
+
+    async def user_turn(self, session: str, generation: str) -> tuple[str, str] | None:
+        """(message_id, content) of the question that a generation answers; None if there is no such generation."""
+        key = self.keys.generation(session, generation)
+        message_id, content = await call(self._commands, "HMGET", key, "message_id", "content")
+        return (message_id.decode(), content.decode()) if message_id is not None else None
+
+    async def admit(self, job: Job) -> Admitted | None:
+        """Make the job's generation, once per request_id. None: `max_generations` are active already."""
+        reply = await self._run(
+            _ADMIT, job.session, new_epoch(), job.generation, job.request_id, job.body_hash, job.message_event(),
+            job.queued_event(), *self._bounds, *_flatten(_stored_fields(job)),
+        )  # fmt: skip
+        what, *rest = (item.decode() for item in reply)
+        if what == "full":
+            return None
+        return Admitted(what == "admitted", *rest)
+
+    async def stop(self, session: str, generation: str) -> Stopped | None:
+        """End it as `stopped` now, whatever its worker does. None: there is no such generation."""
+        what, *rest = await self._run(_STOP, session, generation)
+        if what == b"unknown":
+            return None
+        return Stopped(True) if what == b"ended" else Stopped(False, *(item.decode() for item in rest))
+
+    # What workers do
+
+    async def claim(
+        self, session: str, generation: str, worker: str, lease_ms: int, history_turns: int
+    ) -> Claim | Refused:
+        reply = await self._run(_CLAIM, session, generation, worker, lease_ms, history_turns)
+        what, *rest = reply
+        if what != b"claimed":
+            return Refused(what.decode(), int(rest[0]) if rest else 0)
+        fence, attempt, shown, history = rest
+        return Claim(int(fence), int(attempt), shown == b"1", [item.decode() for item in history])
+
+    async def append(
+        self,
+        session: str,
+        generation: str,
+        fence: int,
+        n: int,
+        lease_ms: int,
+        kind: str,
+        body: bytes,
+        *,
+        index: int = 0,
+        count: int = 0,
+        text: str = "",
+        text_bytes: int = 0,
+        crc32: int = 0,
+    ) -> Outcome:
+        """One event, exactly once. `text_bytes` and `crc32` are the attempt's with this batch."""
+        return self._outcome(
+            await self._write(
+                _APPEND, session, generation, fence, n, lease_ms, kind, body, index, count, text, text_bytes, crc32
+            )
+        )
+
+    async def end(
+        self,
+        session: str,
+        generation: str,
+        fence: int,
+        reason: Reason,
+        members: bytes,
+        count: int,
+        message_id: str = "",
+    ) -> Outcome:
+        """The worker's `end`; `members` is a JSON object of what only the worker knows."""
+        return self._outcome(
+            await self._write(_END, session, generation, fence, reason, _inner(members), count, message_id)
+        )
+
+    async def renew(self, session: str, generation: str, fence: int, lease_ms: int) -> Outcome:
+        """`renewed` has no seq and counts as `written`."""
+        what = (await self._write(_RENEW, session, generation, fence, lease_ms))[0].decode()
+        return Outcome("written" if what == "renewed" else what)
+
+    async def release(self, session: str, generation: str, fence: int) -> None:
+        await self._run(_RELEASE, session, generation, fence)
+
+    # What reapers do
+
+    async def standing(self, session: str, generation: str) -> dict[str, str] | None:
+        """state, fence, handed, lease, claimed, accepted of a generation (absent ones missing); None: not admitted."""
+        names = ["state", "fence", "handed", "lease", "claimed", "accepted"]
+        values = await call(self._commands, "HMGET", self.keys.generation(session, generation), *names)
+        if values[0] is None:
+            return None
+        return {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
+
+    async def reap(self, session: str, generation: str, fence: str, members: bytes) -> bool:
+        """End it as `failed` unless it was claimed meanwhile; True if it has ended now."""
+        what = (await self._run(_REAP, session, generation, fence, _inner(members)))[0]
+        return bool(what != b"alive")
+
+    # What readers of whole states do
+
+    async def generation(self, session: str, generation: str) -> dict[str, Any] | None:
+        """One generation as in the snapshot; None if there is none."""
+        found = await self.generations(session, [generation])
+        return found[0] if found else None
+
+    async def generations(self, session: str, wanted: list[str]) -> list[dict[str, Any]]:
+        """These generations as in the snapshot; those that do not exist are left out."""
+        found = []
+        for name in wanted:  # one at a time: each may hold max_answer_bytes of text
+            fields, text, reasoning = await transaction(
+                self._commands,
+                ("HGETALL", self.keys.generation(session, name)),
+                ("GET", self.keys.generation(session, name, "text")),
+                ("GET", self.keys.generation(session, name, "reasoning")),
+            )
+            if fields:
+                stored = {key.decode(): value for key, value in fields.items()}
+                found.append(_snapshot(name, stored, text or b"", reasoning or b""))
+        return found
+
+    async def turns(self, session: str, completed: list[str]) -> list[dict[str, Any]]:
+        """The user's turn and the answer of each of these completed generations, in their order."""
+        turns: list[dict[str, Any]] = []
+        for name in completed:
+            key = self.keys.generation(session, name)
+            (message_id, content, answer_id), text = await transaction(
+                self._commands,
+                ("HMGET", key, "message_id", "content", "answer_id"),
+                ("GET", self.keys.generation(session, name, "text")),
+            )
+            if message_id is None:
+                continue  # forgotten meanwhile
+            turns += [
+                {"message_id": message_id.decode(), "role": "user", "content": content.decode(), "generation": name},
+                {
+                    "message_id": answer_id.decode() if answer_id else None,
+                    "role": "assistant",
+                    "content": (text or b"").decode(),
+                    "generation": name,
+                },
+            ]
+        return turns
+
+    async def newest(self, session: str, name: str, limit: int) -> list[str]:
+        """The newest `limit` ids of `generations` (in order of submit) or `transcript` (in order of completion)."""
+        key = self.keys.session(session, name)
+        verb = "LRANGE" if name == "transcript" else "ZRANGE"
+        found = await call(self._commands, verb, key, -limit, -1)
+        return [item.decode() for item in found]
+
+    async def _run(self, script: Script, session: str, *arguments: Argument) -> Any:
+        return await script(self._commands, self.keys.session(session), session, *self._common, *arguments)
+
+    async def _write(self, script: Script, session: str, *arguments: Argument) -> Any:
+        return await script(self._append, self.keys.session(session), session, *self._common, *arguments)
+
+    @staticmethod
+    def _outcome(reply: list[bytes]) -> Outcome:
+        return Outcome(reply[0].decode(), int(reply[1]) if len(reply) > 1 else 0)
+
+
+def _stored_fields(job: Job) -> dict[str, str]:
+    fields = {
+        "queue": job.queue,
+        "message_id": job.message_id,
+        "content": job.content,
+        "retry_of": job.retry_of,
+        "metadata": msgspec.json.encode(job.metadata).decode() if job.metadata is not None else None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _flatten(fields: dict[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]
+
+
+def _inner(members: bytes) -> bytes:
+    """A JSON object without its braces, to be spliced into another."""
+    return members[1:-1]
+
+
+def _snapshot(name: str, stored: dict[str, bytes], text: bytes, reasoning: bytes) -> dict[str, Any]:
+    end = msgspec.json.decode(stored["end"]) if "end" in stored else {}
+    end.pop("type", None)
+    metadata = msgspec.json.decode(stored["metadata"]) if "metadata" in stored else None
+    return {
+        "generation": name,
+        "attempt": int(stored["attempt"]),
+        "state": stored["state"].decode(),
+        "message": {"message_id": stored["message_id"].decode(), "content": stored["content"].decode()},
+        "text": text.decode(),
+        "reasoning": reasoning.decode(),
+        "metadata": metadata,
+        **({"retry_of": stored["retry_of"].decode()} if "retry_of" in stored else {}),
+        **end,
+    }
+
+
+_OPEN = session_script("open")
+_ADMIT = session_script("admit")
+_CLAIM = session_script("claim")
+_APPEND = session_script("append")
+_END = session_script("end")
+_STOP = session_script("stop")
+_REAP = session_script("reap")
+_RENEW = session_script("renew")
+_RELEASE = session_script("release")
+_RANGE = session_script("range")

@@ -1,0 +1,42 @@
+"""From settings to the parts of this package: the one place where gateway and worker build what they share."""
+
+from __future__ import annotations
+
+from relay.log.connect import Connections
+from relay.log.keys import Keys
+from relay.log.queue import Queue
+from relay.log.reaper import Reaper
+from relay.log.session_log import SessionLog
+from relay.settings import Settings
+
+
+def session_log(redis: Connections, settings: Settings) -> SessionLog:
+    return SessionLog(
+        redis.commands,
+        redis.append,
+        Keys(settings.prefix),
+        session_ttl_s=settings.session_ttl_s,
+        max_generations=settings.max_generations,
+        max_requests=settings.max_requests,
+    )
+
+
+def queue(redis: Connections, settings: Settings) -> Queue:
+    return Queue(
+        redis.commands,
+        redis.blocking,
+        Keys(settings.prefix),
+        max_backlog=settings.max_backlog,
+        ttl_s=settings.session_ttl_s,
+    )
+
+
+def reaper(log: SessionLog, jobs: Queue, settings: Settings) -> Reaper:
+    return Reaper(
+        log,
+        jobs,
+        lease_s=settings.lease_s,
+        queue_timeout_s=settings.queue_timeout_s,
+        max_takeovers=settings.max_takeovers,
+        failure_message=settings.failure_message,
+    )

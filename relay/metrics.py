@@ -1,0 +1,37 @@
+"""All metrics, in one place. Label sets are closed: no label ever carries an id or a text of a client's."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+# Gateway
+connections = Gauge("relay_connections", "Open WebSocket connections")
+subscriptions = Gauge("relay_subscriptions", "Sessions followed by clients, counted per client")
+followers = Gauge("relay_followers", "Sessions that this process follows in Redis")
+commands = Counter("relay_commands_total", "Commands of clients", ["type"])
+errors = Counter("relay_errors_total", "Errors sent to clients", ["code"])
+frames = Counter("relay_frames_total", "Frames written to clients", ["kind"])
+closes = Counter("relay_closes_total", "Connections closed by the gateway", ["code"])
+submits = Counter("relay_submits_total", "Submits by outcome", ["outcome"])
+repairs = Counter("relay_repairs_total", "Times that a follower read the log, by what made it doubt", ["cause"])
+epochs = Counter("relay_epoch_changes_total", "Followed sessions that began a new life")
+subscriber_losses = Counter("relay_subscriber_losses_total", "Times that the subscription connection was lost")
+
+# Worker
+running = Gauge("relay_generations_running", "Generations that this process is making")
+generations = Counter("relay_generations_total", "Ended generations", ["reason", "code"])
+claims = Counter("relay_claims_total", "Claims by outcome", ["outcome"])
+batches = Counter("relay_batches_total", "Batches appended")
+tokens = Counter("relay_tokens_total", "Tokens appended")
+append_retries = Counter("relay_append_retries_total", "Appends tried again")
+abandoned = Counter("relay_generations_abandoned_total", "Generations let go by this worker", ["why"])
+first_token_s = Histogram("relay_first_token_seconds", "Claim to first token of the provider", buckets=_SECONDS)
+answer_s = Histogram("relay_answer_seconds", "Claim to end", buckets=_SECONDS)
+stop_s = Histogram("relay_stop_seconds", "Stop heard to upstream request closed", buckets=_SECONDS)
+
+# Everybody
+storage_errors = Counter("relay_storage_errors_total", "Times that Redis did not answer as it should", ["part"])
+reaped = Counter("relay_reaped_total", "What reapers did", ["what"])
+bugs = Counter("relay_unexpected_errors_total", "Exceptions that nobody expected", ["part"])

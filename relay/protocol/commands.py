@@ -1,0 +1,205 @@
+"""Commands, client → server: decoded, checked and compared. Pure.
+
+A command travels in three steps, so that each kind of mistake gets its own code: bytes → `read` (a map at all?) →
+`reply_id` (may the error carry the client's id?) → `check` (a command with every field in order).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from relay.errors import ClientError
+from relay.protocol.words import (
+    EPOCH,
+    GENERATION,
+    MAX_SEQ,
+    QUEUE,
+    REQUEST_ID,
+    SESSION,
+    Cursor,
+    Priority,
+)
+
+MAX_ID_LENGTH = 64
+MAX_METADATA_BYTES = 4 * 1024
+
+Fields = dict[str, Any]
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    token: str | None = None
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    t: Any = None
+
+
+class Subscribe(msgspec.Struct, frozen=True, tag="subscribe", rename={"start": "from"}):
+    session: str
+    cursor: Cursor | None = None
+    start: Literal["start", "live"] = "start"
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
+    session: str
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    session: str
+    generation: str
+
+
+class Turn(msgspec.Struct, frozen=True):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """One question. Exactly one of `content`, `messages` and `retry_of`; see PROTOCOL section 3."""
+
+    session: str
+    request_id: str
+    content: str | None = None
+    messages: list[Turn] | None = None
+    retry_of: str | None = None
+    queue: str = "default"
+    mode: Literal["chat", "report"] = "chat"
+    schema: dict[str, Any] | None = None
+    priority: Priority = "normal"
+    provider: Annotated[str, msgspec.Meta(max_length=128)] | None = None
+    model: Annotated[str, msgspec.Meta(max_length=128)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
+    system: str | None = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def user_turn(self) -> str:
+        """The question itself; empty for `retry_of`, whose question stands in the log already."""
+        if self.messages:
+            return self.messages[-1].content
+        return self.content or ""
+
+    def body_hash(self) -> str:
+        """Equal for equal bodies: all fields but the addressing ones, defaults filled in, as JSON values."""
+        body = msgspec.to_builtins(self)
+        for addressing in ("type", "session", "request_id"):
+            del body[addressing]
+        canonical = msgspec.json.encode(_integral(body), order="deterministic")
+        return hashlib.sha256(canonical).hexdigest()[:32]
+
+
+Command = Hello | Ping | Subscribe | Unsubscribe | Stop | Submit
+_KINDS: dict[str, type[Command]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Command)}
+_decoder = msgspec.json.Decoder()
+
+
+def read(raw: bytes | str) -> Fields:
+    """Decode one message into a map without its nulls. Raises ClientError `bad_message`."""
+    try:
+        fields = _decoder.decode(raw)
+    except RecursionError:
+        raise ClientError("bad_message", "The message is nested too deeply.") from None
+    except (msgspec.DecodeError, UnicodeError):  # a lone surrogate counts as malformed too
+        raise ClientError("bad_message", "The message is not valid JSON.") from None
+    if not isinstance(fields, dict):
+        raise ClientError("bad_message", "A command is a JSON object with a type.")
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def reply_id(fields: Fields) -> str | None:
+    """The id that the reply, or the error, carries back; None if there is none that can be read."""
+    value = fields.get("id")
+    return value if isinstance(value, str) and len(value) <= MAX_ID_LENGTH else None
+
+
+def check(fields: Fields, limits: dict[str, float]) -> Command:
+    """Turn a map into the command it claims to be. Raises ClientError that names the field."""
+    if "id" in fields and reply_id(fields) is None:
+        raise ClientError("bad_message", f"id must be a string of at most {MAX_ID_LENGTH} characters.")
+    kind = fields.get("type")
+    if not isinstance(kind, str):
+        raise ClientError("bad_message", "type must be a string.")
+    if kind not in _KINDS:
+        raise ClientError("unknown_type", f"There is no such command; known are {', '.join(_KINDS)}.")
+    struct = _KINDS[kind]
+    if "session" in struct.__struct_fields__:
+        check_session(fields.get("session"))
+    if struct is Subscribe and "cursor" in fields:
+        fields = {**fields, "cursor": check_cursor(fields["cursor"])}
+    try:
+        command = msgspec.convert(fields, struct)
+    except msgspec.ValidationError as error:
+        raise ClientError("bad_message", _sentence(error)) from None
+    if isinstance(command, Submit):
+        check_submit(command, limits)
+    if isinstance(command, Stop):
+        check_generation(command.generation, "generation")
+    return command
+
+
+def check_session(value: Any) -> str:
+    if not isinstance(value, str) or not SESSION.match(value):
+        raise ClientError("bad_session", "session must be 1-128 characters of A-Z a-z 0-9 _ . : -")
+    return value
+
+
+def check_generation(value: str, field: str) -> str:
+    if not GENERATION.match(value):
+        raise ClientError("not_found", f"{field}: there is no such generation in this session.")
+    return value
+
+
+def check_cursor(value: Any) -> Cursor:
+    match value:
+        case Cursor():
+            return value
+        case {"epoch": str(epoch), "seq": int(seq)} if (
+            not isinstance(seq, bool) and EPOCH.match(epoch) and 0 <= seq <= MAX_SEQ
+        ):
+            return Cursor(epoch, seq)
+    raise ClientError("bad_cursor", "cursor must be {epoch, seq}: an epoch as it was sent, and a seq of 0 to 2^53-1.")
+
+
+def check_submit(submit: Submit, limits: dict[str, float]) -> None:
+    """What the types alone cannot say."""
+    if not REQUEST_ID.match(submit.request_id):
+        raise ClientError("bad_message", "request_id must be 1-128 characters without control characters.")
+    if not QUEUE.match(submit.queue):
+        raise ClientError("bad_message", "queue must be 1-64 characters of A-Z a-z 0-9 _ -")
+    given = [submit.content is not None, submit.messages is not None, submit.retry_of is not None]
+    if sum(given) != 1:
+        raise ClientError("bad_message", "Exactly one of content, messages and retry_of must be given.")
+    if submit.retry_of is not None:
+        check_generation(submit.retry_of, "retry_of")
+    elif submit.messages is not None and (not submit.messages or submit.messages[-1].role != "user"):
+        raise ClientError("bad_message", "messages must end with a turn of role user.")
+    elif not submit.user_turn:
+        raise ClientError("bad_message", "The question is empty: content must have at least one character.")
+    if submit.mode != "chat":
+        raise ClientError("bad_message", "mode: only chat is on offer here.")
+    if len(msgspec.json.encode(submit.user_turn)) > limits["max_content_bytes"]:
+        raise ClientError("too_large", f"content is larger than max_content_bytes ({limits['max_content_bytes']:.0f}).")
+    if submit.metadata is not None and len(msgspec.json.encode(submit.metadata)) > MAX_METADATA_BYTES:
+        raise ClientError("bad_message", f"metadata is larger than {MAX_METADATA_BYTES} bytes.")
+
+
+def _integral(value: Any) -> Any:
+    """JSON has one kind of number: 1.0 and 1 are the same value."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _integral(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_integral(inner) for inner in value]
+    return value
+
+
+def _sentence(error: msgspec.ValidationError) -> str:
+    """msgspec says "Expected `str`, got `int` - at `$.field`"; a person reads the field first."""
+    what, _, where = str(error).rpartition(" - at `$")
+    if not what:
+        return str(error)
+    return f"{where.strip('`.')}: {what}"

@@ -1,0 +1,168 @@
+"""Compaction: many events into few, with the same text for every viewer. Pure.
+
+Used for replay, for late joiners, and for what a slow reader has not taken yet. The rules are PROTOCOL section 4's:
+tokens (and reasoning) of one generation and attempt merge where their first part stood; overtaken statuses go;
+a `restart` drops what it voids; everything else passes untouched, also events of a type this release has not heard of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from relay.protocol import events, frames
+from relay.protocol.events import Header
+
+# Of one catchup frame around its events: type, session (128), two seqs, punctuation.
+_FRAME_OVERHEAD_BYTES = 280
+# Of a merged event around its text, beyond its first part's: the digits by which index and count may grow.
+_GROWTH_BYTES = 24
+_COMMA_BYTES = 1
+_TEXT = {"tokens": events.Tokens, "reasoning": events.Reasoning}
+
+
+class _Slot:
+    """One event of the frame being built; `texts` holds the parts of a merged one."""
+
+    __slots__ = ("body", "count", "header", "size", "texts")
+
+    def __init__(self, header: Header, body: bytes) -> None:
+        self.header = header
+        self.body = body
+        self.size = len(body) + _COMMA_BYTES
+        self.texts: list[str] = []
+        self.count = header.count
+
+    def merge(self, header: Header) -> int:
+        """Take in the part that follows; return the bytes by which the event grew."""
+        if not self.texts:
+            self.texts.append(self.header.text)
+            self.size += _GROWTH_BYTES
+        self.texts.append(header.text)
+        self.count += header.count
+        grown = len(events.encode(header.text)) - 2  # without its quotes
+        self.size += grown
+        return grown
+
+    def encoded(self) -> bytes:
+        if not self.texts:
+            return self.body
+        header = self.header
+        merged = _TEXT[header.type](
+            header.generation or "", header.attempt, header.index, self.count, "".join(self.texts)
+        )
+        return events.encode(merged)
+
+
+class Compactor:
+    """Builds one catchup at a time from events in order; `size` bounds its encoded bytes from above."""
+
+    def __init__(self) -> None:
+        self.size = _FRAME_OVERHEAD_BYTES
+        self._slots: dict[int, _Slot] = {}  # by a running number: in order, and cheap to delete from
+        self._next = 0
+        self._open: dict[tuple[str, str, int], int] = {}  # (type, generation, attempt) → merged slot
+        self._status: dict[str, int] = {}  # generation → its status, not overtaken yet
+        self._restart: dict[str, int] = {}  # generation → its last restart
+        self._of: dict[str, list[int]] = {}  # generation → its slots that a restart would void
+
+    def __bool__(self) -> bool:
+        return bool(self._slots)
+
+    def fits(self, body: bytes, max_bytes: int) -> bool:
+        """Whether one more event surely stays within `max_bytes`."""
+        return self.size + len(body) + _GROWTH_BYTES + _COMMA_BYTES <= max_bytes
+
+    def add(self, body: bytes) -> None:
+        header = events.read_header(body)
+        generation = header.generation
+        if generation is None or header.type == "message":
+            self._put(header, body)
+            return
+        if header.type in ("status", "tokens", "restart", "end"):
+            self._drop(self._status.pop(generation, None))
+        if header.type == "restart":
+            self._void(generation)
+        key = (header.type, generation, header.attempt)
+        if header.type in _TEXT and key in self._open:
+            slot = self._slots[self._open[key]]
+            before = slot.size
+            slot.merge(header)
+            self.size += slot.size - before
+            return
+        number = self._put(header, body)
+        if header.type in _TEXT:
+            self._open[key] = number
+        if header.type == "status":
+            self._status[generation] = number
+        elif header.type == "restart":
+            self._restart[generation] = number
+        else:
+            self._of.setdefault(generation, []).append(number)
+
+    def events(self) -> list[msgspec.Raw]:
+        return [msgspec.Raw(slot.encoded()) for slot in self._slots.values()]
+
+    def _put(self, header: Header, body: bytes) -> int:
+        number = self._next
+        self._next += 1
+        slot = self._slots[number] = _Slot(header, body)
+        self.size += slot.size
+        return number
+
+    def _drop(self, number: int | None) -> None:
+        slot = self._slots.pop(number, None) if number is not None else None
+        if slot is not None:
+            self.size -= slot.size
+
+    def _void(self, generation: str) -> None:
+        self._drop(self._restart.pop(generation, None))
+        for number in self._of.pop(generation, []):
+            self._drop(number)
+        self._open = {key: number for key, number in self._open.items() if key[1] != generation}
+
+
+def catchups(
+    session: str, after: int, entries: Iterable[tuple[int, bytes]], upto: int, max_bytes: int
+) -> Iterator[frames.Catchup]:
+    """The events after `after` up to `upto` as frames of at most `max_bytes` that follow on from each other.
+
+    `entries` are (seq, body) in order; seqs missing among them were trimmed, and the frame that spans them covers them.
+    """
+    packer = Packer(session, after, max_bytes)
+    for seq, body in entries:
+        if (frame := packer.add(seq, body)) is not None:
+            yield frame
+    if (frame := packer.close(upto)) is not None:
+        yield frame
+
+
+class Packer:
+    """Feeds a Compactor and cuts frames where the next event would not fit; for entries that come in pages."""
+
+    def __init__(self, session: str, after: int, max_bytes: int) -> None:
+        self._session = session
+        self._max_bytes = max_bytes
+        self._from = after + 1
+        self._last = after
+        self._compactor = Compactor()
+
+    def add(self, seq: int, body: bytes) -> frames.Catchup | None:
+        """Take one event in; returns the frame before it if that is full now."""
+        full = None
+        if self._compactor and not self._compactor.fits(body, self._max_bytes):
+            full = self._cut(self._last)
+        self._compactor.add(body)
+        self._last = seq
+        return full
+
+    def close(self, upto: int) -> frames.Catchup | None:
+        """The rest, which covers everything up to `upto`; None if there is nothing to cover."""
+        return self._cut(upto) if upto >= self._from else None
+
+    def _cut(self, seq: int) -> frames.Catchup:
+        frame = frames.Catchup(session=self._session, from_seq=self._from, seq=seq, events=self._compactor.events())
+        self._compactor = Compactor()
+        self._from = seq + 1
+        return frame

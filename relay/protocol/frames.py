@@ -1,0 +1,90 @@
+"""Frames, server → client: everything but live events, whose bytes come from the log (see events.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Frame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", kw_only=True):
+    pass
+
+
+class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
+    id: str | None = None
+    connection: str
+    protocol: str
+    heartbeat_s: float
+    limits: dict[str, float]
+
+
+class Active(msgspec.Struct, frozen=True):
+    """A generation that has not ended; `state` is its last status, or `streaming` after the first token."""
+
+    generation: str
+    attempt: int
+    state: str
+
+
+class Subscribed(Frame, frozen=True, kw_only=True, tag="subscribed"):
+    id: str | None = None
+    session: str
+    epoch: str
+    at: int
+    head: int
+    recovered: bool
+    active: list[Active]
+
+
+class Unsubscribed(Frame, frozen=True, kw_only=True, tag="unsubscribed"):
+    id: str | None = None
+    session: str
+
+
+class Accepted(Frame, frozen=True, kw_only=True, tag="accepted"):
+    id: str | None = None
+    session: str
+    generation: str
+    duplicate: bool
+
+
+class Stopping(Frame, frozen=True, kw_only=True, tag="stopping"):
+    id: str | None = None
+    session: str
+    generation: str
+    already_ended: bool
+
+
+class Pong(Frame, frozen=True, kw_only=True, tag="pong"):
+    id: str | None = None
+    t: Any = None
+
+
+class Heartbeat(Frame, frozen=True, kw_only=True, tag="heartbeat"):
+    pass
+
+
+class Draining(Frame, frozen=True, kw_only=True, tag="draining"):
+    reconnect_in_ms: int
+
+
+class ErrorFrame(Frame, frozen=True, kw_only=True, tag="error"):
+    id: str | None = None
+    code: str
+    message: str
+    retryable: bool
+    retry_after_s: float | None = None
+    session: str | None = None
+
+
+class Catchup(Frame, frozen=True, kw_only=True, tag="catchup", rename={"from_seq": "from"}):
+    """Events `from` … `seq` at once, compacted; each is the JSON body of an event."""
+
+    session: str
+    from_seq: int
+    seq: int
+    events: list[msgspec.Raw]
+
+
+encode = msgspec.json.Encoder().encode

@@ -1,0 +1,149 @@
+"""What a client knows of one session, and the rules by which frames change it. Pure; the model for every client.
+
+`apply` takes a decoded frame and answers what to do next: nothing, subscribe again with the cursor (a gap), or
+subscribe without one (a checksum that does not match: the only way this state can be wrong).
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Literal
+
+import msgspec
+
+from relay.protocol.words import Cursor
+
+Next = Literal["applied", "dropped", "gap", "mismatch"]
+Frame = dict[str, Any]
+
+
+class Generation:
+    """One answer as a client shows it. `partial`: joined live, so its beginning was never seen."""
+
+    def __init__(self, generation: str) -> None:
+        self.generation = generation
+        self.attempt = 1
+        self.state = "queued"
+        self.texts: list[str] = []
+        self.reasonings: list[str] = []
+        self.count = 0
+        self.partial = False
+        self.end: Frame | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.reasonings)
+
+    def restart(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.texts, self.reasonings, self.count, self.partial = [], [], 0, False
+
+    def proves(self, end: Frame) -> bool:
+        """Whether the text shown is exactly what the model wrote."""
+        encoded = self.text.encode()
+        shown = (self.count, len(encoded), zlib.crc32(encoded))
+        return self.partial or shown == (end["count"], end["text_bytes"], end["crc32"])
+
+
+class SessionView:
+    """One session's state and cursor."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self.epoch: str | None = None
+        self.last = 0
+        self.waiting = True  # for the reply to `subscribe`: until it comes, log frames are another subscription's
+        self.live = False
+        self.messages: list[Frame] = []
+        self.generations: dict[str, Generation] = {}
+        self.interrupted: set[str] = set()
+
+    @property
+    def cursor(self) -> Cursor | None:
+        return Cursor(self.epoch, self.last) if self.epoch is not None else None
+
+    def subscribe(self, *, start: str = "start") -> Frame:
+        """The command that begins, or resumes, following this session."""
+        self.waiting = True
+        self.live = start == "live"
+        command: Frame = {"type": "subscribe", "session": self.session}
+        if self.cursor is not None:
+            command["cursor"] = msgspec.to_builtins(self.cursor)
+        elif self.live:
+            command["from"] = "live"
+        return command
+
+    def forget(self) -> None:
+        """Drop cursor and state: the next subscribe brings everything."""
+        self.epoch, self.last = None, 0
+        self.messages, self.generations = [], {}
+
+    def apply(self, frame: Frame) -> Next:
+        """Take in one frame of this session; frames of no session are none of its business."""
+        if frame.get("session") != self.session:
+            return "dropped"
+        if frame["type"] == "subscribed":
+            return self._subscribed(frame)
+        if "seq" not in frame or self.waiting:
+            return "dropped"
+        last: int = frame["seq"]
+        merged = frame["type"] == "catchup"
+        first: int = frame["from"] if merged else last
+        if first != self.last + 1:
+            return "dropped" if last <= self.last else "gap"
+        outcomes = [self._event(event) for event in (frame["events"] if merged else [frame])]
+        self.last = last
+        return "mismatch" if "mismatch" in outcomes else "applied"
+
+    def _subscribed(self, frame: Frame) -> Next:
+        before = self.generations
+        if not frame["recovered"]:
+            self.forget()
+        self.epoch, self.last, self.waiting = frame["epoch"], frame["at"], False
+        active = {known["generation"]: known for known in frame["active"]}
+        unfinished = {name for name, known in before.items() if known.end is None}
+        self.interrupted = unfinished - set(active) if not frame["recovered"] else set()
+        if self.live and not frame["recovered"]:
+            for known in active.values():
+                self._generation(known["generation"], known["attempt"]).partial = True
+        return "applied"
+
+    def _event(self, event: Frame) -> Next:
+        kind = event["type"]
+        if kind == "message":
+            self.messages.append(event)
+            return "applied"
+        if not event.get("generation"):
+            return "applied"
+        shown = self._generation(event["generation"], event["attempt"])
+        if kind == "status":
+            shown.state = event["state"]
+        elif kind == "tokens":
+            return self._tokens(shown, event)
+        elif kind == "reasoning":
+            shown.reasonings.append(event["text"])
+        elif kind == "end":
+            shown.state, shown.end = event["reason"], event
+            return "applied" if shown.proves(event) else "mismatch"
+        return "applied"
+
+    def _tokens(self, shown: Generation, event: Frame) -> Next:
+        shown.state = "streaming"
+        if shown.partial and not shown.texts:
+            shown.count = event["index"]
+        agrees = shown.count == event["index"]
+        shown.texts.append(event["text"])
+        shown.count += event["count"]
+        return "applied" if agrees else "mismatch"
+
+    def _generation(self, name: str, attempt: int) -> Generation:
+        """The generation as of `attempt`: a higher one voids what was shown, with or without its `restart`."""
+        shown = self.generations.setdefault(name, Generation(name))
+        self.interrupted.discard(name)
+        if attempt > shown.attempt:
+            shown.restart(attempt)
+        return shown

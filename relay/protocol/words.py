@@ -1,0 +1,54 @@
+"""The vocabulary: every word of the contract, once, with why it exists.
+
+session     one conversation; one append-only log of events
+generation  one model answer inside a session, made by one job; ends in exactly one `end` event
+attempt     counted from 1; rises only together with a `restart`, which voids the text of the lower ones
+token       one text delta as the provider sent it: the unit that batches and indexes count
+batch       the tokens that one flush appended together
+seq         place of an event in its session's log: 1, 2, 3 … without holes; lets a client prove order
+epoch       one life of a log. A seq alone cannot tell that Redis lost data and counts anew; the epoch can
+cursor      {epoch, seq}: the last event that a client applied; all a client needs to resume
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Literal
+
+import msgspec
+
+MAX_SEQ = 2**53 - 1  # JavaScript's largest safe integer: browsers count seqs as numbers
+
+MAX_TOKEN_BYTES = 16 * 1024
+MAX_BATCH_BYTES = 128 * 1024  # encoded; so that no single event exceeds a frame
+MAX_FRAME_BYTES = 256 * 1024
+MAX_DATA_BYTES = 128 * 1024
+
+SESSION = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.:-]{1,128}\Z")
+QUEUE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+EPOCH = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+GENERATION = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+REQUEST_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}\Z")
+
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # in the order in which workers look
+
+Reason = Literal["complete", "stopped", "failed", "invalid"]
+Finish = Literal["stop", "length", "filter", "other"]
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """The last event that a client applied; `seq` 0 = nothing yet."""
+
+    epoch: str
+    seq: int
+
+
+def new_id(kind: str) -> str:
+    """A fresh id that cannot be guessed: `g_…` a generation, `m_…` a message, `c_…` a connection."""
+    return f"{kind}_{secrets.token_hex(10)}"
+
+
+def new_epoch() -> str:
+    return secrets.token_hex(6)

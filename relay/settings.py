@@ -1,0 +1,110 @@
+"""All settings, in one typed place.
+
+Read once by the command line: flags win over the environment (`RELAY_…`, and the SDKs' own names for keys and base
+URLs), the environment over the defaults here. Parts get the settings they need, never the environment.
+docs/settings.md shows this table; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from relay.errors import SettingsError
+
+
+def _named(name: str, default: Any, description: str, **bounds: Any) -> Any:
+    """A setting whose environment variable is not ours to name."""
+    return Field(default, validation_alias=AliasChoices(name), description=description, **bounds)
+
+
+class Settings(BaseSettings):
+    """Units are in the names: `_s` seconds, `_ms` milliseconds, `_bytes` bytes of encoded JSON."""
+
+    model_config = SettingsConfigDict(env_prefix="RELAY_", extra="ignore", populate_by_name=True)
+
+    # Redis
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, 6.2 or newer")
+    prefix: str = Field("relay", description="First part of every key", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
+
+    # Gateway
+    host: str = Field("127.0.0.1", description="Address that the gateway listens on")
+    port: int = Field(8080, description="Port that the gateway listens on; 0 takes a free one", ge=0, le=65535)
+    allowed_origins: str = Field(
+        "",
+        description="Other origins whose pages may use the gateway, and hosts it is reached by; with commas",
+    )
+    heartbeat_s: float = Field(15, description="A heartbeat after this long without a frame", gt=0, le=3600)
+    stall_s: float = Field(60, description="A viewer that takes nothing for this long is closed", gt=0)
+    viewer_buffer_bytes: int = Field(
+        65536, description="Unsent bytes of one viewer above which its events are merged instead", ge=1024
+    )
+    window_bytes: int = Field(262144, description="Recent events of a followed session kept at hand", ge=0)
+    follower_linger_s: float = Field(10, description="A session is followed this much longer than viewed", ge=0)
+    max_command_bytes: int = Field(1048576, description="Largest command", ge=1024)
+    max_content_bytes: int = Field(131072, description="Largest user turn", ge=16)
+    max_frame_bytes: int = Field(262144, description="Largest frame to a client", ge=262144, le=16777216)
+    max_subscriptions: int = Field(100, description="Sessions that one connection may follow", ge=1)
+
+    # Stored
+    session_ttl_s: int = Field(604800, description="A session is kept this long after its last event", ge=60)
+    max_generations: int = Field(200, description="Generations kept of a session, the newest", ge=1, le=1000)
+    max_requests: int = Field(1000, description="Request ids remembered of a session", ge=1, le=10000)
+    max_backlog: int = Field(10000, description="Jobs that may wait or run in one queue", ge=1)
+    max_answer_bytes: int = Field(4194304, description="Longest answer (UTF-8); beyond it ends too_long", ge=1024)
+    lost_after_s: float = Field(60, description="An answer that nobody can rebuild has failed after this", gt=0)
+
+    # Worker
+    queue: str = Field("default", description="Queue that a worker serves", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    provider: str = Field("", description="openai or demo; empty: openai if its key or base URL is set, else demo")
+    concurrency: int = Field(32, description="Answers that one worker process makes at a time", ge=1, le=10000)
+    model: str = Field("", description="Model asked for where a submit names none; empty: the provider's default")
+    tokens_per_second: float = Field(30, description="Pace of the demo provider", gt=0, le=100000)
+    reasoning: bool = Field(True, description="Pass on the model's reasoning where it is streamed")
+    batch_size: int = Field(20, description="Tokens per batch", ge=1, le=10000)
+    batch_linger_ms: float = Field(50, description="A token waits at most this long for its batch", ge=0, le=10000)
+    lease_s: float = Field(10, description="A worker unheard of for this long has lost its jobs", ge=0.2, le=600)
+    max_takeovers: int = Field(3, description="Workers that an answer may lose before it fails", ge=1, le=100)
+    queue_timeout_s: float = Field(60, description="An answer that nobody claims fails after this", gt=0)
+    connect_timeout_s: float = Field(5, description="Deadline for connecting to the provider", gt=0)
+    first_token_timeout_s: float = Field(30, description="Deadline for the first token", gt=0)
+    token_timeout_s: float = Field(30, description="Deadline between two tokens", gt=0)
+    answer_timeout_s: float = Field(600, description="Deadline for the whole answer", gt=0)
+    grace_s: float = Field(25, description="At shutdown, running answers may take this long to finish", ge=0)
+    history_turns: int = Field(40, description="Turns of the transcript that the model is given", ge=0, le=1000)
+    failure_message: str = Field(
+        "The assistant ran into a problem. Please try again.", description="What a person reads if it fails"
+    )
+
+    # Everybody
+    url: str = Field("http://127.0.0.1:8080", description="Gateway that relay send talks to")
+    log_level: str = Field("info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
+
+    # The SDKs' own names
+    openai_api_key: str = _named("OPENAI_API_KEY", "", "Key of the OpenAI-compatible server", repr=False)
+    openai_base_url: str = _named("OPENAI_BASE_URL", "", "Its base URL, with /v1")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What `welcome` tells a client."""
+        names = (
+            "max_command_bytes", "max_content_bytes", "max_frame_bytes", "max_answer_bytes", "max_subscriptions",
+            "stall_s", "lost_after_s", "session_ttl_s",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+
+def load(**flags: Any) -> Settings:
+    """Settings from flags (None = not given) and environment. Raises SettingsError that names each bad one."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        lines = [f"{_spelled(item['loc'])}: {item['msg']} (got {item['input']!r})" for item in error.errors()]
+        raise SettingsError("; ".join(lines)) from None
+
+
+def _spelled(location: tuple[Any, ...]) -> str:
+    name = str(location[0])
+    return name if name.isupper() else f"--{name.replace('_', '-')} / RELAY_{name.upper()}"

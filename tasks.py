@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""The task runner: sets up .venv once, then runs one of the tasks. Needs nothing but Python ≥ 3.11 with venv.
+
+python3 tasks.py run [...]     the demo: gateway, worker, embedded server and page (arguments go to `relay dev`)
+
+python3 tasks.py test [--all]  the tests; --all adds those that need Redis, Chromium or minutes
+python3 tasks.py check         ruff and mypy
+python3 tasks.py bench [...]   the benchmarks
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / "python"
+
+
+def main(arguments: list[str]) -> int:
+    tasks = {"run": run, "test": test, "check": check, "bench": bench}
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if name not in tasks:
+        print(__doc__)
+        return 2
+    if sys.version_info < (3, 11):  # noqa: UP036 - a stranger's python3 may be older, and deserves the sentence
+        print("relay needs Python 3.11 or newer; this is " + sys.version.split()[0])
+        return 2
+    return tasks[name](rest)
+
+
+def run(rest: list[str]) -> int:
+    set_up(["-e", ".[dev]"], "run")
+    return call(str(BIN / "relay"), "dev", *rest)
+
+
+def test(rest: list[str]) -> int:
+    set_up(["-e", ".[dev]", "--group", "test"], "test")
+    everything = "--all" in rest
+    rest = [argument for argument in rest if argument != "--all"]
+    if everything:
+        install_system_packages()
+    selection = [] if everything else ["-m", "not slow"]
+    return call(str(PYTHON), "-m", "pytest", *selection, *rest)
+
+
+def check(rest: list[str]) -> int:
+    set_up(["-e", ".[dev]", "--group", "test"], "test")
+    return (
+        call(str(PYTHON), "-m", "ruff", "check", ".")
+        or call(str(PYTHON), "-m", "ruff", "format", "--check", ".")
+        or call(str(PYTHON), "-m", "mypy")
+    )
+
+
+def bench(rest: list[str]) -> int:
+    set_up(["-e", ".[dev]", "--group", "test"], "test")
+    return call(str(PYTHON), "-m", "tests.bench", *rest)
+
+
+def set_up(packages: list[str], name: str) -> None:
+    """Make .venv and install into it, unless this pyproject.toml was installed there already."""
+    fingerprint = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    mark = VENV / f".installed-{name}"
+    if mark.exists() and mark.read_text() == fingerprint:
+        return
+    if not PYTHON.exists():
+        print(f"making {VENV.name} …", flush=True)
+        venv.create(VENV, with_pip=True)
+    print("installing packages …", flush=True)
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--upgrade", "pip>=25.1"], cwd=ROOT, check=True)  # --group came with 25.1
+    subprocess.run([*pip, *packages], cwd=ROOT, check=True)
+    mark.write_text(fingerprint)
+
+
+def install_system_packages() -> None:
+    """As root on Debian: install what the whole test suite wants and this machine lacks."""
+    wanted = {"redis-server": "redis-server", "chromium": "chromium"}
+    missing = [package for command, package in wanted.items() if not shutil.which(command)]
+    if not missing or not shutil.which("apt-get") or os.geteuid() != 0:
+        return
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "env": environment}
+    print("installing " + ", ".join(missing) + " …", flush=True)
+    subprocess.run(["apt-get", "update", "-q"], **quiet, check=False)
+    subprocess.run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], **quiet, check=False)
+
+
+def call(*command: str) -> int:
+    try:
+        return subprocess.call(command, cwd=ROOT)
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""The command line of `relay-worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import typer
+
+from relay import logging, settings
+from relay.errors import RelayError
+from workers import worker
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=True)
+
+
+def main() -> None:
+    """Entry point of the `relay-worker` console script."""
+    app()
+
+
+@app.command()
+def serve(
+    queue: str = typer.Option(None, help="Queue to serve  [RELAY_QUEUE, default default]"),
+    redis: str = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]"),
+    provider: str = typer.Option(
+        None, help="openai or demo  [RELAY_PROVIDER; default: the one whose key is set, else demo]"
+    ),
+    concurrency: int = typer.Option(None, help="Answers at a time  [RELAY_CONCURRENCY, default 32]"),
+    model: str = typer.Option(None, help="Model where a submit names none  [RELAY_MODEL]"),
+    tokens_per_second: float = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND]"),
+) -> None:
+    """Serve one queue: take its jobs, ask the model, append the answers."""
+    try:
+        loaded = settings.load(
+            queue=queue,
+            redis_url=redis,
+            provider=provider,
+            concurrency=concurrency,
+            model=model,
+            tokens_per_second=tokens_per_second,
+        )
+        logging.configure(loaded.log_level)
+        asyncio.run(_until_signalled(loaded))
+    except RelayError as error:
+        typer.echo(f"relay-worker: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+async def _until_signalled(loaded: settings.Settings) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    await worker.run(loaded, stopping)

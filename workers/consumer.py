@@ -1,0 +1,158 @@
+"""The consumer: takes jobs from one queue, as many at a time as it has room for, and sees each through.
+
+    take → admit → claim → generation → done
+
+The pending list of the queue decides nothing: a job that comes twice, late or from a dead worker is decided by the
+session's meta when it is claimed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+
+from relay import logging, metrics
+from relay.crashpoints import crashpoint
+from relay.errors import StorageError
+from relay.log.connect import BLOCK_S
+from relay.log.jobs import Job
+from relay.log.queue import Queue
+from relay.log.session_log import Refused, SessionLog
+from relay.log.subscription import Source
+from relay.settings import Settings
+from workers.generation import Generation
+from workers.providers.base import Provider
+
+_RETRY_S = 0.5
+
+log = logging.get("consumer")
+
+
+class Consumer:
+    """One worker process's share of a queue."""
+
+    def __init__(
+        self, session_log: SessionLog, queue: Queue, source: Source, provider: Provider, name: str, settings: Settings
+    ) -> None:
+        self.worker = f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
+        self._log = session_log
+        self._queue = queue
+        self._source = source
+        self._provider = provider
+        self._name = name
+        self._settings = settings
+        self._room = asyncio.Semaphore(settings.concurrency)
+        self._running: dict[str, Generation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until `stopping` is set; then finishes what fits `grace_s` and hands over the rest."""
+        listening = asyncio.create_task(
+            self._source.subscribe(self._log.keys.worker(self.worker), self), name="control channel"
+        )
+        taking = asyncio.create_task(self._take_jobs(), name="consumer")
+        told = asyncio.create_task(stopping.wait(), name="stopping")
+        await asyncio.wait([taking, told], return_when=asyncio.FIRST_COMPLETED)
+        for task in (taking, told, listening):
+            task.cancel()
+        await asyncio.gather(taking, told, listening, return_exceptions=True)
+        if self._tasks:
+            log.info("finishing", running=len(self._tasks), grace_s=self._settings.grace_s)
+            await asyncio.wait(self._tasks, timeout=self._settings.grace_s)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._source.unsubscribe(self._log.keys.worker(self.worker), self)
+
+    # What the control channel says
+
+    def acknowledged(self) -> None:
+        """A stop that was missed is found at the next append or renewal."""
+
+    def message(self, payload: bytes) -> None:
+        verb, _, generation = payload.decode().partition(" ")
+        if verb == "stop" and generation in self._running:
+            self._running[generation].stop()
+
+    async def _take_jobs(self) -> None:
+        while True:
+            await self._room.acquire()
+            job = await self._next_job()
+            task = asyncio.create_task(self._see_through(job), name=f"job {job.generation}")
+            self._tasks.add(task)
+            task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._room.release()
+
+    async def _next_job(self) -> Job:
+        while True:
+            try:
+                marks = await self._queue.marks(self._name)
+                job = await self._queue.take(self._name, self.worker)
+                if job is not None:
+                    return job
+                await self._queue.wait(self._name, marks, int(BLOCK_S * 1000))
+            except StorageError as error:
+                metrics.storage_errors.labels("consumer").inc()
+                log.warning("take_failed", detail=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _see_through(self, job: Job) -> None:
+        """One job from taken to done. What goes wrong with Redis here leaves it to the reapers."""
+        crashpoint("claim.taken")
+        try:
+            if job.generation not in self._running:
+                await self._claim_and_run(job)
+        except StorageError as error:
+            metrics.storage_errors.labels("consumer").inc()
+            log.warning("job_left", session=job.session, generation=job.generation, detail=str(error))
+        except Exception:
+            metrics.bugs.labels("consumer").inc()
+            log.exception("job_failed", session=job.session, generation=job.generation)
+
+    async def _claim_and_run(self, job: Job) -> None:
+        admitted = await self._log.admit(job)
+        crashpoint("claim.admitted")
+        if admitted is None or admitted.generation != job.generation:
+            # Its request_id belongs to another generation, or the session has no room: it was never accepted.
+            await self._queue.done(job.queue, job.session, job.generation)
+            metrics.claims.labels("foreign").inc()
+            return
+        lease_ms = int(self._settings.lease_s * 1000)
+        claim = await self._log.claim(
+            job.session, job.generation, self.worker, lease_ms, (self._settings.history_turns + 1) // 2
+        )
+        crashpoint("claim.claimed")
+        if isinstance(claim, Refused):
+            metrics.claims.labels(claim.why).inc()
+            if claim.why == "ended":
+                await self._queue.done(job.queue, job.session, job.generation)
+            return
+        metrics.claims.labels("claimed").inc()
+        generation = Generation(job, claim, self._provider, self._log, self._settings)
+        self._running[job.generation] = generation
+        metrics.running.inc()
+        try:
+            ended = await generation.run()
+        except asyncio.CancelledError:
+            await self._hand_over(job, claim.fence)
+            raise
+        finally:
+            metrics.running.dec()
+            del self._running[job.generation]
+        crashpoint("end.appended")
+        if ended:
+            await self._queue.done(job.queue, job.session, job.generation)
+        crashpoint("end.done")
+
+    async def _hand_over(self, job: Job, fence: int) -> None:
+        """This worker goes: another one may begin at once. If Redis is away, the lease runs out instead."""
+        try:
+            await self._log.release(job.session, job.generation, fence)
+            await self._queue.requeue(job.queue, job.session, job.generation, 0)
+            log.info("handed_over", session=job.session, generation=job.generation)
+        except StorageError as error:
+            log.warning("hand_over_failed", session=job.session, generation=job.generation, detail=str(error))

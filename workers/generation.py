@@ -1,0 +1,215 @@
+"""One generation, from its claim to its one end.
+
+Three things run side by side: the provider's stream is read and its tokens are handed to the flusher; the flusher
+writes them to the log; the lease is renewed. Whoever learns that this worker may not go on (the flusher or the lease
+by a refusal, the control channel by word of a stop) ends all three, and that closes the upstream request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from relay import logging, metrics
+from relay.errors import StorageError
+from relay.log.jobs import Job
+from relay.log.session_log import Claim, SessionLog
+from relay.protocol.words import new_id
+from relay.settings import Settings
+from workers.batching import Kind
+from workers.flushing import Flusher, LetGo
+from workers.history import prompt_for
+from workers.mending import Mender
+from workers.providers.base import Finished, Part, Prompt, Provider, ProviderError, Reasoning, Text, describe
+
+log = logging.get("generation")
+
+
+class _Failed(Exception):
+    """This answer ends `failed` with this code."""
+
+    def __init__(self, code: str, *, retryable: bool) -> None:
+        super().__init__(code)
+        self.code = code
+        self.retryable = retryable
+
+
+class Generation:
+    """`run` it once. Cancelling `run` closes the provider's stream and leaves the end to somebody else."""
+
+    def __init__(self, job: Job, claim: Claim, provider: Provider, session_log: SessionLog, settings: Settings) -> None:
+        self._job = job
+        self._claim = claim
+        self._provider = provider
+        self._session_log = session_log
+        self._settings = settings
+        self._lease_ms = int(settings.lease_s * 1000)
+        self._log = log.bind(session=job.session, generation=job.generation, fence=claim.fence)
+        self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._told_at: float | None = None
+        self._text_bytes = 0
+        self._outcome = ("", "")  # reason and error code of the end that we said
+        self._flusher = Flusher(
+            session_log,
+            job.session,
+            job.generation,
+            claim.fence,
+            claim.attempt,
+            lease_ms=self._lease_ms,
+            batch_size=settings.batch_size,
+            batch_linger_ms=settings.batch_linger_ms,
+            now_ms=lambda: time.monotonic() * 1000,
+        )
+
+    def stop(self) -> None:
+        """A gateway says that it was stopped: its end is written already, only the stream is left to close."""
+        if not self._told.done():
+            self._told_at = time.monotonic()
+            self._told.set_result(None)
+
+    async def run(self) -> bool:
+        """True if the generation has ended, by us or by a stop; False if another worker has it now."""
+        started = time.monotonic()
+        if self._claim.shown:
+            self._flusher.restart("worker_lost")
+        self._flusher.status("preparing")
+        let_go: LetGo | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [tasks.create_task(self._keep_lease()), tasks.create_task(self._listen())]
+                tasks.create_task(self._produce())
+                await self._flusher.run()
+                for helper in helpers:
+                    helper.cancel()
+        except* LetGo as refusals:
+            let_go = next(error for error in refusals.exceptions if isinstance(error, LetGo))
+        if let_go is not None:
+            return self._let_go(let_go.why)
+        metrics.generations.labels(*self._outcome).inc()
+        self._log.info("ended", reason=self._outcome[0], code=self._outcome[1], provider=self._provider.name)
+        metrics.answer_s.observe(time.monotonic() - started)
+        return True
+
+    async def _produce(self) -> None:
+        """Read the provider to its finish and say the last word, whatever happens."""
+        try:
+            async with asyncio.timeout(self._settings.answer_timeout_s):
+                finished = await self._stream(await self._prompt())
+        except TimeoutError:
+            self._fail("provider_timeout", retryable=True, detail={"deadline": "answer_timeout_s"})
+        except ProviderError as error:
+            self._fail(error.code, retryable=error.retryable, detail={**describe(error), "status": error.status})
+        except _Failed as error:
+            self._fail(error.code, retryable=error.retryable, detail={})
+        except StorageError as error:
+            self._fail("storage", retryable=True, detail=describe(error))
+        except Exception as error:
+            metrics.bugs.labels("generation").inc()
+            self._log.exception("generation_failed")
+            self._fail("internal", retryable=True, detail=describe(error))
+        else:
+            self._complete(finished)
+
+    async def _prompt(self) -> Prompt:
+        asked, ours = self._job.provider, self._provider.name
+        if asked is not None and asked != ours:
+            raise ProviderError("provider_error", f"{asked} was asked for, {ours} is on offer", retryable=False)
+        return await prompt_for(self._job, self._claim.history, self._session_log)
+
+    async def _stream(self, prompt: Prompt) -> Finished:
+        """Every delta to the flusher; returns the provider's finish. No await in here is for Redis."""
+        self._flusher.status("thinking")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        deadline = started + self._settings.first_token_timeout_s
+        menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
+        async with aclosing(self._provider.stream(prompt)) as parts:
+            first = True
+            while True:
+                part = await self._next(parts, deadline)
+                if isinstance(part, Finished):
+                    for kind, mender in menders.items():
+                        self._hand_on(kind, mender.flush())
+                    return part
+                kind = _kind(part)
+                tokens = menders[kind].feed(part.text)
+                if tokens:
+                    self._hand_on(kind, tokens)
+                    deadline = loop.time() + self._settings.token_timeout_s
+                    if first:
+                        metrics.first_token_s.observe(loop.time() - started)
+                        first = False
+
+    async def _next(self, parts: Any, deadline: float) -> Part:
+        """The next part; the deadline moves with tokens, not with bytes: pings and comments are no progress."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                part: Part = await anext(parts)
+                return part
+        except TimeoutError:
+            raise ProviderError("provider_timeout", "no token in time", retryable=True) from None
+        except StopAsyncIteration:
+            raise ProviderError("truncated", "the stream ended without a finish", retryable=True) from None
+
+    def _hand_on(self, kind: Kind, tokens: list[str]) -> None:
+        for token in tokens:
+            self._text_bytes += len(token.encode())
+            if self._text_bytes > self._settings.max_answer_bytes:
+                raise _Failed("too_long", retryable=False)
+            self._flusher.token(kind, token)
+
+    def _complete(self, finished: Finished) -> None:
+        message_id = new_id("m")
+        members = {
+            "finish": finished.finish,
+            "provider": self._provider.name,
+            "model": finished.model,
+            "usage": finished.usage,
+            "message_id": message_id,
+        }
+        self._outcome = ("complete", "")
+        self._flusher.end("complete", _encode(members), message_id)
+
+    def _fail(self, code: str, *, retryable: bool, detail: dict[str, Any]) -> None:
+        error = {"code": code, "message": self._settings.failure_message, "retryable": retryable}
+        self._outcome = ("failed", code)
+        self._flusher.end("failed", _encode({"provider": self._provider.name, "error": error}))
+        self._log.warning("failed", code=code, provider=self._provider.name, **detail)
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            try:
+                outcome = await self._session_log.renew(
+                    self._job.session, self._job.generation, self._claim.fence, self._lease_ms
+                )
+            except StorageError as error:
+                metrics.storage_errors.labels("lease").inc()
+                self._log.warning("renewal_failed", detail=str(error))
+                continue
+            if outcome.what != "written":
+                raise LetGo(outcome.what)
+
+    async def _listen(self) -> None:
+        await self._told
+        raise LetGo("ended")
+
+    def _let_go(self, why: str) -> bool:
+        """Everything of ours is cancelled and closed by now."""
+        if self._told_at is not None:
+            metrics.stop_s.observe(time.monotonic() - self._told_at)
+        metrics.abandoned.labels(why).inc()
+        self._log.info("let_go", why=why)
+        return why == "ended"
+
+
+def _kind(part: Text | Reasoning) -> Kind:
+    return "tokens" if isinstance(part, Text) else "reasoning"
+
+
+def _encode(members: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({name: value for name, value in members.items() if value is not None})

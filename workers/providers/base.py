@@ -1,0 +1,88 @@
+"""What a provider is: one async generator of parts. Everything a model's API does differently ends here.
+
+A provider yields `Text` and `Reasoning` deltas as they come and, as its last part, one `Finished`. It mends nothing
+and batches nothing; it raises `ProviderError`, never an SDK's own error. A stream that ends without its API's
+own finish mark raises `ProviderError("truncated", …)`: both SDKs say nothing there, and half an answer would pass
+for a whole one. Closing the generator (or cancelling the task that reads it) closes the upstream connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from relay.protocol.words import Finish
+
+Failure = Literal["provider_error", "provider_timeout", "provider_rate_limited", "provider_refused", "truncated"]
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One turn of the model's context."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """What the model is asked: the whole context, the last turn a user's, and what the submit asked for."""
+
+    turns: list[Turn]
+    model: str | None = None
+    max_tokens: int | None = None
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A text delta as the provider sent it; may be empty or end in half a surrogate pair."""
+
+    text: str
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    """A delta of the model's reasoning."""
+
+    text: str
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """The provider's own finish: the answer is whole. `usage` counts tokens as the provider bills them."""
+
+    finish: Finish
+    model: str | None = None
+    usage: dict[str, int] | None = None  # {"input_tokens", "output_tokens"}
+
+
+Part = Text | Reasoning | Finished
+
+
+class ProviderError(Exception):
+    """The provider failed; `code` becomes `end.error.code`, the text goes to the log only, never to a client.
+
+    `retryable`: asking again may help. `status`: the HTTP status, where there was one.
+    """
+
+    def __init__(self, code: Failure, detail: str, *, retryable: bool, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.code: Failure = code
+        self.retryable = retryable
+        self.status = status
+
+
+class Provider(Protocol):
+    """One model API, shared by all generations of a worker process."""
+
+    name: str
+
+    def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        """The answer, part by part. Raises ProviderError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close idle connections; called once, after the last stream has ended."""
+        ...
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Fields for a log line about a failed call: the class and its text, cut; no request, no key."""
+    return {"error": type(error).__name__, "detail": str(error)[:300]}

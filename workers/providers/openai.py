@@ -1,0 +1,182 @@
+"""OpenAI's chat completions, and every server that speaks them: vLLM, Ollama, llama.cpp, OpenRouter, Azure's /v1 …
+
+Importing this loads the SDK, which takes about a second: only workers that use it do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import cast
+
+import httpx2
+from openai import AsyncOpenAI, omit
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+
+from relay.errors import SettingsError
+from relay.protocol.words import Finish
+from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text
+from workers.providers.failures import FAILURES, classify
+
+BASE_URL = "https://api.openai.com/v1"
+PLACEHOLDER_KEY = "none"  # local servers want no key, the SDK does not start without one
+
+READ_TIMEOUT_S = 600.0  # only a last resort: it is counted per read, so a server's pings reset it
+TAIL_S = 5.0  # how long a whole answer waits for its usage
+
+_FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "content_filter": "filter"}
+
+
+class OpenAIProvider:
+    """One client with its own connections; one call per answer, never retried here: failover is the caller's.
+
+    Raises SettingsError where key or base URL cannot work.
+    """
+
+    name = "openai"
+
+    def __init__(
+        self,
+        api_key: str | None,
+        base_url: str | None,
+        model: str,
+        connect_timeout_s: float,
+        reasoning: bool = True,
+    ) -> None:
+        if not api_key and not base_url:
+            raise SettingsError("OPENAI_API_KEY is not set; a server without keys needs OPENAI_BASE_URL instead")
+        url = _url(base_url or BASE_URL)
+        self._model = model
+        self._reasoning = reasoning
+        # OpenAI's newer models refuse max_tokens; many compatible servers know nothing else.
+        self._modern_limit = url.host.endswith((".openai.com", ".openai.azure.com"))
+        self._client = AsyncOpenAI(
+            api_key=_key(api_key or PLACEHOLDER_KEY),
+            base_url=url,  # always given: else the SDK reads the environment behind our settings
+            timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=connect_timeout_s),
+            max_retries=0,
+        )
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        """The answer, part by part; see Provider. What fails after the finish mark costs the usage, not the answer."""
+        answer = _Answer(prompt.model or self._model, self._reasoning)
+        limit = omit if prompt.max_tokens is None else prompt.max_tokens
+        streaming = False
+        try:
+            stream = await self._client.chat.completions.create(
+                model=answer.model,
+                messages=_messages(prompt),
+                max_completion_tokens=limit if self._modern_limit else omit,
+                max_tokens=omit if self._modern_limit else limit,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+            streaming = True
+            async with stream:  # closes the connection, however this ends
+                chunks = aiter(stream)
+                # The usage comes after the finish mark, in a chunk of its own: only the end of the body is the end.
+                while True:
+                    async with asyncio.timeout(TAIL_S if answer.finish else None):
+                        chunk = await anext(chunks, None)
+                    if chunk is None:
+                        break
+                    for part in answer.read(chunk):
+                        yield part
+        except (*FAILURES, TimeoutError) as error:
+            if answer.finish is None:
+                raise classify(error, streaming=streaming) from error
+        yield answer.finished()
+
+    async def aclose(self) -> None:
+        """Close idle connections; called once, after the last stream has ended."""
+        await self._client.close()
+
+
+class _Answer:
+    """What the chunks have said so far. The SDK validates none of them: any field may be missing or of another type."""
+
+    def __init__(self, model: str, reasoning: bool) -> None:
+        self.model = model
+        self.finish: Finish | None = None
+        self._reasoning = reasoning
+        self._refused = False
+        self._usage: dict[str, int] | None = None
+        self._chunks = 0
+
+    def read(self, chunk: ChatCompletionChunk) -> list[Part]:
+        """The chunk's parts. Raises ProviderError where it is no chunk or says that the model failed."""
+        self._chunks += 1
+        try:
+            return self._parts(chunk)
+        except (AttributeError, TypeError) as error:
+            if self.finish:  # whole already: nothing after it can spoil it
+                return []
+            raise ProviderError("provider_error", f"a malformed chunk: {error}", retryable=True) from error
+
+    def finished(self) -> Finished:
+        """The last part. Raises ProviderError("truncated") where no finish mark came: the SDK says nothing then."""
+        if self.finish is None:
+            raise ProviderError(
+                "truncated", f"the stream ended without finish_reason, after {self._chunks} chunks", retryable=True
+            )
+        return Finished("filter" if self._refused else self.finish, self.model, self._usage)
+
+    def _parts(self, chunk: ChatCompletionChunk) -> list[Part]:
+        self.model = chunk.model or self.model
+        if chunk.usage:  # on every chunk with some servers, then counted up to here
+            self._usage = _usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens) or self._usage
+        if not chunk.choices:  # the usage chunk; Azure's first one too
+            return []
+        choice = chunk.choices[0]
+        parts: list[Part] = []
+        if delta := choice.delta:
+            # Not in OpenAI's API. Some servers send both names with the same text.
+            thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
+            if thought and self._reasoning:
+                parts.append(Reasoning(_text(thought)))
+            if delta.content:
+                parts.append(Text(_text(delta.content)))
+            if delta.refusal:
+                self._refused = True
+                parts.append(Text(_text(delta.refusal)))
+        if choice.finish_reason:
+            self.finish = _finish(choice.finish_reason)
+        return parts
+
+
+def _finish(reason: str) -> Finish:
+    if reason == "error":  # OpenRouter's: the model behind it failed half-way
+        raise ProviderError("provider_error", "finish_reason error", retryable=True)
+    return _FINISHES.get(reason, "other")
+
+
+def _usage(input_tokens: object, output_tokens: object) -> dict[str, int] | None:
+    if isinstance(input_tokens, int) and isinstance(output_tokens, int):
+        return {"input_tokens": input_tokens, "output_tokens": output_tokens}
+    return None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text expected, got {type(value).__name__}")
+    return value
+
+
+def _messages(prompt: Prompt) -> list[ChatCompletionMessageParam]:
+    return [cast(ChatCompletionMessageParam, {"role": turn.role, "content": turn.content}) for turn in prompt.turns]
+
+
+def _url(base_url: str) -> httpx2.URL:
+    try:
+        url = httpx2.URL(base_url)
+    except httpx2.InvalidURL as error:
+        raise SettingsError(f"OPENAI_BASE_URL is not a URL: {error}") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise SettingsError("OPENAI_BASE_URL must begin with http:// or https:// and a host")
+    return url
+
+
+def _key(api_key: str) -> str:
+    if not api_key.isascii() or not api_key.isprintable():  # a newline at the end of a secret's file, mostly
+        raise SettingsError("OPENAI_API_KEY holds characters that no HTTP header can")
+    return api_key
