@@ -1,0 +1,168 @@
+"""A client that trusts nobody: it follows the contract's rules, and counts every frame that should not have come.
+
+On one subscription the server sends everything once and in order. So a frame that the rules would drop is a doubled
+one, a gap is a lost or reordered one, and both are errors here, not something to recover from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import Counter
+from typing import Any
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+from relay.protocol.view import Frame, Generation, SessionView
+from tests.scenarios.processes import TIMEOUT_S
+
+
+class Client:
+    """One connection after the other to a gateway, with the state of one session."""
+
+    def __init__(self, url: str, session: str) -> None:
+        self.url = url.replace("http", "ws", 1) + "/v1/ws"
+        self.session = session
+        self.view = SessionView(session)
+        self.frames: list[Frame] = []  # every log frame and `subscribed`, over all connections
+        self.raw: list[bytes] = []  # the same, as they came
+        self.wrong: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+        self.after_end: list[Frame] = []
+        self.welcome: Frame = {}
+        self.connection: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._replies: dict[str, asyncio.Future[Frame]] = {}
+        self._news = asyncio.Condition()
+        self._next_id = 0
+
+    async def __aenter__(self) -> Client:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.disconnect()
+
+    async def connect(self) -> None:
+        self.connection = await connect(
+            self.url, subprotocols=[Subprotocol("relay.v1.json")], proxy=None, max_size=None, ping_interval=None
+        )
+        self.welcome = msgspec.json.decode(await self.connection.recv())
+        assert self.welcome["type"] == "welcome"
+        self._reader = asyncio.create_task(self._read(self.connection))
+
+    async def disconnect(self) -> None:
+        if self.connection is not None and self._reader is not None:
+            await self.connection.close()
+            await self._reader
+            self.connection = None
+
+    async def cut(self) -> None:
+        """As a phone in a lift: the connection is gone, nobody says goodbye."""
+        assert self.connection is not None
+        assert self._reader is not None
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+        self.connection.transport.abort()
+        self.connection = None
+
+    async def command(self, **fields: Any) -> Frame:
+        """Send a command with an id of its own; its reply, `error` included."""
+        reply = await self.begin(**fields)
+        return await asyncio.wait_for(reply, TIMEOUT_S)
+
+    async def begin(self, **fields: Any) -> asyncio.Future[Frame]:
+        assert self.connection is not None
+        self._next_id += 1
+        name = f"c{self._next_id}"
+        reply = self._replies[name] = asyncio.get_running_loop().create_future()
+        await self.connection.send(msgspec.json.encode({"id": name, **fields}), text=True)
+        return reply
+
+    async def subscribe(self, *, start: str = "start") -> Frame:
+        """Follow the session from the cursor, if there is one."""
+        return await self.command(**self.view.subscribe(start=start))
+
+    async def submit(self, content: str, request_id: str = "r1", **fields: Any) -> str:
+        """The generation of a question."""
+        reply = await self.command(
+            type="submit", session=self.session, request_id=request_id, content=content, **fields
+        )
+        assert reply["type"] == "accepted", reply
+        return str(reply["generation"])
+
+    async def stop(self, generation: str) -> Frame:
+        return await self.command(type="stop", session=self.session, generation=generation)
+
+    async def until(self, condition: Any, what: str, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until a condition on this client holds; looked at after every frame."""
+        try:
+            async with asyncio.timeout(timeout_s), self._news:
+                await self._news.wait_for(condition)
+        except TimeoutError:
+            raise AssertionError(f"{what} did not come; the last frames: {self.frames[-5:]}") from None
+
+    async def ended(self, generation: str, timeout_s: float = TIMEOUT_S) -> Generation:
+        """The generation, once its end has come."""
+        await self.until(
+            lambda: generation in self.view.generations and self.view.generations[generation].end is not None,
+            f"the end of {generation}",
+            timeout_s,
+        )
+        return self.view.generations[generation]
+
+    def shown(self, generation: str) -> Generation:
+        return self.view.generations[generation]
+
+    async def _read(self, connection: ClientConnection) -> None:
+        try:
+            async for raw in connection:
+                frame = msgspec.json.decode(raw)
+                async with self._news:
+                    self.take(frame, raw if isinstance(raw, bytes) else raw.encode())
+                    self._news.notify_all()
+        except ConnectionClosed:
+            pass  # whoever waits for frames will notice
+
+    def take(self, frame: Frame, raw: bytes = b"") -> None:
+        """Apply one frame and judge it."""
+        if frame.get("session") == self.session and (frame["type"] == "subscribed" or "seq" in frame):
+            waiting = self.view.waiting
+            outcome = self.view.apply(frame)
+            self.frames.append(frame)
+            self.raw.append(raw)
+            if outcome != "applied" and not waiting:
+                self.wrong[outcome] += 1
+            self._judge(frame)
+        reply = self._replies.pop(frame.get("id") or "", None)
+        if reply is not None and not reply.done():
+            reply.set_result(frame)
+
+    def _judge(self, frame: Frame) -> None:
+        if frame["type"] == "subscribed" and not frame["recovered"]:
+            self.ends.clear()
+        events = frame["events"] if frame["type"] == "catchup" else [frame]
+        for event in events:
+            generation = event.get("generation", "")
+            if self.ends[generation] and event["type"] != "message":
+                self.after_end.append(event)
+            if event["type"] == "end":
+                self.ends[generation] += 1
+
+
+def check(client: Client, generation: str, text: str, reason: str = "complete") -> Frame:
+    """The client shows `text`, byte for byte, and has seen exactly one end that proves it. Returns that end."""
+    shown = client.shown(generation)
+    assert shown.text.encode() == text.encode()
+    assert not client.wrong, f"frames that should not have come: {client.wrong}"
+    assert client.ends[generation] == 1
+    assert not client.after_end
+    end = shown.end
+    assert end is not None
+    assert end["reason"] == reason, end
+    encoded = text.encode()
+    assert (end["text_bytes"], end["crc32"]) == (len(encoded), zlib.crc32(encoded))
+    return end

@@ -1,0 +1,98 @@
+"""Real processes for the scenarios: started, watched, killed and reaped by pid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+TIMEOUT_S = 20.0
+
+
+async def until(condition: Callable[[], Any], what: str = "", timeout_s: float = TIMEOUT_S) -> Any:
+    """Wait for a condition (not for time); fails naming `what`."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"did not come true in {timeout_s} s: {what or condition}"
+        await asyncio.sleep(0.005)
+    return value
+
+
+class Process:
+    """One process of ours; its log lines are JSON on stderr."""
+
+    def __init__(self, command: list[str], directory: Path, name: str, environment: dict[str, str]) -> None:
+        self.name = name
+        self.stderr = directory / f"{name}.err"
+        self.stdout = directory / f"{name}.out"
+        # Nothing of this machine's settings may reach it: a key in the environment would choose another provider.
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("RELAY_", "OPENAI_", "ANTHROPIC_", "AGENT_"))}
+        clean.pop("PORT", None)
+        with self.stderr.open("wb") as err, self.stdout.open("wb") as out:
+            self._popen = subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]],
+                env={**clean, **environment},
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def code(self) -> int | None:
+        """Exit code; negative: killed by that signal; None: runs."""
+        return self._popen.poll()
+
+    def lines(self) -> list[dict[str, Any]]:
+        found = []
+        for line in self.stderr.read_text().splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return [line for line in found if isinstance(line, dict)]
+
+    def logged(self, event: str) -> dict[str, Any] | None:
+        return next((line for line in self.lines() if line.get("event") == event), None)
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    async def exited(self, timeout_s: float = TIMEOUT_S) -> int:
+        """Its exit code, once it has one."""
+        await until(lambda: self.code is not None, f"{self.name} exits", timeout_s)
+        assert self.code is not None
+        return self.code
+
+    async def kill(self) -> None:
+        """`kill -9`."""
+        self.signal(signal.SIGKILL)
+        await self.exited()
+
+    async def end(self) -> None:
+        """Ask it to end; insist if it does not."""
+        if self.code is None:
+            self.signal(signal.SIGTERM)
+            try:
+                await self.exited(10)
+            except AssertionError:
+                await self.kill()
+                raise
+
+    def check_log(self) -> None:
+        """No traceback and nothing unexpected was logged."""
+        text = self.stderr.read_text()
+        assert "Traceback" not in text, f"{self.name}:\n{text[-3000:]}"
+        unexpected = [line for line in self.lines() if line.get("level") in ("error", "critical")]
+        assert not unexpected, f"{self.name}: {unexpected[:3]}"

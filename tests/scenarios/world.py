@@ -1,0 +1,119 @@
+"""One relay for one scenario: a Redis prefix of its own, gateways and workers as real processes, a fake provider."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio.to_thread
+import redis.asyncio
+
+from tests.fakes.openai_server import FakeOpenAI, Script
+from tests.scenarios.processes import Process, until
+
+P = TypeVar("P", bound=Process)
+
+
+class Gateway(Process):
+    """A gateway process and its address."""
+
+    url: str = ""
+
+    async def http(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
+        """(status, decoded JSON or text, headers); `body` bytes go as they are, anything else as JSON."""
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json", **(headers or {})} if data is not None else headers or {}
+        request = urllib.request.Request(self.url + path, data, sent, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+        def call() -> tuple[int, Any, dict[str, str]]:
+            try:
+                with opener.open(request, timeout=20) as answer:
+                    status, text, got = answer.status, answer.read().decode(), dict(answer.headers)
+            except urllib.error.HTTPError as error:
+                status, text, got = error.code, error.read().decode(), dict(error.headers)
+            is_json = got.get("content-type", "").startswith("application/json")
+            return status, json.loads(text) if is_json else text, got
+
+        return await anyio.to_thread.run_sync(call)
+
+
+class World:
+    def __init__(self, redis_url: str, directory: Path, fake: FakeOpenAI) -> None:
+        self.fake = fake
+        self.redis_url = redis_url
+        self.prefix = f"t{secrets.token_hex(4)}"
+        self.redis = redis.asyncio.Redis.from_url(redis_url)
+        self.settings: dict[str, str] = {}
+        self._directory = directory
+        self._processes: list[Process] = []
+
+    async def gateway(self, **settings: str) -> Gateway:
+        gateway = self._spawn(Gateway, ["relay", "gateway", "--port", "0"], "gateway", settings)
+        line = await until(lambda: gateway.logged("listening") or gateway.code is not None, "the gateway listens")
+        assert isinstance(line, dict), gateway.stderr.read_text()
+        gateway.url = f"http://127.0.0.1:{line['port']}"
+        while True:
+            try:
+                if (await gateway.http("GET", "/readyz"))[0] == 200:
+                    return gateway
+            except OSError:
+                assert gateway.code is None, gateway.stderr.read_text()
+
+    async def worker(self, *flags: str, wait: bool = True, **settings: str) -> Process:
+        """A worker with the fake provider; with `wait` until it serves (one that is to crash may never)."""
+        worker = self._spawn(Process, ["relay-worker", "--provider", "openai", *flags], "worker", settings)
+        if wait:
+            await until(lambda: worker.logged("serving") or worker.code is not None, "the worker serves")
+            assert worker.code is None, worker.stderr.read_text()
+        return worker
+
+    def send(self, gateway: Gateway, session: str, question: str) -> Process:
+        return self._spawn(Process, ["relay", "send", session, question, "--url", gateway.url], "send", {})
+
+    async def keys(self) -> list[str]:
+        return sorted(key.decode() for key in await self.redis.keys(f"{self.prefix}:*"))
+
+    async def ttls(self) -> dict[str, int]:
+        return {key: await self.redis.pttl(key) for key in await self.keys()}
+
+    def _spawn(self, kind: type[P], command: list[str], name: str, settings: dict[str, str]) -> P:
+        environment = {
+            "RELAY_REDIS_URL": self.redis_url,
+            "RELAY_PREFIX": self.prefix,
+            "OPENAI_BASE_URL": self.fake.base_url,
+            "OPENAI_API_KEY": "sk-scenario",
+            **self.settings,
+            **settings,
+        }
+        process = kind(command, self._directory, f"{len(self._processes)}-{name}", environment)
+        self._processes.append(process)
+        return process
+
+    async def aclose(self) -> None:
+        for process in self._processes:
+            await process.end()
+        for process in self._processes:
+            process.check_log()
+        keys = await self.keys()
+        if keys:
+            await self.redis.delete(*keys)
+        await self.redis.aclose()
+
+
+@asynccontextmanager
+async def world(redis_url: str, directory: Path) -> AsyncIterator[World]:
+    async with FakeOpenAI(Script(tokens=["Hello", " there"])) as fake:
+        made = World(redis_url, directory, fake)
+        try:
+            yield made
+        finally:
+            await made.aclose()
