@@ -98,6 +98,11 @@ class Flusher:
         self._batcher.add(kind, text, self._now_ms())
         self._stirred.set()
 
+    def due(self) -> bool:
+        """Whether a batch waits that could leave now."""
+        due_ms = self._batcher.due_ms()
+        return due_ms is not None and due_ms <= self._now_ms()
+
     def end(self, reason: Reason, members: bytes, message_id: str = "") -> None:
         """The last word; what is pending goes before it."""
         self._finale = Finale(reason, members, message_id)

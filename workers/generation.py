@@ -140,6 +140,9 @@ class Generation:
                 if tokens:
                     self._hand_on(kind, tokens)
                     deadline = loop.time() + self._settings.token_timeout_s
+                    if self._flusher.due():
+                        # Deltas that arrived together come without a pause: let the flusher have its turn.
+                        await asyncio.sleep(0)
                     if first:
                         metrics.first_token_s.observe(loop.time() - started)
                         first = False

@@ -80,7 +80,8 @@ class World:
         return self._spawn(Process, ["relay", "send", session, question, "--url", gateway.url], "send", {})
 
     async def keys(self) -> list[str]:
-        return sorted(key.decode() for key in await self.redis.keys(f"{self.prefix}:*"))
+        found: list[bytes] = await self.redis.keys(f"{self.prefix}:*")  # type: ignore[assignment]
+        return sorted(key.decode() for key in found)
 
     async def ttls(self) -> dict[str, int]:
         return {key: await self.redis.pttl(key) for key in await self.keys()}

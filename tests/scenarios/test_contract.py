@@ -1,0 +1,343 @@
+"""The wire contract at its edges: what a gateway answers to good, odd and hostile clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin, Subprotocol
+
+from tests.fakes.openai_server import Script
+from tests.scenarios.client import Client, check
+from tests.scenarios.processes import until
+from tests.scenarios.world import Gateway, World
+
+Frame = dict[str, Any]
+
+
+def _address(gateway: Gateway) -> str:
+    return gateway.url.replace("http", "ws", 1) + "/v1/ws"
+
+
+async def _receive(websocket: ClientConnection) -> Frame:
+    frame: Frame = json.loads(await asyncio.wait_for(websocket.recv(), 10))
+    return frame
+
+
+async def test_a_connection_begins_with_welcome_and_every_reply_carries_its_id(relay: World) -> None:
+    gateway = await relay.gateway()
+    async with connect(_address(gateway), proxy=None) as websocket:
+        welcome = await _receive(websocket)
+        assert (welcome["type"], welcome["protocol"]) == ("welcome", "relay.v1")
+        assert welcome["heartbeat_s"] == 15
+        assert welcome["limits"].keys() >= {
+            "max_command_bytes", "max_content_bytes", "max_frame_bytes", "max_answer_bytes", "max_subscriptions",
+            "stall_s", "lost_after_s", "session_ttl_s",
+        }  # fmt: skip
+        talk: list[tuple[Frame, Frame]] = [
+            ({"type": "ping", "id": "1", "t": [1, {"a": None}]}, {"type": "pong", "id": "1", "t": [1, {"a": None}]}),
+            ({"type": "ping"}, {"type": "pong"}),
+            ({"type": "hello", "id": "2", "token": "anything"}, {**welcome, "id": "2"}),
+            (
+                {"type": "unsubscribe", "id": "3", "session": "never"},
+                {"type": "unsubscribed", "id": "3", "session": "never"},
+            ),
+        ]
+        for command, reply in talk:
+            await websocket.send(json.dumps(command))
+            assert await _receive(websocket) == reply
+
+
+BAD: list[tuple[str, str, str | None]] = [
+    ("nonsense", "bad_message", None),
+    ("[1]", "bad_message", None),
+    ('"\\ud83d"', "bad_message", None),
+    ("[" * 5000 + "]" * 5000, "bad_message", None),
+    ('{"id":"a"}', "bad_message", "a"),
+    ('{"type":7,"id":"a"}', "bad_message", "a"),
+    ('{"type":"dance","id":"a"}', "unknown_type", "a"),
+    ('{"type":"ping","id":7}', "bad_message", None),
+    ('{"type":"subscribe","id":"a"}', "bad_session", "a"),
+    ('{"type":"subscribe","id":"a","session":".."}', "bad_session", "a"),
+    ('{"type":"subscribe","id":"a","session":"s","cursor":7}', "bad_cursor", "a"),
+    ('{"type":"subscribe","id":"a","session":"s","cursor":{"epoch":"e","seq":-1}}', "bad_cursor", "a"),
+    ('{"type":"subscribe","id":"a","session":"s","from":"middle"}', "bad_message", "a"),
+    ('{"type":"submit","id":"a","session":"s","request_id":"r"}', "bad_message", "a"),
+    ('{"type":"submit","id":"a","session":"s","request_id":"r","content":"q","retry_of":"g"}', "bad_message", "a"),
+    ('{"type":"submit","id":"a","session":"s","request_id":"r","retry_of":"g_none"}', "not_found", "a"),
+    ('{"type":"submit","id":"a","session":"s","request_id":"r","content":"q","queue":"a b"}', "bad_message", "a"),
+    ('{"type":"submit","id":"a","session":"s","request_id":"r","content":"' + "x" * 140_000 + '"}', "too_large", "a"),
+    ('{"type":"ping","id":"a","t":"' + "x" * 1_100_000 + '"}', "too_large", None),
+    ('{"type":"stop","id":"a","session":"s","generation":"g_none"}', "not_found", "a"),
+]
+
+
+async def test_bad_commands_get_a_clear_error_and_the_connection_survives(relay: World) -> None:
+    gateway = await relay.gateway()
+    async with connect(_address(gateway), proxy=None, max_size=None) as websocket:
+        await _receive(websocket)
+        for text, code, reply_id in BAD:
+            await websocket.send(text)
+            error = await _receive(websocket)
+            assert (error["type"], error["code"], error.get("id")) == ("error", code, reply_id), (text[:80], error)
+            assert isinstance(error["retryable"], bool)
+            assert error["message"]
+        await websocket.send('{"type":"ping","id":"z"}')
+        assert (await _receive(websocket))["type"] == "pong"
+
+
+@pytest.mark.parametrize(
+    ("message", "code"), [(b"\x00binary", 1003), ("x" * 4_300_000, 1009)], ids=["binary on json", "far too large"]
+)
+async def test_what_the_protocol_cannot_carry_closes_the_connection(
+    relay: World, message: str | bytes, code: int
+) -> None:
+    gateway = await relay.gateway()
+    async with connect(_address(gateway), proxy=None) as websocket:
+        await _receive(websocket)
+        with pytest.raises(ConnectionClosed) as closed:
+            await _say(websocket, message)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == code
+
+
+async def test_text_that_is_not_utf8_closes_1007(relay: World) -> None:
+    gateway = await relay.gateway()
+    async with connect(_address(gateway), proxy=None) as websocket:
+        await _receive(websocket)
+        with pytest.raises(ConnectionClosed) as closed:
+            await _say(websocket, b"\xff\xfe", text=True)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1007
+
+
+async def test_only_our_subprotocol_and_our_own_pages_are_let_in(relay: World) -> None:
+    gateway = await relay.gateway(RELAY_ALLOWED_ORIGINS="https://chat.example.com")
+    own = gateway.url
+    async with connect(
+        _address(gateway), proxy=None, subprotocols=[Subprotocol("x"), Subprotocol("relay.v1.json")]
+    ) as ok:
+        assert ok.subprotocol == "relay.v1.json"
+    for origin in (own, "https://chat.example.com"):
+        async with connect(_address(gateway), proxy=None, origin=Origin(origin)):
+            pass
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(_address(gateway), proxy=None, subprotocols=[Subprotocol("relay.v9")]):
+            pass
+    assert refused.value.response.status_code == 400
+    for origin in ("https://evil.example.com", "null"):
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(_address(gateway), proxy=None, origin=Origin(origin)):
+                pass
+        assert refused.value.response.status_code == 403
+        status, body, _ = await gateway.http("GET", "/v1/sessions/s", headers={"Origin": origin})
+        assert (status, body["error"]["code"]) == (403, "forbidden")
+    status, body, _ = await gateway.http("GET", "/v1/sessions/s", headers={"Host": "rebound.example.com"})
+    assert (status, body["error"]["code"]) == (403, "forbidden")
+    status, _, _ = await gateway.http("GET", "/", headers={"Host": "chat.example.com"})
+    assert status == 200
+
+
+async def test_http_errors_have_one_shape_and_the_right_status(relay: World) -> None:
+    gateway = await relay.gateway()
+    submit = "/v1/sessions/s/generations"
+    json_type = {"Content-Type": "application/json"}
+    cases: list[tuple[str, str, Any, dict[str, str], int, str]] = [
+        ("POST", submit, b"{}", {"Content-Type": "text/plain"}, 415, "bad_message"),
+        ("POST", submit, b"{", json_type, 400, "bad_message"),
+        ("POST", submit, {"content": "q", "request_id": "a"}, {"Idempotency-Key": "b"}, 400, "bad_message"),
+        ("POST", submit, {"content": ""}, {}, 400, "bad_message"),
+        ("POST", submit, {"content": "q", "mode": "report"}, {}, 400, "bad_message"),
+        ("POST", submit, {"content": "x" * 140_000}, {}, 413, "too_large"),
+        ("POST", submit, b'"' + b"x" * 1_100_000 + b'"', {}, 413, "too_large"),
+        ("POST", "/v1/sessions/b%40d/generations", {"content": "q"}, {}, 400, "bad_session"),
+        ("POST", submit + "/g_none/stop", None, {}, 404, "not_found"),
+        ("GET", submit + "/g_none", None, {}, 404, "not_found"),
+        ("GET", "/v1/sessions/none", None, {}, 404, "not_found"),
+        ("GET", "/v1/sessions/none?limit=0", None, {}, 400, "bad_message"),
+        ("GET", "/v1/nothing", None, {}, 404, "not_found"),
+        ("PUT", submit, b"{}", json_type, 405, "bad_message"),
+    ]
+    for method, path, body, headers, status, code in cases:
+        answer = await gateway.http(method, path, body, headers)
+        assert answer[0] == status, (method, path, answer)
+        assert answer[1]["error"]["code"] == code, (method, path, answer)
+        assert isinstance(answer[1]["error"]["retryable"], bool)
+        assert answer[1]["error"]["message"]
+
+
+async def test_submit_over_http_draws_what_is_missing_and_the_snapshot_shows_it(relay: World) -> None:
+    gateway = await relay.gateway()
+    await relay.worker()
+    status, body, _ = await gateway.http("POST", "/v1/sessions/s/generations", {"content": "q", "metadata": {"a": [1]}})
+    assert (status, body["session"], body["duplicate"]) == (202, "s", False)
+    generation = body["generation"]
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        await client.ended(generation)
+        _, found, _ = await gateway.http("GET", f"/v1/sessions/s/generations/{generation}")
+        end = check(client, generation, "Hello there")
+    assert found["message"] == {"message_id": client.view.messages[0]["message_id"], "content": "q"}
+    assert (found["state"], found["text"], found["metadata"]) == ("ended", "Hello there", {"a": [1]})
+    for field in ("reason", "count", "text_bytes", "crc32", "usage", "finish", "message_id", "timings_ms"):
+        assert found[field] == end[field]
+    _, session, _ = await gateway.http("GET", "/v1/sessions/s")
+    assert session["generations"] == [found]
+    assert (session["epoch"], session["head"]) == (client.view.epoch, client.view.last)
+    assert session["messages"] == [
+        {**found["message"], "role": "user", "generation": generation},
+        {"message_id": end["message_id"], "role": "assistant", "content": "Hello there", "generation": generation},
+    ]
+
+
+async def test_after_unsubscribe_no_frame_of_the_session_follows(relay: World) -> None:
+    relay.fake.script = Script(tokens=["a", "b", "c"], hold_before=1)
+    gateway = await relay.gateway()
+    await relay.worker()
+    async with Client(gateway.url, "s") as client, Client(gateway.url, "s") as other:
+        await client.subscribe()
+        await other.subscribe()
+        generation = await client.submit("q")
+        await client.until(lambda: generation in client.view.generations and client.shown(generation).count == 1, "one")
+        assert (await client.command(type="unsubscribe", session="s"))["type"] == "unsubscribed"
+        seen = len(client.frames)
+        relay.fake.release()
+        await other.ended(generation)
+        await client.command(type="ping")
+        assert len(client.frames) == seen
+        check(other, generation, "abc")
+
+
+async def test_a_cursor_of_another_life_or_ahead_of_the_log_brings_everything(relay: World) -> None:
+    gateway = await relay.gateway()
+    await relay.worker()
+    async with Client(gateway.url, "s") as client:
+        reply = await client.subscribe()
+        generation = await client.submit("q")
+        await client.ended(generation)
+        for cursor in ({"epoch": "other", "seq": 1}, {"epoch": reply["epoch"], "seq": 2**53 - 1}):
+            fresh = Client(gateway.url, "s")
+            async with fresh:
+                answer = await fresh.command(type="subscribe", session="s", cursor=cursor, **{"from": "live"})
+                assert (answer["at"], answer["recovered"]) == (0, False)
+                await fresh.ended(generation)
+                check(fresh, generation, "Hello there")
+
+
+async def test_heartbeats_come_when_nothing_else_does_and_a_dead_peer_is_closed_4408(relay: World) -> None:
+    gateway = await relay.gateway(RELAY_HEARTBEAT_S="0.3")
+    async with connect(_address(gateway), proxy=None, ping_interval=None) as websocket:
+        await _receive(websocket)
+        for _ in range(4):  # the library answers pings by itself: the peer is alive
+            assert (await _receive(websocket))["type"] == "heartbeat"
+    reader, writer = await _raw_handshake(gateway)
+    try:
+        # A peer that takes everything and says nothing, not even a pong.
+        received = await asyncio.wait_for(reader.readuntil(b"no sign of life"), 10)
+    finally:
+        writer.close()
+    assert received.endswith(
+        b"\x88" + bytes([len(b"no sign of life") + 2]) + struct.pack("!H", 4408) + b"no sign of life"
+    )
+
+
+async def test_a_slow_reader_is_not_cut_off_slows_nobody_and_gets_merged_frames(relay: World) -> None:
+    tokens = [f"{number:06d} " + "x" * 800 for number in range(15_000)]  # three times what the kernel holds
+    relay.fake.script = Script(tokens=tokens)
+    gateway = await relay.gateway(RELAY_VIEWER_BUFFER_BYTES="4096", RELAY_WINDOW_BYTES="65536")
+    await relay.worker(RELAY_MAX_ANSWER_BYTES="16777216")
+    slow = Client(gateway.url, "s")
+    async with Client(gateway.url, "s") as quick:
+        await slow.connect()
+        await slow.subscribe()
+        assert slow.connection is not None
+        await quick.subscribe()
+        slow.connection.transport.pause_reading()
+        generation = await quick.submit("q")
+        await quick.ended(generation, 60)
+        check(quick, generation, "".join(tokens))
+        slow.connection.transport.resume_reading()
+        await slow.ended(generation, 60)
+        check(slow, generation, "".join(tokens))
+        assert len(slow.frames) < 0.7 * len(quick.frames), "what a slow reader missed comes merged"
+        assert all(len(raw) <= 262_144 for raw in slow.raw)
+    await slow.disconnect()
+
+
+async def test_a_reader_that_takes_nothing_is_closed_4413_and_resumes(relay: World) -> None:
+    tokens = ["x" * 1000] * 8000
+    relay.fake.script = Script(tokens=tokens)
+    gateway = await relay.gateway(RELAY_STALL_S="1", RELAY_VIEWER_BUFFER_BYTES="4096")
+    await relay.worker(RELAY_MAX_ANSWER_BYTES="16777216")
+    stuck = Client(gateway.url, "s")
+    async with Client(gateway.url, "s") as quick:
+        await stuck.connect()
+        await stuck.subscribe()
+        assert stuck.connection is not None
+        stuck.connection.transport.pause_reading()
+        generation = await quick.submit("q")
+        await until(lambda: relay.fake.calls and relay.fake.calls[0].finished, "the provider is done", 60)
+        metrics = ""
+        while 'relay_closes_total{code="4413"} 1.0' not in metrics:
+            _, metrics, _ = await gateway.http("GET", "/metrics")
+        stuck.connection.transport.resume_reading()
+        await stuck.connection.wait_closed()
+        assert stuck.connection.close_code == 4413
+        await stuck.disconnect()
+        await stuck.connect()
+        assert (await stuck.subscribe())["recovered"] is True
+        await stuck.ended(generation, 60)
+        check(stuck, generation, "".join(tokens))
+    await stuck.disconnect()
+
+
+async def test_a_handshake_that_is_broken_is_answered(relay: World) -> None:
+    gateway = await relay.gateway()
+    host, port = gateway.url.removeprefix("http://").split(":")
+    upgrade = f"GET /v1/ws HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    for odd in ("", "Sec-WebSocket-Version: 13\r\n", key + "X: " + "x" * 9000 + "\r\n", key + "A: b\r\n" * 140):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write((upgrade + odd + "\r\n").encode())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 426")), (odd[:40], answer[:80])
+
+
+async def test_a_gateway_that_is_told_to_go_says_when_to_come_back(relay: World) -> None:
+    gateway = await relay.gateway()
+    async with connect(_address(gateway), proxy=None) as websocket:
+        await _receive(websocket)
+        gateway.signal(15)
+        frame = await _receive(websocket)
+        assert frame["type"] == "draining"
+        assert frame["reconnect_in_ms"] > 0
+        with pytest.raises(ConnectionClosed) as closed:
+            await _receive(websocket)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+    assert await gateway.exited() in (0, -15)
+
+
+async def _say(websocket: ClientConnection, message: str | bytes, text: bool | None = None) -> Frame:
+    await websocket.send(message, text=text)
+    return await _receive(websocket)
+
+
+async def _raw_handshake(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    sock = socket.create_connection((host, int(port)))
+    sock.setblocking(False)
+    reader, writer = await asyncio.open_connection(sock=sock)
+    writer.write(
+        f"GET /v1/ws HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
