@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import uvicorn
 
 from relay import embedded
-from relay.gateway.server import listen, server
+from relay.gateway.server import address, listen, server
 from relay.settings import Settings
 from workers import providers, worker
 
@@ -48,8 +48,7 @@ async def _run(settings: Settings, sock: socket.socket) -> None:
 async def _announce(gateway: uvicorn.Server, sock: socket.socket, settings: Settings) -> None:
     while not gateway.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
         await asyncio.sleep(0.01)
-    port = sock.getsockname()[1]
-    url = f"http://{settings.host}:{port}"
+    url = address(settings.host, sock.getsockname()[1])
     provider = providers.choose(settings)
     print(f"\n  The relay is running: {url}/\n", flush=True)  # noqa: T201
     print(f"  Answers come from: {provider}. Ask from a terminal: relay send demo 'Hello' --url {url}", file=sys.stderr)  # noqa: T201

@@ -89,8 +89,7 @@ class Gateway:
         try:
             await self._connection(sink).run(websocket.receive)
         finally:
-            sink.task.cancel()
-            await asyncio.gather(sink.task, return_exceptions=True)
+            await sink.aclose()
 
     def _connection(self, sink: LiveSink) -> Connection:
         return Connection(

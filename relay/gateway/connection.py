@@ -14,7 +14,7 @@ from relay import logging, metrics
 from relay.errors import ClientError
 from relay.gateway.hub import Hub
 from relay.gateway.sinks import Liveness, Sink
-from relay.gateway.submissions import Submissions, answered_in_time
+from relay.gateway.submissions import ANSWER_WITHIN_S, Submissions, answered_in_time
 from relay.gateway.viewer import Viewer
 from relay.protocol import commands, frames
 from relay.protocol.commands import Hello, Ping, Stop, Submit, Subscribe, Unsubscribe
@@ -52,7 +52,8 @@ class Connection:
         self._pulse = Pulse(sink, heartbeat_s, stall_s)
         self._heartbeat_s = heartbeat_s
         self._viewers: dict[str, Viewer] = {}
-        self._tails: dict[str, asyncio.Task[None]] = {}  # session → its last command, for the order
+        self._tasks: set[asyncio.Task[None]] = set()  # commands in flight
+        self._tails: dict[str, asyncio.Task[None]] = {}  # session → the last of them, for the order
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._log = log.bind(connection=self._id)
 
@@ -119,6 +120,8 @@ class Connection:
                     del self._tails[session]
 
         task = self._tails[session] = asyncio.create_task(turn(), name=f"command {self._id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, command: Subscribe | Unsubscribe | Submit | Stop, reply_id: str | None) -> None:
         try:
@@ -172,10 +175,12 @@ class Connection:
             await viewer.aclose()
 
     async def _leave(self) -> None:
-        tasks = list(self._tails.values())
-        for task in tasks:
+        """What was asked for is still done, within its time: a stop sent with the last breath holds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=ANSWER_WITHIN_S)
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for session in list(self._viewers):
             await self._unsubscribe(session)
 

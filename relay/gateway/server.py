@@ -29,6 +29,12 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+def address(host: str, port: int) -> str:
+    """What a person on this machine can click on."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
 def server(settings: Settings) -> uvicorn.Server:
     """A server that is ready to `serve(sockets=[…])`."""
     config = uvicorn.Config(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from relay import metrics
-from relay.gateway.websocket_protocol import RelayWebSocketProtocol, text_frame
+from relay.gateway.websocket_protocol import CLOSE_TIMEOUT_S, RelayWebSocketProtocol, text_frame
 from relay.log.follower import Burst
 
 
@@ -110,7 +110,7 @@ class AsgiSink:
         self._stirred = asyncio.Event()
         self._room = asyncio.Event()
         self.sent_at = asyncio.get_running_loop().time()
-        self.task = asyncio.create_task(self._run(), name="asgi sink")
+        self._task = asyncio.create_task(self._run(), name="asgi sink")
 
     def send(self, payload: bytes) -> None:
         self.sent_at = asyncio.get_running_loop().time()
@@ -147,6 +147,13 @@ class AsgiSink:
     def heard_at(self) -> float:
         return asyncio.get_running_loop().time()
 
+    async def aclose(self) -> None:
+        """Let a close that was said go out, then end."""
+        if self._closing is not None:
+            await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_S)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
     async def _run(self) -> None:
         try:
             while self._closing is None or self._outbox:
@@ -161,8 +168,8 @@ class AsgiSink:
                         self._room.set()
             code, reason = self._closing
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        except Exception as error:  # whatever a server raises when the peer has left: the reader hears of it, too
-            metrics.closes.labels(type(error).__name__).inc()
+        except Exception:  # whatever a server raises when the peer has left; the reader hears of it, too
+            metrics.closes.labels("gone").inc()
         finally:
             self._gone = True
             self._room.set()

@@ -15,8 +15,10 @@ if meta[2] == '0' and ARGV[4] ~= '' then redis.call('PEXPIRE', KEY.meta, ARGV[5]
 local active = {}
 for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
   local state = redis.call('HMGET', of.state(generation), 'attempt', 'state')
-  active[#active + 1] = generation
-  active[#active + 1] = state[1]
-  active[#active + 1] = state[2]
+  if state[1] then
+    active[#active + 1] = generation
+    active[#active + 1] = state[1]
+    active[#active + 1] = state[2]
+  end
 end
 return { meta[1], meta[2], meta[3], active }
