@@ -187,7 +187,9 @@ async def test_the_first_token_does_not_wait_for_its_batch(relay: World) -> None
         await client.subscribe()
         generation = await client.submit("q")
         await client.until(
-            lambda: generation in client.view.generations and client.shown(generation).count == 1, "one token alone"
+            lambda: generation in client.view.generations and client.shown(generation).count == 1,
+            "one token alone, long before the batch is due",
+            timeout_s=6,
         )
         relay.fake.release()
         await client.ended(generation)

@@ -113,7 +113,8 @@ async def test_a_frozen_worker_that_wakes_up_bounces_off_the_fence(relay: World)
         await client.until(lambda: client.shown(generation).attempt == 2 and client.shown(generation).count > 0, "2nd")
         frozen.signal(signal.SIGCONT)
         relay.fake.release()
-        await until(lambda: frozen.logged("let_go"), "the frozen worker lets go")
+        let_go = await until(lambda: frozen.logged("let_go"), "the frozen worker lets go")
+        assert let_go["why"] == "stale", "refused for its fence, before anything else is looked at"
         await client.ended(generation)
         end = check(client, generation, "".join(TOKENS))
         assert end["attempt"] == 2
