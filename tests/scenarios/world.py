@@ -56,8 +56,8 @@ class World:
         self._directory = directory
         self._processes: list[Process] = []
 
-    async def gateway(self, **settings: str) -> Gateway:
-        gateway = self._spawn(Gateway, ["relay", "gateway", "--port", "0"], "gateway", settings)
+    async def gateway(self, *flags: str, **settings: str) -> Gateway:
+        gateway = self._spawn(Gateway, ["relay", "gateway", "--port", "0", *flags], "gateway", settings)
         line = await until(lambda: gateway.logged("listening") or gateway.code is not None, "the gateway listens")
         assert isinstance(line, dict), gateway.stderr.read_text()
         gateway.url = f"http://127.0.0.1:{line['port']}"
