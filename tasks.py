@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 def run(rest: list[str]) -> int:
     set_up(["-e", ".[dev]"], "run")
-    return call(str(BIN / "relay"), "dev", *rest)
+    return become(str(BIN / "relay"), "dev", *rest)
 
 
 def test(rest: list[str]) -> int:
@@ -48,7 +48,7 @@ def test(rest: list[str]) -> int:
     if everything:
         install_system_packages()
     selection = [] if everything else ["-m", "not slow"]
-    return call(str(PYTHON), "-m", "pytest", *selection, *rest)
+    return become(str(PYTHON), "-m", "pytest", *selection, *rest)
 
 
 def check(rest: list[str]) -> int:
@@ -62,7 +62,7 @@ def check(rest: list[str]) -> int:
 
 def bench(rest: list[str]) -> int:
     set_up(["-e", ".[dev]", "--group", "test"], "test")
-    return call(str(PYTHON), "-m", "tests.bench", *rest)
+    return become(str(PYTHON), "-m", "tests.bench", *rest)
 
 
 def set_up(packages: list[str], name: str) -> None:
@@ -75,7 +75,7 @@ def set_up(packages: list[str], name: str) -> None:
         print(f"making {VENV.name} …", flush=True)
         venv.create(VENV, with_pip=True)
     print("installing packages …", flush=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(PYTHON), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     subprocess.run([*pip, "--upgrade", "pip>=25.1"], cwd=ROOT, check=True)  # --group came with 25.1
     subprocess.run([*pip, *packages], cwd=ROOT, check=True)
     mark.write_text(fingerprint)
@@ -95,10 +95,15 @@ def install_system_packages() -> None:
 
 
 def call(*command: str) -> int:
-    try:
-        return subprocess.call(command, cwd=ROOT)
-    except KeyboardInterrupt:
-        return 130
+    return subprocess.call(command, cwd=ROOT)
+
+
+def become(*command: str) -> int:
+    """Be this command from here on, so that Ctrl-C and signals reach it and nobody else."""
+    os.chdir(ROOT)
+    if os.name == "nt":
+        return call(*command)  # Windows has no exec worth the name
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":
