@@ -100,10 +100,10 @@ def call(*command: str) -> int:
 
 def become(*command: str) -> int:
     """Be this command from here on, so that Ctrl-C and signals reach it and nobody else."""
-    os.chdir(ROOT)
-    if os.name == "nt":
-        return call(*command)  # Windows has no exec worth the name
-    os.execv(command[0], command)
+    if os.name != "nt":  # Windows has no exec worth the name
+        os.chdir(ROOT)
+        os.execv(command[0], command)
+    return call(*command)
 
 
 if __name__ == "__main__":
