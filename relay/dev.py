@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 from contextlib import ExitStack
@@ -13,42 +15,51 @@ from relay import embedded
 from relay.gateway.server import address, listen, server
 from relay.settings import Settings
 from workers import providers, worker
+from workers.providers.base import Provider
 
 
 def run(settings: Settings, *, own_redis: bool) -> None:
     """Until Ctrl-C. Raises SettingsError before anything has begun."""
-    providers.choose(settings)
+    provider = providers.make(settings)
     sock = listen(settings.host, settings.port)
     with ExitStack() as stack:
         if own_redis:
             settings = settings.model_copy(update={"redis_url": stack.enter_context(embedded.server())})
-        try:
-            asyncio.run(_run(settings, sock))
-        except KeyboardInterrupt:
-            pass  # uvicorn raises the signal again once it has shut everything down
+        asyncio.run(_run(settings, provider, sock))
 
 
-async def _run(settings: Settings, sock: socket.socket) -> None:
-    gateway = server(settings)
+async def _run(settings: Settings, provider: Provider, sock: socket.socket) -> None:
+    gateway = server(settings, handle_signals=False)
     stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     # The grace of a production worker would only make Ctrl-C slow here.
-    working = asyncio.create_task(worker.run(settings.model_copy(update={"grace_s": 0}), stopping), name="worker")
-    serving = asyncio.create_task(gateway.serve(sockets=[sock]), name="gateway")
-    announcing = asyncio.create_task(_announce(gateway, sock, settings), name="announce")
-    try:
-        await asyncio.wait([working, serving], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        announcing.cancel()
-        stopping.set()
-        gateway.should_exit = True
-        await asyncio.gather(announcing, return_exceptions=True)
-        await asyncio.gather(working, serving)
+    impatient = settings.model_copy(update={"grace_s": 0})
+    tasks = [
+        asyncio.create_task(worker.run(impatient, provider, stopping), name="worker"),
+        asyncio.create_task(gateway.serve(sockets=[sock]), name="gateway"),
+    ]
+    announcing = asyncio.create_task(_announce(gateway, sock, settings, provider), name="announce")
+    told = asyncio.create_task(stopping.wait(), name="stopping")
+    await asyncio.wait([*tasks, told], return_when=asyncio.FIRST_COMPLETED)
+    for task in (announcing, told):
+        task.cancel()
+    stopping.set()
+    gateway.should_exit = True
+    await asyncio.gather(announcing, told, *tasks, return_exceptions=True)
+    for task in tasks:
+        task.result()
 
 
-async def _announce(gateway: uvicorn.Server, sock: socket.socket, settings: Settings) -> None:
+def _own_command() -> str:
+    """How this person can call us: after `tasks.py run` the command is not on PATH."""
+    return os.path.relpath(sys.argv[0])
+
+
+async def _announce(gateway: uvicorn.Server, sock: socket.socket, settings: Settings, provider: Provider) -> None:
     while not gateway.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
         await asyncio.sleep(0.01)
     url = address(settings.host, sock.getsockname()[1])
-    provider = providers.choose(settings)
     print(f"\n  The relay is running: {url}/\n", flush=True)  # noqa: T201
-    print(f"  Answers come from: {provider}. Ask from a terminal: relay send demo 'Hello' --url {url}", file=sys.stderr)  # noqa: T201
+    print(f"  Answers come from: {provider.name}. From another terminal:", file=sys.stderr)  # noqa: T201
+    print(f"  {_own_command()} send demo 'Hello' --url {url}\n", file=sys.stderr)  # noqa: T201

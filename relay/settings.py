@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     window_bytes: int = Field(262144, description="Recent events of a followed session kept at hand", ge=0)
     follower_linger_s: float = Field(10, description="A session is followed this much longer than viewed", ge=0)
     max_command_bytes: int = Field(1048576, description="Largest command", ge=1024)
-    max_content_bytes: int = Field(131072, description="Largest user turn", ge=16)
+    max_content_bytes: int = Field(131072, description="Largest user turn", ge=16, le=131072)
     max_frame_bytes: int = Field(262144, description="Largest frame to a client", ge=262144, le=16777216)
     max_subscriptions: int = Field(100, description="Sessions that one connection may follow", ge=1)
 
@@ -53,8 +53,12 @@ class Settings(BaseSettings):
     max_generations: int = Field(200, description="Generations kept of a session, the newest", ge=1, le=1000)
     max_requests: int = Field(1000, description="Request ids remembered of a session", ge=1, le=10000)
     max_backlog: int = Field(10000, description="Jobs that may wait or run in one queue", ge=1)
-    max_answer_bytes: int = Field(4194304, description="Longest answer (UTF-8); beyond it ends too_long", ge=1024)
-    lost_after_s: float = Field(60, description="An answer that nobody can rebuild has failed after this", gt=0)
+    max_answer_bytes: int = Field(
+        4194304, description="Longest answer with its reasoning (UTF-8); beyond it ends too_long", ge=1024
+    )
+    lost_after_s: float = Field(
+        60, description="Announced to clients: an interrupted answer that is not back after this has failed", gt=0
+    )
 
     # Worker
     queue: str = Field("default", description="Queue that a worker serves", pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -105,6 +109,14 @@ def load(**flags: Any) -> Settings:
         raise SettingsError("; ".join(lines)) from None
 
 
+_FLAGS = {
+    "host": "--host", "port": "--port", "redis_url": "--redis", "provider": "--provider", "queue": "--queue",
+    "concurrency": "--concurrency", "model": "--model", "tokens_per_second": "--tokens-per-second", "url": "--url",
+}  # fmt: skip
+
+
 def _spelled(location: tuple[Any, ...]) -> str:
     name = str(location[0])
-    return name if name.isupper() else f"--{name.replace('_', '-')} / RELAY_{name.upper()}"
+    if name.isupper():
+        return name
+    return f"{_FLAGS[name]} / RELAY_{name.upper()}" if name in _FLAGS else f"RELAY_{name.upper()}"

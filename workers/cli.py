@@ -9,7 +9,7 @@ import typer
 
 from relay import logging, settings
 from relay.errors import RelayError
-from workers import worker
+from workers import providers, worker
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=True)
 
@@ -52,4 +52,4 @@ async def _until_signalled(loaded: settings.Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    await worker.run(loaded, stopping)
+    await worker.run(loaded, providers.make(loaded), stopping)

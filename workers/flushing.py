@@ -181,16 +181,10 @@ class Flusher:
                 crc32=crc32,
             )
 
-        outcome = await self._until_answered(once)
-        if outcome.what not in ("written", "repeated"):
-            raise LetGo(outcome.what)
+        self._accept(await self._until_answered(once))
 
     async def _write_end(self, finale: Finale) -> None:
-        tries = 0
-
         async def once() -> Outcome:
-            nonlocal tries
-            tries += 1
             return await self._log.end(
                 self._session,
                 self._generation,
@@ -201,9 +195,11 @@ class Flusher:
                 finale.message_id,
             )
 
-        outcome = await self._until_answered(once)
-        # `ended` after a try whose reply was lost is most likely our own end; either way it has ended.
-        if outcome.what != "written" and not (outcome.what == "ended" and tries > 1):
+        self._accept(await self._until_answered(once))
+
+    @staticmethod
+    def _accept(outcome: Outcome) -> None:
+        if outcome.what not in ("written", "repeated"):
             raise LetGo(outcome.what)
 
     async def _until_answered(self, once: Callable[[], Awaitable[Outcome]]) -> Outcome:

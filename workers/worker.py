@@ -10,15 +10,14 @@ from relay.log import stores
 from relay.log.connect import Connections, check
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
-from workers import providers
 from workers.consumer import Consumer
+from workers.providers.base import Provider
 
 log = logging.get("worker")
 
 
-async def run(settings: Settings, stopping: asyncio.Event) -> None:
-    """Serve one queue until `stopping` is set. Raises SettingsError before it has begun."""
-    provider = providers.make(settings)
+async def run(settings: Settings, provider: Provider, stopping: asyncio.Event) -> None:
+    """Serve one queue until `stopping` is set; closes the provider. Raises SettingsError before it has begun."""
     redis = Connections(settings.redis_url)
     session_log = stores.session_log(redis, settings)
     queue = stores.queue(redis, settings)

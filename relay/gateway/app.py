@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -18,7 +19,7 @@ from relay.errors import ClientError, RelayError
 from relay.gateway import http
 from relay.gateway.answers import error_answer
 from relay.gateway.connection import Connection, LiveSink
-from relay.gateway.guard import Guard
+from relay.gateway.guard import Guard, origins
 from relay.gateway.hub import Hub
 from relay.gateway.sinks import AsgiSink, TransportSink
 from relay.gateway.submissions import Submissions
@@ -132,7 +133,16 @@ def app(gateway: Gateway) -> Starlette:
             Route("/metrics", http.metrics_page),
             Route("/", http.page),
         ],
-        middleware=[Middleware(Guard, host=gateway.settings.host, allowed_origins=gateway.settings.allowed_origins)],
+        middleware=[
+            Middleware(Guard, host=gateway.settings.host, allowed_origins=gateway.settings.allowed_origins),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=origins(gateway.settings.allowed_origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["Content-Type", "Idempotency-Key"],
+                expose_headers=["Retry-After"],
+            ),
+        ],
         exception_handlers={
             ClientError: http.on_client_error,
             404: http.on_not_found,

@@ -52,6 +52,7 @@ class Connection:
         self._pulse = Pulse(sink, heartbeat_s, stall_s)
         self._heartbeat_s = heartbeat_s
         self._viewers: dict[str, Viewer] = {}
+        self._wanted: set[str] = set()  # sessions followed or about to be: what the limit counts
         self._tasks: set[asyncio.Task[None]] = set()  # commands in flight
         self._tails: dict[str, asyncio.Task[None]] = {}  # session → the last of them, for the order
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
@@ -85,11 +86,11 @@ class Connection:
     async def _take(self, text: str) -> None:
         reply_id, session = None, None
         try:
-            if len(text) > self._limits["max_command_bytes"] or len(text.encode()) > self._limits["max_command_bytes"]:
-                raise ClientError("too_large", "The command is larger than max_command_bytes.")
             fields = commands.read(text)
             reply_id = commands.reply_id(fields)
             session = fields.get("session") if isinstance(fields.get("session"), str) else None
+            if len(text.encode()) > self._limits["max_command_bytes"]:
+                raise ClientError("too_large", "The command is larger than max_command_bytes.")
             command = commands.check(fields, self._limits)
         except ClientError as error:
             metrics.commands.labels("refused").inc()
@@ -155,19 +156,21 @@ class Connection:
     async def _subscribe(self, command: Subscribe, reply_id: str | None) -> None:
         session = command.session
         await self._unsubscribe(session)
-        if len(self._viewers) >= self._limits["max_subscriptions"]:
+        if len(self._wanted) >= self._limits["max_subscriptions"]:
             raise ClientError("too_many_subscriptions", "max_subscriptions sessions are followed already.")
-        async with answered_in_time("subscribe"):
-            follower = await self._hub.acquire(session)
-            viewer = self._viewers[session] = Viewer(follower, self._sink)
-            metrics.subscriptions.inc()
-            try:
+        self._wanted.add(session)
+        try:
+            async with answered_in_time("subscribe"):
+                follower = await self._hub.acquire(session)
+                viewer = self._viewers[session] = Viewer(follower, self._sink)
+                metrics.subscriptions.inc()
                 await viewer.begin(command.cursor, command.start, reply_id)
-            except BaseException:
-                await self._unsubscribe(session)
-                raise
+        except BaseException:
+            await self._unsubscribe(session)
+            raise
 
     async def _unsubscribe(self, session: str) -> None:
+        self._wanted.discard(session)
         viewer = self._viewers.pop(session, None)
         if viewer is not None:
             metrics.subscriptions.dec()

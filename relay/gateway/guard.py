@@ -26,8 +26,8 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str, allowed_origins: str) -> None:
         self._app = app
-        self._origins = {origin.strip().rstrip("/").lower() for origin in allowed_origins.split(",") if origin.strip()}
-        self._hosts = {host.lower(), *(urlsplit(origin).hostname or origin for origin in self._origins)}
+        self._origins = set(origins(allowed_origins))
+        self._hosts = {host.lower(), *(_host(origin) for origin in self._origins)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or scope["path"] in _OPEN:
@@ -62,6 +62,15 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def origins(allowed: str) -> list[str]:
+    """The entries of RELAY_ALLOWED_ORIGINS."""
+    return [origin.strip().rstrip("/").lower() for origin in allowed.split(",") if origin.strip()]
+
+
+def _host(origin: str) -> str:
+    return urlsplit(origin if "://" in origin else f"//{origin}").hostname or ""
 
 
 def _forbidden(sentence: str) -> Response:

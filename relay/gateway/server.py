@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import AbstractContextManager, nullcontext
 
 import uvicorn
 
@@ -35,7 +36,14 @@ def address(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def server(settings: Settings) -> uvicorn.Server:
+class _Signalless(uvicorn.Server):
+    """Leaves signals to whoever runs it beside something else; uvicorn raises them again when it is done."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+def server(settings: Settings, *, handle_signals: bool = True) -> uvicorn.Server:
     """A server that is ready to `serve(sockets=[…])`."""
     config = uvicorn.Config(
         app(Gateway(settings)),
@@ -48,4 +56,4 @@ def server(settings: Settings) -> uvicorn.Server:
         log_config=None,
         access_log=False,
     )
-    return uvicorn.Server(config)
+    return uvicorn.Server(config) if handle_signals else _Signalless(config)

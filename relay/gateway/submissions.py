@@ -62,6 +62,7 @@ class Submissions:
 
     async def stop(self, session: str, generation: str) -> bool:
         """End it now; True if it had ended before. Raises ClientError: `not_found`, `unavailable`."""
+        deadline = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
         async with answered_in_time("stop"):
             stopped = await self._log.stop(session, generation)
         if stopped is None:
@@ -69,12 +70,14 @@ class Submissions:
         if not stopped.already_ended:
             log.info("stopped", session=session, generation=generation, worker=stopped.owner)
             metrics.generations.labels("stopped", "").inc()
-            await self._tidy(session, generation, stopped.owner, stopped.queue)
+            await self._tidy(session, generation, stopped.owner, stopped.queue, deadline)
         return stopped.already_ended
 
     async def _submit(self, submit: Submit) -> Accepted:
         body_hash = submit.body_hash()
-        known = await self._log.find_request(submit.session, submit.request_id)
+        known, _ = await asyncio.gather(
+            self._log.find_request(submit.session, submit.request_id), self._queue.announce(submit.queue)
+        )
         if known is not None:
             return await self._known(submit, *known, body_hash)
         crashpoint("submit.looked_up")
@@ -128,13 +131,14 @@ class Submissions:
             metadata=submit.metadata,
         )
 
-    async def _tidy(self, session: str, generation: str, owner: str, queue: str) -> None:
+    async def _tidy(self, session: str, generation: str, owner: str, queue: str, deadline: float) -> None:
         """After a stop: tell the worker, empty the queue. Neither is needed for the stop to hold."""
         try:
-            if owner:
-                await call(self._redis, "PUBLISH", self._log.keys.worker(owner), f"stop {generation}")
-            if queue:
-                await self._queue.done(queue, session, generation)
-        except StorageError as error:
+            async with asyncio.timeout_at(deadline):
+                if owner:
+                    await call(self._redis, "PUBLISH", self._log.keys.worker(owner), f"stop {generation}")
+                if queue:
+                    await self._queue.done(queue, session, generation)
+        except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()
             log.warning("tidy_failed", session=session, generation=generation, detail=str(error))

@@ -138,6 +138,12 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
             self.on_shutdown()
         super().shutdown()
 
+    async def send(self, message: Any) -> None:
+        """uvicorn forgets that a refused handshake is a completed one, and calls it an error of the application."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
+
     async def run_asgi(self) -> None:
         cast(dict[str, Any], self.scope["extensions"])[EXTENSION] = {"protocol": self}
         await super().run_asgi()

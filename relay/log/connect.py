@@ -76,7 +76,7 @@ async def check(redis: Redis) -> None:
     except StorageError as error:
         raise StorageError(f"Redis does not answer ({error}); is --redis / RELAY_REDIS_URL right?") from None
     policy = await _eviction_policy(redis)
-    if policy.startswith("allkeys-"):
+    if policy not in ("", "noeviction"):  # volatile-… too: all our keys have a time to live
         raise RelayError(
             f"Redis may evict what an unfinished answer needs: maxmemory-policy is {policy}; set noeviction."
         )

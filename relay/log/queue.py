@@ -6,7 +6,6 @@ Every method raises StorageError when Redis does not answer; all of them bear a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
@@ -19,7 +18,6 @@ from relay.log.scripts import queue_script
 from relay.protocol.words import PRIORITIES
 
 MAX_QUEUES = 1000
-_ANNOUNCE_EVERY_S = 60.0
 
 
 class Due(NamedTuple):
@@ -40,19 +38,27 @@ class Queue:
         *,
         max_backlog: int,
         ttl_s: int,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._commands = commands
         self._blocking = blocking
         self._keys = keys
         self._max_backlog = max_backlog
         self._ttl_ms = ttl_s * 1000
-        self._clock = clock
-        self._announced: dict[str, float] = {}
+
+    async def announce(self, queue: str) -> None:
+        """Put the queue on the reapers' list; before its first job, and with every further one, should Redis forget."""
+        await transaction(
+            self._commands,
+            ("ZADD", self._keys.queues, time.time(), queue),
+            ("ZREMRANGEBYRANK", self._keys.queues, 0, -MAX_QUEUES - 1),
+            ("PEXPIRE", self._keys.queues, self._ttl_ms),
+        )
 
     async def enqueue(self, job: Job, look_ms: int) -> bool:
-        """Make the job durable; False if the queue is full. A reaper looks at it after `look_ms`."""
-        await self._announce(job.queue)
+        """Make the job durable; False if the queue is full. A reaper looks at it after `look_ms`.
+
+        The queue has been announced by then, so that a reaper will.
+        """
         key = self._keys.queue(job.queue)
         reply = await _ENQUEUE(
             self._commands, key, job.name, job.priority, jobs.encode(job), look_ms, self._max_backlog, self._ttl_ms
@@ -108,21 +114,6 @@ class Queue:
     async def names(self) -> list[str]:
         """Queues that were submitted to, for the reapers."""
         return [name.decode() for name in await call(self._commands, "ZRANGE", self._keys.queues, 0, -1)]
-
-    async def _announce(self, queue: str) -> None:
-        """Put the queue on the reapers' list, before its first job; again now and then, so that the list may forget."""
-        now = self._clock()
-        if now - self._announced.get(queue, -_ANNOUNCE_EVERY_S) < _ANNOUNCE_EVERY_S:
-            return
-        await transaction(
-            self._commands,
-            ("ZADD", self._keys.queues, time.time(), queue),
-            ("ZREMRANGEBYRANK", self._keys.queues, 0, -MAX_QUEUES - 1),
-            ("PEXPIRE", self._keys.queues, self._ttl_ms),
-        )
-        if len(self._announced) >= MAX_QUEUES:
-            self._announced.clear()
-        self._announced[queue] = now
 
 
 _ENQUEUE = queue_script("enqueue")

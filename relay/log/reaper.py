@@ -87,11 +87,11 @@ class Reaper:
         if lease > now_ms:
             await self._queue.look_at(queue, session, generation, min(lease, now_ms + self._look_ms) + 1)
             return "alive"
-        if "claimed" not in standing:
-            if now_ms - int(standing["accepted"]) > self._queue_timeout_ms:
-                return await self._fail(queue, session, generation, standing["fence"], "no_worker")
-        elif int(standing["fence"]) - int(standing.get("handed", 0)) >= self._max_takeovers:
+        lost = int(standing["fence"]) - int(standing.get("handed", 0))
+        if lost >= self._max_takeovers:
             return await self._fail(queue, session, generation, standing["fence"], "worker_lost")
+        if now_ms - max(lease, int(standing["accepted"])) > self._queue_timeout_ms:  # since when nobody has had it
+            return await self._fail(queue, session, generation, standing["fence"], "no_worker")
         return await self._queue.requeue(queue, session, generation, self._lease_ms)
 
     async def _admit(self, queue: str, session: str, generation: str) -> str:

@@ -103,7 +103,7 @@ class Subscriber:
         if path := address.get("path"):
             _, wire = await loop.create_unix_connection(lambda: _Wire(self._reply), path)
         else:
-            tls = ssl.create_default_context() if address.get("connection_class") is SSLConnection else None
+            tls = _tls(address) if address.get("connection_class") is SSLConnection else None
             host, port = address.get("host", "localhost"), address.get("port", 6379)
             _, wire = await loop.create_connection(lambda: _Wire(self._reply), host, port, ssl=tls)
         if password := address.get("password"):
@@ -147,6 +147,13 @@ class Subscriber:
             log.error("subscription_refused", detail=str(reply)[:200])
             if self._wire is not None:
                 self._wire.abort()
+
+
+def _tls(address: dict[str, Any]) -> ssl.SSLContext:
+    """The same context that redis-py makes of the URL's ssl_… options."""
+    options = {name: value for name, value in address.items() if name.startswith("ssl_")}
+    context: ssl.SSLContext = SSLConnection(**options).ssl_context.get()
+    return context
 
 
 class _Wire(asyncio.Protocol):

@@ -83,11 +83,14 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
         return self.content or ""
 
     def body_hash(self) -> str:
-        """Equal for equal bodies: all fields but the addressing ones, defaults filled in, as JSON values."""
+        """Equal for equal bodies: all fields but the addressing ones, defaults filled in, as JSON values.
+
+        `read` has made 1.0 and 1 the same already.
+        """
         body = msgspec.to_builtins(self)
         for addressing in ("type", "session", "request_id"):
             del body[addressing]
-        canonical = msgspec.json.encode(_integral(body), order="deterministic")
+        canonical = msgspec.json.encode(body, order="deterministic")
         return hashlib.sha256(canonical).hexdigest()[:32]
 
 
@@ -99,7 +102,7 @@ _decoder = msgspec.json.Decoder()
 def read(raw: bytes | str) -> Fields:
     """Decode one message into a map without its nulls. Raises ClientError `bad_message`."""
     try:
-        fields = _decoder.decode(raw)
+        fields = _integral(_decoder.decode(raw))
     except RecursionError:
         raise ClientError("bad_message", "The message is nested too deeply.") from None
     except (msgspec.DecodeError, UnicodeError):  # a lone surrogate counts as malformed too

@@ -73,7 +73,7 @@ BAD: list[tuple[str, str, str | None]] = [
     ('{"type":"submit","id":"a","session":"s","request_id":"r","retry_of":"g_none"}', "not_found", "a"),
     ('{"type":"submit","id":"a","session":"s","request_id":"r","content":"q","queue":"a b"}', "bad_message", "a"),
     ('{"type":"submit","id":"a","session":"s","request_id":"r","content":"' + "x" * 140_000 + '"}', "too_large", "a"),
-    ('{"type":"ping","id":"a","t":"' + "x" * 1_100_000 + '"}', "too_large", None),
+    ('{"type":"ping","id":"a","t":"' + "x" * 1_100_000 + '"}', "too_large", "a"),
     ('{"type":"stop","id":"a","session":"s","generation":"g_none"}', "not_found", "a"),
 ]
 
@@ -142,6 +142,10 @@ async def test_only_our_subprotocol_and_our_own_pages_are_let_in(relay: World) -
     assert (status, body["error"]["code"]) == (403, "forbidden")
     status, _, _ = await gateway.http("GET", "/", headers={"Host": "chat.example.com"})
     assert status == 200
+    allowed = {"Origin": "https://chat.example.com", "Access-Control-Request-Method": "POST"}
+    allowed |= {"Access-Control-Request-Headers": "content-type,idempotency-key"}
+    status, _, headers = await gateway.http("OPTIONS", "/v1/sessions/s/generations", headers=allowed)
+    assert (status, headers["access-control-allow-origin"]) == (200, "https://chat.example.com")
 
 
 async def test_http_errors_have_one_shape_and_the_right_status(relay: World) -> None:
@@ -194,6 +198,18 @@ async def test_submit_over_http_draws_what_is_missing_and_the_snapshot_shows_it(
         {**found["message"], "role": "user", "generation": generation},
         {"message_id": end["message_id"], "role": "assistant", "content": "Hello there", "generation": generation},
     ]
+
+
+async def test_a_connection_follows_so_many_sessions_and_no_more(relay: World) -> None:
+    gateway = await relay.gateway(RELAY_MAX_SUBSCRIPTIONS="3")
+    async with Client(gateway.url, "s") as client:
+        begun = [await client.begin(type="subscribe", session=f"s{number}") for number in range(6)]
+        replies = [await reply for reply in begun]
+        assert [reply.get("code") for reply in replies].count("too_many_subscriptions") == 3
+        followed = next(reply["session"] for reply in replies if reply["type"] == "subscribed")
+        assert (await client.command(type="subscribe", session=followed))["type"] == "subscribed"
+        await client.command(type="unsubscribe", session=followed)
+        assert (await client.command(type="subscribe", session="another"))["type"] == "subscribed"
 
 
 async def test_after_unsubscribe_no_frame_of_the_session_follows(relay: World) -> None:

@@ -145,6 +145,22 @@ async def test_an_answer_that_loses_every_worker_fails_with_a_sentence(relay: Wo
         await _queue_is_empty(relay)
 
 
+async def test_an_answer_whose_worker_died_and_that_nobody_takes_over_ends(relay: World) -> None:
+    relay.settings |= {"RELAY_QUEUE_TIMEOUT_S": "0.5"}
+    relay.fake.script = Script(tokens=TOKENS, hold_before=3)
+    gateway = await relay.gateway()
+    worker = await relay.worker()
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        generation = await client.submit("q")
+        await client.until(lambda: generation in client.view.generations and client.shown(generation).count == 3, "3")
+        await worker.kill()
+        await client.ended(generation)
+        end = check(client, generation, "".join(TOKENS[:3]), "failed")
+        assert end["error"]["code"] == "no_worker"
+        await _queue_is_empty(relay)
+
+
 async def test_a_queue_without_a_worker_ends_its_answers(relay: World) -> None:
     relay.settings |= {"RELAY_QUEUE_TIMEOUT_S": "0.5"}
     gateway = await relay.gateway()

@@ -3,11 +3,14 @@
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] generation   ARGV[5] fence
 -- ARGV[6] reason   ARGV[7] further members of the event, JSON without braces   ARGV[8] count: tokens the worker wrote
 -- ARGV[9] message_id of the answer, '' if it is none
--- Returns {'written', seq}; {'ended'} (its own earlier try landed, or a stop came first), {'stale'}, {'unknown'},
+-- Returns {'written', seq}; {'repeated', seq} if its own earlier try landed (a stop or a reaper would have raised the
+-- fence); {'ended'} if somebody else's end came first; {'stale'}, {'unknown'};
 -- {'behind', stored} if the log holds less than the worker wrote.
 -- Atomic because the first terminal event wins: ending is one script.
 
 local generation = ARGV[4]
+local mine = redis.call('HMGET', of.state(generation), 'fence', 'state', 'last')
+if mine[2] == 'ended' and mine[1] == ARGV[5] then return { 'repeated', mine[3] } end
 local refusal = refuse(generation, ARGV[5])
 if refusal then return refusal end
 local stored = redis.call('HGET', of.state(generation), 'count')
