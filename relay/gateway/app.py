@@ -1,115 +1,19 @@
-"""The gateway as one object and one Starlette app: what it holds, what it routes, how it begins and ends."""
+"""The gateway as an ASGI app: what it routes where."""
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
 
-from relay import logging
-from relay.errors import ClientError, RelayError
+from relay.errors import ClientError
 from relay.gateway import http
-from relay.gateway.answers import error_answer
-from relay.gateway.connection import Connection, LiveSink
+from relay.gateway.gateway import Gateway
 from relay.gateway.guard import Guard, origins
-from relay.gateway.hub import Hub
-from relay.gateway.sinks import AsgiSink, TransportSink
-from relay.gateway.submissions import Submissions
-from relay.gateway.websocket_protocol import EXTENSION
-from relay.log import stores
-from relay.log.connect import Connections, check
-from relay.log.follower import Follower
-from relay.log.reaper import look_ms
-from relay.log.subscription import Subscriber
-from relay.settings import Settings
-
-SUBPROTOCOL = "relay.v1.json"
-_RECONNECT_SPREAD_MS = (200, 3000)
-
-log = logging.get("gateway")
-
-
-class Gateway:
-    """Everything that a gateway process holds. Made before the loop runs; `running` begins and ends it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.limits = settings.limits
-        self.redis = Connections(settings.redis_url)
-        self.log = stores.session_log(self.redis, settings)
-        self.queue = stores.queue(self.redis, settings)
-        self.submissions = Submissions(
-            self.log, self.queue, self.redis.commands, look_ms=look_ms(settings.lease_s, settings.queue_timeout_s)
-        )
-        self.subscriber = Subscriber(settings.redis_url)
-        self.hub = Hub(self._follower, settings.follower_linger_s)
-        self.reaper = stores.reaper(self.log, self.queue, settings)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        try:
-            await check(self.redis.commands)
-        except RelayError as error:
-            log.error("not_ready", detail=str(error))
-        self.subscriber.start()
-        reaper = asyncio.create_task(self.reaper.run(), name="reaper")
-        try:
-            yield
-        finally:
-            reaper.cancel()
-            await asyncio.gather(reaper, return_exceptions=True)
-            await self.hub.aclose()
-            await self.subscriber.aclose()
-            await self.redis.aclose()
-
-    async def serve(self, websocket: WebSocket) -> None:
-        """One WebSocket connection from handshake to close."""
-        offered = websocket.scope.get("subprotocols") or []
-        if offered and SUBPROTOCOL not in offered:
-            refusal = ClientError("bad_message", f"The subprotocol on offer is {SUBPROTOCOL}.")
-            await websocket.send_denial_response(error_answer(refusal))
-            return
-        await websocket.accept(subprotocol=SUBPROTOCOL if offered else None)
-        extension: dict[str, Any] | None = websocket.scope.get("extensions", {}).get(EXTENSION)
-        buffer_bytes = self.settings.viewer_buffer_bytes
-        if extension is not None:
-            protocol = extension["protocol"]
-            connection = self._connection(TransportSink(protocol, buffer_bytes))
-            protocol.on_shutdown = lambda: connection.drain(random.randint(*_RECONNECT_SPREAD_MS))
-            await connection.run(websocket.receive)
-            return
-        sink = AsgiSink(websocket.send, buffer_bytes)
-        try:
-            await self._connection(sink).run(websocket.receive)
-        finally:
-            await sink.aclose()
-
-    def _connection(self, sink: LiveSink) -> Connection:
-        return Connection(
-            sink,
-            self.hub,
-            self.submissions,
-            self.limits,
-            heartbeat_s=self.settings.heartbeat_s,
-            stall_s=self.settings.stall_s,
-        )
-
-    def _follower(self, session: str) -> Follower:
-        return Follower(
-            session,
-            self.log,
-            self.subscriber,
-            window_bytes=self.settings.window_bytes,
-            max_frame_bytes=self.settings.max_frame_bytes,
-        )
 
 
 def app(gateway: Gateway) -> Starlette:

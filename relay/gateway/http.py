@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect, Request
@@ -13,14 +12,12 @@ from starlette.responses import Response
 from relay import logging, metrics
 from relay.errors import ClientError, StorageError
 from relay.gateway.answers import answer, error_answer
+from relay.gateway.gateway import Gateway
 from relay.gateway.submissions import answered_in_time
 from relay.log.connect import call
 from relay.protocol import commands
 from relay.protocol.commands import Submit
 from relay.protocol.words import REQUEST_ID, new_id
-
-if TYPE_CHECKING:
-    from relay.gateway.app import Gateway
 
 BODY_TIMEOUT_S = 10
 SNAPSHOT_LIMIT = 50

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import uvicorn
 
 from relay.errors import SettingsError
-from relay.gateway.app import Gateway, app
+from relay.gateway.app import app
+from relay.gateway.gateway import Gateway
 from relay.gateway.websocket_protocol import RelayWebSocketProtocol
 from relay.settings import Settings
 
