@@ -1,0 +1,60 @@
+"""Redis does not answer for a while: everybody waits, nothing is lost and nothing is done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from relay import embedded
+from tests.fakes.openai_server import Script
+from tests.scenarios.client import Client, check
+from tests.scenarios.processes import until
+from tests.scenarios.world import World, world
+
+TOKENS = [f"w{number} " for number in range(200)]
+
+
+@pytest.fixture
+async def relay(tmp_path: Path) -> AsyncIterator[World]:
+    """A world with a server of its own, which may be frozen."""
+    with embedded.server() as url:
+        async with world(url, tmp_path) as made:
+            yield made
+
+
+async def test_a_frozen_redis_costs_time_but_no_text(relay: World) -> None:
+    relay.fake.script = Script(tokens=TOKENS, tokens_per_second=100)
+    gateway = await relay.gateway()
+    worker = await relay.worker()
+    server = (await relay.redis.info("server"))["process_id"]
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        generation = await client.submit("q")
+        await client.until(lambda: generation in client.view.generations and client.shown(generation).count > 20, "20")
+        os.kill(server, signal.SIGSTOP)
+        try:
+            await relay.fake.wait_for(lambda fake: fake.calls[0].finished)
+            refused = await client.command(type="submit", session="s", request_id="r2", content="now?")
+            assert (refused["code"], refused["retryable"]) == ("unavailable", True)
+            stopped = await client.command(type="stop", session="s", generation=generation)
+            assert stopped["code"] == "unavailable"
+            await until(lambda: worker.logged("append_failed"), "the worker has noticed")
+            assert (await gateway.http("GET", "/readyz"))[0] == 503
+            assert (await gateway.http("GET", "/healthz"))[0] == 200
+        finally:
+            os.kill(server, signal.SIGCONT)
+        shown = await client.ended(generation)
+        assert shown.end is not None
+        # The stop may have been waiting in the frozen server: then it holds, and what is shown is exact all the same.
+        assert shown.end["reason"] in ("complete", "stopped")
+        check(client, generation, shown.text, shown.end["reason"])
+        assert "".join(TOKENS).startswith(shown.text)
+        again = await client.submit("now?", "r2")
+        relay.fake.script = Script(tokens=["Yes."])
+        await client.ended(again)
+        assert client.ends[again] == 1
+        assert len(client.view.generations) == 2
