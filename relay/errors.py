@@ -3,6 +3,7 @@
 RelayError                a mistake or a limit that a person can act on; the sentence says which setting or field
 ├── SettingsError         the command line or environment is wrong; ends the process with one line
 ├── StorageError          Redis did not answer, or not as it should; always worth another try
+│   └── UnreadableJob     what it answered was written by a release that this one does not understand
 └── ClientError           theirs: reaches a client as `error {code, message, retryable}` or as an HTTP status
 """
 
@@ -36,6 +37,10 @@ class SettingsError(RelayError):
 
 class StorageError(RelayError):
     """Redis is away, slow, full or answered what it should not; the text says which."""
+
+
+class UnreadableJob(StorageError):
+    """A job was written by a release whose jobs this one cannot read."""
 
 
 class ClientError(RelayError):

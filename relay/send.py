@@ -65,7 +65,8 @@ class Question:
             except InvalidURI:
                 return self._screen.give_up(f"--url {self._shown_url} is not an address")
             except InvalidHandshake as error:
-                return self._screen.give_up(f"{self._shown_url} refused the connection: {error}")
+                if not self._seen or loop.time() >= gave_up_at:  # a proxy may answer while the gateway restarts
+                    return self._screen.give_up(f"{self._shown_url} refused the connection: {error}")
             except ConnectionClosed as closed:
                 gave_up_at = loop.time() + RECONNECT_WITHIN_S
                 if closed.rcvd is not None and 4500 <= closed.rcvd.code < 5000:

@@ -57,6 +57,7 @@ class Consumer:
         for task in (taking, told, listening):
             task.cancel()
         await asyncio.gather(taking, told, listening, return_exceptions=True)
+        failure = None if taking.cancelled() else taking.exception()
         if self._tasks:
             log.info("finishing", running=len(self._tasks), grace_s=self._settings.grace_s)
             await asyncio.wait(self._tasks, timeout=self._settings.grace_s)
@@ -64,6 +65,8 @@ class Consumer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._source.unsubscribe(self._log.keys.worker(self.worker), self)
+        if failure is not None:
+            raise failure
 
     # What the control channel says
 
@@ -91,7 +94,7 @@ class Consumer:
         while True:
             try:
                 marks = await self._queue.marks(self._name)
-                job = await self._queue.take(self._name, self.worker)
+                job = await self._queue.take(self._name)
                 if job is not None:
                     return job
                 await self._queue.wait(self._name, marks, int(BLOCK_S * 1000))

@@ -203,7 +203,7 @@ class Flusher:
             raise LetGo(outcome.what)
 
     async def _until_answered(self, once: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """Try until Redis answers. The caller bounds it: by the answer's deadline, or by ending the process."""
+        """Try until Redis answers, or the worker ends. What waits meanwhile is bounded by max_answer_bytes."""
         failures = 0
         while True:
             try:

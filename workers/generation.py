@@ -26,6 +26,8 @@ from workers.history import prompt_for
 from workers.mending import Mender
 from workers.providers.base import Finished, Part, Prompt, Provider, ProviderError, Reasoning, Text, describe
 
+_RETRY_S = 0.3
+
 log = logging.get("generation")
 
 
@@ -118,7 +120,14 @@ class Generation:
         asked, ours = self._job.provider, self._provider.name
         if asked is not None and asked != ours:
             raise ProviderError("provider_error", f"{asked} was asked for, {ours} is on offer", retryable=False)
-        return await prompt_for(self._job, self._claim.history, self._session_log)
+        deadline = time.monotonic() + self._settings.first_token_timeout_s
+        while True:
+            try:
+                return await prompt_for(self._job, self._claim.history, self._session_log)
+            except StorageError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_RETRY_S)
 
     async def _stream(self, prompt: Prompt) -> Finished:
         """Every delta to the flusher; returns the provider's finish. No await in here is for Redis."""

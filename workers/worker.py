@@ -28,7 +28,7 @@ async def run(settings: Settings, provider: Provider, stopping: asyncio.Event) -
     except RelayError as error:
         log.error("not_ready", detail=str(error))
     subscriber.start()
-    reaper = asyncio.create_task(stores.reaper(session_log, queue, settings).run(), name="reaper")
+    reaper = asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper")
     log.info("serving", queue=settings.queue, provider=provider.name, worker=consumer.worker)
     try:
         await consumer.run(stopping)

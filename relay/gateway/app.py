@@ -56,4 +56,5 @@ def app(gateway: Gateway) -> Starlette:
         lifespan=lifespan,
     )
     starlette.state.gateway = gateway
+    starlette.router.redirect_slashes = False  # an address that is not ours is not found, not somewhere else
     return starlette

@@ -86,10 +86,11 @@ class Connection:
     async def _take(self, text: str) -> None:
         reply_id, session = None, None
         try:
-            fields = commands.read(text)
+            large = len(text.encode()) > self._limits["max_command_bytes"]
+            fields = commands.peek(text) if large else commands.read(text)
             reply_id = commands.reply_id(fields)
             session = fields.get("session") if isinstance(fields.get("session"), str) else None
-            if len(text.encode()) > self._limits["max_command_bytes"]:
+            if large:
                 raise ClientError("too_large", "The command is larger than max_command_bytes.")
             command = commands.check(fields, self._limits)
         except ClientError as error:
@@ -154,20 +155,34 @@ class Connection:
             self._refuse(ClientError("internal", "Something went wrong here."), reply_id, command.session)
 
     async def _subscribe(self, command: Subscribe, reply_id: str | None) -> None:
+        """Until the new subscription can begin, the earlier one of this session goes on: an error costs nothing."""
         session = command.session
-        await self._unsubscribe(session)
-        if len(self._wanted) >= self._limits["max_subscriptions"]:
+        if session not in self._wanted and len(self._wanted) >= self._limits["max_subscriptions"]:
             raise ClientError("too_many_subscriptions", "max_subscriptions sessions are followed already.")
         self._wanted.add(session)
         try:
             async with answered_in_time("subscribe"):
                 follower = await self._hub.acquire(session)
-                viewer = self._viewers[session] = Viewer(follower, self._sink)
-                metrics.subscriptions.inc()
-                await viewer.begin(command.cursor, command.start, reply_id)
-        except BaseException:
-            await self._unsubscribe(session)
-            raise
+                viewer = Viewer(follower, self._sink)
+                try:
+                    await viewer.prepare(command.cursor)
+                except BaseException:
+                    self._hub.release(session)
+                    raise
+        finally:
+            if session not in self._viewers:
+                self._wanted.discard(session)
+        earlier = self._viewers.get(session)
+        if earlier is not None:
+            earlier.close()
+        self._viewers[session] = viewer
+        self._wanted.add(session)
+        viewer.begin(command.cursor, command.start, reply_id)
+        metrics.subscriptions.inc()
+        if earlier is not None:
+            metrics.subscriptions.dec()
+            self._hub.release(session)
+            await earlier.aclose()
 
     async def _unsubscribe(self, session: str) -> None:
         self._wanted.discard(session)

@@ -46,7 +46,7 @@ class Guard:
         if not self._knows(host):
             return _forbidden("This gateway is not known by that host name; RELAY_ALLOWED_ORIGINS can name it.")
         origin = headers.get("origin")
-        if origin is None or origin.lower() in self._origins or urlsplit(origin).netloc.lower() == host:
+        if origin is None or origin.lower() in self._origins or _netloc(origin) == host:
             return None
         return _forbidden("Pages of that origin may not use this gateway; RELAY_ALLOWED_ORIGINS can allow it.")
 
@@ -62,6 +62,13 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # "http://[zz]" is no address, and nobody's origin
+        return None
 
 
 def origins(allowed: str) -> list[str]:

@@ -165,6 +165,6 @@ def _request_id(request: Request, fields: commands.Fields) -> str:
 
 def _limit(request: Request) -> int:
     given = request.query_params.get("limit", str(SNAPSHOT_LIMIT))
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:6]) <= MAX_SNAPSHOT_LIMIT:
+    if not given.isascii() or not given.isdigit() or len(given) > 3 or not 1 <= int(given) <= MAX_SNAPSHOT_LIMIT:
         raise ClientError("bad_message", f"limit must be a number of 1 to {MAX_SNAPSHOT_LIMIT}.")
     return int(given)

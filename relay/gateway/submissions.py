@@ -75,11 +75,13 @@ class Submissions:
 
     async def _submit(self, submit: Submit) -> Accepted:
         body_hash = submit.body_hash()
-        known, _ = await asyncio.gather(
+        known, has_room = await asyncio.gather(
             self._log.find_request(submit.session, submit.request_id), self._queue.announce(submit.queue)
         )
         if known is not None:
             return await self._known(submit, *known, body_hash)
+        if not has_room:
+            raise ClientError("bad_message", "queue: there are too many queues; name one that is in use.")
         crashpoint("submit.looked_up")
 
         job = await self._job(submit, new_id("g"), body_hash)

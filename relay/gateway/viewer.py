@@ -32,11 +32,14 @@ class Viewer:
         self._life = 0  # counts restarts: what was read for an earlier one is not sent any more
         self._task: asyncio.Task[None] | None = None
 
-    async def begin(self, cursor: Cursor | None, start: str, reply_id: str | None) -> None:
-        """Answer with `subscribed` and let the frames follow. Raises StorageError."""
+    async def prepare(self, cursor: Cursor | None) -> None:
+        """What must be known before `begin`. Raises StorageError."""
+        if cursor is not None and not self._follower.honours(cursor.epoch, cursor.seq):
+            await self._follower.look()  # another gateway may have shown this client more than we have heard of
+
+    def begin(self, cursor: Cursor | None, start: str, reply_id: str | None) -> None:
+        """Answer with `subscribed` and let the frames follow."""
         follower = self._follower
-        if cursor is not None and not follower.honours(cursor.epoch, cursor.seq):
-            await follower.look()  # another gateway may have shown this client more than we have heard of
         recovered = cursor is not None and follower.honours(cursor.epoch, cursor.seq)
         if recovered and cursor is not None:
             at = cursor.seq

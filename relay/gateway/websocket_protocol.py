@@ -8,14 +8,17 @@ bytes that uvicorn 0.54 leaves hanging or logs with a traceback.
 from __future__ import annotations
 
 import struct
+from asyncio import TimerHandle
 from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.protocol import State
 
 EXTENSION = "relay.transport"
 CLOSE_TIMEOUT_S = 10.0
+SHUTDOWN_GRACE_S = 3.0
 MAX_FRAGMENTS = 1024
 
 
@@ -38,6 +41,7 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
         self.on_writable: Callable[[], None] | None = None
         self.on_shutdown: Callable[[], None] | None = None
         self._written = 0
+        self._abort_timer: TimerHandle | None = None
 
     # What the application uses
 
@@ -60,7 +64,7 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
     def ping(self) -> None:
         if not self.close_sent and not self.transport.is_closing():
             self.conn.send_ping(b"relay")
-            self.transport.write(b"".join(self.conn.data_to_send()))
+            self._write_pending()
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame behind what is unsent; cut the connection if the peer does not follow in time.
@@ -111,6 +115,21 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
                 return
         super().send_receive_event_to_app()
 
+    def handle_ping(self) -> None:
+        """A peer that asks and asks and takes no answer gets none: pongs must not pile up."""
+        if self.writable.is_set():
+            self._write_pending()
+        else:
+            self.conn.data_to_send()
+
+    def handle_close(self, event: Frame) -> None:
+        super().handle_close(event)
+        self._abort_soon()
+
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        self._abort_soon()
+
     def handle_pong(self, event: Frame) -> None:
         """`heard_at` has noted it; uvicorn's own keepalive is off (it would cut a reader that is merely slow)."""
 
@@ -130,13 +149,20 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
         if self.on_writable is not None:
             self.on_writable()  # whoever waits for room must not wait for ever
 
     def shutdown(self) -> None:
+        """uvicorn raises here where the peer has closed already, and with that ends the shutdown of all others."""
+        if self.handshake_complete and self.conn.state is not State.OPEN:
+            self.transport.abort()
+            return
         if self.on_shutdown is not None and self.handshake_complete and not self.close_sent:
             self.on_shutdown()
         super().shutdown()
+        self._abort_soon(SHUTDOWN_GRACE_S)
 
     async def send(self, message: Any) -> None:
         """uvicorn forgets that a refused handshake is a completed one, and calls it an error of the application."""
@@ -147,3 +173,14 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         cast(dict[str, Any], self.scope["extensions"])[EXTENSION] = {"protocol": self}
         await super().run_asgi()
+        self._abort_soon()
+
+    def _write_pending(self) -> None:
+        data = b"".join(self.conn.data_to_send())
+        self._written += len(data)
+        self.transport.write(data)
+
+    def _abort_soon(self, within_s: float = CLOSE_TIMEOUT_S) -> None:
+        """A transport that is closed still waits for its peer to take what is unsent: not for ever."""
+        if self._abort_timer is None and not self.disconnected:
+            self._abort_timer = self.loop.call_later(within_s, self.transport.abort)

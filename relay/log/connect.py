@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from relay.errors import RelayError, SettingsError, StorageError
@@ -19,31 +18,40 @@ from relay.errors import RelayError, SettingsError, StorageError
 APPEND_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0
 BLOCK_S = 2.0
+POOL_CONNECTIONS = 64  # of each of the three clients; redis-py refuses the 101st by default, ours waits
 
 
 class Connections:
-    """`append`: short, never retried (the flusher is the retry). `blocking`: reads that wait up to BLOCK_S.
-    `commands`: everything else, retried once on a broken connection; every script of ours bears that."""
+    """`append`: short timeouts, for the flusher. `blocking`: reads that wait up to BLOCK_S. `commands`: the rest.
+
+    None retries by itself: a script that bears a repeat may still answer the second try differently ("it has ended
+    already"). Whoever wants a retry does it where it can be seen. Who finds a pool empty waits, within its timeout.
+    """
 
     def __init__(self, url: str) -> None:
-        never = Retry(NoBackoff(), 0)
-        once = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
         try:
-            self.append = _client(url, APPEND_TIMEOUT_S, never)
-            self.blocking = _client(url, BLOCK_S + COMMAND_TIMEOUT_S, never)
-            self.commands = _client(url, COMMAND_TIMEOUT_S, once)
+            self.append = _client(url, APPEND_TIMEOUT_S)
+            self.blocking = _client(url, BLOCK_S + COMMAND_TIMEOUT_S)
+            self.commands = _client(url, COMMAND_TIMEOUT_S)
         except ValueError as error:
             raise SettingsError(f"--redis / RELAY_REDIS_URL cannot be used: {error}") from None
 
     async def aclose(self) -> None:
         for client in (self.append, self.blocking, self.commands):
             await client.aclose()
+            await client.connection_pool.disconnect()
 
 
-def _client(url: str, timeout_s: float, retry: Retry) -> Redis:
-    return Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=min(timeout_s, COMMAND_TIMEOUT_S), retry=retry
+def _client(url: str, timeout_s: float) -> Redis:
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=POOL_CONNECTIONS,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, COMMAND_TIMEOUT_S),
+        retry=Retry(NoBackoff(), 0),
     )
+    return Redis(connection_pool=pool)
 
 
 async def call(redis: Redis, *command: str | bytes | float) -> Any:

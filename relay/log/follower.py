@@ -275,14 +275,15 @@ class Follower:
         return after == self.flushed or (bool(self._window) and self._window[0][0] <= after + 1)
 
     async def _entries(self, after: int, upto: int, epoch: str) -> AsyncIterator[tuple[int, bytes]]:
-        began_at = after
+        began_at, floor = after, None
         while after < upto:
             page = await self._log.range(self.session, after + 1, upto)
             if page is None or page.epoch != epoch or self.epoch != epoch:
                 self._doubted("epoch")
                 raise StorageError("range: the log began a new life while it was read")
-            if 0 < began_at < page.floor:
-                raise Trimmed
+            if 0 < began_at < page.floor or (floor is not None and page.floor > max(floor, 0)):
+                raise Trimmed  # of what was sent already, or of what lies between, something is forgotten
+            floor = page.floor
             if not page.entries and page.floor < upto:
                 raise StorageError(f"range: entries {after + 1} to {upto} are missing")
             for entry in page.entries:

@@ -5,13 +5,14 @@ Every method raises StorageError when Redis does not answer; all of them bear a 
 
 from __future__ import annotations
 
-import time
 from typing import Literal, NamedTuple
 
+import msgspec
 from redis.asyncio import Redis
 
+from relay.errors import UnreadableJob
 from relay.log import jobs
-from relay.log.connect import call, transaction
+from relay.log.connect import call
 from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.scripts import queue_script
@@ -45,14 +46,12 @@ class Queue:
         self._max_backlog = max_backlog
         self._ttl_ms = ttl_s * 1000
 
-    async def announce(self, queue: str) -> None:
-        """Put the queue on the reapers' list; before its first job, and with every further one, should Redis forget."""
-        await transaction(
-            self._commands,
-            ("ZADD", self._keys.queues, time.time(), queue),
-            ("ZREMRANGEBYRANK", self._keys.queues, 0, -MAX_QUEUES - 1),
-            ("PEXPIRE", self._keys.queues, self._ttl_ms),
-        )
+    async def announce(self, queue: str) -> bool:
+        """Put the queue on the reapers' list; before its first job, and with every further one, should Redis forget.
+
+        False if there are MAX_QUEUES others: then no reaper would see to its jobs, and there must be none.
+        """
+        return bool(await _ANNOUNCE(self._commands, self._keys.queues, queue, MAX_QUEUES, self._ttl_ms))
 
     async def enqueue(self, job: Job, look_ms: int) -> bool:
         """Make the job durable; False if the queue is full. A reaper looks at it after `look_ms`.
@@ -65,10 +64,12 @@ class Queue:
         )
         return bool(reply != b"full")
 
-    async def take(self, queue: str, consumer: str) -> Job | None:
-        """The next job, highest priority first, or None; never waits."""
-        reply = await _TAKE(self._commands, self._keys.queue(queue), consumer, *PRIORITIES)
-        return jobs.decode(reply[1]) if reply else None
+    async def take(self, queue: str) -> Job | None:
+        """The next job, highest priority first, or None; never waits. Raises UnreadableJob for one that cannot
+        be read: it stays pending, for a worker of the release that wrote it.
+        """
+        reply = await _TAKE(self._commands, self._keys.queue(queue), *PRIORITIES)
+        return self._read(reply[1]) if reply else None
 
     async def marks(self, queue: str) -> dict[str, str]:
         """The newest entry id of each of the queue's streams: what `wait` waits beyond."""
@@ -89,7 +90,7 @@ class Queue:
     async def job(self, queue: str, session: str, generation: str) -> Job | None:
         """A job that is still open."""
         body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), jobs.job_name(session, generation))
-        return jobs.decode(body) if body is not None else None
+        return self._read(body) if body is not None else None
 
     async def done(self, queue: str, session: str, generation: str) -> None:
         """Remove everything of a job whose generation has ended, or will never be."""
@@ -111,11 +112,19 @@ class Queue:
         reply = await _REQUEUE(self._commands, self._keys.queue(queue), jobs.job_name(session, generation), idle_ms)
         return reply.decode()  # type: ignore[no-any-return]
 
+    @staticmethod
+    def _read(body: bytes) -> Job:
+        try:
+            return jobs.decode(body)
+        except msgspec.MsgspecError as error:
+            raise UnreadableJob(f"a job cannot be read: {str(error)[:200]}") from None
+
     async def names(self) -> list[str]:
         """Queues that were submitted to, for the reapers."""
         return [name.decode() for name in await call(self._commands, "ZRANGE", self._keys.queues, 0, -1)]
 
 
+_ANNOUNCE = queue_script("announce")
 _ENQUEUE = queue_script("enqueue")
 _TAKE = queue_script("take")
 _DONE = queue_script("done")

@@ -7,12 +7,15 @@ lock, and any number of reapers do no more harm than one.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
+from collections.abc import Callable
 
 import msgspec
 
 from relay import logging, metrics
-from relay.errors import StorageError
+from relay.errors import StorageError, UnreadableJob
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog
 
@@ -43,6 +46,8 @@ class Reaper:
         queue_timeout_s: float,
         max_takeovers: int,
         failure_message: str,
+        own_queue: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = session_log
         self._queue = queue
@@ -51,6 +56,10 @@ class Reaper:
         self._max_takeovers = max_takeovers
         self._message = failure_message
         self._look_ms = look_ms(lease_s, queue_timeout_s)
+        self._own = {own_queue} if own_queue is not None else set()
+        self._clock = clock
+        self._lease_s = lease_s
+        self._trouble_at = -math.inf
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -58,9 +67,10 @@ class Reaper:
         while True:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))
             try:
-                for name in await self._queue.names():
+                for name in self._own | set(await self._queue.names()):
                     await self.sweep(name)
             except StorageError as error:
+                self._trouble_at = self._clock()
                 metrics.storage_errors.labels("reaper").inc()
                 log.warning("sweep_failed", detail=str(error))
             except Exception:  # without its reaper a process would let answers hang
@@ -87,6 +97,9 @@ class Reaper:
         if lease > now_ms:
             await self._queue.look_at(queue, session, generation, min(lease, now_ms + self._look_ms) + 1)
             return "alive"
+        if self._clock() - self._trouble_at < self._lease_s:
+            # While Redis was away everybody's leases ran out: first let the living renew theirs.
+            return "waiting"
         lost = int(standing["fence"]) - int(standing.get("handed", 0))
         if lost >= self._max_takeovers:
             return await self._fail(queue, session, generation, standing["fence"], "worker_lost")
@@ -96,7 +109,11 @@ class Reaper:
 
     async def _admit(self, queue: str, session: str, generation: str) -> str:
         """A gateway died between making the job durable and admitting it; its client may never ask again."""
-        job = await self._queue.job(queue, session, generation)
+        try:
+            job = await self._queue.job(queue, session, generation)
+        except UnreadableJob as error:
+            log.error("job_dropped", session=session, generation=generation, detail=str(error))
+            job = None
         if job is not None:
             admitted = await self._log.admit(job)
             if admitted is not None and admitted.generation == generation:

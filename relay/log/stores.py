@@ -31,7 +31,7 @@ def queue(redis: Connections, settings: Settings) -> Queue:
     )
 
 
-def reaper(log: SessionLog, jobs: Queue, settings: Settings) -> Reaper:
+def reaper(log: SessionLog, jobs: Queue, settings: Settings, own_queue: str | None = None) -> Reaper:
     return Reaper(
         log,
         jobs,
@@ -39,4 +39,5 @@ def reaper(log: SessionLog, jobs: Queue, settings: Settings) -> Reaper:
         queue_timeout_s=settings.queue_timeout_s,
         max_takeovers=settings.max_takeovers,
         failure_message=settings.failure_message,
+        own_queue=own_queue,
     )

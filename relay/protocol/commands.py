@@ -25,6 +25,7 @@ from relay.protocol.words import (
 
 MAX_ID_LENGTH = 64
 MAX_METADATA_BYTES = 4 * 1024
+MAX_ECHO_BYTES = 64 * 1024  # what a ping may ask to be sent back; a frame must hold it
 
 Fields = dict[str, Any]
 
@@ -83,14 +84,11 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
         return self.content or ""
 
     def body_hash(self) -> str:
-        """Equal for equal bodies: all fields but the addressing ones, defaults filled in, as JSON values.
-
-        `read` has made 1.0 and 1 the same already.
-        """
+        """Equal for equal bodies: all fields but the addressing ones, defaults filled in, as JSON values."""
         body = msgspec.to_builtins(self)
         for addressing in ("type", "session", "request_id"):
             del body[addressing]
-        canonical = msgspec.json.encode(body, order="deterministic")
+        canonical = msgspec.json.encode(_integral(body), order="deterministic")
         return hashlib.sha256(canonical).hexdigest()[:32]
 
 
@@ -99,10 +97,18 @@ _KINDS: dict[str, type[Command]] = {str(kind.__struct_config__.tag): kind for ki
 _decoder = msgspec.json.Decoder()
 
 
+class _Addressed(msgspec.Struct):
+    id: Any = None
+    session: Any = None
+
+
+_peeker = msgspec.json.Decoder(_Addressed)
+
+
 def read(raw: bytes | str) -> Fields:
     """Decode one message into a map without its nulls. Raises ClientError `bad_message`."""
     try:
-        fields = _integral(_decoder.decode(raw))
+        fields = _decoder.decode(raw)
     except RecursionError:
         raise ClientError("bad_message", "The message is nested too deeply.") from None
     except (msgspec.DecodeError, UnicodeError):  # a lone surrogate counts as malformed too
@@ -110,6 +116,15 @@ def read(raw: bytes | str) -> Fields:
     if not isinstance(fields, dict):
         raise ClientError("bad_message", "A command is a JSON object with a type.")
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def peek(raw: bytes | str) -> Fields:
+    """`id` and `session` of a message too large to be read, without building the rest. Raises ClientError."""
+    try:
+        found = _peeker.decode(raw)
+    except (RecursionError, msgspec.DecodeError, UnicodeError):
+        raise ClientError("bad_message", "The message is not valid JSON.") from None
+    return {"id": found.id, "session": found.session}
 
 
 def reply_id(fields: Fields) -> str | None:
@@ -120,6 +135,13 @@ def reply_id(fields: Fields) -> str | None:
 
 def check(fields: Fields, limits: dict[str, float]) -> Command:
     """Turn a map into the command it claims to be. Raises ClientError that names the field."""
+    try:
+        return _check(fields, limits)
+    except RecursionError:
+        raise ClientError("bad_message", "The command is nested too deeply.") from None
+
+
+def _check(fields: Fields, limits: dict[str, float]) -> Command:
     if "id" in fields and reply_id(fields) is None:
         raise ClientError("bad_message", f"id must be a string of at most {MAX_ID_LENGTH} characters.")
     kind = fields.get("type")
@@ -132,12 +154,16 @@ def check(fields: Fields, limits: dict[str, float]) -> Command:
         check_session(fields.get("session"))
     if struct is Subscribe and "cursor" in fields:
         fields = {**fields, "cursor": check_cursor(fields["cursor"])}
+    if isinstance(fields.get("max_tokens"), float):
+        fields = {**fields, "max_tokens": _integral(fields["max_tokens"])}
     try:
         command = msgspec.convert(fields, struct)
     except msgspec.ValidationError as error:
         raise ClientError("bad_message", _sentence(error)) from None
     if isinstance(command, Submit):
         check_submit(command, limits)
+    if isinstance(command, Ping) and len(msgspec.json.encode(command.t)) > MAX_ECHO_BYTES:
+        raise ClientError("too_large", f"t is larger than {MAX_ECHO_BYTES} bytes.")
     if isinstance(command, Stop):
         check_generation(command.generation, "generation")
     return command
@@ -156,12 +182,12 @@ def check_generation(value: str, field: str) -> str:
 
 
 def check_cursor(value: Any) -> Cursor:
-    match value:
-        case Cursor():
-            return value
-        case {"epoch": str(epoch), "seq": int(seq)} if (
-            not isinstance(seq, bool) and EPOCH.match(epoch) and 0 <= seq <= MAX_SEQ
-        ):
+    if isinstance(value, dict):
+        epoch, seq = value.get("epoch"), value.get("seq")
+        if isinstance(seq, float) and seq.is_integer():
+            seq = int(seq)  # JSON has one kind of number
+        whole = isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq <= MAX_SEQ
+        if whole and isinstance(epoch, str) and EPOCH.match(epoch):
             return Cursor(epoch, seq)
     raise ClientError("bad_cursor", "cursor must be {epoch, seq}: an epoch as it was sent, and a seq of 0 to 2^53-1.")
 
@@ -185,6 +211,7 @@ def check_submit(submit: Submit, limits: dict[str, float]) -> None:
         raise ClientError("bad_message", "mode: only chat is on offer here.")
     if len(msgspec.json.encode(submit.user_turn)) > limits["max_content_bytes"]:
         raise ClientError("too_large", f"content is larger than max_content_bytes ({limits['max_content_bytes']:.0f}).")
+    submit.body_hash()  # so that what is nested too deeply to be compared is refused here
     if submit.metadata is not None and len(msgspec.json.encode(submit.metadata)) > MAX_METADATA_BYTES:
         raise ClientError("bad_message", f"metadata is larger than {MAX_METADATA_BYTES} bytes.")
 

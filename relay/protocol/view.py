@@ -58,6 +58,7 @@ class SessionView:
         self.last = 0
         self.waiting = True  # for the reply to `subscribe`: until it comes, log frames are another subscription's
         self.live = False
+        self._asked = 0
         self.messages: list[Frame] = []
         self.generations: dict[str, Generation] = {}
         self.interrupted: set[str] = set()
@@ -70,7 +71,8 @@ class SessionView:
         """The command that begins, or resumes, following this session."""
         self.waiting = True
         self.live = start == "live"
-        command: Frame = {"type": "subscribe", "session": self.session}
+        self._asked += 1
+        command: Frame = {"type": "subscribe", "id": f"subscribe-{self._asked}", "session": self.session}
         if self.cursor is not None:
             command["cursor"] = msgspec.to_builtins(self.cursor)
         elif self.live:
@@ -100,6 +102,8 @@ class SessionView:
         return "mismatch" if "mismatch" in outcomes else "applied"
 
     def _subscribed(self, frame: Frame) -> Next:
+        if self.waiting and self._asked and frame.get("id") != f"subscribe-{self._asked}":
+            return "dropped"  # of an earlier subscription; the reply to the last one is still to come
         before = self.generations
         if not frame["recovered"]:
             self.forget()

@@ -77,7 +77,7 @@ class Client:
     async def begin(self, **fields: Any) -> asyncio.Future[Frame]:
         assert self.connection is not None
         self._next_id += 1
-        name = f"c{self._next_id}"
+        name = str(fields.get("id") or f"c{self._next_id}")
         reply = self._replies[name] = asyncio.get_running_loop().create_future()
         await self.connection.send(msgspec.json.encode({"id": name, **fields}), text=True)
         return reply

@@ -75,9 +75,11 @@ def _by_name(error: openai.APIError, status: int | None, detail: str) -> Provide
 
 
 def _detail(error: Exception) -> str:
-    """One line for the log. A 401 goes without its text: servers quote the key in it."""
-    if isinstance(error, openai.AuthenticationError):
-        return "AuthenticationError: 401"
+    """One line for the log. What a server said goes without its text: servers quote keys and prompts in it."""
+    if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
+        fields = {name: getattr(error, name, None) for name in ("status_code", "code", "type")}
+        names = [f"{name}={str(value)[:60]}" for name, value in fields.items() if value]
+        return " ".join([type(error).__name__, *names])
     line = "{error}: {detail}".format(**describe(error))
     if error.__cause__ is not None:
         line += " ({error}: {detail})".format(**describe(error.__cause__))

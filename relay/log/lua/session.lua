@@ -73,8 +73,8 @@ end
 -- further JSON members of the event without braces. The caller has made sure that it has not ended yet.
 local function end_generation(generation, reason, members)
   local key = of.state(generation)
-  local got = redis.call('HMGET', key, 'attempt', 'count', 'bytes', 'crc', 'accepted', 'claimed', 'first', 'retry_of')
-  local attempt, count, bytes, crc, accepted, claimed, first, retry_of = unpack(got)
+  local got = redis.call('HMGET', key, 'attempt', 'count', 'bytes', 'crc', 'accepted', 'claimed', 'first', 'retry_of', 'message_id')
+  local attempt, count, bytes, crc, accepted, claimed, first, retry_of, message_id = unpack(got)
   local timings = { '"total":' .. digits(now - accepted) }
   if claimed then timings[#timings + 1] = '"queued":' .. digits(claimed - accepted) end
   if first then timings[#timings + 1] = '"first_token":' .. digits(first - accepted) end
@@ -86,7 +86,12 @@ local function end_generation(generation, reason, members)
   redis.call('HDEL', key, 'owner', 'lease')
   redis.call('ZREM', KEY.active, generation)
   if reason == 'complete' then
-    if retry_of then redis.call('LREM', KEY.transcript, 0, retry_of) end
+    -- A retry takes the place of the answer that its question had.
+    for _, other in ipairs(retry_of and redis.call('LRANGE', KEY.transcript, 0, -1) or {}) do
+      if redis.call('HGET', of.state(other), 'message_id') == message_id then
+        redis.call('LREM', KEY.transcript, 0, other)
+      end
+    end
     redis.call('RPUSH', KEY.transcript, generation)
   end
   local seq = write(generation, body)
