@@ -186,9 +186,9 @@ def check_cursor(value: Any) -> Cursor:
         epoch, seq = value.get("epoch"), value.get("seq")
         if isinstance(seq, float) and seq.is_integer():
             seq = int(seq)  # JSON has one kind of number
-        whole = isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq <= MAX_SEQ
-        if whole and isinstance(epoch, str) and EPOCH.match(epoch):
-            return Cursor(epoch, seq)
+        known_epoch = isinstance(epoch, str) and EPOCH.match(epoch) is not None
+        if known_epoch and isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq <= MAX_SEQ:
+            return Cursor(str(epoch), seq)
     raise ClientError("bad_cursor", "cursor must be {epoch, seq}: an epoch as it was sent, and a seq of 0 to 2^53-1.")
 
 

@@ -253,8 +253,15 @@ async def test_the_next_question_brings_the_completed_turns_and_no_others(relay:
         assert [message["content"] for message in client.view.messages] == ["One?", "Two?", "Three?"]
         _, snapshot, _ = await gateway.http("GET", "/v1/sessions/s")
         assert [turn["content"] for turn in snapshot["messages"]] == ["Three?", "Three.", "One?", "Three."]
-        assert [known["state"] for known in snapshot["generations"]] == ["ended"] * 4
-        assert [known["reason"] for known in snapshot["generations"]] == ["complete", "failed", "complete", "complete"]
+        once_more = await client.command(type="submit", session="s", request_id="r5", retry_of=first)
+        await client.ended(once_more["generation"])
+        assert [turn["content"] for turn in relay.fake.calls[-1].body["messages"]] == ["Three?", "Three.", "One?"]
+        _, snapshot, _ = await gateway.http("GET", "/v1/sessions/s")
+        assert [turn["content"] for turn in snapshot["messages"]] == ["Three?", "Three.", "One?", "Three."]
+        assert [known["state"] for known in snapshot["generations"]] == ["ended"] * 5
+        assert [known["reason"] for known in snapshot["generations"]] == [
+            "complete", "failed", "complete", "complete", "complete",
+        ]  # fmt: skip
 
 
 async def test_every_key_has_a_time_to_live_and_no_job_is_left(relay: World) -> None:

@@ -165,6 +165,10 @@ async def test_http_errors_have_one_shape_and_the_right_status(relay: World) -> 
         ("GET", submit + "/g_none", None, {}, 404, "not_found"),
         ("GET", "/v1/sessions/none", None, {}, 404, "not_found"),
         ("GET", "/v1/sessions/none?limit=0", None, {}, 400, "bad_message"),
+        ("GET", "/v1/sessions/none?limit=000001" + "9" * 5000, None, {}, 400, "bad_message"),
+        ("GET", "/v1/sessions/none", None, {"Origin": "http://[zz]"}, 403, "forbidden"),
+        ("GET", "/v1/sessions/none", None, {"Host": "[zz"}, 403, "forbidden"),
+        ("GET", "/v1/sessions/none/", None, {}, 404, "not_found"),
         ("GET", "/v1/nothing", None, {}, 404, "not_found"),
         ("PUT", submit, b"{}", json_type, 405, "bad_message"),
     ]
@@ -198,6 +202,71 @@ async def test_submit_over_http_draws_what_is_missing_and_the_snapshot_shows_it(
         {**found["message"], "role": "user", "generation": generation},
         {"message_id": end["message_id"], "role": "assistant", "content": "Hello there", "generation": generation},
     ]
+
+
+async def test_a_thousand_sessions_subscribed_at_once_are_all_followed(relay: World) -> None:
+    gateway = await relay.gateway(RELAY_MAX_SUBSCRIPTIONS="1000")
+    async with Client(gateway.url, "s") as client:
+        replies = [await client.begin(type="subscribe", session=f"s{number}") for number in range(1000)]
+        kinds = [(await asyncio.wait_for(reply, 30)).get("code", "subscribed") for reply in replies]
+        assert kinds == ["subscribed"] * 1000
+
+
+async def test_queues_beyond_what_reapers_walk_are_refused_and_those_in_use_go_on(relay: World) -> None:
+    gateway = await relay.gateway()
+    await relay.worker()
+    now = 4_000_000_000_000  # names that are never forgotten here
+    await relay.redis.zadd(f"{relay.prefix}:queues", {f"q{number}": now for number in range(999)})
+    await relay.redis.pexpire(f"{relay.prefix}:queues", 60_000)
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        generation = await client.submit("q", "r1")
+        refused = await client.command(type="submit", session="s", request_id="r2", content="q", queue="one-more")
+        assert refused["code"] == "bad_message"
+        assert "queue" in refused["message"]
+        await client.ended(generation)
+        await client.ended(await client.submit("q", "r3"))
+
+
+async def test_an_error_on_subscribing_again_leaves_the_earlier_subscription(relay: World) -> None:
+    relay.fake.script = Script(tokens=["a", "b"], hold_before=1)
+    gateway = await relay.gateway()
+    await relay.worker()
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        generation = await client.submit("q")
+        await client.until(lambda: generation in client.view.generations and client.shown(generation).count == 1, "one")
+        reply = await client.command(type="subscribe", session="s", cursor="nonsense")
+        assert reply["code"] == "bad_cursor"
+        relay.fake.release()
+        await client.ended(generation)
+        check(client, generation, "ab")
+
+
+async def test_a_peer_that_closed_and_takes_nothing_does_not_spoil_the_farewell_of_others(relay: World) -> None:
+    gateway = await relay.gateway()
+    reader, writer = await _raw_handshake(gateway)
+    ping = b'{"type":"ping","t":"' + b"x" * 60_000 + b'"}'
+    mask = b"\x00\x00\x00\x00"
+    framed = b"\x81\xfe" + struct.pack("!H", len(ping)) + mask + ping
+    transport = writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    transport.pause_reading()
+    writer.write(framed * 200 + b"\x88\x80" + mask)
+    async with connect(_address(gateway), proxy=None) as innocent:
+        await _receive(innocent)
+        metrics = ""
+        while 'relay_commands_total{type="ping"}' not in metrics:
+            _, metrics, _ = await gateway.http("GET", "/metrics")
+        gateway.signal(15)
+        assert (await _receive(innocent))["type"] == "draining"
+        with pytest.raises(ConnectionClosed) as closed:
+            await _receive(innocent)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+    assert await gateway.exited() in (0, -15)
+    writer.close()
+    del reader
 
 
 async def test_a_connection_follows_so_many_sessions_and_no_more(relay: World) -> None:
@@ -289,7 +358,8 @@ async def test_a_slow_reader_is_not_cut_off_slows_nobody_and_gets_merged_frames(
 async def test_a_reader_that_takes_nothing_is_closed_4413_and_resumes(relay: World) -> None:
     tokens = ["x" * 1000] * 8000
     relay.fake.script = Script(tokens=tokens)
-    gateway = await relay.gateway(RELAY_STALL_S="1", RELAY_VIEWER_BUFFER_BYTES="4096")
+    # Heartbeats more often than stalls: our own pings must not pass for something taken.
+    gateway = await relay.gateway(RELAY_STALL_S="2", RELAY_HEARTBEAT_S="0.5", RELAY_VIEWER_BUFFER_BYTES="4096")
     await relay.worker(RELAY_MAX_ANSWER_BYTES="16777216")
     stuck = Client(gateway.url, "s")
     async with Client(gateway.url, "s") as quick:
