@@ -168,6 +168,8 @@ class Follower:
                         self._apply(seq, body)
                 if self.frontier >= page.head:
                     return
+                if not page.entries:
+                    raise StorageError(f"range: entries {self.frontier + 1} to {page.head} are missing")
 
     # How it keeps its promises
 
