@@ -23,7 +23,7 @@ def _named(name: str, default: Any, description: str, **bounds: Any) -> Any:
 class Settings(BaseSettings):
     """Units are in the names: `_s` seconds, `_ms` milliseconds, `_bytes` bytes of encoded JSON."""
 
-    model_config = SettingsConfigDict(env_prefix="RELAY_", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="RELAY_", extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
     # Redis
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, 6.2 or newer")

@@ -66,7 +66,8 @@ class Batcher:
         return len(self._pending)
 
     def add(self, kind: Kind, text: str, now_ms: float) -> None:
-        encoded = len(text) if text.isascii() and text.isprintable() else len(msgspec.json.encode(text))
+        plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+        encoded = len(text) if plain else len(msgspec.json.encode(text))
         self._pending.append(_Token(kind, text, encoded + 2, now_ms))
 
     def close(self) -> None:

@@ -6,7 +6,9 @@ minute, and a write whose reply was lost would silently be done twice.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -14,6 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from relay.errors import RelayError, SettingsError, StorageError
+
+T = TypeVar("T")
 
 APPEND_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0
@@ -57,7 +61,7 @@ def _client(url: str, timeout_s: float) -> Redis:
 async def call(redis: Redis, *command: str | bytes | float) -> Any:
     """One plain command. Raises StorageError, as every way into Redis here does."""
     try:
-        return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
+        return await cancellable(redis.execute_command(*command))  # type: ignore[no-untyped-call]
     except (RedisError, OSError) as error:
         raise storage_error(command[0], error) from error
 
@@ -68,9 +72,29 @@ async def transaction(redis: Redis, *commands: tuple[str | bytes | float, ...]) 
         async with redis.pipeline(transaction=True) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
-            return await pipe.execute()
+            return await cancellable(pipe.execute())
     except (RedisError, OSError) as error:
         raise storage_error(commands[0][0], error) from error
+
+
+async def cancellable(command: Awaitable[T]) -> T:
+    """Await a command of redis-py's so that a cancellation is never lost.
+
+    redis-py 8.1 writes through `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes as the
+    write has just finished. The task would go on as if nobody had told it to end.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        result = await command
+    except Exception:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError from None
+        raise
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
 
 
 def storage_error(what: object, error: Exception) -> StorageError:

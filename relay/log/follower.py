@@ -252,7 +252,9 @@ class Follower:
         state = known.state if known else "queued"
         if header.type == "status":
             state = header.state
-        elif header.type in ("tokens", "reasoning"):
+        elif header.type == "restart":
+            state = "retrying"
+        elif header.type == "tokens":
             state = "streaming"
         if known is None or (known.attempt, known.state) != (header.attempt, state):
             self.active[generation] = Active(generation, header.attempt, state)

@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
-from relay.log.connect import storage_error
+from relay.log.connect import cancellable, storage_error
 from relay.log.keys import lua_names
 
 _LUA = files("relay.log") / "lua"
@@ -29,11 +29,11 @@ class Script:
         try:
             if self._sha is not None:
                 try:
-                    return await redis.evalsha(self._sha, 1, key, *arguments)
+                    return await cancellable(redis.evalsha(self._sha, 1, key, *arguments))
                 except NoScriptError:
                     pass  # another server, or it was restarted: it learns the script again below
-            self._sha = await redis.script_load(self.source)
-            return await redis.evalsha(self._sha, 1, key, *arguments)
+            self._sha = await cancellable(redis.script_load(self.source))
+            return await cancellable(redis.evalsha(self._sha, 1, key, *arguments))
         except (RedisError, OSError) as error:
             raise storage_error(self.name, error) from error
 

@@ -88,7 +88,8 @@ class Subscriber:
         failures = 0
         while True:
             try:
-                wire = await asyncio.wait_for(self._connect(), _CONNECT_TIMEOUT_S)
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    wire = await self._connect()
                 failures = 0
                 await self._watch(wire)
             except (OSError, TimeoutError, hiredis.HiredisError) as error:

@@ -16,6 +16,8 @@ from relay.protocol.words import Cursor
 Next = Literal["applied", "dropped", "gap", "mismatch"]
 Frame = dict[str, Any]
 
+_KINDS = frozenset({"status", "tokens", "reasoning", "data", "restart", "end"})
+
 
 class Generation:
     """One answer as a client shows it. `partial`: joined live, so its beginning was never seen."""
@@ -40,6 +42,7 @@ class Generation:
 
     def restart(self, attempt: int) -> None:
         self.attempt = attempt
+        self.state = "retrying"
         self.texts, self.reasonings, self.count, self.partial = [], [], 0, False
 
     def proves(self, end: Frame) -> bool:
@@ -111,7 +114,7 @@ class SessionView:
         active = {known["generation"]: known for known in frame["active"]}
         unfinished = {name for name, known in before.items() if known.end is None}
         self.interrupted = unfinished - set(active) if not frame["recovered"] else set()
-        if self.live and not frame["recovered"]:
+        if self.live and not frame["recovered"] and frame["at"] > 0:  # at 0 everything follows, from its beginning
             for known in active.values():
                 self._generation(known["generation"], known["attempt"]).partial = True
         return "applied"
@@ -121,8 +124,8 @@ class SessionView:
         if kind == "message":
             self.messages.append(event)
             return "applied"
-        if not event.get("generation"):
-            return "applied"
+        if kind not in _KINDS:
+            return "applied"  # of a later release; its seq counts
         shown = self._generation(event["generation"], event["attempt"])
         if kind == "status":
             shown.state = event["state"]

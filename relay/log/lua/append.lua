@@ -33,16 +33,16 @@ if counter then
   end
   local text = kind == 'tokens' and of.text(generation) or of.reasoning(generation)
   redis.call('APPEND', text, ARGV[12])
-  redis.call('HSET', key, counter, digits(stored + count), 'state', 'streaming', 'shown', '1')
+  redis.call('HSET', key, counter, digits(stored + count), 'shown', '1')
   if kind == 'tokens' then
-    redis.call('HSET', key, 'bytes', ARGV[13], 'crc', ARGV[14])
+    redis.call('HSET', key, 'state', 'streaming', 'bytes', ARGV[13], 'crc', ARGV[14])
     redis.call('HSETNX', key, 'first', digits(now))
   end
   if stored == 0 then created = { text } end
 elseif kind == 'status' then
   redis.call('HSET', key, 'state', ARGV[12])
 elseif kind == 'restart' then
-  redis.call('HSET', key, 'attempt', ARGV[10], 'count', 0, 'reasoned', 0, 'bytes', 0, 'crc', 0, 'shown', '0')
+  redis.call('HSET', key, 'attempt', ARGV[10], 'state', 'retrying', 'count', 0, 'reasoned', 0, 'bytes', 0, 'crc', 0, 'shown', '0')
   redis.call('DEL', of.text(generation), of.reasoning(generation))
 elseif kind == 'data' then
   redis.call('HSET', key, 'shown', '1')

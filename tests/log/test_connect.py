@@ -1,0 +1,151 @@
+"""Ways into Redis: every failure is a StorageError, and a task that waits for Redis can still be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from relay.errors import RelayError, SettingsError, StorageError
+from relay.log.connect import Connections, call, check, transaction
+
+Answers = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def server_that(answers: Answers) -> AsyncIterator[str]:
+    """A server on loopback that treats every connection so; yields its URL."""
+    conversations: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        conversations.add(task)
+        try:
+            await answers(reader, writer)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    finally:
+        server.close()
+        for task in conversations:
+            task.cancel()
+        await asyncio.gather(*conversations, return_exceptions=True)
+
+
+async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Whatever is asked, one PONG for each command."""
+    while data := await reader.read(65536):
+        writer.write(b"+PONG\r\n" * sum(line.startswith(b"*") for line in data.split(b"\r\n")))
+        await writer.drain()
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+
+
+# redis-py 8.1 writes each command through `asyncio.wait_for`, which before Python 3.12 swallows a
+# cancellation that comes as the write has just finished. Follower, reaper, consumer and hand-over all end tasks by
+# cancelling them and then wait for them: for ever, if that was the moment and nobody looked.
+async def test_a_task_that_is_cancelled_in_the_middle_of_a_command_ends_at_whatever_moment() -> None:
+    async def asks_for_ever() -> None:
+        while True:
+            await call(redis.commands, "PING")
+
+    swallowed = []
+    async with server_that(pong) as url:
+        redis = Connections(url)
+        await call(redis.commands, "PING")
+        for turns in range(40):
+            task = asyncio.create_task(asks_for_ever())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=0.2)
+            if not task.done():
+                swallowed.append(turns)
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=0.01)
+        await redis.aclose()
+    assert swallowed == []
+
+
+async def test_a_server_that_hangs_up_is_a_storage_error_that_names_the_command() -> None:
+    async with server_that(hang_up) as url:
+        redis = Connections(url)
+        with pytest.raises(StorageError, match=r"^PING: "):
+            await call(redis.commands, "PING")
+        with pytest.raises(StorageError, match=r"^GET: "):
+            await transaction(redis.append, ("GET", "a"), ("GET", "b"))
+        await redis.aclose()
+
+
+async def test_nobody_there_is_a_storage_error() -> None:
+    async with server_that(hang_up) as url:
+        pass
+    redis = Connections(url)
+    with pytest.raises(StorageError):
+        await call(redis.append, "PING")
+    with pytest.raises(StorageError, match="RELAY_REDIS_URL"):
+        await check(redis.commands)
+    await redis.aclose()
+
+
+async def test_an_error_that_redis_answers_is_a_storage_error(redis: Redis) -> None:
+    await redis.set("a", "text")
+    with pytest.raises(StorageError, match=r"^INCR: ResponseError: .*not an integer"):
+        await call(redis, "INCR", "a")
+
+
+async def test_a_transaction_answers_for_each_of_its_commands(redis: Redis) -> None:
+    assert await transaction(redis, ("SET", "a", "1"), ("INCR", "a"), ("GET", "a")) == [True, 2, b"2"]
+
+
+@pytest.mark.parametrize("url", ["", "localhost", "http://localhost", "redis://localhost:port"])
+def test_an_address_that_is_none_names_the_setting(url: str) -> None:
+    with pytest.raises(SettingsError, match="RELAY_REDIS_URL"):
+        Connections(url)
+
+
+@pytest.mark.parametrize(
+    "policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-ttl", "volatile-random"]
+)
+async def test_a_server_that_may_evict_our_keys_is_refused(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setattr(redis, "config_get", _answering({b"maxmemory-policy": policy.encode()}))
+    with pytest.raises(RelayError, match=f"{policy}.*noeviction"):
+        await check(redis)
+
+
+@pytest.mark.parametrize("config", [{b"maxmemory-policy": b"noeviction"}, {"maxmemory-policy": "noeviction"}, {}])
+async def test_a_server_that_evicts_nothing_or_does_not_say_is_taken(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, config: dict[str | bytes, str | bytes]
+) -> None:
+    monkeypatch.setattr(redis, "config_get", _answering(config))
+    await check(redis)
+
+
+async def test_a_host_that_hides_its_configuration_is_taken(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: str) -> None:
+        raise RedisError("unknown command CONFIG")
+
+    monkeypatch.setattr(redis, "config_get", refused)
+    await check(redis)
+
+
+def _answering(config: object) -> Callable[..., Awaitable[object]]:
+    async def config_get(*_: str) -> object:
+        return config
+
+    return config_get

@@ -1,0 +1,656 @@
+"""The follower: whatever pub/sub does, every viewer gets every event once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from relay.errors import StorageError
+from relay.log import follower as follower_module
+from relay.log.follower import Burst, Trimmed
+from relay.log.session_log import SessionLog
+from relay.protocol.frames import Active
+from tests.log.following import Recorder, Stage
+from tests.log.in_memory import answered, job_of, redis_in_memory, session_log_on
+
+
+@pytest.fixture
+async def stage(redis: Redis, session_log: SessionLog) -> AsyncIterator[Stage]:
+    made = Stage(redis, session_log)
+    yield made
+    await made.aclose()
+
+
+async def replayed(stage: Stage, after: int) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(frame) async for _, frame in stage.follower.replay(after)]
+
+
+def spans(frames: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    return [(frame.get("from", frame["seq"]), frame["seq"]) for frame in frames]
+
+
+# Beginning
+
+
+async def test_it_begins_at_the_head_of_a_log_that_has_events(stage: Stage) -> None:
+    await stage.tokens("Hel", "lo")
+    await stage.follower.start()
+    assert stage.source.channel == "t:s:{s}:events"
+    assert (stage.follower.frontier, stage.follower.flushed) == (4, 4)
+    assert stage.follower.active == {"g1": Active("g1", 1, "streaming")}
+    viewer = stage.viewer()
+    await viewer.reaches(4)
+    assert viewer.view.generations["g1"].text == "Hello"
+
+
+async def test_it_makes_a_session_that_is_not_there_yet(stage: Stage) -> None:
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("Hi")
+    stage.deliver()
+    await viewer.reaches(3)
+    opened = await stage.log.open("s", create=False)
+    assert opened is not None
+    assert viewer.view.epoch == stage.follower.epoch == opened.epoch
+
+
+async def test_a_message_that_comes_while_it_begins_is_not_lost(stage: Stage) -> None:
+    async def written_after_the_reply_was_made() -> None:
+        stage.read.after_open = None
+        await stage.tokens("a")
+        stage.deliver()
+
+    stage.read.after_open = written_after_the_reply_was_made
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await viewer.reaches(3)
+    assert stage.follower.frontier == 3
+
+
+async def test_it_listens_no_more_when_it_is_closed(stage: Stage) -> None:
+    await stage.follower.start()
+    await stage.follower.aclose()
+    assert stage.source.listener is None
+
+
+# Live
+
+
+async def test_messages_in_order_are_fed_as_they_come_without_reading_the_log(stage: Stage) -> None:
+    await stage.tokens("x")
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await viewer.reaches(3)
+    stage.in_flight.clear()
+    await stage.tokens("a", "b", "c")
+    stage.read.may_read = False
+    stage.deliver()
+    await viewer.reaches(6)
+    assert viewer.frames[-3:] == [
+        b'{"session":"s","seq":%d,"type":"tokens","generation":"g1","attempt":1,"index":%d,"count":1,"text":"%s"}'
+        % (seq, seq - 3, text)
+        for seq, text in [(4, b"a"), (5, b"b"), (6, b"c")]
+    ]
+
+
+async def test_events_that_arrive_together_are_one_burst(stage: Stage) -> None:
+    class Bursts(Recorder):
+        def __init__(self) -> None:
+            super().__init__(stage.follower)
+            self.spans: list[tuple[int, int]] = []
+
+        def feed(self, burst: Burst) -> None:
+            self.spans.append((burst.first, burst.last))
+            super().feed(burst)
+
+    await stage.follower.start()
+    viewer = Bursts()
+    viewer.join()
+    stage.viewers.append(viewer)
+    await stage.everybody_has_everything()
+    await stage.tokens("a", "b")
+    stage.deliver()
+    await viewer.reaches(4)
+    await stage.tokens("c")
+    stage.deliver()
+    await viewer.reaches(5)
+    assert viewer.spans == [(1, 4), (5, 5)]
+
+
+def test_a_burst_is_framed_once_for_each_framing() -> None:
+    framed: list[bytes] = []
+
+    def brackets(payload: bytes) -> bytes:
+        framed.append(payload)
+        return b"[" + payload + b"]"
+
+    def upper(payload: bytes) -> bytes:
+        return payload.upper()
+
+    burst = Burst(5, [b"a", b"b"])
+    assert (burst.first, burst.last) == (5, 6)
+    assert burst.joined(brackets) == burst.joined(brackets) == b"[a][b]"
+    assert burst.joined(upper) == b"AB"
+    assert framed == [b"a", b"b"]
+
+
+async def test_a_message_that_comes_twice_is_shown_once(stage: Stage) -> None:
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("a", "b")
+    payloads = list(stage.in_flight)
+    stage.deliver()
+    await viewer.reaches(4)
+    stage.source.say(*payloads, payloads[1], *payloads)
+    await stage.tokens("c")
+    stage.deliver()
+    await viewer.reaches(5)
+    assert spans([msgspec.json.decode(frame) for frame in viewer.frames]) == [(seq, seq) for seq in range(1, 6)]
+
+
+async def test_active_follows_what_is_said(stage: Stage) -> None:
+    await stage.follower.start()
+
+    async def active() -> list[Active]:
+        await stage.overhear()
+        stage.deliver()
+        opened = await stage.log.open("s")
+        assert opened is not None
+        assert list(stage.follower.active.values()) == opened.active
+        return opened.active
+
+    one = await stage.writer("g1")
+    assert await active() == [Active("g1", 1, "queued")]
+    two = await stage.writer("g2")
+    await one.status("thinking")
+    await two.tokens("a")
+    assert await active() == [Active("g1", 1, "thinking"), Active("g2", 1, "streaming")]
+    await one.data({"x": 1})
+    await two.restart()
+    await two.status("preparing")
+    assert await active() == [Active("g1", 1, "thinking"), Active("g2", 2, "preparing")]
+    await one.end()
+    assert await active() == [Active("g2", 2, "preparing")]
+    await stage.log.stop("s", "g2")
+    assert await active() == []
+
+
+# Doubt
+
+
+@pytest.mark.parametrize("lost", [[1], [1, 2], [3], [1, 3]])
+async def test_a_hole_is_filled_from_the_log(stage: Stage, lost: list[int]) -> None:
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("a", "b", "c", "d")
+    stage.source.say(*[payload for place, payload in enumerate(stage.in_flight) if place not in lost])
+    await viewer.reaches(6)
+    assert viewer.view.generations["g1"].text == "abcd"
+    assert viewer.lives == 1
+
+
+async def test_messages_out_of_order_are_shown_in_order(stage: Stage) -> None:
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("a", "b", "c", "d")
+    stage.source.say(*reversed(stage.in_flight))
+    await viewer.reaches(6)
+    assert viewer.view.generations["g1"].text == "abcd"
+
+
+async def test_a_subscription_that_was_lost_for_a_while_is_made_good(stage: Stage) -> None:
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("nobody", "heard", "this")
+    assert stage.source.listener is not None
+    stage.source.listener.acknowledged()
+    await viewer.reaches(5)
+
+
+async def test_silence_while_an_answer_is_open_makes_it_look(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
+    await stage.writer()
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await viewer.reaches(2)
+    await stage.tokens("nobody", "heard", "this")
+    await viewer.reaches(5)
+
+
+async def test_an_answer_that_begins_makes_it_look_more_often(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
+    await stage.follower.start()  # nothing is open: the next look is far away
+    viewer = stage.viewer()
+    await stage.writer()
+    stage.deliver()
+    await viewer.reaches(2)
+    await stage.tokens("nobody", "heard", "this")
+    await viewer.reaches(5)
+
+
+async def test_an_idle_session_is_looked_at_now_and_then(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "IDLE_LOOK_S", 0.01)
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("nobody heard this")
+    await viewer.reaches(3)
+
+
+async def test_a_look_that_fails_is_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "_RETRY_S", 0)
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("a", "b")
+    stage.read.failures = [StorageError("away"), RuntimeError("a bug"), StorageError("still away")]
+    stage.source.say(stage.in_flight[-1])
+    await viewer.reaches(4)
+    assert stage.read.failures == []
+
+
+# A new life
+
+
+async def test_a_new_epoch_restarts_every_viewer(stage: Stage) -> None:
+    await stage.follower.start()
+    await stage.tokens("old")
+    stage.deliver()
+    viewers = [stage.viewer(), stage.viewer()]
+    for viewer in viewers:
+        await viewer.reaches(3)
+    before = stage.follower.epoch
+
+    await stage.lose_everything()
+    await stage.tokens("new", "!", generation="g2")
+    stage.deliver()
+    for viewer in viewers:
+        await viewer.reaches(4)
+        assert viewer.lives == 2
+        assert viewer.view.epoch == stage.follower.epoch != before
+        assert list(viewer.view.generations) == ["g2"]
+    await stage.everybody_has_everything()
+
+
+async def test_a_log_that_is_gone_begins_anew_at_the_next_look(stage: Stage) -> None:
+    await stage.follower.start()
+    await stage.tokens("old")
+    stage.deliver()
+    viewer = stage.viewer()
+    await viewer.reaches(3)
+    await stage.lose_everything()
+    await stage.follower.look()
+    assert (viewer.lives, viewer.view.last, viewer.view.generations) == (2, 0, {})
+    assert (stage.follower.frontier, stage.follower.active) == (0, {})
+
+
+async def test_messages_of_an_earlier_life_are_not_shown(stage: Stage) -> None:
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("old", "older")
+    late, stage.in_flight = stage.in_flight, []
+    await stage.lose_everything()
+    await stage.follower.look()
+    stage.source.say(*late)
+    await stage.tokens("new", generation="g2")
+    stage.deliver()
+    await stage.everybody_has_everything()
+    assert list(viewer.view.generations) == ["g2"]
+
+
+async def test_a_log_that_went_back_begins_anew_for_its_viewers(stage: Stage) -> None:
+    """Redis came back with an older copy: the same epoch, a lower head."""
+    await stage.follower.start()
+    await stage.tokens("a", "b", "c")
+    stage.deliver()
+    viewer = stage.viewer()
+    await viewer.reaches(5)
+    await stage.redis.xdel("t:s:{s}:log", "5-0", "4-0")
+    await stage.redis.hset("t:s:{s}:meta", "seq", "3")
+    await stage.follower.look()
+    await viewer.reaches(3)
+    assert viewer.lives == 2
+    assert (stage.follower.frontier, viewer.view.generations["g1"].text) == (3, "a")
+
+
+async def test_a_look_comes_back_where_entries_are_lost(stage: Stage) -> None:
+    await stage.follower.start()
+    await stage.tokens("a")
+    stage.deliver()
+    await stage.tokens("b", "c")
+    await stage.redis.delete("t:s:{s}:log")
+    try:
+        await stage.follower.look()
+    except StorageError:
+        pass  # saying that it cannot be done is an answer, too
+
+
+# Cursors
+
+
+async def test_only_a_cursor_of_this_life_and_not_ahead_is_honoured(stage: Stage) -> None:
+    await stage.tokens("a", "b")
+    await stage.follower.start()
+    epoch = stage.follower.epoch
+    assert [stage.follower.honours(epoch, seq) for seq in range(6)] == [True] * 5 + [False]
+    assert not stage.follower.honours("another", 2)
+    assert not stage.follower.honours("another", 0)
+
+
+async def test_a_cursor_at_what_was_heard_a_moment_ago_is_honoured(stage: Stage) -> None:
+    await stage.tokens("a")
+    await stage.follower.start()
+    stage.in_flight.clear()
+    await stage.tokens("b")
+    stage.deliver()
+    assert stage.follower.honours(stage.follower.epoch, 4)
+
+
+async def test_a_cursor_below_the_floor_is_not_honoured_except_at_the_very_beginning(redis: Redis) -> None:
+    stage = Stage(redis, session_log_on(redis, max_generations=1))
+    await answered(stage.log, job_of("g1"), "one")
+    await stage.follower.start()
+    epoch = stage.follower.epoch
+    assert stage.follower.honours(epoch, 2)
+    await stage.log.admit(job_of("g2"))  # forgets g1: seqs 1 to 4
+    await stage.follower.look()
+    assert [stage.follower.honours(epoch, seq) for seq in range(8)] == [True] + [False] * 3 + [True] * 3 + [False]
+    await stage.aclose()
+
+
+# Replay
+
+
+async def test_one_event_is_replayed_as_the_live_event_that_it_is(stage: Stage) -> None:
+    await stage.follower.start()
+    await stage.tokens("a", "b")
+    stage.deliver()
+    assert stage.follower.honours(stage.follower.epoch, 3)
+    assert await replayed(stage, 3) == [
+        {
+            "session": "s", "seq": 4, "type": "tokens", "generation": "g1", "attempt": 1, "index": 1, "count": 1,
+            "text": "b",
+        }
+    ]  # fmt: skip
+    assert await replayed(stage, 4) == []
+
+
+async def test_several_events_are_replayed_from_the_window_as_one_catchup(stage: Stage) -> None:
+    await stage.follower.start()
+    await stage.tokens("a", "b", "c")
+    stage.deliver()
+    stage.follower.honours("", 0)
+    stage.read.may_read = False
+    assert spans(await replayed(stage, 2)) == [(3, 5)]
+    (frame,) = await replayed(stage, 3)
+    assert frame["events"] == [
+        {"type": "tokens", "generation": "g1", "attempt": 1, "index": 1, "count": 2, "text": "bc"}
+    ]
+
+
+async def test_what_the_window_has_forgotten_is_replayed_from_the_log(redis: Redis, session_log: SessionLog) -> None:
+    stage = Stage(redis, session_log, window_bytes=200)
+    await stage.follower.start()
+    await stage.tokens("a", "b", "c", "d", "e")
+    stage.deliver()
+    stage.follower.honours("", 0)
+    assert spans(await replayed(stage, 6)) == [(7, 7)]
+    assert stage.read.reads == []
+    (frame,) = await replayed(stage, 2)
+    assert (frame["from"], frame["seq"], frame["events"][0]["text"]) == (3, 7, "abcde")
+    assert stage.read.reads == [3]
+    await stage.aclose()
+
+
+@pytest.mark.parametrize("window_bytes", [0, 100_000])
+async def test_a_long_replay_comes_in_frames_that_follow_on(
+    redis: Redis, session_log: SessionLog, window_bytes: int
+) -> None:
+    stage = Stage(redis, session_log, window_bytes=window_bytes)
+    await stage.follower.start()
+    await stage.tokens(*["x" * 300] * 20)
+    stage.deliver()
+    viewer = stage.viewer()
+    await stage.everybody_has_everything()
+    got = spans([msgspec.json.decode(frame) for frame in viewer.frames])
+    assert len(got) > 5
+    assert got[0][0] == 1
+    assert all(first == last + 1 for (_, last), (first, _) in pairwise(got))
+    await stage.aclose()
+
+
+async def test_a_replay_reads_page_by_page(stage: Stage) -> None:
+    await stage.tokens(*["x" * 50] * 30)
+    await stage.follower.start()
+    stage.read.page_bytes = 500
+    viewer = stage.viewer()
+    await viewer.reaches(32)
+    assert len(stage.read.reads) > 5
+    assert viewer.view.generations["g1"].text == "x" * 1500
+
+
+async def test_a_replay_goes_up_to_what_live_viewers_have_and_live_goes_on_from_there(stage: Stage) -> None:
+    await stage.tokens("a", "b")
+    await stage.follower.start()
+    stage.in_flight.clear()
+
+    async def more_arrives() -> None:
+        stage.read.after_range = None
+        await stage.tokens("c", "d")
+        stage.deliver()
+
+    stage.read.after_range = more_arrives
+    viewer = stage.viewer()
+    await viewer.reaches(6)
+    assert viewer.view.generations["g1"].text == "abcd"
+    await stage.tokens("e")
+    stage.deliver()
+    await stage.everybody_has_everything()
+
+
+async def test_a_replay_below_the_floor_says_so(redis: Redis) -> None:
+    stage = Stage(redis, session_log_on(redis, max_generations=1), window_bytes=0)
+    await answered(stage.log, job_of("g1"), "one")
+    await stage.follower.start()
+    await stage.log.admit(job_of("g2"))  # forgets g1, and the follower has not heard of it
+    with pytest.raises(Trimmed):
+        await replayed(stage, 2)
+    viewer = stage.viewer((stage.follower.epoch, 2))
+    await stage.everybody_has_everything()
+    assert viewer.lives == 2
+    assert list(viewer.view.generations) == ["g2"]
+    await stage.aclose()
+
+
+async def test_from_the_very_beginning_what_was_forgotten_is_simply_not_there(redis: Redis) -> None:
+    stage = Stage(redis, session_log_on(redis, max_generations=1), window_bytes=0)
+    await answered(stage.log, job_of("g1"), "one")
+    await stage.log.admit(job_of("g2"))
+    await stage.follower.start()
+    (frame,) = await replayed(stage, 0)
+    assert (frame["from"], frame["seq"]) == (1, 6)
+    assert {event["generation"] for event in frame["events"]} == {"g2"}
+    await stage.aclose()
+
+
+async def test_a_replay_stops_where_the_log_begins_a_new_life(stage: Stage) -> None:
+    await stage.tokens(*["x" * 300] * 10)
+    await stage.follower.start()
+    stage.read.page_bytes = 700
+    replay = stage.follower.replay(0)
+    seq, _ = await anext(replay)
+    assert seq < 12
+    await stage.lose_everything()
+    await stage.tokens(*["y" * 300] * 20, generation="g2")
+    rest = []
+    try:
+        rest = [frame async for _, frame in replay]
+    except StorageError:
+        pass  # either way it says nothing of the new life
+    assert not any(b"yyy" in frame for frame in rest)
+
+
+# Races
+
+
+async def test_a_message_that_overtakes_the_page_on_its_way_is_not_shown_twice(stage: Stage) -> None:
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("a", "b", "c")
+
+    async def overtakes() -> None:
+        stage.source.say(*stage.in_flight[:3])
+
+    stage.read.after_range = overtakes
+    await stage.follower.look()
+    await viewer.reaches(5)
+    stage.deliver()
+    await stage.everybody_has_everything()
+
+
+async def test_events_written_while_a_look_reads_are_found_too(stage: Stage) -> None:
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.tokens("a")
+    late = ["d", "c", "b"]
+
+    async def grows() -> None:
+        if late:
+            await stage.writers["g1"].tokens(late.pop())
+
+    stage.read.after_range = grows
+    while late:
+        await stage.follower.look()
+    await stage.follower.look()
+    await viewer.reaches(6)
+    assert viewer.view.generations["g1"].text == "abcd"
+
+
+async def test_a_slow_viewer_gets_one_catchup_and_then_keeps_up_again(stage: Stage) -> None:
+    await stage.follower.start()
+    quick, slow = stage.viewer(), stage.viewer()
+    await stage.tokens("a")
+    stage.deliver()
+    for viewer in (quick, slow):
+        await viewer.reaches(3)
+    slow.slow = True
+    shown = len(slow.frames)
+    for text in "bcdef":
+        await stage.tokens(text)
+        stage.deliver()
+        await quick.reaches(stage.follower.frontier)
+    assert slow.view.last == 3
+    slow.drain()
+    await slow.reaches(8)
+    assert spans([msgspec.json.decode(frame) for frame in slow.frames[shown:]]) == [(4, 8)]
+    await stage.tokens("g")
+    stage.deliver()
+    await stage.everybody_has_everything()
+    assert spans([msgspec.json.decode(frame) for frame in slow.frames[shown:]]) == [(4, 8), (9, 9)]
+
+
+# Anything
+
+
+NUMBER = st.integers(0, 30)
+STEP = st.tuples(
+    st.sampled_from(
+        ["write"] * 6 + ["deliver"] * 6 + ["drop"] * 2 + ["repeat"] * 2 + ["turn"] * 4
+        + ["look", "lose", "acknowledge", "join", "resume", "slow", "drain"]
+    ),
+    NUMBER,
+)  # fmt: skip
+
+
+async def play(steps: list[tuple[str, int]], window_bytes: int, overtaking: list[int]) -> None:
+    redis = redis_in_memory()
+    stage = Stage(redis, session_log_on(redis), window_bytes=window_bytes)
+
+    async def overtakes() -> None:
+        """Now and then a message arrives between a read of the log and the reply to it."""
+        if overtaking and stage.in_flight:
+            stage.source.say(stage.in_flight[overtaking.pop() % len(stage.in_flight)])
+
+    stage.read.after_range = overtakes
+    await stage.follower.start()
+    stage.viewer()
+    lost: list[bytes] = []
+    for what, number in steps:
+        await _step(stage, what, number, lost)
+    await stage.everybody_has_everything()
+    stage.source.say(*lost, *stage.in_flight)  # all of it once more, and late
+    await stage.everybody_has_everything()
+    opened = await stage.log.open("s")
+    assert opened is not None
+    assert stage.follower.active == {known.generation: known for known in opened.active}
+    await stage.aclose()
+    await redis.aclose()
+
+
+async def _step(stage: Stage, what: str, number: int, lost: list[bytes]) -> None:
+    in_flight = stage.in_flight
+    match what:
+        case "write":
+            writer = await stage.writer(f"g{number % 3}")
+            match number // 3:
+                case 0:
+                    await writer.restart()
+                case 1:
+                    await writer.reasoning("hm", "…")
+                case 2:
+                    await writer.status("thinking")
+                case 3:
+                    await writer.end()
+                case _:
+                    await writer.tokens(f"{number} ", "words")
+            await stage.overhear()
+        case "deliver" if in_flight:
+            stage.source.say(in_flight.pop(0 if number < 20 else number % len(in_flight)))
+        case "drop" if in_flight:
+            lost.append(in_flight.pop(number % len(in_flight)))
+        case "repeat" if in_flight:
+            stage.source.say(in_flight[number % len(in_flight)])
+        case "turn":
+            for _ in range(number % 4):
+                await asyncio.sleep(0)
+        case "look":
+            await stage.follower.look()
+        case "lose" if number > 20:
+            await stage.lose_everything()
+        case "acknowledge":
+            assert stage.source.listener is not None
+            stage.source.listener.acknowledged()
+        case "join" if len(stage.viewers) < 5:
+            stage.viewer()
+        case "resume" if len(stage.viewers) < 5:
+            cursor = stage.viewers[number % len(stage.viewers)].view.cursor
+            if cursor is not None and stage.follower.honours(cursor.epoch, cursor.seq):
+                await _resume(stage, stage.viewers[number % len(stage.viewers)])
+        case "slow":
+            stage.viewers[number % len(stage.viewers)].slow = True
+        case "drain":
+            stage.viewers[number % len(stage.viewers)].drain()
+
+
+async def _resume(stage: Stage, viewer: Recorder) -> None:
+    """The same client on a new connection: it keeps its state and brings its cursor."""
+    await viewer.leave()
+    cursor = viewer.view.cursor
+    assert cursor is not None
+    if not viewer.join((cursor.epoch, cursor.seq)):
+        return
+    assert viewer.view.last == cursor.seq
+
+
+@given(st.lists(STEP, max_size=60), st.sampled_from([0, 300, 4096]), st.lists(NUMBER, max_size=5))
+@settings(max_examples=150, deadline=None)
+def test_whatever_pub_sub_does_every_viewer_gets_every_event_once_and_in_order(
+    steps: list[tuple[str, int]], window_bytes: int, overtaking: list[int]
+) -> None:
+    asyncio.run(play(steps, window_bytes, overtaking))

@@ -1,0 +1,434 @@
+"""The reaper: every accepted generation ends, whoever has died, and none ends while somebody writes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from relay.errors import StorageError
+from relay.log.jobs import Job
+from relay.log.queue import Queue
+from relay.log.reaper import Reaper, failure, look_ms
+from relay.log.session_log import Refused, SessionLog
+from tests.log.in_memory import LEASE_MS, Clock, claimed, job_of, session_log_on, snapshot, whole_log
+
+LEASE_S = LEASE_MS / 1000
+QUEUE_TIMEOUT_S = 60.0
+MAX_TAKEOVERS = 3
+LOOK_S = look_ms(LEASE_S, QUEUE_TIMEOUT_S) / 1000
+
+
+def reaper_of(session_log: SessionLog, queue: Queue) -> Reaper:
+    return Reaper(
+        session_log,
+        queue,
+        lease_s=LEASE_S,
+        queue_timeout_s=QUEUE_TIMEOUT_S,
+        max_takeovers=MAX_TAKEOVERS,
+        failure_message="Sorry.",
+    )
+
+
+@pytest.fixture
+def reaper(session_log: SessionLog, queue: Queue) -> Reaper:
+    return reaper_of(session_log, queue)
+
+
+class Passing:
+    """Time that passes in steps, with a sweep after each, as it does in every process."""
+
+    def __init__(self, reaper: Reaper, clock: Clock) -> None:
+        self._reaper = reaper
+        self._clock = clock
+
+    async def __call__(self, seconds: float, meanwhile: Callable[[], Any] | None = None) -> None:
+        until_ms = self._clock.now_ms + seconds * 1000
+        while self._clock.now_ms < until_ms:
+            self._clock.advance(s=LOOK_S / 5)
+            if meanwhile is not None:
+                await meanwhile()
+            await self._reaper.sweep("default")
+
+
+@pytest.fixture
+def passing(reaper: Reaper, clock: Clock) -> Passing:
+    return Passing(reaper, clock)
+
+
+async def accepted(session_log: SessionLog, queue: Queue, generation: str = "g1", **fields: Any) -> Job:
+    """What a submit leaves behind."""
+    job = job_of(generation, **fields)
+    assert await queue.enqueue(job, look_ms(LEASE_S, QUEUE_TIMEOUT_S))
+    assert await session_log.admit(job) is not None
+    return job
+
+
+async def ends(session_log: SessionLog) -> list[tuple[str, str | None]]:
+    """Reason and error code of every end in the log."""
+    return [
+        (event["reason"], event.get("error", {}).get("code"))
+        for event in await whole_log(session_log)
+        if event["type"] == "end"
+    ]
+
+
+async def is_open(queue: Queue, generation: str = "g1") -> bool:
+    return await queue.job("default", "s", generation) is not None
+
+
+# Rows that need nothing, or little
+
+
+async def test_a_generation_that_has_ended_only_loses_its_row(
+    session_log: SessionLog, queue: Queue, passing: Passing
+) -> None:
+    """A worker died between its end and the queue's tidying."""
+    job = await accepted(session_log, queue)
+    await queue.take("default")
+    await (await claimed(session_log, job)).end("complete", "a1")
+    await passing(2 * LOOK_S)
+    assert not await is_open(queue)
+    assert await ends(session_log) == [("complete", None)]
+    assert await queue.take("default") is None
+
+
+async def test_a_generation_whose_lease_lives_is_left_alone(
+    session_log: SessionLog, queue: Queue, passing: Passing
+) -> None:
+    job = await accepted(session_log, queue)
+    await queue.take("default")
+    writer = await claimed(session_log, job)
+
+    async def works() -> None:
+        assert (await session_log.renew("s", "g1", writer.fence, LEASE_MS)).what == "written"
+
+    await passing(10 * QUEUE_TIMEOUT_S, works)
+    assert await ends(session_log) == []
+    assert await is_open(queue)
+    assert await queue.take("default") is None
+    assert (await writer.tokens("a")).what == "written"
+
+
+async def test_a_live_generation_is_looked_at_again_when_its_lease_runs_out(
+    session_log: SessionLog, queue: Queue, reaper: Reaper, clock: Clock
+) -> None:
+    job = await accepted(session_log, queue)
+    clock.advance(s=LOOK_S)
+    await session_log.claim(job.session, job.generation, "w1", 700, 0)
+    await reaper.sweep("default")
+    clock.advance(ms=700)
+    assert (await queue.due("default", 10, 1)).rows == []
+    clock.advance(ms=1)
+    assert (await queue.due("default", 10, 1)).rows == [("s", "g1")]
+
+
+# What died before it was accepted
+
+
+async def test_a_job_that_was_never_admitted_is_admitted(
+    session_log: SessionLog, queue: Queue, passing: Passing
+) -> None:
+    """A gateway died between making the job durable and admitting it."""
+    await queue.enqueue(job_of(), 1000)
+    await passing(2 * LOOK_S)
+    assert (await snapshot(session_log))["state"] == "queued"
+    assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
+    job = await queue.take("default")
+    assert job == job_of()
+
+
+async def test_a_job_whose_request_id_is_anothers_is_dropped(
+    session_log: SessionLog, queue: Queue, passing: Passing
+) -> None:
+    await accepted(session_log, queue, "g1", request_id="r")
+    await queue.enqueue(job_of("g2", request_id="r"), 1000)
+    await passing(2 * LOOK_S)
+    assert not await is_open(queue, "g2")
+    assert await is_open(queue, "g1")
+    assert await session_log.generation("s", "g2") is None
+
+
+async def test_a_job_for_which_its_session_has_no_room_is_dropped(redis: Redis, queue: Queue, clock: Clock) -> None:
+    session_log = session_log_on(redis, max_generations=1)
+    await accepted(session_log, queue, "g1")
+    await queue.enqueue(job_of("g2"), 1000)
+    await Passing(reaper_of(session_log, queue), clock)(2 * LOOK_S)
+    assert not await is_open(queue, "g2")
+    assert await session_log.generation("s", "g2") is None
+
+
+async def test_a_job_that_cannot_be_read_and_was_never_admitted_is_dropped(
+    session_log: SessionLog, queue: Queue, redis: Redis, passing: Passing
+) -> None:
+    await queue.enqueue(job_of(), 1000)
+    await redis.hset("t:q:{default}:jobs", "s g1", b"of another release")
+    await passing(2 * LOOK_S)
+    assert await redis.exists("t:q:{default}:open") == 0
+    assert await session_log.open("s", create=False) is None
+
+
+async def test_a_row_without_its_job_is_dropped(
+    session_log: SessionLog, queue: Queue, redis: Redis, passing: Passing
+) -> None:
+    await queue.enqueue(job_of(), 1000)
+    await redis.hdel("t:q:{default}:jobs", "s g1")
+    await passing(2 * LOOK_S)
+    assert await redis.exists("t:q:{default}:open") == 0
+    assert await session_log.open("s", create=False) is None
+
+
+# Nobody claims it
+
+
+async def test_an_answer_that_nobody_claims_fails_after_the_queue_timeout(
+    session_log: SessionLog, queue: Queue, passing: Passing
+) -> None:
+    await accepted(session_log, queue)
+    await passing(QUEUE_TIMEOUT_S)
+    assert await ends(session_log) == []
+    await passing(2 * LOOK_S)
+    assert await ends(session_log) == [("failed", "no_worker")]
+    end = (await whole_log(session_log))[-1]
+    assert end["error"] == {"code": "no_worker", "message": "Sorry.", "retryable": True}
+    assert not await is_open(queue)
+    assert await queue.take("default") is None
+
+
+async def test_a_job_that_a_worker_took_and_never_claimed_is_requeued(
+    session_log: SessionLog, queue: Queue, passing: Passing
+) -> None:
+    await accepted(session_log, queue)
+    await queue.take("default")  # which dies
+    await passing(LEASE_S + 2 * LOOK_S)
+    job = await queue.take("default")
+    assert job is not None
+    await claimed(session_log, job, "w2")
+
+
+# Whoever claimed it is dead
+
+
+async def test_an_answer_whose_worker_died_is_requeued_when_the_lease_has_run_out(
+    session_log: SessionLog, queue: Queue, passing: Passing
+) -> None:
+    job = await accepted(session_log, queue)
+    await queue.take("default")
+    await (await claimed(session_log, job)).tokens("half")
+    await passing(LEASE_S - LOOK_S)
+    assert await queue.take("default") is None
+    await passing(3 * LOOK_S)
+    again = await queue.take("default")
+    assert again == job
+    writer = await claimed(session_log, job, "w2")
+    assert writer.fence == 2
+    assert await ends(session_log) == []
+
+
+async def test_an_answer_that_loses_one_worker_after_the_other_fails_in_the_end(
+    session_log: SessionLog, queue: Queue, passing: Passing
+) -> None:
+    job = await accepted(session_log, queue)
+    for number in range(1, MAX_TAKEOVERS + 1):
+        assert await ends(session_log) == []
+        assert await queue.take("default") == job
+        await claimed(session_log, job, f"w{number}")
+        await passing(LEASE_S + 3 * LOOK_S)
+    assert await ends(session_log) == [("failed", "worker_lost")]
+    assert not await is_open(queue)
+    assert await queue.take("default") is None
+    assert await session_log.claim("s", "g1", "w9", LEASE_MS, 0) == Refused("ended")
+
+
+async def test_an_answer_that_was_handed_over_has_not_lost_a_worker(
+    session_log: SessionLog, queue: Queue, passing: Passing
+) -> None:
+    job = await accepted(session_log, queue)
+    for number in range(3 * MAX_TAKEOVERS):
+        assert await queue.take("default") == job
+        writer = await claimed(session_log, job, f"w{number}")
+        await session_log.release("s", "g1", writer.fence)
+        await queue.requeue("default", "s", "g1", 0)
+        await passing(2 * LOOK_S)
+    assert await ends(session_log) == []
+    assert await queue.take("default") == job
+
+
+@pytest.mark.parametrize("how", ["died", "handed over"])
+async def test_an_answer_that_nobody_claims_again_fails_after_the_queue_timeout(
+    session_log: SessionLog, queue: Queue, passing: Passing, how: str
+) -> None:
+    job = await accepted(session_log, queue)
+    await queue.take("default")
+    await passing(QUEUE_TIMEOUT_S / 2)
+    writer = await claimed(session_log, job)
+    await writer.tokens("half")
+    if how == "handed over":
+        await session_log.release("s", "g1", writer.fence)
+        await queue.requeue("default", "s", "g1", 0)
+    else:
+        await passing(LEASE_S)
+    await passing(QUEUE_TIMEOUT_S)
+    assert await ends(session_log) == []
+    await passing(2 * LOOK_S)
+    assert await ends(session_log) == [("failed", "no_worker")]
+    assert not await is_open(queue)
+
+
+# When Redis was away
+
+
+async def test_after_trouble_nobody_is_taken_for_dead_until_all_could_renew(
+    session_log: SessionLog, queue: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    swept = asyncio.Event()
+    naming, failures = queue.names, [StorageError("away")]
+
+    class Watched(Reaper):
+        async def sweep(self, queue: str) -> None:
+            await super().sweep(queue)
+            swept.set()
+
+    async def fails_at_first() -> list[str]:
+        if failures:
+            raise failures.pop()
+        return await naming()
+
+    async def sweeps(times: int) -> None:
+        async with asyncio.timeout(10):
+            for _ in range(times):
+                swept.clear()
+                await swept.wait()
+
+    job = await accepted(session_log, queue)
+    await queue.announce("default")
+    await queue.take("default")
+    await claimed(session_log, job)
+    clock.advance(s=LEASE_S + 1)
+    monkeypatch.setattr(queue, "names", fails_at_first)
+    reaper = Watched(
+        session_log,
+        queue,
+        lease_s=0.2,  # so that it sweeps often
+        queue_timeout_s=QUEUE_TIMEOUT_S,
+        max_takeovers=1,
+        failure_message="Sorry.",
+        clock=lambda: now_s,
+    )
+    running = asyncio.create_task(reaper.run())
+    await sweeps(1)
+    clock.advance(s=1)
+    await sweeps(2)
+    assert await ends(session_log) == []
+    now_s += 0.3
+    clock.advance(s=1)
+    await sweeps(2)
+    assert await ends(session_log) == [("failed", "worker_lost")]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_worker_looks_after_its_own_queue_even_if_nobody_announced_it(
+    session_log: SessionLog, queue: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await accepted(session_log, queue)
+    clock.advance(s=QUEUE_TIMEOUT_S + 1)
+    reaper = Reaper(
+        session_log,
+        queue,
+        lease_s=0.2,
+        queue_timeout_s=QUEUE_TIMEOUT_S,
+        max_takeovers=MAX_TAKEOVERS,
+        failure_message="Sorry.",
+        own_queue="default",
+    )
+    ended = asyncio.Event()
+    reaping = session_log.reap
+
+    async def told(*arguments: Any) -> bool:
+        outcome = await reaping(*arguments)
+        ended.set()
+        return outcome
+
+    monkeypatch.setattr(session_log, "reap", told)
+    running = asyncio.create_task(reaper.run())
+    async with asyncio.timeout(10):
+        await ended.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await ends(session_log) == [("failed", "no_worker")]
+
+
+# Several at once
+
+
+async def test_two_reapers_at_once_end_it_once(session_log: SessionLog, queue: Queue, clock: Clock) -> None:
+    await accepted(session_log, queue)
+    clock.advance(s=QUEUE_TIMEOUT_S + 1)
+    reapers = [reaper_of(session_log, queue) for _ in range(2)]
+    due = await queue.due("default", 10, 1)
+    assert due.rows == [("s", "g1")]
+    outcomes = await asyncio.gather(*(one._look("default", "s", "g1", due.now_ms) for one in reapers))
+    assert set(outcomes) <= {"no_worker", "ended"}
+    assert await ends(session_log) == [("failed", "no_worker")]
+    assert not await is_open(queue)
+
+
+async def test_two_reapers_at_once_requeue_it_once(
+    session_log: SessionLog, queue: Queue, redis: Redis, clock: Clock
+) -> None:
+    job = await accepted(session_log, queue)
+    await queue.take("default")
+    await claimed(session_log, job)
+    clock.advance(s=LEASE_S + 1)
+    reapers = [reaper_of(session_log, queue) for _ in range(2)]
+    outcomes = await asyncio.gather(*(one._look("default", "s", "g1", clock.now_ms) for one in reapers))
+    assert sorted(outcomes) == ["requeued", "waiting"]
+    assert await redis.xlen("t:q:{default}:normal") == 1
+
+
+async def test_a_claim_that_comes_while_the_reaper_looks_wins(
+    session_log: SessionLog, queue: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await accepted(session_log, queue)
+    clock.advance(s=QUEUE_TIMEOUT_S + 1)
+    look = session_log.standing
+
+    async def standing(session: str, generation: str) -> dict[str, str] | None:
+        seen = await look(session, generation)
+        await claimed(session_log, job)
+        return seen
+
+    monkeypatch.setattr(session_log, "standing", standing)
+    await reaper_of(session_log, queue).sweep("default")
+    assert await ends(session_log) == []
+    assert await is_open(queue)
+
+
+async def test_more_rows_than_a_page_are_all_looked_at(
+    session_log: SessionLog, queue: Queue, redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.log.reaper.PAGE", 3)
+    for number in range(8):
+        await accepted(session_log, queue, f"g{number}")
+    clock.advance(s=QUEUE_TIMEOUT_S + 1)
+    for _ in range(3):
+        await reaper_of(session_log, queue).sweep("default")
+    assert await ends(session_log) == [("failed", "no_worker")] * 8
+    assert await redis.exists("t:q:{default}:open") == 0
+
+
+def test_a_row_is_looked_at_often_enough_for_either_deadline() -> None:
+    assert look_ms(lease_s=10, queue_timeout_s=60) == 5000
+    assert look_ms(lease_s=10, queue_timeout_s=4) == 2000
+    assert look_ms(lease_s=0.2, queue_timeout_s=0.01) == 100
+
+
+def test_a_failure_has_these_members() -> None:
+    assert failure("no_worker", 'Später "x".', retryable=True) == (
+        b'{"error":{"code":"no_worker","message":"Sp\xc3\xa4ter \\"x\\".","retryable":true}}'
+    )

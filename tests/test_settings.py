@@ -1,0 +1,159 @@
+"""Settings: flags beat the environment, which beats the defaults; what cannot be used is named; the docs show all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay import settings
+from relay.errors import SettingsError
+from relay.settings import Settings
+
+DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
+ROW = re.compile(r"\| `(?P<variable>[A-Z0-9_]+)` \| (?P<default>.*?) ?\| (?P<description>.+) \|")
+
+
+def variables() -> dict[str, str]:
+    """Environment variable → name of the setting."""
+    return {
+        str(field.validation_alias.choices[0]) if field.validation_alias else f"RELAY_{name.upper()}": name  # type: ignore[union-attr]
+        for name, field in Settings.model_fields.items()
+    }
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in variables():
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_without_flags_and_environment_the_defaults_hold() -> None:
+    loaded = settings.load()
+    assert (loaded.redis_url, loaded.port, loaded.batch_size) == ("redis://127.0.0.1:6379/0", 8080, 20)
+    assert loaded.model_dump() == {name: field.default for name, field in Settings.model_fields.items()}
+
+
+def test_the_environment_beats_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_PORT", "9000")
+    monkeypatch.setenv("RELAY_LEASE_S", "2.5")
+    monkeypatch.setenv("RELAY_REASONING", "false")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    loaded = settings.load()
+    assert (loaded.port, loaded.lease_s, loaded.reasoning) == (9000, 2.5, False)
+    assert loaded.openai_base_url == "http://127.0.0.1:1/v1"
+
+
+def test_flags_beat_the_environment_and_one_that_is_not_given_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_PORT", "9000")
+    monkeypatch.setenv("RELAY_HOST", "::1")
+    loaded = settings.load(port=9100, host=None, queue="fast")
+    assert (loaded.port, loaded.host, loaded.queue) == (9100, "::1", "fast")
+
+
+def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    for variable, name in variables().items():
+        default = Settings.model_fields[name].default
+        value: Any = "x"
+        if isinstance(default, bool):
+            value = not default
+        elif isinstance(default, int | float):
+            value = default + 1
+        value = {"max_content_bytes": 1024, "log_level": "error"}.get(name, value)
+        monkeypatch.setenv(variable, str(value))
+        given[name] = value
+    assert settings.load().model_dump() == given
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "flag"),
+    [
+        ("RELAY_PORT", "http", "--port"),
+        ("RELAY_PORT", "65536", "--port"),
+        ("RELAY_PORT", "-1", "--port"),
+        ("RELAY_QUEUE", "a b", "--queue"),
+        ("RELAY_QUEUE", "", "--queue"),
+        ("RELAY_CONCURRENCY", "0", "--concurrency"),
+        ("RELAY_TOKENS_PER_SECOND", "0", "--tokens-per-second"),
+        ("RELAY_PREFIX", "a:b", ""),
+        ("RELAY_PREFIX", "{a}", ""),
+        ("RELAY_BATCH_SIZE", "1.5", ""),
+        ("RELAY_LEASE_S", "0", ""),
+        ("RELAY_LEASE_S", "nan", ""),
+        ("RELAY_STALL_S", "0", ""),
+        ("RELAY_REASONING", "perhaps", ""),
+        ("RELAY_LOG_LEVEL", "loud", ""),
+        ("RELAY_MAX_FRAME_BYTES", "1024", ""),
+    ],
+)
+def test_a_value_that_cannot_be_used_names_its_variable_and_flag(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, flag: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as raised:
+        settings.load()
+    assert variable in str(raised.value)
+    assert flag in str(raised.value)
+    assert repr(value) in str(raised.value)
+
+
+def test_all_that_cannot_be_used_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_PORT", "x")
+    monkeypatch.setenv("RELAY_LEASE_S", "x")
+    with pytest.raises(SettingsError, match=r"RELAY_PORT.*; RELAY_LEASE_S"):
+        settings.load()
+
+
+def test_a_flag_that_cannot_be_used_is_named_too() -> None:
+    with pytest.raises(SettingsError, match=r"--port / RELAY_PORT.*99999"):
+        settings.load(port=99999)
+
+
+# `inf` would break what counts with it: `int(inf * 1000)` is an OverflowError.
+def test_no_duration_is_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    for variable, name in variables().items():
+        if Settings.model_fields[name].annotation is float:
+            monkeypatch.setenv(variable, "inf")
+            try:
+                settings.load()
+                taken.append(variable)
+            except SettingsError as error:
+                if variable not in str(error):
+                    taken.append(variable)
+            monkeypatch.delenv(variable)
+    assert taken == []
+
+
+def test_a_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    loaded = settings.load()
+    assert loaded.openai_api_key == "sk-secret"
+    assert "sk-secret" not in repr(loaded)
+    assert "sk-secret" not in str(loaded)
+
+
+def test_limits_are_what_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_STALL_S", "7")
+    assert settings.load(max_answer_bytes=5000).limits == {
+        "max_command_bytes": 1048576,
+        "max_content_bytes": 131072,
+        "max_frame_bytes": 262144,
+        "max_answer_bytes": 5000,
+        "max_subscriptions": 100,
+        "stall_s": 7,
+        "lost_after_s": 60,
+        "session_ttl_s": 604800,
+    }
+
+
+def test_the_docs_list_every_setting_with_its_default_and_description() -> None:
+    assert DOCS.exists(), "docs/settings.md is missing"
+    rows = [match.groups() for line in DOCS.read_text().splitlines() if (match := ROW.fullmatch(line))]
+    assert rows == [
+        (variable, str(Settings.model_fields[name].default), Settings.model_fields[name].description)
+        for variable, name in variables().items()
+    ]
