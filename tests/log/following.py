@@ -238,6 +238,15 @@ class Stage:
         await self.redis.flushall()
         self.writers = {}
 
+    async def copy(self) -> dict[bytes, bytes]:
+        """Everything that Redis holds now, as a replica or a snapshot on disk would have it."""
+        return {key: await self.redis.dump(key) for key in await self.redis.keys()}
+
+    async def go_back_to(self, copy: dict[bytes, bytes]) -> None:
+        await self.redis.flushall()
+        for key, value in copy.items():
+            await self.redis.restore(key, 0, value)
+
     def viewer(self, cursor: tuple[str, int] | None = None) -> Recorder:
         viewer = Recorder(self.follower)
         viewer.join(cursor)

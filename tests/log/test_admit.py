@@ -117,14 +117,15 @@ async def test_the_oldest_ended_generation_is_forgotten_entirely(redis: Redis) -
 
 async def test_an_old_generation_that_has_not_ended_is_kept_and_the_next_one_forgotten(redis: Redis) -> None:
     session_log = session_log_on(redis, max_generations=2)
-    writer = await admitted_and_claimed(session_log, "g1")
-    await writer.tokens("still")
-    await answered(session_log, job_of("g2"), "two")
-    await writer.tokens(" writing")
+    old, second = await admitted_and_claimed(session_log, "g1"), await admitted_and_claimed(session_log, "g2")
+    for writer in (old, second, old, second):
+        await writer.tokens(f"{writer.generation} ")
+    await second.end()
+    await old.tokens("goes on")
     await session_log.admit(job_of("g3"))
 
-    assert [event["generation"] for event in await whole_log(session_log)] == ["g1"] * 4 + ["g3"] * 2
-    assert (await snapshot(session_log, "g1"))["text"] == "still writing"
+    assert [event["generation"] for event in await whole_log(session_log)] == ["g1"] * 5 + ["g3"] * 2
+    assert (await snapshot(session_log, "g1"))["text"] == "g1 g1 goes on"
     assert await session_log.newest("s", "generations", 10) == ["g1", "g3"]
 
 

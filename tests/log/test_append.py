@@ -153,6 +153,15 @@ async def test_a_restart_voids_text_reasoning_counts_and_checksum(session_log: S
     assert (found["count"], found["text_bytes"], found["crc32"]) == (1, 3, zlib.crc32(b"new"))
 
 
+async def test_a_restart_that_nothing_follows_leaves_an_answer_of_no_text(session_log: SessionLog) -> None:
+    writer = await admitted_and_claimed(session_log)
+    await writer.tokens("void")
+    await writer.restart()
+    await writer.end("failed")
+    end = (await whole_log(session_log))[-1]
+    assert (end["attempt"], end["count"], end["text_bytes"], end["crc32"]) == (2, 0, 0, 0)
+
+
 async def test_active_tells_attempt_and_last_state(session_log: SessionLog) -> None:
     writer = await admitted_and_claimed(session_log)
 

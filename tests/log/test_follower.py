@@ -307,16 +307,63 @@ async def test_messages_of_an_earlier_life_are_not_shown(stage: Stage) -> None:
 async def test_a_log_that_went_back_begins_anew_for_its_viewers(stage: Stage) -> None:
     """Redis came back with an older copy: the same epoch, a lower head."""
     await stage.follower.start()
-    await stage.tokens("a", "b", "c")
+    await stage.tokens("a")
+    copy = await stage.copy()
+    await stage.tokens("b", "c")
     stage.deliver()
     viewer = stage.viewer()
     await viewer.reaches(5)
-    await stage.redis.xdel("t:s:{s}:log", "5-0", "4-0")
-    await stage.redis.hset("t:s:{s}:meta", "seq", "3")
+    await stage.go_back_to(copy)
     await stage.follower.look()
     await viewer.reaches(3)
     assert viewer.lives == 2
     assert (stage.follower.frontier, viewer.view.generations["g1"].text) == (3, "a")
+
+
+async def test_an_event_of_the_shorter_log_that_arrives_while_it_is_opened_is_not_lost(stage: Stage) -> None:
+    """Its seq is one that the follower had before, so it says nothing by itself."""
+    await stage.follower.start()
+    await stage.tokens("a")
+    copy = await stage.copy()
+    await stage.tokens("b", "c")
+    stage.deliver()
+    viewer = stage.viewer()
+    await viewer.reaches(5)
+    await stage.go_back_to(copy)
+
+    async def writes() -> None:
+        stage.read.after_open = None
+        await stage.log.stop("s", "g1")
+        page = await stage.log.range("s", 4)
+        assert page is not None
+        stage.source.say(b"%s 4 %s" % (page.epoch.encode(), page.entries[0][1]))
+
+    stage.read.after_open = writes
+    await stage.follower.look()
+    await viewer.reaches(4)
+    assert viewer.view.generations["g1"].state == "stopped"
+
+
+async def test_an_event_of_the_old_life_that_arrives_while_the_new_one_is_opened_is_not_shown(stage: Stage) -> None:
+    await stage.follower.start()
+    await stage.tokens("a")
+    stage.deliver()
+    viewer = stage.viewer()
+    await viewer.reaches(3)
+    await stage.tokens("b")
+    late, stage.in_flight = stage.in_flight, []
+    await stage.lose_everything()
+
+    async def arrives() -> None:
+        stage.read.after_open = None
+        stage.source.say(*late)
+
+    stage.read.after_open = arrives
+    await stage.follower.look()
+    await stage.tokens("new", generation="g2")
+    stage.deliver()
+    await stage.everybody_has_everything()
+    assert list(viewer.view.generations) == ["g2"]
 
 
 async def test_a_look_comes_back_where_entries_are_lost(stage: Stage) -> None:
@@ -402,9 +449,11 @@ async def test_what_the_window_has_forgotten_is_replayed_from_the_log(redis: Red
     stage.follower.honours("", 0)
     assert spans(await replayed(stage, 6)) == [(7, 7)]
     assert stage.read.reads == []
-    (frame,) = await replayed(stage, 2)
-    assert (frame["from"], frame["seq"], frame["events"][0]["text"]) == (3, 7, "abcde")
-    assert stage.read.reads == [3]
+    for after in range(2, 7):  # across the window's edge
+        (frame,) = await replayed(stage, after)
+        assert spans([frame]) == [(after + 1, 7)]
+        assert "".join(event["text"] for event in frame.get("events", [frame])) == "abcde"[after - 2 :]
+    assert stage.read.reads[0] == 3
     await stage.aclose()
 
 

@@ -202,6 +202,19 @@ async def test_every_key_of_a_session_expires_at_one_moment(
     assert len(await moments()) == 1
 
 
+async def test_the_moment_moves_in_steps_so_that_few_events_pay_for_it(
+    session_log: SessionLog, redis: Redis, clock: Clock
+) -> None:
+    writer = await admitted_and_claimed(session_log)
+    moments = []
+    for _ in range(21):
+        await writer.tokens("x")
+        moments.append(await redis.pttl("t:s:{s}:log") + clock.now_ms)
+        clock.advance(s=SESSION_TTL_S / 100)
+    assert moments == sorted(moments)
+    assert len(set(moments)) == 2
+
+
 async def test_a_session_goes_as_a_whole_some_time_after_its_last_event(
     session_log: SessionLog, redis: Redis, clock: Clock
 ) -> None:
@@ -288,6 +301,7 @@ async def test_an_event_is_in_the_log_before_it_is_published(session_log: Sessio
         await writer.tokens("Hi")
     assert (await snapshot(session_log))["text"] == "Hi"
     assert (await whole_log(session_log))[-1]["text"] == "Hi"
+    assert await redis.pttl("t:s:{s}:t:g1") == await redis.pttl("t:s:{s}:meta") > 0
     writer.log, writer.n, writer.written["tokens"] = session_log, 0, []
     assert (await writer.tokens("Hi")).what == "repeated"
 
