@@ -84,6 +84,7 @@ class Question:
             self._screen.leave()
             os._exit(EXIT_STOPPED)
         self._stop.set()
+        self._screen.stopping()
 
     async def _converse(self, websocket: ClientConnection) -> int | None:
         """One connection's worth: the exit code, or None to reconnect."""
@@ -199,6 +200,9 @@ class Screen:
 
     def give_up(self, sentence: str) -> int:
         return self.done(EXIT_FAILED, sentence)
+
+    def stopping(self) -> None:
+        self._say("\nrelay: stopping; Ctrl-C again leaves")
 
     def leave(self) -> None:
         self._say("\nrelay: left; the answer goes on without you")

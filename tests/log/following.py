@@ -238,13 +238,13 @@ class Stage:
         await self.redis.flushall()
         self.writers = {}
 
-    async def copy(self) -> dict[bytes, bytes]:
+    async def copy(self) -> list[tuple[bytes | str, bytes]]:
         """Everything that Redis holds now, as a replica or a snapshot on disk would have it."""
-        return {key: await self.redis.dump(key) for key in await self.redis.keys()}
+        return [(key, await self.redis.dump(key) or b"") for key in await self.redis.keys()]
 
-    async def go_back_to(self, copy: dict[bytes, bytes]) -> None:
+    async def go_back_to(self, copy: list[tuple[bytes | str, bytes]]) -> None:
         await self.redis.flushall()
-        for key, value in copy.items():
+        for key, value in copy:
             await self.redis.restore(key, 0, value)
 
     def viewer(self, cursor: tuple[str, int] | None = None) -> Recorder:

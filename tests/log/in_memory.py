@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import zlib
 from typing import Any
@@ -47,22 +46,9 @@ class Clock:
             monkeypatch.setattr(f"fakeredis.{module}.time", self)
 
 
-class _Cancellable(fakeredis.FakeAsyncRedis):
-    """fakeredis 2.40 waits with `asyncio.wait_for`, which before Python 3.12 may swallow a cancellation."""
-
-    async def execute_command(self, *arguments: Any, **options: Any) -> Any:
-        task = asyncio.current_task()
-        before = task.cancelling() if task is not None else 0
-        try:
-            return await super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
-        finally:
-            if task is not None and task.cancelling() > before:
-                raise asyncio.CancelledError
-
-
 def redis_in_memory() -> Redis:
     """A client of a new, empty server. RESP2: that is what our scripts see on a real one."""
-    client: Redis = _Cancellable(server=fakeredis.FakeServer(), protocol=2)
+    client: Redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
     return client
 
 

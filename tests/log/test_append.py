@@ -178,6 +178,7 @@ async def test_active_tells_attempt_and_last_state(session_log: SessionLog) -> N
     await writer.status("retrying")
     assert await active() == [Active("g1", 1, "retrying")]
     await writer.restart()
+    assert await active() == [Active("g1", 2, "retrying")]
     await writer.tokens("b")
     assert await active() == [Active("g1", 2, "streaming")]
     await session_log.admit(job_of("g2"))

@@ -44,7 +44,7 @@ def state(view: SessionView) -> dict[str, Any]:
         "cursor": view.cursor,
         "messages": [_bare(event) for event in view.messages],
         "generations": {
-            name: (shown.attempt, shown.count, shown.text, shown.reasoning, shown.end and _bare(shown.end))
+            name: (shown.attempt, shown.state, shown.count, shown.text, shown.reasoning, shown.end and _bare(shown.end))
             for name, shown in view.generations.items()
         },
     }
@@ -293,4 +293,4 @@ def test_the_state_after_a_restart_is_the_same_live_and_caught_up() -> None:
     live(one, bodies)
     (frame,) = caught_up(bodies, 0, len(bodies))
     other.apply(msgspec.json.decode(frame))
-    assert other.generations["g1"].state == one.generations["g1"].state
+    assert other.generations["g1"].state == one.generations["g1"].state == "retrying"
