@@ -113,6 +113,17 @@ async def test_a_released_generation_can_be_claimed_at_once(session_log: Session
     assert standing["handed"] == "1"
 
 
+# Shows a bug: the client for commands tries once more where a reply was lost; `release` then counts a second hand-over,
+# which makes up for a worker that was really lost.
+async def test_a_release_whose_reply_was_lost_counts_once(session_log: SessionLog) -> None:
+    writer = await admitted_and_claimed(session_log)
+    for _ in range(2):
+        await session_log.release("s", "g1", writer.fence)
+    standing = await session_log.standing("s", "g1")
+    assert standing is not None
+    assert standing["handed"] == "1"
+
+
 async def test_only_the_holder_can_release(session_log: SessionLog, clock: Clock) -> None:
     writer = await admitted_and_claimed(session_log)
     clock.advance(ms=LEASE_MS)

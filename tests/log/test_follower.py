@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,15 @@ from relay.log.session_log import SessionLog
 from relay.protocol.frames import Active
 from tests.log.following import Recorder, Stage
 from tests.log.in_memory import answered, job_of, redis_in_memory, session_log_on
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_routine_looks() -> Iterator[None]:
+    """So that what a test repairs was not repaired by a look that would have come anyway."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(follower_module, "LOOK_EVERY_S", 1000)
+        patch.setattr(follower_module, "IDLE_LOOK_S", 1000)
+        yield
 
 
 @pytest.fixture

@@ -179,6 +179,48 @@ async def test_a_provider_stream_that_closes_early_ends_failed_never_complete(re
         assert snapshot["messages"] == [], "half an answer is never the model's context"
 
 
+@pytest.mark.parametrize(
+    ("setting", "script", "shown", "code"),
+    [
+        ("RELAY_FIRST_TOKEN_TIMEOUT_S", Script(tokens=LONG[:9], hold_before=0), 0, "provider_timeout"),
+        ("RELAY_FIRST_TOKEN_TIMEOUT_S", Script(tokens=LONG[:9], hold_status=True), 0, "provider_timeout"),
+        ("RELAY_TOKEN_TIMEOUT_S", Script(tokens=LONG[:9], hold_before=5), 5, "provider_timeout"),
+        ("RELAY_ANSWER_TIMEOUT_S", Script(tokens=LONG[:9], hold_before=5), 5, "provider_timeout"),
+        ("", Script(tokens=LONG[:9], cut_after=5), 5, "truncated"),
+        ("", Script(tokens=LONG[:9], error_after=5), 5, "provider_error"),
+        ("", Script(status=429), 0, "provider_rate_limited"),
+        ("", Script(status=503), 0, "provider_error"),
+    ],
+)
+async def test_a_provider_that_fails_ends_the_answer_with_its_code_and_what_was_shown(
+    relay: World, setting: str, script: Script, shown: int, code: str
+) -> None:
+    relay.fake.script = script
+    gateway = await relay.gateway()
+    relay.settings = {setting: "0.7"} if setting else {}
+    await relay.worker()
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        generation = await client.submit("q")
+        await client.ended(generation)
+        end = check(client, generation, "".join(LONG[:shown]), "failed")
+        assert (end["error"]["code"], end["error"]["retryable"]) == (code, True)
+        if setting:
+            await relay.fake.wait_for(lambda fake: fake.calls[0].client_gone_at is not None)
+
+
+async def test_an_answer_that_is_too_long_is_cut_at_the_bound_and_says_so(relay: World) -> None:
+    relay.fake.script = Script(tokens=["x" * 600] * 4)
+    gateway = await relay.gateway()
+    await relay.worker(RELAY_MAX_ANSWER_BYTES="1500")
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        generation = await client.submit("q")
+        await client.ended(generation)
+        end = check(client, generation, "x" * 1200, "failed")
+        assert (end["error"]["code"], end["error"]["retryable"]) == ("too_long", False)
+
+
 async def test_the_first_token_does_not_wait_for_its_batch(relay: World) -> None:
     relay.fake.script = Script(tokens=LONG[:30], hold_before=1)
     gateway = await relay.gateway()
