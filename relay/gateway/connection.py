@@ -169,14 +169,14 @@ class Connection:
                 except BaseException:
                     self._hub.release(session)
                     raise
-        finally:
+        except BaseException:
             if session not in self._viewers:
                 self._wanted.discard(session)
+            raise
         earlier = self._viewers.get(session)
         if earlier is not None:
             earlier.close()
         self._viewers[session] = viewer
-        self._wanted.add(session)
         viewer.begin(command.cursor, command.start, reply_id)
         metrics.subscriptions.inc()
         if earlier is not None:
