@@ -57,20 +57,31 @@ async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 # cancellation that comes as the write has just finished. Follower, reaper, consumer and hand-over all end tasks by
 # cancelling them and then wait for them: for ever, if that was the moment and nobody looked.
 async def test_a_task_that_is_cancelled_in_the_middle_of_a_command_ends_at_whatever_moment() -> None:
+    asked, too_many, goes_on = 0, -1, asyncio.Event()
+
     async def asks_for_ever() -> None:
+        nonlocal asked
         while True:
             await call(redis.commands, "PING")
+            asked += 1
+            if asked == too_many:
+                goes_on.set()
 
     swallowed = []
     async with server_that(pong) as url:
         redis = Connections(url)
         await call(redis.commands, "PING")
         for turns in range(40):
+            asked, too_many = 0, -1
+            goes_on.clear()
             task = asyncio.create_task(asks_for_ever())
             for _ in range(turns):
                 await asyncio.sleep(0)
             task.cancel()
-            await asyncio.wait([task], timeout=0.2)
+            too_many = asked + 5
+            going_on = asyncio.create_task(goes_on.wait())
+            await asyncio.wait([task, going_on], return_when=asyncio.FIRST_COMPLETED)
+            going_on.cancel()
             if not task.done():
                 swallowed.append(turns)
             while not task.done():

@@ -357,17 +357,19 @@ async def test_a_slow_reader_is_not_cut_off_slows_nobody_and_gets_merged_frames(
 
 async def test_a_reader_that_takes_nothing_is_closed_4413_and_resumes(relay: World) -> None:
     tokens = ["x" * 1000] * 8000
-    relay.fake.script = Script(tokens=tokens)
+    relay.fake.script = Script(tokens=tokens, hold_before=1)
     # Heartbeats more often than stalls: our own pings must not pass for something taken.
-    gateway = await relay.gateway(RELAY_STALL_S="2", RELAY_HEARTBEAT_S="0.5", RELAY_VIEWER_BUFFER_BYTES="4096")
+    gateway = await relay.gateway(RELAY_STALL_S="3", RELAY_HEARTBEAT_S="1", RELAY_VIEWER_BUFFER_BYTES="4096")
     await relay.worker(RELAY_MAX_ANSWER_BYTES="16777216")
     stuck = Client(gateway.url, "s")
     async with Client(gateway.url, "s") as quick:
         await stuck.connect()
         await stuck.subscribe()
         assert stuck.connection is not None
-        stuck.connection.transport.pause_reading()
         generation = await quick.submit("q")
+        await stuck.until(lambda: generation in stuck.view.generations and stuck.shown(generation).count == 1, "one")
+        stuck.connection.transport.pause_reading()
+        relay.fake.release()
         await until(lambda: relay.fake.calls and relay.fake.calls[0].finished, "the provider is done", 60)
         metrics = ""
         while 'relay_closes_total{code="4413"} 1.0' not in metrics:
