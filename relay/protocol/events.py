@@ -78,5 +78,5 @@ read_header = msgspec.json.Decoder(Header).decode
 
 
 def live_frame(session: str, seq: int, body: bytes) -> bytes:
-    """The frame of a live event: its body with `session` and `seq` spliced in front. append.lua does the same."""
+    """The frame of a live event: its body with `session` and `seq` spliced in front."""
     return b'{"session":"%s","seq":%d,' % (session.encode(), seq) + body[1:]

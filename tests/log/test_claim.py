@@ -113,8 +113,7 @@ async def test_a_released_generation_can_be_claimed_at_once(session_log: Session
     assert standing["handed"] == "1"
 
 
-# Shows a bug: the client for commands tries once more where a reply was lost; `release` then counts a second hand-over,
-# which makes up for a worker that was really lost.
+# A second hand-over in the count would make up for a worker that was really lost.
 async def test_a_release_whose_reply_was_lost_counts_once(session_log: SessionLog) -> None:
     writer = await admitted_and_claimed(session_log)
     for _ in range(2):

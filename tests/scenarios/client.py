@@ -7,9 +7,11 @@ one, a gap is a lost or reordered one, and both are errors here, not something t
 from __future__ import annotations
 
 import asyncio
+import socket
 import zlib
 from collections import Counter
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -46,9 +48,25 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.disconnect()
 
-    async def connect(self) -> None:
+    async def connect(self, *, receive_buffer_bytes: int | None = None) -> None:
+        """`receive_buffer_bytes`: what the kernel may hold for a client that does not read; it holds megabytes else."""
+        address = urlsplit(self.url)
+        sock = socket.socket()
+        if receive_buffer_bytes is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (address.hostname, address.port))
+        except OSError:
+            sock.close()
+            raise
         self.connection = await connect(
-            self.url, subprotocols=[Subprotocol("relay.v1.json")], proxy=None, max_size=None, ping_interval=None
+            self.url,
+            sock=sock,
+            subprotocols=[Subprotocol("relay.v1.json")],
+            proxy=None,
+            max_size=None,
+            ping_interval=None,
         )
         self.welcome = msgspec.json.decode(await self.connection.recv())
         assert self.welcome["type"] == "welcome"

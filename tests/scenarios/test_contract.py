@@ -255,9 +255,7 @@ async def test_a_peer_that_closed_and_takes_nothing_does_not_spoil_the_farewell_
     writer.write(framed * 200 + b"\x88\x80" + mask)
     async with connect(_address(gateway), proxy=None) as innocent:
         await _receive(innocent)
-        metrics = ""
-        while 'relay_commands_total{type="ping"}' not in metrics:
-            _, metrics, _ = await gateway.http("GET", "/metrics")
+        await _metric(gateway, 'relay_commands_total{type="ping"}')
         gateway.signal(15)
         assert (await _receive(innocent))["type"] == "draining"
         with pytest.raises(ConnectionClosed) as closed:
@@ -339,7 +337,7 @@ async def test_a_slow_reader_is_not_cut_off_slows_nobody_and_gets_merged_frames(
     await relay.worker(RELAY_MAX_ANSWER_BYTES="16777216")
     slow = Client(gateway.url, "s")
     async with Client(gateway.url, "s") as quick:
-        await slow.connect()
+        await slow.connect(receive_buffer_bytes=65536)
         await slow.subscribe()
         assert slow.connection is not None
         await quick.subscribe()
@@ -363,7 +361,7 @@ async def test_a_reader_that_takes_nothing_is_closed_4413_and_resumes(relay: Wor
     await relay.worker(RELAY_MAX_ANSWER_BYTES="16777216")
     stuck = Client(gateway.url, "s")
     async with Client(gateway.url, "s") as quick:
-        await stuck.connect()
+        await stuck.connect(receive_buffer_bytes=65536)
         await stuck.subscribe()
         assert stuck.connection is not None
         generation = await quick.submit("q")
@@ -371,9 +369,7 @@ async def test_a_reader_that_takes_nothing_is_closed_4413_and_resumes(relay: Wor
         stuck.connection.transport.pause_reading()
         relay.fake.release()
         await until(lambda: relay.fake.calls and relay.fake.calls[0].finished, "the provider is done", 60)
-        metrics = ""
-        while 'relay_closes_total{code="4413"} 1.0' not in metrics:
-            _, metrics, _ = await gateway.http("GET", "/metrics")
+        await _metric(gateway, 'relay_closes_total{code="4413"} 1.0')
         stuck.connection.transport.resume_reading()
         await stuck.connection.wait_closed()
         assert stuck.connection.close_code == 4413
@@ -411,6 +407,14 @@ async def test_a_gateway_that_is_told_to_go_says_when_to_come_back(relay: World)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
     assert await gateway.exited() in (0, -15)
+
+
+async def _metric(gateway: Gateway, line: str) -> None:
+    """Wait until the gateway's metrics say this."""
+    metrics = ""
+    async with asyncio.timeout(30):
+        while line not in metrics:
+            _, metrics, _ = await gateway.http("GET", "/metrics")
 
 
 async def _say(websocket: ClientConnection, message: str | bytes, text: bool | None = None) -> Frame:

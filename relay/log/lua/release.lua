@@ -6,7 +6,8 @@
 
 local refusal = refuse(ARGV[4], ARGV[5])
 if refusal then return refusal end
-redis.call('HDEL', of.state(ARGV[4]), 'owner')
-redis.call('HSET', of.state(ARGV[4]), 'lease', digits(now)) -- over as of now: how long nobody has had it
-redis.call('HINCRBY', of.state(ARGV[4]), 'handed', 1)
+if redis.call('HDEL', of.state(ARGV[4]), 'owner') == 1 then
+  redis.call('HSET', of.state(ARGV[4]), 'lease', digits(now)) -- over as of now: how long nobody has had it
+  redis.call('HINCRBY', of.state(ARGV[4]), 'handed', 1)
+end
 return { 'released' }
