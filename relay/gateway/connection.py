@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from relay import logging, metrics
 from relay.errors import ClientError
+from relay.gateway.codecs import Codec
 from relay.gateway.hub import Hub
 from relay.gateway.sinks import Liveness, Sink
 from relay.gateway.submissions import ANSWER_WITHIN_S, Submissions, answered_in_time
@@ -37,6 +38,7 @@ class Connection:
     def __init__(
         self,
         sink: LiveSink,
+        codec: Codec,
         hub: Hub,
         submissions: Submissions,
         limits: dict[str, float],
@@ -46,6 +48,7 @@ class Connection:
     ) -> None:
         self._id = new_id("c")
         self._sink = sink
+        self._codec = codec
         self._hub = hub
         self._submissions = submissions
         self._limits = limits
@@ -68,11 +71,11 @@ class Connection:
                 message = await receive()
                 if message["type"] == "websocket.disconnect":
                     return
-                text = message.get("text")
-                if text is None:
-                    self._sink.close(1003, "relay.v1.json speaks text")
+                raw = message.get(self._codec.carrier)
+                if raw is None:
+                    self._sink.close(1003, f"{self._codec.subprotocol} speaks {self._codec.carrier}")
                     return
-                await self._take(text)
+                await self._take(raw)
                 await self._sink.room()
         finally:
             metrics.connections.dec()
@@ -83,11 +86,12 @@ class Connection:
         """Tell the client when to come back; the close follows."""
         self._send(frames.Draining(reconnect_in_ms=reconnect_in_ms))
 
-    async def _take(self, text: str) -> None:
+    async def _take(self, raw: str | bytes) -> None:
         reply_id, session = None, None
+        codec, max_bytes = self._codec, self._limits["max_command_bytes"]
         try:
-            large = len(text.encode()) > self._limits["max_command_bytes"]
-            fields = commands.peek(text) if large else commands.read(text)
+            large = codec.json_bytes(raw, max_bytes) > max_bytes
+            fields = codec.peek(raw) if large else codec.read(raw)
             reply_id = commands.reply_id(fields)
             session = fields.get("session") if isinstance(fields.get("session"), str) else None
             if large:

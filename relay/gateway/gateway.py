@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket
 from relay import logging
 from relay.errors import ClientError, RelayError
 from relay.gateway.answers import error_answer
+from relay.gateway.codecs import CODECS, JSON, Codec
 from relay.gateway.connection import Connection, LiveSink
 from relay.gateway.hub import Hub
 from relay.gateway.sinks import AsgiSink, TransportSink
@@ -25,7 +26,6 @@ from relay.log.reaper import look_ms
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
 
-SUBPROTOCOL = "relay.v1.json"
 _RECONNECT_SPREAD_MS = (200, 3000)
 
 log = logging.get("gateway")
@@ -67,28 +67,30 @@ class Gateway:
     async def serve(self, websocket: WebSocket) -> None:
         """One WebSocket connection from handshake to close."""
         offered = websocket.scope.get("subprotocols") or []
-        if offered and SUBPROTOCOL not in offered:
-            refusal = ClientError("bad_message", f"The subprotocol on offer is {SUBPROTOCOL}.")
+        codec = next((CODECS[name] for name in offered if name in CODECS), None if offered else JSON)
+        if codec is None:
+            refusal = ClientError("bad_message", f"The subprotocols on offer are {' and '.join(CODECS)}.")
             await websocket.send_denial_response(error_answer(refusal))
             return
-        await websocket.accept(subprotocol=SUBPROTOCOL if offered else None)
+        await websocket.accept(subprotocol=codec.subprotocol if offered else None)
         extension: dict[str, Any] | None = websocket.scope.get("extensions", {}).get(EXTENSION)
         buffer_bytes = self.settings.viewer_buffer_bytes
         if extension is not None:
             protocol = extension["protocol"]
-            connection = self._connection(TransportSink(protocol, buffer_bytes))
+            connection = self._connection(TransportSink(protocol, codec, buffer_bytes), codec)
             protocol.on_shutdown = lambda: connection.drain(random.randint(*_RECONNECT_SPREAD_MS))
             await connection.run(websocket.receive)
             return
-        sink = AsgiSink(websocket.send, buffer_bytes)
+        sink = AsgiSink(websocket.send, codec, buffer_bytes)
         try:
-            await self._connection(sink).run(websocket.receive)
+            await self._connection(sink, codec).run(websocket.receive)
         finally:
             await sink.aclose()
 
-    def _connection(self, sink: LiveSink) -> Connection:
+    def _connection(self, sink: LiveSink, codec: Codec) -> Connection:
         return Connection(
             sink,
+            codec,
             self.hub,
             self.submissions,
             self.limits,

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from relay import metrics
-from relay.gateway.websocket_protocol import CLOSE_TIMEOUT_S, RelayWebSocketProtocol, text_frame
+from relay.gateway.codecs import Codec
+from relay.gateway.websocket_protocol import CLOSE_TIMEOUT_S, RelayWebSocketProtocol
 from relay.log.follower import Burst
 
 
@@ -50,8 +51,9 @@ class Liveness(Protocol):
 class TransportSink:
     """Writes ready-made frames to uvicorn's transport, past every queue."""
 
-    def __init__(self, protocol: RelayWebSocketProtocol, buffer_bytes: int) -> None:
+    def __init__(self, protocol: RelayWebSocketProtocol, codec: Codec, buffer_bytes: int) -> None:
         self._protocol = protocol
+        self._frame = codec.frame
         self._room = asyncio.Event()
         self._room.set()
         protocol.limit_buffer(buffer_bytes)
@@ -59,11 +61,11 @@ class TransportSink:
         self.sent_at = asyncio.get_running_loop().time()
 
     def send(self, payload: bytes) -> None:
-        self._write(text_frame(payload))
+        self._write(self._frame(payload))
         metrics.frames.labels("single").inc()
 
     def burst(self, burst: Burst) -> None:
-        self._write(burst.joined(text_frame))
+        self._write(burst.joined(self._frame))
         metrics.frames.labels("live").inc(len(burst.payloads))
 
     def writable(self) -> bool:
@@ -94,45 +96,51 @@ class TransportSink:
         self._protocol.write_frames(frames)
 
 
-class AsgiSink:
-    """The same for any other ASGI server: a bounded outbox that one task empties with `send`.
+class Outbox:
+    """A sink over an ASGI `send`: what is unsent, bounded by `writable`, and one task that delivers it.
 
     It cannot ping, so it claims to have heard from its peer just now; the server's own keepalive decides there.
     """
 
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]], buffer_bytes: int) -> None:
+        self.closing: tuple[int, str] | None = None
+        self.gone = asyncio.Event()
         self._send = send
         self._buffer_bytes = buffer_bytes
         self._outbox: list[bytes] = []
-        self._closing: tuple[int, str] | None = None
-        self._gone = False
         self._unsent = self._taken = 0
         self._stirred = asyncio.Event()
         self._room = asyncio.Event()
         self.sent_at = asyncio.get_running_loop().time()
-        self._task = asyncio.create_task(self._run(), name="asgi sink")
+        self._task = asyncio.create_task(self._run(), name="outbox")
 
     def send(self, payload: bytes) -> None:
-        self.sent_at = asyncio.get_running_loop().time()
-        self._outbox.append(payload)
-        self._unsent += len(payload)
-        self._stirred.set()
+        self.put(payload)
         metrics.frames.labels("single").inc()
 
     def burst(self, burst: Burst) -> None:
         for payload in burst.payloads:
-            self.send(payload)
+            self.put(payload)
+        metrics.frames.labels("live").inc(len(burst.payloads))
+
+    def put(self, payload: bytes) -> None:
+        """Have it delivered; nothing after a close."""
+        if self.closing is None:
+            self.sent_at = asyncio.get_running_loop().time()
+            self._outbox.append(payload)
+            self._unsent += len(payload)
+            self._stirred.set()
 
     def writable(self) -> bool:
         return self._unsent < self._buffer_bytes
 
     async def room(self) -> None:
-        while not self.writable() and not self._gone:
+        while not self.writable() and not self.gone.is_set():
             self._room.clear()
             await self._room.wait()
 
     def close(self, code: int, reason: str) -> None:
-        self._closing = (code, reason)
+        self.closing = self.closing or (code, reason)
         self._stirred.set()
 
     def unsent_bytes(self) -> int:
@@ -149,27 +157,51 @@ class AsgiSink:
 
     async def aclose(self) -> None:
         """Let a close that was said go out, then end."""
-        if self._closing is not None:
+        if self.closing is not None:
             await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    async def deliver(self, payloads: list[bytes]) -> None:
+        """Hand these to the server, in order; `delivered` counts them as they go."""
+        raise NotImplementedError
+
+    async def finish(self, code: int, reason: str) -> None:
+        """Say the close."""
+        raise NotImplementedError
+
+    def delivered(self, size: int) -> None:
+        self._unsent -= size
+        self._taken += size
+        if self.writable():
+            self._room.set()
+
     async def _run(self) -> None:
         try:
-            while self._closing is None or self._outbox:
+            while self.closing is None or self._outbox:
                 await self._stirred.wait()
                 self._stirred.clear()
                 outbox, self._outbox = self._outbox, []
-                for payload in outbox:
-                    await self._send({"type": "websocket.send", "text": payload.decode()})
-                    self._unsent -= len(payload)
-                    self._taken += len(payload)
-                    if self.writable():
-                        self._room.set()
-            code, reason = self._closing
-            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+                await self.deliver(outbox)
+            await self.finish(*self.closing)
         except Exception:  # whatever a server raises when the peer has left; the reader hears of it, too
             metrics.closes.labels("gone").inc()
         finally:
-            self._gone = True
+            self.gone.set()
             self._room.set()
+
+
+class AsgiSink(Outbox):
+    """A WebSocket under any other ASGI server."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]], codec: Codec, buffer_bytes: int) -> None:
+        self._codec = codec
+        super().__init__(send, buffer_bytes)
+
+    async def deliver(self, payloads: list[bytes]) -> None:
+        for payload in payloads:
+            await self._send({"type": "websocket.send", self._codec.carrier: self._codec.message(payload)})
+            self.delivered(len(payload))
+
+    async def finish(self, code: int, reason: str) -> None:
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})

@@ -24,12 +24,20 @@ MAX_FRAGMENTS = 1024
 
 def text_frame(payload: bytes) -> bytes:
     """A whole text message as a server sends it: one unmasked frame (RFC 6455, section 5.2)."""
-    size = len(payload)
+    return _header(0x81, len(payload)) + payload
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """The same for a binary message."""
+    return _header(0x82, len(payload)) + payload
+
+
+def _header(first: int, size: int) -> bytes:
     if size < 126:
-        return struct.pack("!BB", 0x81, size) + payload
+        return struct.pack("!BB", first, size)
     if size < 65536:
-        return struct.pack("!BBH", 0x81, 126, size) + payload
-    return struct.pack("!BBQ", 0x81, 127, size) + payload
+        return struct.pack("!BBH", first, 126, size)
+    return struct.pack("!BBQ", first, 127, size)
 
 
 class RelayWebSocketProtocol(WebSocketsSansIOProtocol):

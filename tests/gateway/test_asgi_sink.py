@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from relay.gateway.codecs import JSON
 from relay.gateway.sinks import AsgiSink
 from relay.log.follower import Burst
 
@@ -29,7 +30,7 @@ class Peer:
 async def test_frames_go_out_in_order_and_a_close_comes_last() -> None:
     peer = Peer()
     peer.allow(10)
-    sink = AsgiSink(peer.send, 1000)
+    sink = AsgiSink(peer.send, JSON, 1000)
     sink.send(b'{"a":1}')
     sink.burst(Burst(1, [b'{"b":2}', b'{"c":3}']))
     sink.close(1003, "no")
@@ -40,7 +41,7 @@ async def test_frames_go_out_in_order_and_a_close_comes_last() -> None:
 
 async def test_it_has_no_room_until_the_peer_takes_and_then_wakes_who_waits() -> None:
     peer = Peer()
-    sink = AsgiSink(peer.send, 10)
+    sink = AsgiSink(peer.send, JSON, 10)
     sink.send(b"x" * 8)
     assert sink.writable()
     sink.send(b"y" * 8)
@@ -56,7 +57,7 @@ async def test_a_peer_that_has_left_wakes_who_waits() -> None:
     async def gone(message: dict[str, Any]) -> None:
         raise RuntimeError("left")
 
-    sink = AsgiSink(gone, 4)
+    sink = AsgiSink(gone, JSON, 4)
     sink.send(b"x" * 8)
     await sink.room()
     await sink.aclose()

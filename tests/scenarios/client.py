@@ -25,7 +25,9 @@ from tests.scenarios.processes import TIMEOUT_S
 class Client:
     """One connection after the other to a gateway, with the state of one session."""
 
-    def __init__(self, url: str, session: str) -> None:
+    def __init__(self, url: str, session: str, codec: str = "json") -> None:
+        self.codec = codec
+        self._coding: Any = {"json": msgspec.json, "msgpack": msgspec.msgpack}[codec]
         self.url = url.replace("http", "ws", 1) + "/v1/ws"
         self.session = session
         self.view = SessionView(session)
@@ -63,12 +65,12 @@ class Client:
         self.connection = await connect(
             self.url,
             sock=sock,
-            subprotocols=[Subprotocol("relay.v1.json")],
+            subprotocols=[Subprotocol(f"relay.v1.{self.codec}")],
             proxy=None,
             max_size=None,
             ping_interval=None,
         )
-        self.welcome = msgspec.json.decode(await self.connection.recv())
+        self.welcome = self._coding.decode(await self.connection.recv())
         assert self.welcome["type"] == "welcome"
         self._reader = asyncio.create_task(self._read(self.connection))
 
@@ -97,7 +99,7 @@ class Client:
         self._next_id += 1
         name = str(fields.get("id") or f"c{self._next_id}")
         reply = self._replies[name] = asyncio.get_running_loop().create_future()
-        await self.connection.send(msgspec.json.encode({"id": name, **fields}), text=True)
+        await self.connection.send(self._coding.encode({"id": name, **fields}), text=self.codec == "json")
         return reply
 
     async def subscribe(self, *, start: str = "start") -> Frame:
@@ -138,7 +140,8 @@ class Client:
     async def _read(self, connection: ClientConnection) -> None:
         try:
             async for raw in connection:
-                frame = msgspec.json.decode(raw)
+                assert isinstance(raw, str) == (self.codec == "json")
+                frame = self._coding.decode(raw)
                 async with self._news:
                     self.take(frame, raw if isinstance(raw, bytes) else raw.encode())
                     self._news.notify_all()

@@ -1,0 +1,102 @@
+"""relay.v1.msgpack: the same maps as JSON, in MessagePack, without extension types. Pure.
+
+Inside, every frame is JSON: the log holds JSON bodies and each is encoded once. This module translates at the edge, so
+that nothing behind it knows that there are two codecs. What JSON cannot say is refused on the way in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from relay.errors import ClientError
+from relay.protocol.commands import Fields
+
+_INTEGERS = range(-(2**63), 2**64)  # what MessagePack holds; JSON has no such bound
+_GROWTH = 6  # one byte of MessagePack is at most so many of JSON: a control character is \u0001
+
+_decode = msgspec.msgpack.Decoder().decode
+_encode = msgspec.msgpack.Encoder().encode
+_lenient = msgspec.json.Encoder(enc_hook=lambda _: "").encode  # only to measure: `read` refuses the same by name
+
+
+class _Addressed(msgspec.Struct):
+    id: Any = None
+    session: Any = None
+
+
+_peeker = msgspec.msgpack.Decoder(_Addressed)
+
+
+def pack(frame: bytes) -> bytes:
+    """A frame's JSON as MessagePack."""
+    value = msgspec.json.decode(frame)
+    try:
+        return _encode(value)
+    except OverflowError:
+        return _encode(_bounded(value))
+
+
+def read(raw: bytes) -> Fields:
+    """Decode one message into a map without its nulls. Raises ClientError `bad_message`."""
+    fields = _unpack(_decode, raw)
+    if not isinstance(fields, dict):
+        raise ClientError("bad_message", "A command is a map with a type.")
+    try:
+        _check(fields)
+    except RecursionError:
+        raise ClientError("bad_message", "The message is nested too deeply.") from None
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def peek(raw: bytes) -> Fields:
+    """`id` and `session` of a message too large to be read, without building the rest. Raises ClientError."""
+    found = _unpack(_peeker.decode, raw)
+    return {"id": found.id, "session": found.session}
+
+
+def json_bytes(raw: bytes, enough: float) -> int:
+    """The message's size as JSON, which is what limits count; from above where that is no more than `enough`."""
+    if len(raw) * _GROWTH <= enough:
+        return len(raw) * _GROWTH
+    return len(_lenient(_unpack(_decode, raw)))
+
+
+def _unpack(decode: Any, raw: bytes) -> Any:
+    try:
+        return decode(raw)
+    except RecursionError:
+        raise ClientError("bad_message", "The message is nested too deeply.") from None
+    except (msgspec.DecodeError, UnicodeError):
+        raise ClientError("bad_message", "The message is not valid MessagePack.") from None
+    except (TypeError, ValueError, OverflowError):  # a map with a map for a key; a timestamp out of range
+        raise ClientError("bad_message", "The message holds what JSON cannot.") from None
+
+
+def _check(value: Any) -> None:
+    """Raises ClientError for what JSON has no word for."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise ClientError("bad_message", "The message holds what JSON cannot: a key that is no string.")
+            _check(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check(inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ClientError("bad_message", "The message holds what JSON cannot: a number that is not finite.")
+    elif value is not None and not isinstance(value, str | int | float | bool):
+        raise ClientError("bad_message", "The message holds what JSON cannot: binary data or an extension type.")
+
+
+def _bounded(value: Any) -> Any:
+    """Integers beyond 64 bits as what a JavaScript client would read them as: floats, or else their digits."""
+    if isinstance(value, dict):
+        return {name: _bounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_bounded(inner) for inner in value]
+    if isinstance(value, int) and value not in _INTEGERS:
+        return float(value) if value.bit_length() < 1024 else str(value)
+    return value
