@@ -8,6 +8,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 # Gateway
 connections = Gauge("relay_connections", "Open WebSocket connections")
+event_streams = Gauge("relay_event_streams", "Open Server-Sent Events streams")
 subscriptions = Gauge("relay_subscriptions", "Sessions followed by clients, counted per client")
 followers = Gauge("relay_followers", "Sessions that this process follows in Redis")
 commands = Counter("relay_commands_total", "Commands of clients", ["type"])

@@ -119,8 +119,9 @@ class Consumer:
     async def _claim_and_run(self, job: Job) -> None:
         admitted = await self._log.admit(job)
         crashpoint("claim.admitted")
-        if admitted is None or admitted.generation != job.generation:
-            # Its request_id belongs to another generation, or the session has no room: it was never accepted.
+        if admitted is None or not admitted.stands(job.generation):
+            # Its request_id belongs to another generation, or the session has no room: it was never accepted. Or the
+            # session was deleted.
             await self._queue.done(job.queue, job.session, job.generation)
             metrics.claims.labels("foreign").inc()
             return

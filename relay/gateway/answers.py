@@ -16,9 +16,10 @@ def answer(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def error_answer(error: ClientError) -> Response:
+def error_answer(error: ClientError, **fields: Any) -> Response:
+    """`fields` stand beside code and message."""
     metrics.errors.labels(error.code).inc()
-    body: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    body: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable, **fields}
     if error.retry_after_s is not None:
         body["retry_after_s"] = error.retry_after_s
     response = answer({"error": body}, error.status)

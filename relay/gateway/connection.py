@@ -166,13 +166,7 @@ class Connection:
         self._wanted.add(session)
         try:
             async with answered_in_time("subscribe"):
-                follower = await self._hub.acquire(session)
-                viewer = Viewer(follower, self._sink)
-                try:
-                    await viewer.prepare(command.cursor)
-                except BaseException:
-                    self._hub.release(session)
-                    raise
+                follower = await self._hub.acquire(session, command.cursor)
         except BaseException:
             if session not in self._viewers:
                 self._wanted.discard(session)
@@ -180,21 +174,32 @@ class Connection:
         earlier = self._viewers.get(session)
         if earlier is not None:
             earlier.close()
-        self._viewers[session] = viewer
+        viewer = self._viewers[session] = Viewer(follower, self._sink, self._deleted)
         viewer.begin(command.cursor, command.start, reply_id)
         metrics.subscriptions.inc()
         if earlier is not None:
-            metrics.subscriptions.dec()
-            self._hub.release(session)
-            await earlier.aclose()
+            await self._give_back(earlier)
 
     async def _unsubscribe(self, session: str) -> None:
         self._wanted.discard(session)
         viewer = self._viewers.pop(session, None)
         if viewer is not None:
-            metrics.subscriptions.dec()
-            self._hub.release(session)
-            await viewer.aclose()
+            await self._give_back(viewer)
+
+    async def _give_back(self, viewer: Viewer) -> None:
+        metrics.subscriptions.dec()
+        self._hub.release(viewer.follower)
+        await viewer.aclose()
+
+    def _deleted(self, viewer: Viewer) -> None:
+        """The session is gone, and this viewer with it; a later `subscribe` makes a new one."""
+        session = viewer.follower.session
+        if self._viewers.get(session) is viewer:
+            del self._viewers[session]
+            self._wanted.discard(session)
+            task = asyncio.create_task(self._give_back(viewer), name=f"give back {session}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _leave(self) -> None:
         """What was asked for is still done, within its time: a stop sent with the last breath holds."""

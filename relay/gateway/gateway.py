@@ -26,7 +26,7 @@ from relay.log.reaper import look_ms
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
 
-_RECONNECT_SPREAD_MS = (200, 3000)
+RECONNECT_SPREAD_MS = (200, 3000)
 
 log = logging.get("gateway")
 
@@ -41,11 +41,16 @@ class Gateway:
         self.log = stores.session_log(self.redis, settings)
         self.queue = stores.queue(self.redis, settings)
         self.submissions = Submissions(
-            self.log, self.queue, self.redis.commands, look_ms=look_ms(settings.lease_s, settings.queue_timeout_s)
+            self.log,
+            self.queue,
+            self.redis.commands,
+            look_ms=look_ms(settings.lease_s, settings.queue_timeout_s),
+            mark_ms=int(settings.lost_after_s * 1000),
         )
         self.subscriber = Subscriber(settings.redis_url)
         self.hub = Hub(self._follower, settings.follower_linger_s)
         self.reaper = stores.reaper(self.log, self.queue, settings)
+        self.draining = asyncio.Event()  # set once, when this gateway has been told to go
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -78,7 +83,7 @@ class Gateway:
         if extension is not None:
             protocol = extension["protocol"]
             connection = self._connection(TransportSink(protocol, codec, buffer_bytes), codec)
-            protocol.on_shutdown = lambda: connection.drain(random.randint(*_RECONNECT_SPREAD_MS))
+            protocol.on_shutdown = lambda: connection.drain(random.randint(*RECONNECT_SPREAD_MS))
             await connection.run(websocket.receive)
             return
         sink = AsgiSink(websocket.send, codec, buffer_bytes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from importlib.resources import files
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect, Request
@@ -12,16 +14,20 @@ from starlette.responses import Response
 from relay import logging, metrics
 from relay.errors import ClientError, StorageError
 from relay.gateway.answers import answer, error_answer
+from relay.gateway.event_stream import HEADERS, EventStream
 from relay.gateway.gateway import Gateway
 from relay.gateway.submissions import answered_in_time
+from relay.gateway.waiting import until_ended
 from relay.log.connect import call
 from relay.protocol import commands
 from relay.protocol.commands import Submit
-from relay.protocol.words import REQUEST_ID, new_id
+from relay.protocol.words import REQUEST_ID, Cursor, new_id
 
 BODY_TIMEOUT_S = 10
 SNAPSHOT_LIMIT = 50
 MAX_SNAPSHOT_LIMIT = 200
+MAX_WAIT_S = 300
+_NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?\Z")
 READY_TIMEOUT_S = 1.0
 # The page brings everything it needs and talks to nobody but us.
 PAGE_POLICY = (
@@ -36,7 +42,7 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-async def submit(request: Request) -> Response:
+async def submit(request: Request) -> Response | EventStream:
     gateway = gateway_of(request)
     session = commands.check_session(request.path_params["session"])
     fields = commands.read(await _json_body(request, gateway.limits["max_command_bytes"]))
@@ -44,8 +50,42 @@ async def submit(request: Request) -> Response:
     fields |= {"type": "submit", "session": session, "request_id": _request_id(request, fields)}
     command = commands.check(fields, gateway.limits)
     assert isinstance(command, Submit)
+    as_stream, wait_s, cursor = _wants_events(request), _wait_s(request), _cursor(request)
     generation, duplicate = await gateway.submissions.submit(command)
+    if as_stream:
+        return EventStream(gateway, session, cursor, "start", generation)
+    if wait_s is not None:
+        return await _waited(request, session, generation, wait_s)
     return answer({"session": session, "generation": generation, "duplicate": duplicate}, 202)
+
+
+async def _waited(request: Request, session: str, generation: str, wait_s: float) -> Response:
+    if await until_ended(gateway_of(request), session, generation, wait_s, request.receive):
+        return answer(await _generation(request, session, generation))
+    running = ClientError("still_running", "The answer goes on; ask for it again, or stop it.")
+    return error_answer(running, session=session, generation=generation)
+
+
+async def events(request: Request) -> Response | EventStream:
+    session = commands.check_session(request.path_params["session"])
+    generation, start = request.query_params.get("generation"), request.query_params.get("from", "start")
+    if generation is not None:
+        commands.check_generation(generation, "generation")
+    if start not in ("start", "live"):
+        raise ClientError("bad_message", "from must be start or live.")
+    cursor = _cursor(request)
+    if request.method == "HEAD":
+        return Response(headers={name.decode(): value.decode() for name, value in HEADERS})
+    return EventStream(gateway_of(request), session, cursor, start, generation)
+
+
+async def delete(request: Request) -> Response:
+    gateway = gateway_of(request)
+    session = commands.check_session(request.path_params["session"])
+    await gateway.submissions.delete(session)
+    async with answered_in_time("delete"):
+        await gateway.hub.look(session)  # so that who subscribes here after our answer gets a new session
+    return Response(status_code=204)
 
 
 async def stop(request: Request) -> Response:
@@ -79,11 +119,15 @@ async def session_snapshot(request: Request) -> Response:
 async def generation_snapshot(request: Request) -> Response:
     session = commands.check_session(request.path_params["session"])
     generation = commands.check_generation(request.path_params["generation"], "generation")
+    return answer(await _generation(request, session, generation))
+
+
+async def _generation(request: Request, session: str, generation: str) -> dict[str, Any]:
     async with answered_in_time("snapshot"):
         found = await gateway_of(request).log.generation(session, generation)
     if found is None:
         raise ClientError("not_found", "There is no such generation in this session.")
-    return answer(found)
+    return found
 
 
 async def alive(request: Request) -> Response:
@@ -92,6 +136,8 @@ async def alive(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     gateway = gateway_of(request)
+    if gateway.draining.is_set():
+        return error_answer(ClientError("unavailable", "This gateway is going.", retry_after_s=1))
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
             await call(gateway.redis.commands, "PING")
@@ -161,6 +207,30 @@ def _request_id(request: Request, fields: commands.Fields) -> str:
         raise ClientError("bad_message", "Idempotency-Key must be 1-128 characters without control characters.")
     chosen = in_header if in_header is not None else in_body
     return chosen if chosen is not None else new_id("r")
+
+
+def _wants_events(request: Request) -> bool:
+    kinds = request.headers.get("accept", "").lower().split(",")
+    return any(kind.partition(";")[0].strip() == "text/event-stream" for kind in kinds)
+
+
+def _wait_s(request: Request) -> float | None:
+    given = request.query_params.get("wait")
+    if given is None:
+        return None
+    if not _NUMBER.match(given) or float(given) > MAX_WAIT_S:
+        raise ClientError("bad_message", f"wait must be a number of seconds, 0 to {MAX_WAIT_S}.")
+    return float(given)
+
+
+def _cursor(request: Request) -> Cursor | None:
+    """`Last-Event-ID`, or else `?cursor=`: EPOCH:SEQ."""
+    given = request.headers.get("last-event-id") or request.query_params.get("cursor")
+    if given is None:
+        return None
+    epoch, _, seq = given.rpartition(":")
+    number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) <= 16 else None
+    return commands.check_cursor({"epoch": epoch, "seq": number})
 
 
 def _limit(request: Request) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from relay import logging, metrics
 from relay.log.follower import Follower
+from relay.protocol.words import Cursor
 
 log = logging.get("hub")
 
@@ -28,9 +29,50 @@ class Hub:
         self._entries: dict[str, _Entry] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def acquire(self, session: str) -> Follower:
-        """The session's follower, started. Raises StorageError if it cannot start."""
+    async def acquire(self, session: str, cursor: Cursor | None = None) -> Follower:
+        """The session's follower, started, and as far as a cursor that a client brings. Raises StorageError."""
+        while True:
+            follower = await self._started(session)
+            try:
+                if cursor is not None:
+                    await follower.reach(cursor)
+            except BaseException:
+                self.release(follower)
+                raise
+            if not follower.deleted:
+                return follower
+            self.release(follower)
+
+    def release(self, follower: Follower) -> None:
+        session = follower.session
         entry = self._entries.get(session)
+        if entry is None or entry.follower is not follower:
+            return  # deleted, and forgotten
+        entry.users -= 1
+        if entry.users > 0:
+            return
+        failed = entry.started.done() and (entry.started.cancelled() or entry.started.exception() is not None)
+        if failed or follower.deleted or not entry.started.done():
+            self._forget(session, entry)
+        else:
+            entry.linger = asyncio.get_running_loop().call_later(self._linger_s, self._forget, session, entry)
+
+    async def look(self, session: str) -> None:
+        """If the session is followed here, see at once what has become of it. Raises StorageError."""
+        entry = self._entries.get(session)
+        if entry is not None and entry.started.done():
+            await entry.follower.look()
+
+    async def aclose(self) -> None:
+        for session, entry in list(self._entries.items()):
+            self._forget(session, entry)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _started(self, session: str) -> Follower:
+        entry = self._entries.get(session)
+        if entry is not None and entry.follower.deleted:
+            self._forget(session, entry)
+            entry = None
         if entry is None:
             entry = self._entries[session] = _Entry(self._make(session))
             metrics.followers.inc()
@@ -41,27 +83,9 @@ class Hub:
         try:
             await asyncio.shield(entry.started)
         except BaseException:
-            self.release(session)
+            self.release(entry.follower)
             raise
         return entry.follower
-
-    def release(self, session: str) -> None:
-        entry = self._entries.get(session)
-        if entry is None:
-            return
-        entry.users -= 1
-        if entry.users > 0:
-            return
-        failed = entry.started.done() and (entry.started.cancelled() or entry.started.exception() is not None)
-        if failed or not entry.started.done():
-            self._forget(session, entry)
-        else:
-            entry.linger = asyncio.get_running_loop().call_later(self._linger_s, self._forget, session, entry)
-
-    async def aclose(self) -> None:
-        for session, entry in list(self._entries.items()):
-            self._forget(session, entry)
-        await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _forget(self, session: str, entry: _Entry) -> None:
         if self._entries.get(session) is not entry:

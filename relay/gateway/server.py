@@ -10,6 +10,7 @@ import uvicorn
 from relay.errors import SettingsError
 from relay.gateway.app import app
 from relay.gateway.gateway import Gateway
+from relay.gateway.http_protocol import RelayHttpProtocol
 from relay.gateway.websocket_protocol import RelayWebSocketProtocol
 from relay.settings import Settings
 
@@ -37,7 +38,19 @@ def address(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-class _Signalless(uvicorn.Server):
+class _Server(uvicorn.Server):
+    """Tells the gateway first when it is to go: streams over HTTP would else hold up the shutdown."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._gateway.draining.set()
+        await super().shutdown(sockets)
+
+
+class _Signalless(_Server):
     """Leaves signals to whoever runs it beside something else; uvicorn raises them again when it is done."""
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
@@ -46,8 +59,10 @@ class _Signalless(uvicorn.Server):
 
 def server(settings: Settings, *, handle_signals: bool = True) -> uvicorn.Server:
     """A server that is ready to `serve(sockets=[…])`."""
+    gateway = Gateway(settings)
     config = uvicorn.Config(
-        app(Gateway(settings)),
+        app(gateway),
+        http=RelayHttpProtocol,
         ws=RelayWebSocketProtocol,
         ws_max_size=4 * settings.max_command_bytes,
         ws_ping_interval=None,  # ours knows a slow reader from a dead one
@@ -57,4 +72,4 @@ def server(settings: Settings, *, handle_signals: bool = True) -> uvicorn.Server
         log_config=None,
         access_log=False,
     )
-    return uvicorn.Server(config) if handle_signals else _Signalless(config)
+    return (_Server if handle_signals else _Signalless)(config, gateway)

@@ -15,7 +15,7 @@ from relay.errors import ClientError, StorageError
 from relay.log.connect import call
 from relay.log.jobs import Job
 from relay.log.queue import Queue
-from relay.log.session_log import SessionLog
+from relay.log.session_log import SessionLog, Stopped
 from relay.protocol.commands import Submit
 from relay.protocol.words import new_id
 
@@ -44,11 +44,12 @@ async def answered_in_time(part: str) -> AsyncIterator[None]:
 class Submissions:
     """Turns submits into jobs and stops into ends."""
 
-    def __init__(self, session_log: SessionLog, queue: Queue, redis: Redis, *, look_ms: int) -> None:
+    def __init__(self, session_log: SessionLog, queue: Queue, redis: Redis, *, look_ms: int, mark_ms: int) -> None:
         self._log = session_log
         self._queue = queue
         self._redis = redis
         self._look_ms = look_ms
+        self._mark_ms = mark_ms
 
     async def submit(self, submit: Submit) -> Accepted:
         """Accepted once the job is durable; any number of equal submits make one generation.
@@ -68,10 +69,19 @@ class Submissions:
         if stopped is None:
             raise ClientError("not_found", "There is no such generation in this session.")
         if not stopped.already_ended:
-            log.info("stopped", session=session, generation=generation, worker=stopped.owner)
-            metrics.generations.labels("stopped", "").inc()
-            await self._tidy(session, generation, stopped.owner, stopped.queue, deadline)
+            await self._tidy(session, stopped, deadline)
         return stopped.already_ended
+
+    async def delete(self, session: str) -> None:
+        """End what runs and forget the session. Raises ClientError: `not_found`, `unavailable`."""
+        deadline = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
+        async with answered_in_time("delete"):
+            running = await self._log.delete(session, self._mark_ms)
+        if running is None:
+            raise ClientError("not_found", "There is no such session.")
+        log.info("deleted", session=session, running=len(running))
+        for stopped in running:
+            await self._tidy(session, stopped, deadline)
 
     async def _submit(self, submit: Submit) -> Accepted:
         body_hash = submit.body_hash()
@@ -133,14 +143,17 @@ class Submissions:
             metadata=submit.metadata,
         )
 
-    async def _tidy(self, session: str, generation: str, owner: str, queue: str, deadline: float) -> None:
+    async def _tidy(self, session: str, stopped: Stopped, deadline: float) -> None:
         """After a stop: tell the worker, empty the queue. Neither is needed for the stop to hold."""
+        generation = stopped.generation
+        log.info("stopped", session=session, generation=generation, worker=stopped.owner)
+        metrics.generations.labels("stopped", "").inc()
         try:
             async with asyncio.timeout_at(deadline):
-                if owner:
-                    await call(self._redis, "PUBLISH", self._log.keys.worker(owner), f"stop {generation}")
-                if queue:
-                    await self._queue.done(queue, session, generation)
+                if stopped.owner:
+                    await call(self._redis, "PUBLISH", self._log.keys.worker(stopped.owner), f"stop {generation}")
+                if stopped.queue:
+                    await self._queue.done(stopped.queue, session, generation)
         except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()
             log.warning("tidy_failed", session=session, generation=generation, detail=str(error))

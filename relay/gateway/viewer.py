@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 
 from relay import logging, metrics
@@ -25,26 +26,27 @@ class Viewer:
     room); it changes from the second to the first in one step without an await, so that nothing falls in between.
     """
 
-    def __init__(self, follower: Follower, sink: Sink) -> None:
-        self._follower = follower
+    def __init__(self, follower: Follower, sink: Sink, on_unsubscribed: Callable[[Viewer], None]) -> None:
+        self.follower = follower
         self._sink = sink
+        self._on_unsubscribed = on_unsubscribed
         self._cursor = 0
         self._life = 0  # counts restarts: what was read for an earlier one is not sent any more
         self._task: asyncio.Task[None] | None = None
 
-    async def prepare(self, cursor: Cursor | None) -> None:
-        """What must be known before `begin`. Raises StorageError."""
-        if cursor is not None and not self._follower.honours(cursor.epoch, cursor.seq):
-            await self._follower.look()  # another gateway may have shown this client more than we have heard of
+    def begin(self, cursor: Cursor | None, start: str, reply_id: str | None, at: int = 0) -> None:
+        """Answer with `subscribed` and let the frames follow the cursor, or `at` if it is not honoured.
 
-    def begin(self, cursor: Cursor | None, start: str, reply_id: str | None) -> None:
-        """Answer with `subscribed` and let the frames follow."""
-        follower = self._follower
+        No await may lie between the hub's lending of the follower and this.
+        """
+        follower = self.follower
         recovered = cursor is not None and follower.honours(cursor.epoch, cursor.seq)
         if recovered and cursor is not None:
             at = cursor.seq
-        else:
-            at = follower.frontier if start == "live" and cursor is None else 0
+        elif start == "live" and cursor is None:
+            at = follower.frontier
+        elif not follower.honours(follower.epoch, at):
+            at = 0
         follower.viewers.add(self)
         self._subscribed(at, recovered, reply_id)
 
@@ -53,16 +55,21 @@ class Viewer:
             self._sink.burst(burst)
             self._cursor = burst.last
         else:
-            self._follower.keeping_up.discard(self)
+            self.follower.keeping_up.discard(self)
             self._catch_up()
 
     def restart(self) -> None:
         self._subscribed(0, False, None)
 
+    def unsubscribed(self) -> None:
+        self.close()
+        self._sink.send(frames.encode(frames.Unsubscribed(session=self.follower.session)))
+        self._on_unsubscribed(self)
+
     def close(self) -> None:
         """Send nothing more, from this moment on."""
-        self._follower.viewers.discard(self)
-        self._follower.keeping_up.discard(self)
+        self.follower.viewers.discard(self)
+        self.follower.keeping_up.discard(self)
         if self._task is not None:
             self._task.cancel()
 
@@ -72,7 +79,7 @@ class Viewer:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _subscribed(self, at: int, recovered: bool, reply_id: str | None) -> None:
-        follower = self._follower
+        follower = self.follower
         self._cursor = at
         self._life += 1
         reply = Subscribed(
@@ -85,19 +92,19 @@ class Viewer:
             active=list(follower.active.values()),
         )
         self._sink.send(frames.encode(reply))
-        self._follower.keeping_up.discard(self)
+        self.follower.keeping_up.discard(self)
         if not self._keep_up():
             self._catch_up()
 
     def _keep_up(self) -> bool:
-        if self._cursor != self._follower.flushed or not self._sink.writable():
+        if self._cursor != self.follower.flushed or not self._sink.writable():
             return False
-        self._follower.keeping_up.add(self)
+        self.follower.keeping_up.add(self)
         return True
 
     def _catch_up(self) -> None:
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._catching_up(), name=f"catch-up {self._follower.session}")
+            self._task = asyncio.create_task(self._catching_up(), name=f"catch-up {self.follower.session}")
 
     async def _catching_up(self) -> None:
         while True:
@@ -110,17 +117,17 @@ class Viewer:
                 self._subscribed(0, False, None)
             except StorageError as error:
                 metrics.storage_errors.labels("viewer").inc()
-                log.warning("replay_failed", session=self._follower.session, detail=str(error))
+                log.warning("replay_failed", session=self.follower.session, detail=str(error))
                 await asyncio.sleep(_RETRY_S)
             except Exception:  # a viewer that stops in silence would look like a frozen answer
                 metrics.bugs.labels("viewer").inc()
-                log.exception("catch_up_failed", session=self._follower.session)
+                log.exception("catch_up_failed", session=self.follower.session)
                 self._sink.close(1011, "internal error")
                 return
 
     async def _replay(self) -> None:
         life = self._life
-        async with aclosing(self._follower.replay(self._cursor)) as replay:
+        async with aclosing(self.follower.replay(self._cursor)) as replay:
             async for seq, frame in replay:
                 await self._sink.room()
                 if life != self._life:

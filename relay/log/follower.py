@@ -16,11 +16,12 @@ from typing import Protocol
 
 from relay import logging, metrics
 from relay.errors import StorageError
-from relay.log.session_log import Opened, SessionLog
+from relay.log.session_log import Deleted, Opened, SessionLog
 from relay.log.subscription import Source
 from relay.protocol import events, frames
 from relay.protocol.compact import Packer
 from relay.protocol.frames import Active
+from relay.protocol.words import Cursor
 
 LOOK_EVERY_S = 2.0  # while a generation is open and nothing is heard of it
 IDLE_LOOK_S = 20.0  # otherwise; also keeps an empty session remembered while it has viewers
@@ -61,9 +62,15 @@ class Follows(Protocol):
     def restart(self) -> None:
         """The log began a new life: everything this viewer has is void."""
 
+    def unsubscribed(self) -> None:
+        """The session was deleted; nothing follows."""
+
 
 class Follower:
-    """`frontier`: the last seq applied; `flushed`: the last one handed to viewers that keep up (`keeping_up`)."""
+    """`frontier`: the last seq applied; `flushed`: the last one handed to viewers that keep up (`keeping_up`).
+
+    `deleted`: the session it followed was deleted; whoever subscribes from then on needs another follower.
+    """
 
     def __init__(
         self, session: str, session_log: SessionLog, source: Source, *, window_bytes: int, max_frame_bytes: int
@@ -73,6 +80,7 @@ class Follower:
         self.frontier = 0
         self.flushed = 0
         self.floor = 0
+        self.deleted = False
         self.active: dict[str, Active] = {}
         self.viewers: set[Follows] = set()
         self.keeping_up: set[Follows] = set()
@@ -116,6 +124,8 @@ class Follower:
         seq = int(seq_text)
         if epoch.decode() != self.epoch:
             self._doubted("epoch")
+        elif seq == 0:
+            self._doubted("deleted")
         elif seq == self.frontier + 1:
             self._apply(seq, body)
         elif seq > self.frontier:
@@ -127,6 +137,11 @@ class Follower:
         """Whether a cursor can be continued from."""
         self._flush()  # so that no cursor is ahead of what the viewers that keep up have
         return epoch == self.epoch and (seq == 0 or self.floor <= seq <= self.flushed)
+
+    async def reach(self, cursor: Cursor) -> None:
+        """Another gateway may have shown a client more than was heard of here. Raises StorageError."""
+        if not self.honours(cursor.epoch, cursor.seq):
+            await self.look()
 
     async def replay(self, after: int) -> AsyncGenerator[tuple[int, bytes], None]:
         """What follows `after`, as (last seq, frame) up to what is flushed: a live event if it is one, else catchups.
@@ -153,33 +168,39 @@ class Follower:
     async def look(self) -> None:
         """Make sure that the frontier is the log's head as of now. Raises StorageError."""
         async with self._looking:
-            while True:
-                before = self.frontier  # events may be applied while the page is on its way
-                page = await self._log.range(self.session, before + 1)
-                if page is None or page.epoch != self.epoch or page.head < before:
-                    await self._begin()
-                    return
-                self.floor = page.floor
-                for seq, body in page.entries:
-                    if seq > self.frontier + 1:
-                        await self._begin()  # what lay between is gone: only everything anew is still true
-                        return
-                    if seq == self.frontier + 1:
-                        self._apply(seq, body)
-                if self.frontier >= page.head:
-                    return
-                if not page.entries:
-                    raise StorageError(f"range: entries {self.frontier + 1} to {page.head} are missing")
+            try:
+                await self._read_to_head()
+            except Deleted:
+                self._end()
 
     # How it keeps its promises
 
+    async def _read_to_head(self) -> None:
+        if self.frontier == 0:
+            await self._log.open(self.session, known=self.epoch)  # an empty session is kept while it has viewers
+        while not self.deleted:
+            before = self.frontier  # events may be applied while the page is on its way
+            page = await self._log.range(self.session, before + 1)
+            if page is None or page.epoch != self.epoch or page.head < before:
+                await self._begin()
+                return
+            self.floor = page.floor
+            for seq, body in page.entries:
+                if seq > self.frontier + 1:
+                    await self._begin()  # what lay between is gone: only everything anew is still true
+                    return
+                if seq == self.frontier + 1:
+                    self._apply(seq, body)
+            if self.frontier >= page.head:
+                return
+            if not page.entries:
+                raise StorageError(f"range: entries {self.frontier + 1} to {page.head} are missing")
+
     async def _watch(self) -> None:
-        while True:
+        while not self.deleted:
             await self._doubt.wait()
             self._doubt.clear()
             try:
-                if self.frontier == 0:
-                    await self._log.open(self.session)
                 await self.look()
             except StorageError as error:
                 metrics.storage_errors.labels("follower").inc()
@@ -205,7 +226,7 @@ class Follower:
         self._timer = asyncio.get_running_loop().call_later(due_s, self._watch_silence)
 
     async def _begin(self) -> None:
-        opened = await self._log.open(self.session)
+        opened = await self._log.open(self.session, known=self.epoch)
         assert opened is not None
         if (opened.epoch, opened.head) == (self.epoch, self.frontier):
             return
@@ -217,6 +238,13 @@ class Follower:
             for viewer in tuple(self.viewers):
                 viewer.restart()
             self._doubt.set()  # events may have been applied to the old life while the new one was read
+
+    def _end(self) -> None:
+        """The session was deleted: say so, and be nobody's follower any more."""
+        self.deleted = True
+        self._flush()
+        for viewer in tuple(self.viewers):
+            viewer.unsubscribed()
 
     def _take(self, opened: Opened) -> None:
         self.epoch, self.floor = opened.epoch, opened.floor

@@ -11,6 +11,7 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
                       :transcript   list    ids of completed generations: the model's context
                       :requests     hash    request_id → generation and body hash
                       :order        list    request ids, oldest first, for the bound
+                      :deleted      zset    "e EPOCH", "g GENERATION" of deleted lives, by when that may be forgotten
                       :g:GENERATION hash    fence, owner, lease, attempt, state, count, bytes, crc, n …
                       :t:GENERATION string  the text of the current attempt
                       :r:GENERATION string  its reasoning
@@ -37,6 +38,7 @@ _SESSION = {
     "transcript": "transcript",
     "requests": "requests",
     "order": "order",
+    "deleted": "deleted",
     "events": "events",
 }
 _GENERATION = {"state": "g:", "text": "t:", "reasoning": "r:"}

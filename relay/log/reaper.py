@@ -116,7 +116,7 @@ class Reaper:
             job = None
         if job is not None:
             admitted = await self._log.admit(job)
-            if admitted is not None and admitted.generation == generation:
+            if admitted is not None and admitted.stands(generation):
                 return "admitted"
         await self._queue.done(queue, session, generation)
         return "dropped"

@@ -20,6 +20,11 @@ from relay.protocol.words import Reason, new_epoch
 
 EMPTY_SESSION_TTL_S = 60
 PAGE_BYTES = 1024 * 1024
+MAX_MARKS = 2000
+
+
+class Deleted(Exception):
+    """The life of the session that the caller followed was deleted."""
 
 
 class Opened(NamedTuple):
@@ -48,6 +53,10 @@ class Admitted(NamedTuple):
     body_hash: str
     state: str
 
+    def stands(self, generation: str) -> bool:
+        """Whether a job's generation exists and is its own: else the job is to be dropped."""
+        return self.generation == generation and self.state != "deleted"
+
 
 class Claim(NamedTuple):
     """The right to write a generation. `shown`: the attempt has shown something that a restart must void."""
@@ -75,9 +84,18 @@ class Outcome(NamedTuple):
 class Stopped(NamedTuple):
     """`owner`: the worker to tell, if one has it; `queue`: where its job lies."""
 
+    generation: str
     already_ended: bool
     owner: str = ""
     queue: str = ""
+
+
+class Span(NamedTuple):
+    """Where a generation stands in its log: the seqs of its first event and of its end, if it has ended."""
+
+    epoch: str
+    first: int
+    last: int | None
 
 
 class SessionLog:
@@ -102,11 +120,16 @@ class SessionLog:
 
     # What gateways do
 
-    async def open(self, session: str, *, create: bool = True) -> Opened | None:
-        """The state to begin following with; makes the session unless told not to (then None if there is none)."""
-        reply = await self._run(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000)
+    async def open(self, session: str, *, create: bool = True, known: str = "") -> Opened | None:
+        """The state to begin following with; makes the session unless told not to (then None if there is none).
+
+        Raises Deleted if the life of epoch `known` was deleted not long ago.
+        """
+        reply = await self._run(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000, known)
         if not reply:
             return None
+        if reply[0] == b"deleted":
+            raise Deleted
         epoch, head, floor, flat = reply
         names = [item.decode() for item in flat]
         active = [
@@ -134,6 +157,18 @@ class SessionLog:
         generation, body_hash = value.decode().split(" ")
         return generation, body_hash
 
+    async def span(self, session: str, generation: str) -> Span | None:
+        """None: there is no such generation."""
+        epoch, first, last = await transaction(
+            self._commands,
+            ("HGET", self.keys.session(session), "epoch"),
+            ("ZSCORE", self.keys.session(session, "generations"), generation),
+            ("HGET", self.keys.generation(session, generation), "last"),
+        )
+        if epoch is None or first is None:
+            return None
+        return Span(epoch.decode(), int(float(first)), int(last) if last is not None else None)
+
     async def user_turn(self, session: str, generation: str) -> tuple[str, str] | None:
         """(message_id, content) of the question that a generation answers; None if there is no such generation."""
         key = self.keys.generation(session, generation)
@@ -156,7 +191,17 @@ class SessionLog:
         what, *rest = await self._run(_STOP, session, generation)
         if what == b"unknown":
             return None
-        return Stopped(True) if what == b"ended" else Stopped(False, *(item.decode() for item in rest))
+        ended = what == b"ended"
+        return Stopped(generation, ended, *(item.decode() for item in rest))
+
+    async def delete(self, session: str, mark_ms: int) -> list[Stopped] | None:
+        """End what runs and forget everything; what ran. None: there is no such session, nor was there lately."""
+        what, *rest = await self._run(_DELETE, session, mark_ms, MAX_MARKS)
+        if what == b"unknown":
+            return None
+        names = [item.decode() for item in rest]
+        running = zip(names[::3], names[1::3], names[2::3], strict=True)
+        return [Stopped(generation, False, owner, queue) for generation, owner, queue in running]
 
     # What workers do
 
@@ -337,6 +382,7 @@ _CLAIM = session_script("claim")
 _APPEND = session_script("append")
 _END = session_script("end")
 _STOP = session_script("stop")
+_DELETE = session_script("delete")
 _REAP = session_script("reap")
 _RENEW = session_script("renew")
 _RELEASE = session_script("release")

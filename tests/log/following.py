@@ -55,8 +55,8 @@ class Read(SessionLog):
         self.after_open: Callable[[], Awaitable[None]] | None = None
         self.after_range: Callable[[], Awaitable[None]] | None = None
 
-    async def open(self, session: str, *, create: bool = True) -> Opened | None:
-        opened = await super().open(session, create=create)
+    async def open(self, session: str, *, create: bool = True, known: str = "") -> Opened | None:
+        opened = await super().open(session, create=create, known=known)
         if self.after_open is not None:
             await self.after_open()
         return opened
@@ -83,6 +83,7 @@ class Recorder:
         self.view = SessionView(follower.session)
         self.frames: list[bytes] = []
         self.lives = 0
+        self.deleted = False
         self.slow = False
         self._failure: AssertionError | None = None  # of a callback, where nobody would see it
         self._moved = asyncio.Event()
@@ -114,6 +115,9 @@ class Recorder:
 
     def restart(self) -> None:
         self._subscribed(0, False)
+
+    def unsubscribed(self) -> None:
+        self.deleted = True
 
     def drain(self) -> None:
         """Take everything again, if it was slow."""

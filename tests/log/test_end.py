@@ -76,7 +76,7 @@ async def test_the_first_terminal_event_wins(session_log: SessionLog) -> None:
     await writer.tokens("a")
     assert (await writer.end("complete", "a1")).what == "written"
     assert (await writer.tokens("b")).what == "ended"
-    assert await session_log.stop("s", "g1") == Stopped(True)
+    assert await session_log.stop("s", "g1") == Stopped("g1", True)
     assert await session_log.reap("s", "g1", str(writer.fence), b"{}") is True
     ends = [event for event in await whole_log(session_log) if event["type"] == "end"]
     assert [event["reason"] for event in ends] == ["complete"]
@@ -167,7 +167,7 @@ async def test_a_turn_that_is_retried_twice_stands_in_the_transcript_once(sessio
 
 async def test_a_stop_before_the_claim_ends_it_and_nobody_can_claim_it(session_log: SessionLog) -> None:
     await session_log.admit(job_of())
-    assert await session_log.stop("s", "g1") == Stopped(False, "", "default")
+    assert await session_log.stop("s", "g1") == Stopped("g1", False, "", "default")
     end = (await whole_log(session_log))[-1]
     assert (end["type"], end["reason"], end["count"], end["crc32"]) == ("end", "stopped", 0, 0)
     assert "queued" not in end["timings_ms"]
@@ -180,7 +180,7 @@ async def test_a_stop_while_it_runs_ends_it_with_what_the_log_holds_and_names_th
 ) -> None:
     writer = await admitted_and_claimed(session_log, queue="fast")
     await writer.tokens("so", " far")
-    assert await session_log.stop("s", "g1") == Stopped(False, "w1", "fast")
+    assert await session_log.stop("s", "g1") == Stopped("g1", False, "w1", "fast")
     end = (await whole_log(session_log))[-1]
     assert (end["reason"], end["count"], end["text_bytes"], end["crc32"]) == ("stopped", 2, 6, zlib.crc32(b"so far"))
     assert (await writer.tokens("!")).what == "ended"
@@ -199,7 +199,7 @@ async def test_a_stop_of_what_has_ended_or_never_was_writes_nothing(session_log:
     assert await session_log.stop("s", "g1") is None
     await answered(session_log, job_of())
     before = await head(session_log)
-    assert await session_log.stop("s", "g1") == Stopped(True)
+    assert await session_log.stop("s", "g1") == Stopped("g1", True)
     assert await session_log.stop("s", "g2") is None
     assert await head(session_log) == before
 

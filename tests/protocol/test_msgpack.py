@@ -59,7 +59,8 @@ def test_what_json_cannot_say_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"\xc1", b"\x80\x80", b"\x81\xa1a", b"\x81\xa1a\xa2\xff\xff", b"\x81\x81\xa1a\x01\x01", b"\x91" * 5000 + b"\x01",
+    [b"", b"\xc1", b"\x80\x80", b"\x81\xa1a", b"\x81\xa1a\xa2\xff\xff", b"\x81\x81\xa1a\x01\x01",
+     b"\x91" * 5000 + b"\x01",
      b"\x81\xa1t" + b"\x91" * 3000 + b"\x01", b"\x81\xa1a\xc7\x0c\xff" + b"\xff" * 12],
 )  # fmt: skip
 def test_what_is_no_message_is_refused_with_a_sentence(raw: bytes) -> None:

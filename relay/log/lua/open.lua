@@ -2,9 +2,11 @@
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] epoch to draw if it must be made; '' = do not make it
 -- ARGV[5] idle_ttl_ms: how long a session without events is remembered
--- Returns {} if it does not exist, else {epoch, head, floor, {generation, attempt, state, …} of those not ended}.
+-- ARGV[6] the epoch that the caller followed, '' if none
+-- Returns {'deleted'} if that life was deleted; {} if the session does not exist, else {epoch, head, floor, {generation, attempt, state, …} of those not ended}.
 -- Atomic so that head and active generations belong together, and two openers draw one epoch.
 
+if ARGV[6] ~= '' and was_deleted('e ' .. ARGV[6]) then return { 'deleted' } end
 if ARGV[4] ~= '' then
   ensure_session(ARGV[4])
 elseif redis.call('EXISTS', KEY.meta) == 0 then

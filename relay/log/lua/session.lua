@@ -26,6 +26,11 @@ local function ensure_session(new_epoch)
   return new_epoch
 end
 
+-- Whether this epoch ('e …') or generation ('g …') was deleted not long ago: nothing late may bring it back.
+local function was_deleted(mark)
+  return redis.call('ZSCORE', KEY.deleted, mark) ~= false
+end
+
 -- Append one event to the log; it is published when the script has written everything (`publish`).
 local function write(generation, body)
   local seq = digits(redis.call('HINCRBY', KEY.meta, 'seq', 1))
@@ -34,8 +39,8 @@ local function write(generation, body)
   return seq
 end
 
-local function publish()
-  local epoch = redis.call('HGET', KEY.meta, 'epoch')
+local function publish(epoch)
+  epoch = epoch or redis.call('HGET', KEY.meta, 'epoch')
   for _, event in ipairs(unpublished) do
     redis.call(publish_verb, KEY.events, epoch .. ' ' .. event)
   end

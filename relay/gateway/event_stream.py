@@ -1,0 +1,227 @@
+"""Server-Sent Events: one subscription as a stream of text, for whoever has no WebSocket.
+
+The same follower, viewer and pulse as a WebSocket's; only the sink differs. https://html.spec.whatwg.org/#server-sent-events
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from relay import metrics
+from relay.errors import ClientError
+from relay.gateway.connection import Pulse
+from relay.gateway.gateway import RECONNECT_SPREAD_MS, Gateway
+from relay.gateway.http_protocol import EXTENSION
+from relay.gateway.sinks import Outbox
+from relay.gateway.submissions import answered_in_time
+from relay.gateway.viewer import Viewer
+from relay.log.follower import Burst
+from relay.log.session_log import Span
+from relay.protocol import events, frames
+from relay.protocol.words import Cursor
+
+HEADERS = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold back what it may buffer
+]
+_GREETING = b": relay.v1\n\n"
+_FAREWELL_S = 1.0  # at a shutdown; whoever has not taken everything by then resumes elsewhere
+
+
+class _Kind(msgspec.Struct):
+    """What of a frame decides how it is written."""
+
+    type: str
+    seq: int | None = None
+    epoch: str = ""
+    generation: str | None = None
+
+
+_kind = msgspec.json.Decoder(_Kind).decode
+
+
+class _Merged(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+_merged = msgspec.json.Decoder(_Merged).decode
+
+
+@dataclass(frozen=True)
+class Framing:
+    """A frame's JSON as an event. Only log frames carry an id; equal for all streams of one life of a session."""
+
+    epoch: str
+
+    def __call__(self, payload: bytes) -> bytes:
+        kind = _kind(payload)
+        if kind.type == "heartbeat":
+            return b": heartbeat\n\n"
+        lines = b"event: %s\ndata: %s\n\n" % (kind.type.encode(), payload)  # JSON has no line breaks
+        return lines if kind.seq is None else b"id: %s:%d\n%s" % (self.epoch.encode(), kind.seq, lines)
+
+
+class SseSink(Outbox):
+    """Frames as the body of one HTTP response; with `only`, nothing but that generation and its user turn.
+
+    It closes itself behind that generation's end, and behind `unsubscribed`.
+    """
+
+    def __init__(self, send: Callable[[Any], Awaitable[None]], buffer_bytes: int, only: str | None) -> None:
+        self.finished = False
+        self._begun = False
+        self._only = only
+        self._framing = Framing("")
+        super().__init__(send, buffer_bytes)
+
+    def send(self, payload: bytes) -> None:
+        kind = _kind(payload)
+        if kind.type == "subscribed":
+            self._framing = Framing(kind.epoch)
+        if self._only is not None and kind.type in ("subscribed", "catchup"):
+            self._send_filtered(payload, kind.type)
+            return
+        self.put(self._framing(payload))
+        metrics.frames.labels("single").inc()
+        if kind.type == "unsubscribed" or (self._only is not None and kind.type == "end"):
+            self.close(1000, "ended")
+
+    def burst(self, burst: Burst) -> None:
+        if self._only is None:
+            self.put(burst.joined(self._framing))
+            metrics.frames.labels("live").inc(len(burst.payloads))
+            return
+        for payload in burst.payloads:
+            if _kind(payload).generation == self._only:
+                self.send(payload)
+
+    def close(self, code: int, reason: str) -> None:
+        super().close(code, reason)
+        if code >= 4000:  # dead or stalled: what is unsent will not go out any more
+            self._task.cancel()
+
+    async def deliver(self, payloads: list[bytes]) -> None:
+        if not self._begun:
+            self._begun = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await self._send({"type": "http.response.body", "body": _GREETING, "more_body": True})
+        body = b"".join(payloads)
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        self.delivered(len(body))
+
+    async def finish(self, code: int, reason: str) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.finished = True
+
+    def drain(self, reconnect_in_ms: int) -> None:
+        """Tell the client when to come back, in its own terms too, and end."""
+        self.put(b"retry: %d\n" % reconnect_in_ms)
+        self.send(frames.encode(frames.Draining(reconnect_in_ms=reconnect_in_ms)))
+        self.close(1012, "restart")
+
+    def _send_filtered(self, payload: bytes, kind: str) -> None:
+        if kind == "subscribed":
+            subscribed = msgspec.json.decode(payload, type=frames.Subscribed)
+            active = [known for known in subscribed.active if known.generation == self._only]
+            self.put(self._framing(frames.encode(msgspec.structs.replace(subscribed, active=active))))
+            return
+        catchup = msgspec.json.decode(payload, type=frames.Catchup)
+        headers = [(events.read_header(body), body) for body in catchup.events]
+        wanted = [(header, body) for header, body in headers if header.generation == self._only]
+        if wanted:
+            kept = msgspec.structs.replace(catchup, events=[body for _, body in wanted])
+            self.put(self._framing(frames.encode(kept)))
+            metrics.frames.labels("single").inc()
+        if any(header.type == "end" for header, _ in wanted):
+            self.close(1000, "ended")
+
+
+class EventStream:
+    """The ASGI answer that streams a session, or one of its generations (then `session` exists).
+
+    Raises ClientError before the first byte: `unavailable`, `not_found`.
+    """
+
+    def __init__(
+        self, gateway: Gateway, session: str, cursor: Cursor | None, start: str, generation: str | None = None
+    ) -> None:
+        self._gateway = gateway
+        self._session = session
+        self._cursor = cursor
+        self._start = start
+        self._only = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        at = 0
+        async with answered_in_time("events"):
+            if self._only is not None:
+                span = await self._gateway.log.span(self._session, self._only)
+                if span is None:
+                    raise ClientError("not_found", "There is no such generation in this session.")
+                if self._is_past(span):
+                    await send({"type": "http.response.start", "status": 204, "headers": []})
+                    await send({"type": "http.response.body", "body": b""})
+                    return
+                at = span.first - 1
+            follower = await self._gateway.hub.acquire(self._session, self._cursor)
+        settings = self._gateway.settings
+        sink = SseSink(send, settings.viewer_buffer_bytes, self._only)
+        viewer = Viewer(follower, sink, lambda _: None)
+        pulse = Pulse(sink, settings.heartbeat_s, settings.stall_s)
+        with metrics.event_streams.track_inprogress(), metrics.subscriptions.track_inprogress():
+            try:
+                viewer.begin(self._cursor, self._start, None, at)
+                pulse.start()
+                await self._until_over(sink, receive)
+            finally:
+                pulse.stop()
+                self._gateway.hub.release(follower)
+                await viewer.aclose()
+                await sink.aclose()
+                if not sink.finished:
+                    _abort(scope)
+
+    def _is_past(self, span: Span) -> bool:
+        """Whether the client has seen the end already."""
+        cursor = self._cursor
+        if cursor is None or span.last is None:
+            return False
+        return cursor.epoch == span.epoch and cursor.seq >= span.last
+
+    async def _until_over(self, sink: SseSink, receive: Receive) -> None:
+        """Until everything is said, the client has gone, or this gateway goes."""
+        draining = asyncio.create_task(self._gateway.draining.wait(), name="draining")
+        others = [
+            asyncio.create_task(sink.gone.wait(), name="sink"),
+            asyncio.create_task(hung_up(receive), name="hang-up"),
+        ]
+        try:
+            await asyncio.wait([draining, *others], return_when=asyncio.FIRST_COMPLETED)
+            if draining.done():
+                sink.drain(random.randint(*RECONNECT_SPREAD_MS))
+                await asyncio.wait(others, timeout=_FAREWELL_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (draining, *others):
+                task.cancel()
+            await asyncio.gather(draining, *others, return_exceptions=True)
+
+
+async def hung_up(receive: Receive) -> None:
+    """Return when the client has gone; the request's body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _abort(scope: Scope) -> None:
+    """Cut a connection whose peer takes nothing; else the server would wait for it."""
+    extension = scope.get("extensions", {}).get(EXTENSION)
+    if extension is not None:
+        extension["abort"]()

@@ -1,0 +1,80 @@
+"""Waiting for the end of one generation, without a stream: `?wait=`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from starlette.types import Receive
+
+from relay.errors import ClientError
+from relay.gateway.event_stream import hung_up
+from relay.gateway.gateway import Gateway
+from relay.gateway.submissions import answered_in_time
+from relay.log.follower import Burst, Follower
+from relay.protocol import events
+
+
+class _Lookout:
+    """Hears of the session's events like a viewer, and only notes that there may be news."""
+
+    def __init__(self, generation: str) -> None:
+        self.news = asyncio.Event()
+        self._generation = generation
+
+    def feed(self, burst: Burst) -> None:
+        for payload in burst.payloads:
+            header = events.read_header(payload)
+            if header.type == "end" and header.generation == self._generation:
+                self.news.set()
+
+    def restart(self) -> None:
+        self.news.set()
+
+    def unsubscribed(self) -> None:
+        self.news.set()
+
+
+async def until_ended(gateway: Gateway, session: str, generation: str, wait_s: float, receive: Receive) -> bool:
+    """True once it has ended; False after `wait_s`, or when client or gateway go before that.
+
+    Raises ClientError: `not_found` (it was deleted meanwhile), `unavailable`.
+    """
+    async with answered_in_time("wait"):
+        follower = await gateway.hub.acquire(session)
+    over = [
+        asyncio.create_task(asyncio.sleep(wait_s), name="wait"),
+        asyncio.create_task(hung_up(receive), name="hang-up"),
+        asyncio.create_task(gateway.draining.wait(), name="draining"),
+    ]
+    try:
+        return await _ended(gateway, follower, generation, over)
+    finally:
+        gateway.hub.release(follower)
+        for task in over:
+            task.cancel()
+        await asyncio.gather(*over, return_exceptions=True)
+
+
+async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Sequence[asyncio.Task[object]]) -> bool:
+    lookout = _Lookout(generation)
+    try:
+        while True:
+            lookout.news.clear()
+            follower.viewers.add(lookout)
+            follower.keeping_up.add(lookout)  # a new life of the log drops everybody from here
+            async with answered_in_time("wait"):
+                span = await gateway.log.span(follower.session, generation)
+            if span is None:
+                raise ClientError("not_found", "The session was deleted.")
+            if span.last is not None:
+                return True
+            news = asyncio.create_task(lookout.news.wait(), name="news")
+            await asyncio.wait([news, *over], return_when=asyncio.FIRST_COMPLETED)
+            if not news.done():
+                news.cancel()
+                await asyncio.gather(news, return_exceptions=True)
+                return False
+    finally:
+        follower.viewers.discard(lookout)
+        follower.keeping_up.discard(lookout)

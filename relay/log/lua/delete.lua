@@ -1,0 +1,32 @@
+-- delete: end what runs, then forget the whole session. A mark stays for a while, so that a late worker, job or
+-- follower cannot bring it back.
+--
+-- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] mark_ms   ARGV[5] max_marks
+-- Returns {'unknown'}, {'gone'} (deleted before), or {'deleted', generation, owner or '', queue or '', …} of those that
+-- had not ended: their workers are to be told, their queues to be tidied.
+-- Atomic because nobody may see half a session, and no append may fall between the ends and the deletion.
+
+local epoch = redis.call('HGET', KEY.meta, 'epoch')
+if not epoch then return { redis.call('EXISTS', KEY.deleted) == 1 and 'gone' or 'unknown' } end
+
+local reply, marks = { 'deleted' }, { 'e ' .. epoch }
+for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
+  local state = redis.call('HMGET', of.state(generation), 'owner', 'queue')
+  redis.call('HINCRBY', of.state(generation), 'fence', 1)
+  end_generation(generation, 'stopped', '')
+  for _, part in ipairs({ generation, state[1] or '', state[2] or '' }) do reply[#reply + 1] = part end
+end
+for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
+  marks[#marks + 1] = 'g ' .. generation
+  redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
+end
+redis.call('DEL', KEY.meta, KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
+
+redis.call('ZREMRANGEBYSCORE', KEY.deleted, '-inf', digits(now))
+for _, mark in ipairs(marks) do redis.call('ZADD', KEY.deleted, digits(now + tonumber(ARGV[4])), mark) end
+redis.call('ZREMRANGEBYRANK', KEY.deleted, 0, -tonumber(ARGV[5]) - 1)
+redis.call('PEXPIRE', KEY.deleted, ARGV[4])
+
+publish(epoch)
+redis.call(publish_verb, KEY.events, epoch .. ' 0 ') -- seq 0: no event, a reason to look
+return reply

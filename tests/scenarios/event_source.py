@@ -1,0 +1,109 @@
+"""A reader of Server-Sent Events, judged like every other client: its frames go through the same rules."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any
+
+import httpx2
+import msgspec
+
+from relay.protocol.view import Frame
+from tests.scenarios.client import Client
+from tests.scenarios.processes import TIMEOUT_S
+
+_ACCEPT = {"Accept": "text/event-stream"}
+
+
+class EventSource:
+    """One response. `client` holds the state, over as many responses as are given the same one."""
+
+    def __init__(
+        self, url: str, client: Client, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None
+    ) -> None:
+        self.client = client
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.events: list[tuple[str | None, str, Frame]] = []  # (id, event, data)
+        self.comments: list[str] = []
+        self.retry: int | None = None
+        self.body = b""  # of a refusal
+        self.over = asyncio.Event()
+        self._http = httpx2.AsyncClient(trust_env=False, timeout=httpx2.Timeout(TIMEOUT_S))
+        self._request = self._http.build_request(method, url, json=body, headers={**_ACCEPT, **(headers or {})})
+        self._news = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> EventSource:
+        response = await self._http.send(self._request, stream=True)
+        self.status, self.headers = response.status_code, dict(response.headers)
+        self._response = response
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._response.aclose()
+        await self._http.aclose()
+
+    @property
+    def last_id(self) -> str:
+        return next(name for name, _, _ in reversed(self.events) if name is not None)
+
+    def types(self) -> list[str]:
+        return [kind for _, kind, _ in self.events]
+
+    async def until(self, condition: Any, what: str) -> None:
+        """Wait until a condition holds; looked at after every event."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S), self._news:
+                await self._news.wait_for(condition)
+        except TimeoutError:
+            raise AssertionError(f"{what} did not come; the last events: {self.events[-5:]}") from None
+
+    async def ended(self) -> None:
+        """Until the server has closed the stream."""
+        await asyncio.wait_for(self.over.wait(), TIMEOUT_S)
+
+    async def _read(self) -> None:
+        try:
+            if self.status != 200:
+                self.body = await self._response.aread()
+                return
+            lines: list[str] = []
+            async for line in self._response.aiter_lines():
+                if line:
+                    lines.append(line)
+                else:
+                    async with self._news:
+                        self._take(lines)
+                        self._news.notify_all()
+                    lines = []
+        except httpx2.HTTPError:
+            pass  # cut; whoever waits will notice
+        finally:
+            self.over.set()
+            async with self._news:
+                self._news.notify_all()
+
+    def _take(self, lines: list[str]) -> None:
+        fields: dict[str, str] = {}
+        for line in lines:
+            name, _, value = line.partition(": ")
+            if name in ("", ":"):
+                self.comments.append(value)
+            fields[name] = value
+        if "retry" in fields:
+            self.retry = int(fields["retry"])
+        if "data" in fields:
+            frame = msgspec.json.decode(fields["data"])
+            assert frame["type"] == fields["event"]
+            self.events.append((fields.get("id"), fields["event"], frame))
+            if self.client.view.waiting and frame["type"] == "subscribed":
+                frame = {**frame, "id": self.client.view.subscribe()["id"]}  # an HTTP request is a subscribe
+            self.client.take(frame, fields["data"].encode())
