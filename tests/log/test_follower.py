@@ -249,6 +249,8 @@ async def test_an_idle_session_is_looked_at_now_and_then(stage: Stage, monkeypat
     monkeypatch.setattr(follower_module, "IDLE_LOOK_S", 0.01)
     await stage.follower.start()
     viewer = stage.viewer()
+    assert not stage.follower.active
+    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)  # once it has seen the first event it is idle no more
     await stage.tokens("nobody heard this")
     await viewer.reaches(3)
 
