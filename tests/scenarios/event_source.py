@@ -32,6 +32,7 @@ class EventSource:
         self.over = asyncio.Event()
         self._http = httpx2.AsyncClient(trust_env=False, timeout=httpx2.Timeout(TIMEOUT_S))
         self._request = self._http.build_request(method, url, json=body, headers={**_ACCEPT, **(headers or {})})
+        self._holes = "generation=" in url or method == "POST"  # of one generation only: seqs rise with holes
         self._news = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
@@ -106,4 +107,8 @@ class EventSource:
             self.events.append((fields.get("id"), fields["event"], frame))
             if self.client.view.waiting and frame["type"] == "subscribed":
                 frame = {**frame, "id": self.client.view.subscribe()["id"]}  # an HTTP request is a subscribe
+            if self._holes and "seq" in frame:
+                first = frame.get("from", frame["seq"])
+                assert first > self.client.view.last
+                self.client.view.last = first - 1
             self.client.take(frame, fields["data"].encode())

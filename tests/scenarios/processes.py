@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import signal
@@ -18,9 +19,9 @@ TIMEOUT_S = 20.0
 
 
 async def until(condition: Callable[[], Any], what: str = "", timeout_s: float = TIMEOUT_S) -> Any:
-    """Wait for a condition (not for time); fails naming `what`."""
+    """Wait for a condition (not for time), which may be a coroutine; fails naming `what`."""
     deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
+    while not (value := await found if inspect.isawaitable(found := condition()) else found):
         assert time.monotonic() < deadline, f"did not come true in {timeout_s} s: {what or condition}"
         await asyncio.sleep(0.005)
     return value
