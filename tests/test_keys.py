@@ -10,7 +10,7 @@ from relay.log.keys import Keys, lua_names
 from relay.protocol.words import PRIORITIES
 from tests.log.in_memory import redis_in_memory
 
-SESSION_NAMES = ["meta", "log", "generations", "active", "transcript", "requests", "order", "events"]
+SESSION_NAMES = ["meta", "log", "generations", "active", "transcript", "requests", "order", "deleted", "events"]
 GENERATION_NAMES = ["state", "text", "reasoning"]
 QUEUE_NAMES = ["open", "jobs", "entries", *PRIORITIES]
 SESSIONS = ["s", "user:1", "a.b-c_d", ":", "x" * 128]

@@ -36,6 +36,7 @@ class Client:
         self.wrong: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
         self.after_end: list[Frame] = []
+        self.unsubscribed = 0  # times that it was told so unasked
         self.welcome: Frame = {}
         self.connection: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -158,6 +159,8 @@ class Client:
             if outcome != "applied" and not waiting:
                 self.wrong[outcome] += 1
             self._judge(frame)
+        if frame["type"] == "unsubscribed" and not frame.get("id"):
+            self.unsubscribed += 1
         reply = self._replies.pop(frame.get("id") or "", None)
         if reply is not None and not reply.done():
             reply.set_result(frame)

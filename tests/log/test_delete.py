@@ -1,0 +1,80 @@
+"""delete.lua: ends what runs, leaves no key but the mark, and the mark keeps late ones out."""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Redis
+
+from relay.log.session_log import Deleted, SessionLog, Stopped
+from tests.log.in_memory import Clock, admitted_and_claimed, job_of
+
+MARK_MS = 60_000
+
+
+async def test_nothing_is_left_but_the_mark_and_the_mark_has_a_time_to_live(
+    redis: Redis, session_log: SessionLog
+) -> None:
+    writer = await admitted_and_claimed(session_log, "g1")
+    await writer.tokens("some text")
+    await session_log.admit(job_of("g2", request_id="r2"))
+    running = await session_log.delete("s", MARK_MS)
+    assert running == [Stopped("g1", False, "w1", "default"), Stopped("g2", False, "", "default")]
+    mark = session_log.keys.session("s", "deleted")
+    assert await redis.keys() == [mark.encode()]
+    assert 0 < await redis.pttl(mark) <= MARK_MS
+
+
+async def test_an_unknown_session_is_unknown_and_a_deleted_one_may_be_deleted_again(session_log: SessionLog) -> None:
+    assert await session_log.delete("s", MARK_MS) is None
+    await session_log.open("s")
+    assert await session_log.delete("s", MARK_MS) == []
+    assert await session_log.delete("s", MARK_MS) == []
+
+
+async def test_late_writers_and_late_jobs_cannot_bring_it_back(redis: Redis, session_log: SessionLog) -> None:
+    writer = await admitted_and_claimed(session_log, "g1")
+    await session_log.delete("s", MARK_MS)
+    assert (await writer.tokens("late")).what == "unknown"
+    admitted = await session_log.admit(job_of("g1"))
+    assert admitted is not None
+    assert not admitted.stands("g1")
+    assert await session_log.open("s", create=False) is None
+
+
+async def test_who_followed_the_deleted_life_is_told_and_who_did_not_gets_a_new_one(session_log: SessionLog) -> None:
+    before = await session_log.open("s")
+    assert before is not None
+    await session_log.delete("s", MARK_MS)
+    with pytest.raises(Deleted):
+        await session_log.open("s", known=before.epoch)
+    after = await session_log.open("s")
+    assert after is not None
+    assert after.epoch != before.epoch
+    with pytest.raises(Deleted):  # also when somebody else has made a new one meanwhile
+        await session_log.open("s", known=before.epoch)
+
+
+async def test_a_new_question_in_a_deleted_session_is_admitted(session_log: SessionLog) -> None:
+    await admitted_and_claimed(session_log, "g1")
+    await session_log.delete("s", MARK_MS)
+    admitted = await session_log.admit(job_of("g2", request_id="r-g1"))  # with the request_id that g1 had
+    assert admitted is not None
+    assert admitted.fresh
+
+
+async def test_marks_are_bounded(
+    redis: Redis, session_log: SessionLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.log.session_log.MAX_MARKS", 10)
+    for _ in range(30):
+        await session_log.open("s")
+        await session_log.delete("s", MARK_MS)
+    mark = session_log.keys.session("s", "deleted")
+    assert await redis.zcard(mark) == 10
+    clock.advance(ms=MARK_MS - 1)
+    await session_log.open("s")
+    assert await session_log.delete("s", MARK_MS) == []
+    clock.advance(ms=2)
+    await session_log.open("s")
+    await session_log.delete("s", MARK_MS)
+    assert await redis.zcard(mark) == 2
