@@ -36,6 +36,7 @@ class Settings(BaseSettings):
         "",
         description="Other origins whose pages may use the gateway, and hosts it is reached by; with commas",
     )
+    queues: str = Field("", description="Queues that a submit may name, with commas; empty: any")
     heartbeat_s: float = Field(15, description="A heartbeat after this long without a frame", gt=0, le=3600)
     stall_s: float = Field(60, description="A viewer that takes nothing for this long is closed", gt=0)
     viewer_buffer_bytes: int = Field(
@@ -51,6 +52,9 @@ class Settings(BaseSettings):
     # Stored
     session_ttl_s: int = Field(604800, description="A session is kept this long after its last event", ge=60)
     max_generations: int = Field(200, description="Generations kept of a session, the newest", ge=1, le=1000)
+    trim_after_s: float = Field(
+        600, description="Batches of an ended answer are merged in its log after this", ge=1, le=86400
+    )
     max_requests: int = Field(1000, description="Request ids remembered of a session", ge=1, le=10000)
     max_backlog: int = Field(10000, description="Jobs that may wait or run in one queue", ge=1)
     max_answer_bytes: int = Field(
@@ -65,6 +69,7 @@ class Settings(BaseSettings):
     provider: str = Field("", description="openai or demo; empty: openai if its key or base URL is set, else demo")
     concurrency: int = Field(32, description="Answers that one worker process makes at a time", ge=1, le=10000)
     model: str = Field("", description="Model asked for where a submit names none; empty: the provider's default")
+    models: str = Field("", description="Further models that a submit may name, with commas; empty: any")
     tokens_per_second: float = Field(30, description="Pace of the demo provider", gt=0, le=100000)
     reasoning: bool = Field(True, description="Pass on the model's reasoning where it is streamed")
     batch_size: int = Field(20, description="Tokens per batch", ge=1, le=10000)
@@ -78,6 +83,13 @@ class Settings(BaseSettings):
     answer_timeout_s: float = Field(600, description="Deadline for the whole answer", gt=0)
     grace_s: float = Field(25, description="At shutdown, running answers may take this long to finish", ge=0)
     history_turns: int = Field(40, description="Turns of the transcript that the model is given", ge=0, le=1000)
+    history_tokens: int = Field(
+        32000, description="Tokens of the transcript that the model is given, counted as four bytes each", ge=0
+    )
+    max_tokens: int = Field(
+        0, description="Longest answer, in the model's tokens, where a submit names none; 0: the provider's own", ge=0
+    )
+    max_tokens_cap: int = Field(0, description="Longest answer that a submit may ask for; 0: no cap", ge=0)
     failure_message: str = Field(
         "The assistant ran into a problem. Please try again.", description="What a person reads if it fails"
     )

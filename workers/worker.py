@@ -8,6 +8,7 @@ from relay import logging
 from relay.errors import RelayError
 from relay.log import stores
 from relay.log.connect import Connections, check
+from relay.log.offers import Offer
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
 from workers.consumer import Consumer
@@ -29,13 +30,21 @@ async def run(settings: Settings, provider: Provider, stopping: asyncio.Event) -
         log.error("not_ready", detail=str(error))
     subscriber.start()
     reaper = asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper")
+    offers = stores.offers(redis, settings)
+    offering = asyncio.create_task(offers.keep(_offer(settings, provider)), name="offering")
     log.info("serving", queue=settings.queue, provider=provider.name, worker=consumer.worker)
     try:
         await consumer.run(stopping)
     finally:
-        reaper.cancel()
-        await asyncio.gather(reaper, return_exceptions=True)
+        for task in (reaper, offering):
+            task.cancel()
+        await asyncio.gather(reaper, offering, return_exceptions=True)
         await subscriber.aclose()
         await provider.aclose()
         await redis.aclose()
     log.info("stopped", worker=consumer.worker)
+
+
+def _offer(settings: Settings, provider: Provider) -> Offer:
+    models = [name.strip() for name in settings.models.split(",") if name.strip()]
+    return Offer(settings.queue, provider.name, provider.model, models or None)

@@ -34,6 +34,7 @@ def app(gateway: Gateway) -> Starlette:
             Route("/v1/sessions/{session}/events", http.events),
             Route("/v1/sessions/{session}", http.session_snapshot),
             Route("/v1/sessions/{session}", http.delete, methods=["DELETE"]),
+            Route("/v1/capabilities", http.capabilities),
             Route("/healthz", http.alive),
             Route("/readyz", http.ready),
             Route("/metrics", http.metrics_page),

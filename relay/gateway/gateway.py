@@ -16,6 +16,7 @@ from relay.gateway.answers import error_answer
 from relay.gateway.codecs import CODECS, JSON, Codec
 from relay.gateway.connection import Connection, LiveSink
 from relay.gateway.hub import Hub
+from relay.gateway.menu import Menu
 from relay.gateway.sinks import AsgiSink, TransportSink
 from relay.gateway.submissions import Submissions
 from relay.gateway.websocket_protocol import EXTENSION
@@ -40,7 +41,9 @@ class Gateway:
         self.redis = Connections(settings.redis_url)
         self.log = stores.session_log(self.redis, settings)
         self.queue = stores.queue(self.redis, settings)
+        self.menu = Menu(stores.offers(self.redis, settings), settings.queues, self.limits)
         self.submissions = Submissions(
+            self.menu,
             self.log,
             self.queue,
             self.redis.commands,

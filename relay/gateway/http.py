@@ -130,6 +130,11 @@ async def _generation(request: Request, session: str, generation: str) -> dict[s
     return found
 
 
+async def capabilities(request: Request) -> Response:
+    async with answered_in_time("capabilities"):
+        return answer(await gateway_of(request).menu.capabilities())
+
+
 async def alive(request: Request) -> Response:
     return answer({"status": "alive"})
 

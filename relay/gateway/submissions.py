@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
+from relay.gateway.menu import Menu
 from relay.log.connect import call
 from relay.log.jobs import Job
 from relay.log.queue import Queue
@@ -44,7 +45,10 @@ async def answered_in_time(part: str) -> AsyncIterator[None]:
 class Submissions:
     """Turns submits into jobs and stops into ends."""
 
-    def __init__(self, session_log: SessionLog, queue: Queue, redis: Redis, *, look_ms: int, mark_ms: int) -> None:
+    def __init__(
+        self, menu: Menu, session_log: SessionLog, queue: Queue, redis: Redis, *, look_ms: int, mark_ms: int
+    ) -> None:
+        self._menu = menu
         self._log = session_log
         self._queue = queue
         self._redis = redis
@@ -54,7 +58,8 @@ class Submissions:
     async def submit(self, submit: Submit) -> Accepted:
         """Accepted once the job is durable; any number of equal submits make one generation.
 
-        Raises ClientError: `conflict`, `not_found` (retry_of), `rate_limited`, `unavailable`.
+        Raises ClientError: `bad_message` (not on offer), `conflict`, `not_found` (retry_of), `rate_limited`,
+        `unavailable`.
         """
         async with answered_in_time("submit"):
             accepted = await self._submit(submit)
@@ -90,6 +95,7 @@ class Submissions:
         )
         if known is not None:
             return await self._known(submit, *known, body_hash)
+        await self._menu.check(submit)
         if not has_room:
             raise ClientError("bad_message", "queue: there are too many queues; name one that is in use.")
         crashpoint("submit.looked_up")

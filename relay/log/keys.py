@@ -21,6 +21,7 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
                     :entries        hash    the same → "PRIORITY ENTRY-ID"
                     :high :normal :low      streams with the consumer group `workers`
     PREFIX:queues                   zset    queue names by the time of the last submit
+    PREFIX:offers                   zset    what living workers can make, by when the offer runs out
     PREFIX:w:WORKER                 channel "stop GENERATION": a gateway to one worker
 """
 
@@ -51,6 +52,7 @@ class Keys:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.queues = f"{prefix}:queues"
+        self.offers = f"{prefix}:offers"
 
     def session(self, session: str, name: str = "meta") -> str:
         return f"{self._prefix}:s:{{{session}}}:{_SESSION[name]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from relay.log.connect import Connections
 from relay.log.keys import Keys
+from relay.log.offers import Offers
 from relay.log.queue import Queue
 from relay.log.reaper import Reaper
 from relay.log.session_log import SessionLog
@@ -29,6 +30,10 @@ def queue(redis: Connections, settings: Settings) -> Queue:
         max_backlog=settings.max_backlog,
         ttl_s=settings.session_ttl_s,
     )
+
+
+def offers(redis: Connections, settings: Settings) -> Offers:
+    return Offers(redis.commands, Keys(settings.prefix))
 
 
 def reaper(log: SessionLog, jobs: Queue, settings: Settings, own_queue: str | None = None) -> Reaper:

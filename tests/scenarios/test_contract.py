@@ -433,3 +433,68 @@ async def _raw_handshake(gateway: Gateway) -> tuple[asyncio.StreamReader, asynci
     )
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer
+
+
+async def test_capabilities_name_what_living_workers_offer_and_everything_else_is_refused(relay: World) -> None:
+    gateway = await relay.gateway(RELAY_QUEUES="default,reports")
+    status, before, _ = await gateway.http("GET", "/v1/capabilities")
+    assert (status, before["providers"]) == (200, [])
+    path = "/v1/sessions/s/generations"
+    # Nobody is there yet who could say what is on offer: a worker may come.
+    assert (await gateway.http("POST", path, {"content": "x", "provider": "fortune-teller"}))[0] == 202
+    await relay.worker("--model", "fake-1", RELAY_MODELS="fake-2,fake-3")
+    await until(lambda: _providers(gateway), "the worker's offer")
+    capabilities = (await gateway.http("GET", "/v1/capabilities"))[1]
+    assert capabilities["queues"] == ["default"]
+    assert capabilities["providers"] == [
+        {"provider": "openai", "state": "ready", "queues": ["default"], "models": ["fake-1", "fake-2", "fake-3"],
+         "any_model": False}
+    ]  # fmt: skip
+    assert capabilities["modes"] == ["chat"]
+    assert {"websocket", "sse"} <= set(capabilities["transports"])
+    assert capabilities["limits"]["max_content_bytes"] == 131072
+    for asked, named in [
+        ({"provider": "fortune-teller"}, "openai"),
+        ({"model": "fake-9"}, "fake-1, fake-2, fake-3"),
+        ({"provider": "openai", "model": "fake-9"}, "fake-2"),
+        ({"queue": "other"}, "default, reports"),
+    ]:
+        status, body, _ = await gateway.http("POST", path, {"content": "x", **asked})
+        assert (status, body["error"]["code"]) == (400, "bad_message")
+        assert named in body["error"]["message"]
+    status, ended, _ = await gateway.http(
+        "POST", path + "?wait=20", {"content": "x", "provider": "openai", "model": "fake-3", "queue": "default"}
+    )
+    assert (status, ended["reason"], ended["model"]) == (200, "complete", "fake-3")
+
+
+async def _providers(gateway: Gateway) -> Any:
+    return (await gateway.http("GET", "/v1/capabilities"))[1]["providers"]
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+async def test_both_codecs_carry_the_same_conversation(relay: World, codec: str) -> None:
+    relay.fake.script = Script(tokens=["Grüße", " ", "🙂", "\n", "end"])
+    gateway = await relay.gateway()
+    await relay.worker()
+    async with Client(gateway.url, "s", codec) as client:
+        assert (await client.command(type="ping", t={"a": [1, 2.5, None, "x"]}))["t"] == {"a": [1, 2.5, None, "x"]}
+        assert (await client.command(type="nonsense"))["code"] == "unknown_type"
+        assert (await client.command(type="subscribe", session="bad name"))["code"] == "bad_session"
+        await client.subscribe()
+        generation = await client.submit("Go")
+        await client.ended(generation)
+        check(client, generation, "Grüße 🙂\nend")
+        # The request_id counts over both codecs, and over HTTP.
+        status, body, _ = await gateway.http(
+            "POST", "/v1/sessions/s/generations", {"content": "Go", "request_id": "r1"}
+        )
+        assert (status, body["generation"], body["duplicate"]) == (202, generation, True)
+        large = await client.command(
+            type="submit", session="s", request_id="r2", messages=[{"role": "user", "content": "\x01" * 200_000}]
+        )
+        assert large["code"] == "too_large"
+    async with Client(gateway.url, "s", "msgpack") as late:
+        await late.subscribe()
+        await late.ended(generation)
+        check(late, generation, "Grüße 🙂\nend")

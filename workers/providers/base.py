@@ -70,9 +70,10 @@ class ProviderError(Exception):
 
 
 class Provider(Protocol):
-    """One model API, shared by all generations of a worker process."""
+    """One model API, shared by all generations of a worker process. `model`: asked for where a submit names none."""
 
     name: str
+    model: str
 
     def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part. Raises ProviderError."""

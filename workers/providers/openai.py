@@ -46,7 +46,7 @@ class OpenAIProvider:
         if not api_key and not base_url:
             raise SettingsError("OPENAI_API_KEY is not set; a server without keys needs OPENAI_BASE_URL instead")
         url = _url(base_url or BASE_URL)
-        self._model = model
+        self.model = model
         self._reasoning = reasoning
         # OpenAI's newer models refuse max_tokens; many compatible servers know nothing else.
         self._modern_limit = url.host.endswith((".openai.com", ".openai.azure.com"))
@@ -59,7 +59,7 @@ class OpenAIProvider:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. What fails after the finish mark costs the usage, not the answer."""
-        answer = _Answer(prompt.model or self._model, self._reasoning)
+        answer = _Answer(prompt.model or self.model, self._reasoning)
         limit = omit if prompt.max_tokens is None else prompt.max_tokens
         streaming = False
         try:
