@@ -19,6 +19,7 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
     PREFIX:q:{QUEUE}:open           zset    "SESSION GENERATION" by the time of the reaper's next look
                     :jobs           hash    the same → the whole job
                     :entries        hash    the same → "PRIORITY ENTRY-ID"
+                    :trims          zset    ended ones by the time of their trimming
                     :high :normal :low      streams with the consumer group `workers`
     PREFIX:queues                   zset    queue names by the time of the last submit
     PREFIX:offers                   zset    what living workers can make, by when the offer runs out
@@ -43,7 +44,7 @@ _SESSION = {
     "events": "events",
 }
 _GENERATION = {"state": "g:", "text": "t:", "reasoning": "r:"}
-_QUEUE: dict[str, str] = {"open": "open", "jobs": "jobs", "entries": "entries", **{name: name for name in PRIORITIES}}
+_QUEUE: dict[str, str] = {name: name for name in ("open", "jobs", "entries", "trims", *PRIORITIES)}
 
 
 class Keys:

@@ -19,13 +19,15 @@ from relay.log.scripts import queue_script
 from relay.protocol.words import PRIORITIES
 
 MAX_QUEUES = 1000
+MAX_TRIMS = 100_000  # rows; who ends beyond them keeps its batches until the session goes
 
 
 class Due(NamedTuple):
-    """Rows to look at: (session, generation); `now_ms` by Redis' clock."""
+    """Rows to look at, and rows to trim: (session, generation); `now_ms` by Redis' clock."""
 
     now_ms: int
     rows: list[tuple[str, str]]
+    trims: list[tuple[str, str]]
 
 
 class Queue:
@@ -39,12 +41,14 @@ class Queue:
         *,
         max_backlog: int,
         ttl_s: int,
+        trim_after_s: float,
     ) -> None:
         self._commands = commands
         self._blocking = blocking
         self._keys = keys
         self._max_backlog = max_backlog
         self._ttl_ms = ttl_s * 1000
+        self._trim_ms = int(trim_after_s * 1000)
 
     async def announce(self, queue: str) -> bool:
         """Put the queue on the reapers' list; before its first job, and with every further one, should Redis forget.
@@ -94,13 +98,17 @@ class Queue:
 
     async def done(self, queue: str, session: str, generation: str) -> None:
         """Remove everything of a job whose generation has ended, or will never be."""
-        await _DONE(self._commands, self._keys.queue(queue), jobs.job_name(session, generation))
+        name = jobs.job_name(session, generation)
+        await _DONE(self._commands, self._keys.queue(queue), name, self._trim_ms, self._ttl_ms, MAX_TRIMS)
 
     async def due(self, queue: str, page: int, look_ms: int) -> Due:
         """A page of rows whose time has come; they come up again after `look_ms`."""
-        now_ms, *rows = await _DUE(self._commands, self._keys.queue(queue), page, look_ms)
-        pairs = [row.decode().split(" ") for row in rows]
-        return Due(int(now_ms), [(session, generation) for session, generation in pairs])
+        now_ms, rows, trims = await _DUE(self._commands, self._keys.queue(queue), page, look_ms)
+        return Due(int(now_ms), _pairs(rows), _pairs(trims))
+
+    async def trimmed(self, queue: str, session: str, generation: str) -> None:
+        """Nothing is left to trim."""
+        await call(self._commands, "ZREM", self._keys.queue(queue, "trims"), jobs.job_name(session, generation))
 
     async def look_at(self, queue: str, session: str, generation: str, at_ms: int) -> None:
         """Have the reapers look at this row at `at_ms` (Redis' clock), if it is still open."""
@@ -122,6 +130,11 @@ class Queue:
     async def names(self) -> list[str]:
         """Queues that were submitted to, for the reapers."""
         return [name.decode() for name in await call(self._commands, "ZRANGE", self._keys.queues, 0, -1)]
+
+
+def _pairs(rows: list[bytes]) -> list[tuple[str, str]]:
+    pairs = (row.decode().split(" ") for row in rows)
+    return [(session, generation) for session, generation in pairs]
 
 
 _ANNOUNCE = queue_script("announce")

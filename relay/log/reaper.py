@@ -85,6 +85,11 @@ class Reaper:
             metrics.reaped.labels(what).inc()
             if what not in ("alive", "waiting", "held"):
                 log.info("reaped", what=what, session=session, generation=generation, queue=queue)
+        for session, generation in due.trims:
+            while await self._log.trim(session, generation):
+                pass
+            await self._queue.trimmed(queue, session, generation)
+            metrics.reaped.labels("trimmed").inc()
 
     async def _look(self, queue: str, session: str, generation: str, now_ms: int) -> str:
         standing = await self._log.standing(session, generation)

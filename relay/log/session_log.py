@@ -21,6 +21,8 @@ from relay.protocol.words import Reason, new_epoch
 EMPTY_SESSION_TTL_S = 60
 PAGE_BYTES = 1024 * 1024
 MAX_MARKS = 2000
+TRIM_ENTRIES = 500
+PIECE_BYTES = 64 * 1024
 
 
 class Deleted(Exception):
@@ -276,6 +278,11 @@ class SessionLog:
         what = (await self._run(_REAP, session, generation, fence, _inner(members)))[0]
         return bool(what != b"alive")
 
+    async def trim(self, session: str, generation: str) -> bool:
+        """Merge a page of an ended generation's batches; True if there are more."""
+        reply = await self._run(_TRIM, session, generation, TRIM_ENTRIES, PIECE_BYTES)
+        return bool(reply[0] == b"more")
+
     # What readers of whole states do
 
     async def generation(self, session: str, generation: str) -> dict[str, Any] | None:
@@ -392,6 +399,7 @@ _END = session_script("end")
 _STOP = session_script("stop")
 _DELETE = session_script("delete")
 _REAP = session_script("reap")
+_TRIM = session_script("trim")
 _RENEW = session_script("renew")
 _RELEASE = session_script("release")
 _RANGE = session_script("range")

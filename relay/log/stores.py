@@ -29,6 +29,7 @@ def queue(redis: Connections, settings: Settings) -> Queue:
         Keys(settings.prefix),
         max_backlog=settings.max_backlog,
         ttl_s=settings.session_ttl_s,
+        trim_after_s=settings.trim_after_s,
     )
 
 

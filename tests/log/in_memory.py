@@ -22,6 +22,7 @@ from workers.batching import Kind
 
 LEASE_MS = 10_000
 SESSION_TTL_S = 1000
+TRIM_AFTER_S = 600
 
 # Every module of fakeredis 2.40 that asks for the time of day.
 _TELLS_TIME = ("_socket._base", "commands_mixins.server_mixin", "model._stream", "_helpers")
@@ -64,7 +65,7 @@ def session_log_on(redis: Redis, *, max_generations: int = 200, max_requests: in
 
 
 def queue_on(redis: Redis, *, max_backlog: int = 100) -> Queue:
-    return Queue(redis, redis, Keys("t"), max_backlog=max_backlog, ttl_s=SESSION_TTL_S)
+    return Queue(redis, redis, Keys("t"), max_backlog=max_backlog, ttl_s=SESSION_TTL_S, trim_after_s=TRIM_AFTER_S)
 
 
 def job_of(generation: str = "g1", **fields: Any) -> Job:

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from relay.errors import UnreadableJob
 from relay.log.queue import Due, Queue
-from tests.log.in_memory import SESSION_TTL_S, Clock, job_of, queue_on
+from tests.log.in_memory import SESSION_TTL_S, TRIM_AFTER_S, Clock, job_of, queue_on
 
 LOOK_MS = 1000
 IDLE_MS = 5000
@@ -122,7 +122,7 @@ async def test_entries_of_jobs_that_are_done_are_dropped_on_the_way(queue: Queue
 
 async def test_taking_from_a_queue_that_never_was_makes_nothing(queue: Queue, redis: Redis) -> None:
     assert await queue.take("nowhere") is None
-    assert await queue.due("nowhere", 10, LOOK_MS) == Due((await queue.due("nowhere", 10, LOOK_MS)).now_ms, [])
+    assert await queue.due("nowhere", 10, LOOK_MS) == Due((await queue.due("nowhere", 10, LOOK_MS)).now_ms, [], [])
     assert await queue.job("nowhere", "s", "g1") is None
     assert await redis.keys() == []
 
@@ -191,12 +191,12 @@ async def test_done_leaves_the_other_jobs_alone(queue: Queue, redis: Redis) -> N
 async def test_a_row_is_due_after_its_time_and_then_again_and_again(queue: Queue, clock: Clock) -> None:
     await queue.enqueue(job_of(), LOOK_MS)
     clock.advance(ms=LOOK_MS - 1)
-    assert await queue.due("default", 10, LOOK_MS) == Due(clock.now_ms, [])
+    assert await queue.due("default", 10, LOOK_MS) == Due(clock.now_ms, [], [])
     clock.advance(ms=1)
-    assert await queue.due("default", 10, 500) == Due(clock.now_ms, [("s", "g1")])
-    assert await queue.due("default", 10, 500) == Due(clock.now_ms, [])
+    assert await queue.due("default", 10, 500) == Due(clock.now_ms, [("s", "g1")], [])
+    assert await queue.due("default", 10, 500) == Due(clock.now_ms, [], [])
     clock.advance(ms=500)
-    assert await queue.due("default", 10, 500) == Due(clock.now_ms, [("s", "g1")])
+    assert await queue.due("default", 10, 500) == Due(clock.now_ms, [("s", "g1")], [])
 
 
 async def test_due_rows_come_in_bounded_pages_the_oldest_first(queue: Queue, clock: Clock) -> None:
@@ -328,7 +328,34 @@ async def test_every_key_of_a_queue_expires_some_time_after_its_last_job(
     await taken(queue)
     await requeued(queue, "c", 0)
     await queue.done("default", "s", "a")
-    assert await ttls() == {(SESSION_TTL_S - 100) * 1000}
+    assert await ttls() == {(SESSION_TTL_S - 100) * 1000, SESSION_TTL_S * 1000}  # the latter of `trims`, new
     await queue.enqueue(job_of("d"), LOOK_MS)
     assert await ttls() == {SESSION_TTL_S * 1000}
     assert 0 < await redis.pttl("t:queues") <= SESSION_TTL_S * 1000
+
+
+# Trims
+
+
+async def test_what_has_ended_is_to_be_trimmed_after_its_time_until_it_is(queue: Queue, clock: Clock) -> None:
+    await queue.enqueue(job_of("a"), 10**9)
+    await queue.done("default", "s", "a")
+    await queue.done("default", "s", "a")
+    await queue.done("default", "s", "never-was")
+    assert (await queue.due("default", 10, LOOK_MS)).trims == []
+    clock.advance(s=TRIM_AFTER_S)
+    assert (await queue.due("default", 10, LOOK_MS)).trims == [("s", "a")]
+    assert (await queue.due("default", 10, LOOK_MS)).trims == []
+    clock.advance(ms=LOOK_MS)
+    assert (await queue.due("default", 10, LOOK_MS)).trims == [("s", "a")]  # the reaper that had it may have died
+    await queue.trimmed("default", "s", "a")
+    clock.advance(s=TRIM_AFTER_S)
+    assert (await queue.due("default", 10, LOOK_MS)).trims == []
+
+
+async def test_rows_to_trim_are_bounded(queue: Queue, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.log.queue.MAX_TRIMS", 3)
+    for number in range(5):
+        await queue.enqueue(job_of(f"g{number}"), LOOK_MS)
+        await queue.done("default", "s", f"g{number}")
+    assert await redis.zcard("t:q:{default}:trims") == 3

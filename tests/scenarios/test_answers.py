@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes.openai_server import Script
 from tests.scenarios.client import Client, check
+from tests.scenarios.processes import until
 from tests.scenarios.world import World
 
 # Joined emoji, combining marks, CJK, right-to-left, a flag, and a pair that the provider splits.
@@ -322,3 +323,37 @@ async def test_every_key_has_a_time_to_live_and_no_job_is_left(relay: World) -> 
         ttls = await relay.ttls()
         assert min(ttls.values()) > 0, ttls
         assert ttls[f"{relay.prefix}:s:{{empty}}:meta"] <= 60_000
+
+
+async def test_an_old_answer_is_merged_in_its_log_and_reads_the_same(relay: World) -> None:
+    tokens = ["plain ", "/slash\\/", '"quoted"', "\x00\x1f\x7f\n", "🙂", "e\u0301", "\u2028"] * 200
+    relay.fake.script = Script(tokens=tokens, reasoning=["be", "cause"])
+    relay.settings["RELAY_TRIM_AFTER_S"] = "1"
+    gateway = await relay.gateway()
+    await relay.worker()
+    log = f"{relay.prefix}:s:{{s}}:log"
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        generation = await client.submit("Go")
+        await client.ended(generation)
+        check(client, generation, "".join(tokens))
+        long_ago = await relay.redis.xlen(log)
+
+        async def merged() -> bool:
+            return int(await relay.redis.xlen(log)) < long_ago / 4
+
+        await until(merged, "the batches are merged")
+        # Who has everything gets nothing; who stopped in between gets everything; who is new gets everything.
+        assert client.view.cursor is not None
+        epoch, last = client.view.cursor.epoch, client.view.cursor.seq
+        frames = len(client.frames)
+        assert (await client.subscribe())["recovered"] is True
+        assert len(client.frames) == frames + 1
+    other = await relay.gateway()  # the first one has the batches at hand still, and may give the rest of them
+    for cursor in (None, {"epoch": epoch, "seq": last - 3}):
+        async with Client(other.url, "s") as late:
+            reply = await late.command(**{**late.view.subscribe(), "cursor": cursor})
+            assert (reply["recovered"], reply["at"]) == (False, 0)
+            await late.ended(generation)
+            check(late, generation, "".join(tokens))
+            assert late.shown(generation).reasoning == "because"

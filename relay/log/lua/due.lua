@@ -1,11 +1,15 @@
--- due: the rows of the open index that are to be looked at now, a bounded page of them.
+-- due: the rows of the open index that are to be looked at now, a bounded page of them; and of those to be trimmed.
 --
 -- KEYS[1] open   ARGV[1] page size   ARGV[2] look_ms: when they are looked at next, unless the reaper says otherwise
--- Returns {now_ms, job name …}.
+-- Returns {now_ms, {job name …}, {job name …}}.
 -- Atomic so that several reapers rarely look at the same row; if they do, everything they do is idempotent.
 
-local rows = redis.call('ZRANGEBYSCORE', QUEUE.open, '-inf', digits(now), 'LIMIT', 0, ARGV[1])
-for _, job in ipairs(rows) do
-  redis.call('ZADD', QUEUE.open, 'XX', digits(now + tonumber(ARGV[2])), job)
+local function page(index)
+  local rows = redis.call('ZRANGEBYSCORE', index, '-inf', digits(now), 'LIMIT', 0, ARGV[1])
+  for _, job in ipairs(rows) do
+    redis.call('ZADD', index, 'XX', digits(now + tonumber(ARGV[2])), job)
+  end
+  return rows
 end
-return { digits(now), unpack(rows) }
+
+return { digits(now), page(QUEUE.open), page(QUEUE.trims) }

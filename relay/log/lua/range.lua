@@ -8,12 +8,42 @@
 local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq', 'floor')
 if not meta[1] then return {} end
 local room, page, from = tonumber(ARGV[6]), {}, ARGV[4]
+
+-- As the worker's encoder writes it: not a byte more, so that a piece is as large as what it was merged from. (cjson
+-- would escape slashes and DEL too.)
+local short = { ['"'] = '\\"', ['\\'] = '\\\\', ['\n'] = '\\n', ['\r'] = '\\r', ['\t'] = '\\t', ['\b'] = '\\b', ['\f'] = '\\f' }
+local function quoted(text)
+  return '"' .. string.gsub(text, '[%c"\\]', function(char)
+    if char == '\127' then return char end
+    return short[char] or string.format('\\u%04x', string.byte(char))
+  end) .. '"'
+end
+
+-- Of a generation that was trimmed: seq → the event that its merged entries make (trim.lua). Else empty.
+local trimmed = {}
+local function pieces_of(generation)
+  if trimmed[generation] then return trimmed[generation] end
+  local found = {}
+  local state = redis.call('HMGET', of.state(generation), 'pieces', 'attempt')
+  for kind, seq, index, count, at, bytes in string.gmatch(state[1] or '', '(%a+) (%d+) (%d+) (%d+) (%d+) (%d+)\n') do
+    found[seq] = function()
+      local key = kind == 'tokens' and of.text(generation) or of.reasoning(generation)
+      local text = redis.call('GETRANGE', key, at, at + bytes - 1)
+      return '{"type":"' .. kind .. '","generation":"' .. generation .. '","attempt":' .. state[2]
+        .. ',"index":' .. index .. ',"count":' .. count .. ',"text":' .. quoted(text) .. '}'
+    end
+  end
+  trimmed[generation] = found
+  return found
+end
+
 local upto = ARGV[5] == '+' and '+' or ARGV[5] .. '-0'
 while room > 0 do
   local entries = redis.call('XRANGE', KEY.log, from .. '-0', upto, 'COUNT', 200)
   for _, entry in ipairs(entries) do
     local seq = string.match(entry[1], '^(%d+)')
-    local body = entry[2][4]
+    local piece = pieces_of(entry[2][2])[seq]
+    local body = piece and piece() or entry[2][4]
     if #page > 0 and #body > room then return { meta[1], meta[2], meta[3], page } end
     page[#page + 1] = seq
     page[#page + 1] = body
