@@ -19,7 +19,9 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 _HOST = typer.Option(None, help="Address to listen on  [RELAY_HOST, default 127.0.0.1]")
 _PORT = typer.Option(None, help="Port to listen on, 0 for a free one  [RELAY_PORT or PORT, default 8080]")
 _REDIS = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]")
-_PROVIDER = typer.Option(None, help="openai or demo  [RELAY_PROVIDER; default: the one whose key is set, else demo]")
+_PROVIDER = typer.Option(
+    None, help="anthropic, openai or demo  [RELAY_PROVIDER; default: the first whose key is set, else demo]"
+)
 _PACE = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND, default 30]")
 _URL = typer.Option(None, help="The gateway  [RELAY_URL, default http://127.0.0.1:8080]")
 

@@ -66,7 +66,9 @@ class Settings(BaseSettings):
 
     # Worker
     queue: str = Field("default", description="Queue that a worker serves", pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    provider: str = Field("", description="openai or demo; empty: openai if its key or base URL is set, else demo")
+    provider: str = Field(
+        "", description="anthropic, openai or demo; empty: the first whose key or base URL is set, else demo"
+    )
     concurrency: int = Field(32, description="Answers that one worker process makes at a time", ge=1, le=10000)
     model: str = Field("", description="Model asked for where a submit names none; empty: the provider's default")
     models: str = Field("", description="Further models that a submit may name, with commas; empty: any")
@@ -99,6 +101,8 @@ class Settings(BaseSettings):
     log_level: str = Field("info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
 
     # The SDKs' own names
+    anthropic_api_key: str = _named("ANTHROPIC_API_KEY", "", "Key of the Anthropic-compatible server", repr=False)
+    anthropic_base_url: str = _named("ANTHROPIC_BASE_URL", "", "Its base URL, without /v1")
     openai_api_key: str = _named("OPENAI_API_KEY", "", "Key of the OpenAI-compatible server", repr=False)
     openai_base_url: str = _named("OPENAI_BASE_URL", "", "Its base URL, with /v1")
 

@@ -24,7 +24,7 @@ def serve(
     queue: str = typer.Option(None, help="Queue to serve  [RELAY_QUEUE, default default]"),
     redis: str = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]"),
     provider: str = typer.Option(
-        None, help="openai or demo  [RELAY_PROVIDER; default: the one whose key is set, else demo]"
+        None, help="anthropic, openai or demo  [RELAY_PROVIDER; default: the first whose key is set, else demo]"
     ),
     concurrency: int = typer.Option(None, help="Answers at a time  [RELAY_CONCURRENCY, default 32]"),
     model: str = typer.Option(None, help="Model where a submit names none  [RELAY_MODEL]"),

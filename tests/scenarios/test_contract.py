@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from tests.fakes.openai_server import Script
+from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import until
 from tests.scenarios.world import Gateway, World

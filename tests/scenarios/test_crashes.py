@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.fakes.openai_server import Script
+from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import until
 from tests.scenarios.world import World

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
-from tests.fakes.openai_server import Script
+from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.world import World
 

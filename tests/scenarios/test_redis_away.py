@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay import embedded
-from tests.fakes.openai_server import Script
+from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import until
 from tests.scenarios.world import World, world

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.fakes.openai_server import Script
+from tests.fakes.provider import Script
 from tests.scenarios.processes import until
 from tests.scenarios.world import World
 

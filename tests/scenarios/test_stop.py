@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 
-from tests.fakes.openai_server import Script
+from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import until
 from tests.scenarios.world import World

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import anyio.to_thread
 import redis.asyncio
 
-from tests.fakes.openai_server import FakeOpenAI, Script
+from tests.fakes.provider import FakeProvider, Script
 from tests.scenarios.processes import Process, until
 
 P = TypeVar("P", bound=Process)
@@ -47,7 +47,7 @@ class Gateway(Process):
 
 
 class World:
-    def __init__(self, redis_url: str, directory: Path, fake: FakeOpenAI) -> None:
+    def __init__(self, redis_url: str, directory: Path, fake: FakeProvider) -> None:
         self.fake = fake
         self.redis_url = redis_url
         self.prefix = f"t{secrets.token_hex(4)}"
@@ -68,9 +68,12 @@ class World:
             except OSError:
                 assert gateway.code is None, gateway.stderr.read_text()
 
-    async def worker(self, *flags: str, wait: bool = True, **settings: str) -> Process:
+    async def worker(self, *flags: str, provider: str = "openai", wait: bool = True, **settings: str) -> Process:
         """A worker with the fake provider; with `wait` until it serves (one that is to crash may never)."""
-        worker = self._spawn(Process, ["relay-worker", "--provider", "openai", *flags], "worker", settings)
+        if provider == "anthropic":
+            fake = {"ANTHROPIC_BASE_URL": self.fake.anthropic_base_url, "ANTHROPIC_API_KEY": "sk-ant-scenario"}
+            settings = fake | settings
+        worker = self._spawn(Process, ["relay-worker", "--provider", provider, *flags], "worker", settings)
         if wait:
             await until(lambda: worker.logged("serving") or worker.code is not None, "the worker serves")
             assert worker.code is None, worker.stderr.read_text()
@@ -90,7 +93,7 @@ class World:
         environment = {
             "RELAY_REDIS_URL": self.redis_url,
             "RELAY_PREFIX": self.prefix,
-            "OPENAI_BASE_URL": self.fake.base_url,
+            "OPENAI_BASE_URL": self.fake.openai_base_url,
             "OPENAI_API_KEY": "sk-scenario",
             **self.settings,
             **settings,
@@ -112,7 +115,7 @@ class World:
 
 @asynccontextmanager
 async def world(redis_url: str, directory: Path) -> AsyncIterator[World]:
-    async with FakeOpenAI(Script(tokens=["Hello", " there"])) as fake:
+    async with FakeProvider(Script(tokens=["Hello", " there"])) as fake:
         made = World(redis_url, directory, fake)
         try:
             yield made

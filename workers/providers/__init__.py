@@ -6,31 +6,33 @@ from relay.errors import SettingsError
 from relay.settings import Settings
 from workers.providers.base import Provider
 
-NAMES = ("openai", "demo")
+NAMES = ("anthropic", "openai", "demo")
 
 
 def choose(settings: Settings) -> str:
-    """The provider asked for, else the one whose key or base URL is set, else demo. Raises SettingsError."""
+    """The provider asked for, else the first whose key or base URL is set, else demo. Raises SettingsError."""
     asked = settings.provider
-    if not asked:
-        return "openai" if settings.openai_api_key or settings.openai_base_url else "demo"
-    if asked not in NAMES:
-        raise SettingsError(f"--provider / RELAY_PROVIDER: {asked} is not on offer; {' and '.join(NAMES)} are")
-    return asked
+    if asked and asked not in NAMES:
+        raise SettingsError(f"--provider / RELAY_PROVIDER: {asked} is not on offer; {', '.join(NAMES)} are")
+    if asked:
+        return asked
+    if settings.anthropic_api_key or settings.anthropic_base_url:
+        return "anthropic"
+    return "openai" if settings.openai_api_key or settings.openai_base_url else "demo"
 
 
 def make(settings: Settings) -> Provider:
     """The provider of these settings. Raises SettingsError that names what is missing."""
-    if choose(settings) == "demo":
-        from workers.providers.demo import DemoProvider
+    name = choose(settings)
+    common = (settings.model, settings.connect_timeout_s, settings.reasoning)
+    if name == "anthropic":
+        from workers.providers.anthropic import AnthropicProvider
 
-        return DemoProvider(tokens_per_second=settings.tokens_per_second)
-    from workers.providers.openai import OpenAIProvider
+        return AnthropicProvider(settings.anthropic_api_key, settings.anthropic_base_url, *common)
+    if name == "openai":
+        from workers.providers.openai import OpenAIProvider
 
-    return OpenAIProvider(
-        settings.openai_api_key or None,
-        settings.openai_base_url or None,
-        settings.model or "gpt-5-mini",
-        settings.connect_timeout_s,
-        settings.reasoning,
-    )
+        return OpenAIProvider(settings.openai_api_key, settings.openai_base_url, *common)
+    from workers.providers.demo import DemoProvider
+
+    return DemoProvider(tokens_per_second=settings.tokens_per_second)

@@ -9,21 +9,22 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import cast
 
-import httpx2
+import openai
 from openai import AsyncOpenAI, omit
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from relay.errors import SettingsError
 from relay.protocol.words import Finish
+from workers.providers import access
 from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text
-from workers.providers.failures import FAILURES, classify
+from workers.providers.failures import Failures
 
 BASE_URL = "https://api.openai.com/v1"
-PLACEHOLDER_KEY = "none"  # local servers want no key, the SDK does not start without one
+MODEL = "gpt-5-mini"  # where neither submit nor settings name one
 
-READ_TIMEOUT_S = 600.0  # only a last resort: it is counted per read, so a server's pings reset it
 TAIL_S = 5.0  # how long a whole answer waits for its usage
 
+_FAILURES = Failures(openai)
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "content_filter": "filter"}
 
 
@@ -45,15 +46,15 @@ class OpenAIProvider:
     ) -> None:
         if not api_key and not base_url:
             raise SettingsError("OPENAI_API_KEY is not set; a server without keys needs OPENAI_BASE_URL instead")
-        url = _url(base_url or BASE_URL)
-        self.model = model
+        url = access.base_url("OPENAI_BASE_URL", base_url or BASE_URL)
+        self.model = model or MODEL
         self._reasoning = reasoning
         # OpenAI's newer models refuse max_tokens; many compatible servers know nothing else.
         self._modern_limit = url.host.endswith((".openai.com", ".openai.azure.com"))
         self._client = AsyncOpenAI(
-            api_key=_key(api_key or PLACEHOLDER_KEY),
+            api_key=access.api_key("OPENAI_API_KEY", api_key),
             base_url=url,  # always given: else the SDK reads the environment behind our settings
-            timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=connect_timeout_s),
+            timeout=access.timeout(connect_timeout_s),
             max_retries=0,
         )
 
@@ -82,9 +83,9 @@ class OpenAIProvider:
                         break
                     for part in answer.read(chunk):
                         yield part
-        except (*FAILURES, TimeoutError) as error:
+        except _FAILURES.errors as error:
             if answer.finish is None:
-                raise classify(error, streaming=streaming) from error
+                raise _FAILURES.classify(error, streaming=streaming) from error
         yield answer.finished()
 
     async def aclose(self) -> None:
@@ -164,19 +165,3 @@ def _text(value: object) -> str:
 
 def _messages(prompt: Prompt) -> list[ChatCompletionMessageParam]:
     return [cast(ChatCompletionMessageParam, {"role": turn.role, "content": turn.content}) for turn in prompt.turns]
-
-
-def _url(base_url: str) -> httpx2.URL:
-    try:
-        url = httpx2.URL(base_url)
-    except httpx2.InvalidURL as error:
-        raise SettingsError(f"OPENAI_BASE_URL is not a URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise SettingsError("OPENAI_BASE_URL must begin with http:// or https:// and a host")
-    return url
-
-
-def _key(api_key: str) -> str:
-    if not api_key.isascii() or not api_key.isprintable():  # a newline at the end of a secret's file, mostly
-        raise SettingsError("OPENAI_API_KEY holds characters that no HTTP header can")
-    return api_key
