@@ -130,8 +130,9 @@ def test_no_duration_is_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
     loaded = settings.load()
-    assert loaded.openai_api_key == "sk-secret"
+    assert (loaded.openai_api_key, loaded.anthropic_api_key) == ("sk-secret", "sk-secret")
     assert "sk-secret" not in repr(loaded)
     assert "sk-secret" not in str(loaded)
 

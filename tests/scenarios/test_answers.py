@@ -27,14 +27,18 @@ HARD = [
 HARD_TEXT = '👩‍👩‍👧‍👦 e\u0301a\u0300\u0323漢字かな שלום🏳️‍🌈half:😀!\u0000\t"\\/\u2028end'
 LONG = [f"w{number} " for number in range(400)]
 
+both_providers = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
-async def test_relay_send_prints_what_the_provider_sent_byte_for_byte(relay: World) -> None:
+
+@both_providers
+async def test_relay_send_prints_what_the_provider_sent_byte_for_byte(relay: World, provider: str) -> None:
     relay.fake.script = Script(tokens=HARD)
     gateway = await relay.gateway()
-    await relay.worker()
+    await relay.worker(provider=provider)
     send = relay.send(gateway, "s", "Something hard")
     assert await send.exited() == 0
     assert send.stdout.read_bytes() == HARD_TEXT.encode()
+    assert [call.api for call in relay.fake.calls] == [provider]
 
 
 async def test_a_viewer_whose_socket_is_cut_at_every_frame_ends_with_the_exact_text(relay: World) -> None:
@@ -163,11 +167,14 @@ async def test_fifty_equal_submits_over_both_transports_make_one_generation_and_
         assert (status, body["error"]["code"]) == (409, "conflict")
 
 
+@both_providers
 @pytest.mark.parametrize("written", [0, 7], ids=["before the first token", "in the middle"])
-async def test_a_provider_stream_that_closes_early_ends_failed_never_complete(relay: World, written: int) -> None:
+async def test_a_provider_stream_that_closes_early_ends_failed_never_complete(
+    relay: World, written: int, provider: str
+) -> None:
     relay.fake.script = Script(tokens=LONG[:20], close_after=written)
     gateway = await relay.gateway()
-    await relay.worker()
+    await relay.worker(provider=provider)
     async with Client(gateway.url, "s") as client:
         await client.subscribe()
         generation = await client.submit("q")
@@ -180,6 +187,7 @@ async def test_a_provider_stream_that_closes_early_ends_failed_never_complete(re
         assert snapshot["messages"] == [], "half an answer is never the model's context"
 
 
+@both_providers
 @pytest.mark.parametrize(
     ("setting", "script", "shown", "code"),
     [
@@ -194,12 +202,12 @@ async def test_a_provider_stream_that_closes_early_ends_failed_never_complete(re
     ],
 )
 async def test_a_provider_that_fails_ends_the_answer_with_its_code_and_what_was_shown(
-    relay: World, setting: str, script: Script, shown: int, code: str
+    relay: World, setting: str, script: Script, shown: int, code: str, provider: str
 ) -> None:
     relay.fake.script = script
     gateway = await relay.gateway()
     relay.settings = {setting: "0.7"} if setting else {}
-    await relay.worker()
+    await relay.worker(provider=provider)
     async with Client(gateway.url, "s") as client:
         await client.subscribe()
         generation = await client.submit("q")
@@ -259,17 +267,18 @@ async def test_a_fast_provider_fills_batches_of_about_twenty(relay: World) -> No
         assert 18 <= middle <= 40, counts
 
 
-async def test_reasoning_is_streamed_beside_the_text_and_counted_by_itself(relay: World) -> None:
+@both_providers
+async def test_reasoning_is_streamed_beside_the_text_and_counted_by_itself(relay: World, provider: str) -> None:
     relay.fake.script = Script(reasoning=["First ", "think", "."], tokens=["Then ", "speak."])
     gateway = await relay.gateway()
-    await relay.worker()
+    await relay.worker(provider=provider)
     async with Client(gateway.url, "s") as client:
         await client.subscribe()
         generation = await client.submit("q")
         shown = await client.ended(generation)
         end = check(client, generation, "Then speak.")
         assert shown.reasoning == "First think."
-        assert (end["count"], end["finish"], end["provider"]) == (2, "stop", "openai")
+        assert (end["count"], end["finish"], end["provider"]) == (2, "stop", provider)
         assert end["usage"].keys() == {"input_tokens", "output_tokens"}
         assert end["timings_ms"].keys() == {"queued", "first_token", "total"}
 

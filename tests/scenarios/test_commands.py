@@ -98,6 +98,8 @@ async def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         (["relay", "gateway", "--redis", "http://nowhere"], {}, "RELAY_REDIS_URL"),
         (["relay-worker", "--provider", "parrot"], {}, "RELAY_PROVIDER"),
         (["relay-worker", "--provider", "openai"], NO_REDIS, "OPENAI_API_KEY"),
+        (["relay-worker", "--provider", "anthropic"], NO_REDIS, "ANTHROPIC_API_KEY"),
+        (["relay-worker"], {**NO_REDIS, "ANTHROPIC_BASE_URL": "http://127.0.0.1:1/v1"}, "ANTHROPIC_BASE_URL"),
         (["relay-worker", "--queue", "a b"], {}, "RELAY_QUEUE"),
         (["relay", "send", "s", "q", "--url", "nonsense"], {}, "--url"),
     ],

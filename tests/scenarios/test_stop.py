@@ -6,6 +6,8 @@ import asyncio
 import signal
 import time
 
+import pytest
+
 from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import until
@@ -14,10 +16,13 @@ from tests.scenarios.world import World
 TOKENS = [f"w{number} " for number in range(40)]
 
 
-async def test_a_stop_from_a_second_connection_ends_it_and_closes_the_upstream_request(relay: World) -> None:
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_a_stop_from_a_second_connection_ends_it_and_closes_the_upstream_request(
+    relay: World, provider: str
+) -> None:
     relay.fake.script = Script(tokens=TOKENS, hold_before=20)
     gateways = [await relay.gateway(), await relay.gateway()]
-    await relay.worker()
+    await relay.worker(provider=provider)
     async with Client(gateways[0].url, "s") as viewer, Client(gateways[1].url, "s") as other:
         await viewer.subscribe()
         generation = await viewer.submit("q")
@@ -56,10 +61,11 @@ async def test_a_stop_before_any_worker_runs_means_that_the_provider_is_never_ca
         assert [call.prompt for call in relay.fake.calls] == ["This one"]
 
 
-async def test_a_stop_while_the_provider_is_silent_closes_its_connection(relay: World) -> None:
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_a_stop_while_the_provider_is_silent_closes_its_connection(relay: World, provider: str) -> None:
     relay.fake.script = Script(tokens=TOKENS, hold_status=True)
     gateway = await relay.gateway()
-    await relay.worker()
+    await relay.worker(provider=provider)
     async with Client(gateway.url, "s") as client:
         await client.subscribe()
         generation = await client.submit("q")
