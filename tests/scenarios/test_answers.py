@@ -268,6 +268,22 @@ async def test_a_fast_provider_fills_batches_of_about_twenty(relay: World) -> No
 
 
 @both_providers
+async def test_an_answer_without_text_does_not_spoil_the_questions_after_it(relay: World, provider: str) -> None:
+    relay.fake.script = Script(finish_reason="content_filter")
+    gateway = await relay.gateway()
+    await relay.worker(provider=provider)
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        refused = await client.submit("One?", "r1")
+        await client.ended(refused)
+        assert check(client, refused, "")["finish"] == "filter"
+        relay.fake.script = Script(tokens=["Two."])
+        answered = await client.submit("Two?", "r2", system="Be brief.")
+        await client.ended(answered)
+        check(client, answered, "Two.")
+
+
+@both_providers
 async def test_reasoning_is_streamed_beside_the_text_and_counted_by_itself(relay: World, provider: str) -> None:
     relay.fake.script = Script(reasoning=["First ", "think", "."], tokens=["Then ", "speak."])
     gateway = await relay.gateway()

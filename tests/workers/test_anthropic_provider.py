@@ -525,7 +525,7 @@ async def test_cancelling_the_reading_task_closes_the_upstream_connection(script
 def test_settings_that_cannot_work_are_refused_by_name(api_key: str | None, base_url: str | None, named: str) -> None:
     with pytest.raises(SettingsError, match=named) as refused:
         AnthropicProvider(api_key, base_url, "m", connect_timeout_s=5)
-    assert not api_key or api_key not in str(refused.value) or api_key == "key"
+    assert "schlüssel" not in str(refused.value)
 
 
 async def test_the_environment_and_files_do_not_reach_behind_the_settings(

@@ -6,11 +6,9 @@ import asyncio
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -395,49 +393,3 @@ async def test_the_environment_does_not_reach_behind_the_settings(monkeypatch: p
     async with FakeProvider(Script(tokens=["x"])) as fake, provider_of(fake) as provider:
         assert [part async for part in provider.stream(HELLO)]
     assert fake.calls[0].headers["authorization"] == "Bearer none"
-
-
-# The fake as a process of its own
-
-
-async def test_the_fake_runs_as_a_process_scripted_by_prompt(tmp_path: Path) -> None:
-    text = "Zwei Wörter 👩‍🚀\n\nund mehr. "
-    (tmp_path / "answer.txt").write_bytes(text.encode())
-    command = [sys.executable, "-m", "tests.fakes.provider", "--text-file", str(tmp_path / "answer.txt")]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        name, _, base_url = (await process.stdout.readline()).decode().strip().partition("=")
-        assert name == "OPENAI_BASE_URL"
-        provider = OpenAIProvider("key", base_url, "m", connect_timeout_s=5)
-
-        async def answer(content: str) -> str:
-            parts = [part async for part in provider.stream(Prompt([Turn("user", content)]))]
-            return "".join(part.text for part in parts if isinstance(part, Text))
-
-        async with httpx2.AsyncClient(base_url=base_url.removesuffix("/v1"), trust_env=False) as control:
-            once: dict[str, str | int] = {"prompt": "fail", "times": 1}
-            assert (await control.post("/control/script", params=once, json={"status": 500})).is_success
-            special = {"tokens": ["By", " prompt"], "hold_before": 1}
-            assert (await control.post("/control/script", params={"prompt": "special"}, json=special)).is_success
-            assert (await control.post("/control/script", json={"no": "field"})).status_code == 400
-
-            assert await answer("Hello") == text
-            with pytest.raises(ProviderError):
-                await answer("please fail")
-            assert await answer("please fail") == text
-
-            held = asyncio.create_task(answer("something special"))
-            async with asyncio.timeout(10):
-                while not (calls := (await control.get("/control/calls")).json())[-1]["held"]:
-                    pass  # each round waits for the server
-            assert (await control.post("/control/release", params={"call": 3})).is_success
-            assert await held == "By prompt"
-
-        assert [call["body"]["messages"][-1]["content"] for call in calls][-1] == "something special"
-        assert [call["finished"] for call in calls] == [True, True, True, False]
-        assert calls[-1]["text"] == "By"
-        await provider.aclose()
-    finally:
-        process.kill()
-        await process.wait()
