@@ -35,7 +35,7 @@ from tests.fakes import anthropic_format
 from tests.fakes.answer import Answer, head
 from tests.fakes.script import Api, Body, Call, Script, encode, prompt_of, tokenize
 
-__all__ = ["Call", "FakeProvider", "Script", "tokenize"]
+__all__ = ["Call", "FakeProvider", "Script"]
 
 Scripted = Callable[[Body], Script]
 
