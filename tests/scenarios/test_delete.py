@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from tests.fakes.openai_server import Script
+from tests.fakes.script import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.event_source import EventSource
 from tests.scenarios.processes import until

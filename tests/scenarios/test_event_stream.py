@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from tests.fakes.openai_server import Script
+from tests.fakes.script import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.event_source import EventSource
 from tests.scenarios.processes import until

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from relay.errors import Code
-from tests.fakes.openai_server import Body, Script
+from tests.fakes.script import Body, Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.event_source import EventSource
 from tests.scenarios.processes import TIMEOUT_S, until

@@ -61,7 +61,7 @@ class AnthropicProvider:
         url = access.base_url("ANTHROPIC_BASE_URL", base_url or BASE_URL)
         if url.path.rstrip("/").endswith("/v1"):
             raise SettingsError("ANTHROPIC_BASE_URL must not end in /v1: that part is added to it")
-        self._model = model or MODEL
+        self.model = model or MODEL
         self._reasoning = reasoning
         self._client = AsyncAnthropic(
             # Both always given: else the SDK reads the environment and files on disk behind our settings.
@@ -73,7 +73,7 @@ class AnthropicProvider:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. What fails after the finish mark costs the answer nothing."""
-        answer = _Answer(prompt.model or self._model, self._reasoning)
+        answer = _Answer(prompt.model or self.model, self._reasoning)
         streaming = False
         try:
             stream = await self._client.messages.create(
