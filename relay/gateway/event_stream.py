@@ -33,6 +33,8 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),  # nginx would hold back what it may buffer
 ]
 _GREETING = b": relay.v1\n\n"
+# Line breaks to Unicode and so to many line readers, though not to the standard; JSON escapes only those of ASCII.
+_LINE_BREAKS = [(char.encode(), b"\\u%04x" % ord(char)) for char in "\x85\u2028\u2029"]
 _FAREWELL_S = 1.0  # at a shutdown; whoever has not taken everything by then resumes elsewhere
 
 
@@ -65,7 +67,9 @@ class Framing:
         kind = _kind(payload)
         if kind.type == "heartbeat":
             return b": heartbeat\n\n"
-        lines = b"event: %s\ndata: %s\n\n" % (kind.type.encode(), payload)  # JSON has no line breaks
+        for raw, escaped in _LINE_BREAKS:
+            payload = payload.replace(raw, escaped)
+        lines = b"event: %s\ndata: %s\n\n" % (kind.type.encode(), payload)
         return lines if kind.seq is None else b"id: %s:%d\n%s" % (self.epoch.encode(), kind.seq, lines)
 
 
