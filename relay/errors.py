@@ -36,7 +36,15 @@ class SettingsError(RelayError):
 
 
 class StorageError(RelayError):
-    """Redis is away, slow, full or answered what it should not; the text says which."""
+    """Redis is away, slow, full or answered what it should not; the text says which.
+
+    `refused`: Redis answered, and refused this command for what it is; another one may well succeed. Otherwise
+    whether it took effect is unknown, or nothing would be accepted now.
+    """
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 class UnreadableJob(StorageError):

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         4194304, description="Longest answer with its reasoning (UTF-8); beyond it ends too_long", ge=1024
     )
     lost_after_s: float = Field(
-        60, description="Announced to clients: an interrupted answer that is not back after this has failed", gt=0
+        60, description="An interrupted answer that is not back after this has failed; announced to clients", gt=0
     )
 
     # Worker
@@ -76,6 +76,14 @@ class Settings(BaseSettings):
     reasoning: bool = Field(True, description="Pass on the model's reasoning where it is streamed")
     batch_size: int = Field(20, description="Tokens per batch", ge=1, le=10000)
     batch_linger_ms: float = Field(50, description="A token waits at most this long for its batch", ge=0, le=10000)
+    flush_retries: int = Field(3, description="A flush that failed is tried again this often", ge=0, le=10)
+    flush_retry_ms: float = Field(
+        100, description="Pause before the first retry of a flush; each later one is twice as long", ge=1, le=15000
+    )
+    retry_max_ms: float = Field(15000, description="Longest pause before a retry of a flush", ge=1, le=60000)
+    spill_bytes: int = Field(
+        1048576, description="Text of one answer that may wait for Redis; beyond it ends storage", ge=1024
+    )
     lease_s: float = Field(10, description="A worker unheard of for this long has lost its jobs", ge=0.2, le=600)
     max_takeovers: int = Field(3, description="Workers that an answer may lose before it fails", ge=1, le=100)
     queue_timeout_s: float = Field(60, description="An answer that nobody claims fails after this", gt=0)

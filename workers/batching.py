@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,24 +23,66 @@ Kind = Literal["tokens", "reasoning"]
 _AROUND_BYTES = 512
 
 
+class Totals(NamedTuple):
+    """What an attempt's text comes to so far: UTF-8 bytes and running CRC. Reasoning leaves both as they are."""
+
+    text_bytes: int = 0
+    crc32: int = 0
+
+    def and_then(self, kind: Kind, text: str) -> Totals:
+        if kind != "tokens":
+            return self
+        encoded = text.encode()
+        return Totals(self.text_bytes + len(encoded), zlib.crc32(encoded, self.crc32))
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tokens that one flush appends together. `text_bytes` and `crc32` are the attempt's, with this batch."""
+    """Tokens that one flush appends together; `before` and `after` are the attempt's totals without and with them.
+
+    A batch whose fate is unknown may be divided and divided again, never joined with what was not part of it: so
+    wherever the log stands when an earlier try turns out to have landed, it stands at a boundary of what is sent.
+    """
 
     kind: Kind
+    attempt: int
     index: int
     texts: list[str]
-    text_bytes: int
-    crc32: int
+    before: Totals
+    after: Totals
 
     @property
     def text(self) -> str:
         return "".join(self.texts)
 
+    @property
+    def own_bytes(self) -> int:
+        """UTF-8 bytes of these tokens alone."""
+        return len(self.text.encode())
+
+    def split(self, count: int) -> tuple[Batch, Batch]:
+        """The first `count` tokens and the others; neither may be empty."""
+        assert 0 < count < len(self.texts)
+        head, rest = self.texts[:count], self.texts[count:]
+        between = self.before.and_then(self.kind, "".join(head))
+        return (
+            Batch(self.kind, self.attempt, self.index, head, self.before, between),
+            Batch(self.kind, self.attempt, self.index + count, rest, between, self.after),
+        )
+
+    def singles(self) -> Iterator[Batch]:
+        """Each token as a batch of its own, in order."""
+        before = self.before
+        for place, text in enumerate(self.texts):
+            after = before.and_then(self.kind, text)
+            yield Batch(self.kind, self.attempt, self.index + place, [text], before, after)
+            before = after
+
 
 class _Token(NamedTuple):
     kind: Kind
     text: str
+    text_bytes: int
     encoded_bytes: int
     at_ms: float
 
@@ -47,28 +90,31 @@ class _Token(NamedTuple):
 class Batcher:
     """One attempt's tokens, in order. Reasoning counts by itself, and is in no checksum."""
 
-    def __init__(self, size: int, linger_ms: float) -> None:
+    def __init__(self, size: int, linger_ms: float, attempt: int = 1) -> None:
         self._size = size
         self._linger_ms = linger_ms
+        self._attempt = attempt
         self._pending: deque[_Token] = deque()
+        self._pending_bytes = 0
         self._taken: dict[Kind, int] = {"tokens": 0, "reasoning": 0}
-        self._text_bytes = 0
-        self._crc32 = 0
+        self._totals = Totals()
         self._closed = False
-
-    @property
-    def count(self) -> int:
-        """Text tokens taken into batches so far."""
-        return self._taken["tokens"]
 
     @property
     def pending(self) -> int:
         return len(self._pending)
 
+    @property
+    def pending_bytes(self) -> int:
+        """UTF-8 bytes of the text and reasoning not yet taken."""
+        return self._pending_bytes
+
     def add(self, kind: Kind, text: str, now_ms: float) -> None:
+        text_bytes = len(text) if text.isascii() else len(text.encode())
         plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
         encoded = len(text) if plain else len(msgspec.json.encode(text))
-        self._pending.append(_Token(kind, text, encoded + 2, now_ms))
+        self._pending.append(_Token(kind, text, text_bytes, encoded + 2, now_ms))
+        self._pending_bytes += text_bytes
 
     def close(self) -> None:
         """No more tokens will come: what is left leaves at once."""
@@ -95,11 +141,10 @@ class Batcher:
             room -= self._pending[0].encoded_bytes
             if texts and room < 0:
                 break
-            texts.append(self._pending.popleft().text)
-        index = self._taken[kind]
+            token = self._pending.popleft()
+            texts.append(token.text)
+            self._pending_bytes -= token.text_bytes
+        index, before = self._taken[kind], self._totals
         self._taken[kind] += len(texts)
-        if kind == "tokens":
-            encoded = "".join(texts).encode()
-            self._text_bytes += len(encoded)
-            self._crc32 = zlib.crc32(encoded, self._crc32)
-        return Batch(kind, index, texts, self._text_bytes, self._crc32)
+        self._totals = before.and_then(kind, "".join(texts))
+        return Batch(kind, self._attempt, index, texts, before, self._totals)

@@ -1,28 +1,22 @@
 """The flusher: drains a generation's events into the log, one append in flight, each exactly once.
 
-Everything a generation writes goes through here in order: statuses, restart, batches, and at last the end. An append
-that fails is tried again under the same number, which the script answers as it did if it had landed. The provider's
-loop only ever adds; it never waits for Redis.
+Everything a generation writes goes through here in order: statuses, restart, batches, and at last the end. How a
+write reaches the log when Redis fails is delivery.py's. The provider's loop only ever adds; it never waits for Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Callable
 
 from relay import logging, metrics
-from relay.errors import StorageError
 from relay.log.session_log import Outcome, SessionLog
 from relay.protocol import events
 from relay.protocol.events import State
 from relay.protocol.words import Reason
 from workers.batching import Batch, Batcher, Kind
-
-RETRY_AFTER_MS = (100, 200, 400)
-RETRY_MAX_MS = 1000
+from workers.delivery import Control, Delivery, Finale, Patience, Rejected, Write
 
 log = logging.get("flusher")
 
@@ -33,23 +27,6 @@ class LetGo(Exception):
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
-
-
-class Finale(NamedTuple):
-    """The generation's end: its reason, the event's further members, the answer's id where it is complete."""
-
-    reason: Reason
-    members: bytes
-    message_id: str
-
-
-class _Control(NamedTuple):
-    """An event between batches. `attempt` is the new one of a restart."""
-
-    kind: str
-    body: bytes
-    text: str = ""
-    attempt: int = 0
 
 
 class Flusher:
@@ -66,35 +43,50 @@ class Flusher:
         lease_ms: int,
         batch_size: int,
         batch_linger_ms: float,
+        patience: Patience,
         now_ms: Callable[[], float],
     ) -> None:
         self.attempt = attempt
+        self.said: dict[Kind, list[str]] = {"tokens": [], "reasoning": []}
         self._log = session_log
         self._session, self._generation, self._fence = session, generation, fence
         self._lease_ms = lease_ms
         self._rule = (batch_size, batch_linger_ms)
-        self._batcher = Batcher(*self._rule)
+        self._batcher = Batcher(*self._rule, attempt)
         self._now_ms = now_ms
-        self._controls: deque[_Control] = deque()
+        self._controls: deque[Control] = deque()
         self._finale: Finale | None = None
         self._stirred = asyncio.Event()
-        self._n = 0
+        self._stored = 0  # tokens of the attempt that the log has acknowledged
+        self._delivery = Delivery(
+            self._send,
+            patience,
+            pending_bytes=lambda: self._batcher.pending_bytes,
+            now_ms=now_ms,
+            log=log.bind(session=session, generation=generation),
+        )
 
     # What the generation says; none of it waits
 
     def status(self, state: State, detail: str | None = None) -> None:
         """Only before the first token of an attempt: controls leave before what is pending."""
         event = events.Status(self._generation, self.attempt, state, detail)
-        self._control(_Control("status", events.encode(event), state))
+        self._control(Control("status", events.encode(event), state))
 
     def restart(self, reason: str) -> None:
         """Open the next attempt: what was written, and what is pending, is void."""
         self.attempt += 1
-        self._batcher = Batcher(*self._rule)
+        self.said = {"tokens": [], "reasoning": []}
+        self._batcher = Batcher(*self._rule, self.attempt)
+        self._delivery.void()
         event = events.Restart(self._generation, self.attempt, reason)
-        self._control(_Control("restart", events.encode(event), attempt=self.attempt))
+        self._control(Control("restart", events.encode(event), attempt=self.attempt))
 
     def token(self, kind: Kind, text: str) -> None:
+        """`said` keeps the attempt's tokens until the end; the caller bounds them. Raises Overflow (of the spill)."""
+        if self._delivery.spilled:
+            self._delivery.hold(len(text.encode()))
+        self.said[kind].append(text)
         self._batcher.add(kind, text, self._now_ms())
         self._stirred.set()
 
@@ -112,16 +104,29 @@ class Flusher:
     # The task
 
     async def run(self) -> None:
+        """Raises LetGo; Rejected, once what was not written is dropped: then say another end, and run again."""
+        try:
+            while True:
+                write = await self._next()
+                await self._delivery.deliver(write)
+                if isinstance(write, Finale):
+                    return
+        except Rejected:
+            self._controls.clear()
+            self._batcher = Batcher(*self._rule, self.attempt)
+            raise
+        finally:
+            self._delivery.close()
+
+    async def _next(self) -> Write:
         while True:
-            while self._controls:
-                await self._write_control(self._controls.popleft())
+            if self._controls:
+                return self._controls.popleft()
             if (batch := self._batcher.take(self._now_ms())) is not None:
-                await self._write_batch(batch)
-            elif self._finale is not None and not self._batcher.pending and not self._controls:
-                await self._write_end(self._finale)
-                return
-            else:
-                await self._rest()
+                return batch
+            if self._finale is not None and not self._batcher.pending:
+                return self._finale
+            await self._rest()
 
     async def _rest(self) -> None:
         """Until a batch is due or something was added."""
@@ -133,27 +138,37 @@ class Flusher:
         except TimeoutError:
             pass  # the batch is due
 
-    async def _write_control(self, control: _Control) -> None:
-        await self._append(control.kind, control.body, index=control.attempt, text=control.text)
+    # One try of one write
 
-    async def _write_batch(self, batch: Batch) -> None:
+    async def _send(self, write: Write, n: int) -> None:
+        match write:
+            case Batch():
+                outcome = await self._send_batch(write, n)
+            case Control():
+                outcome = await self._append(n, write.kind, write.body, index=write.attempt, text=write.text)
+            case Finale():
+                outcome = await self._send_end(write)
+        if outcome.what not in ("written", "repeated"):
+            raise LetGo(outcome.what)
+        self._acknowledged(write)
+
+    async def _send_batch(self, batch: Batch, n: int) -> Outcome:
         event = events.Tokens if batch.kind == "tokens" else events.Reasoning
         count, text = len(batch.texts), batch.text
-        body = events.encode(event(self._generation, self.attempt, batch.index, count, text))
-        await self._append(
+        return await self._append(
+            n,
             batch.kind,
-            body,
+            events.encode(event(self._generation, batch.attempt, batch.index, count, text)),
             index=batch.index,
             count=count,
             text=text,
-            text_bytes=batch.text_bytes,
-            crc32=batch.crc32,
+            text_bytes=batch.after.text_bytes,
+            crc32=batch.after.crc32,
         )
-        metrics.batches.inc()
-        metrics.tokens.inc(count)
 
     async def _append(
         self,
+        n: int,
         kind: str,
         body: bytes,
         *,
@@ -162,65 +177,41 @@ class Flusher:
         text: str = "",
         text_bytes: int = 0,
         crc32: int = 0,
-    ) -> None:
-        self._n += 1
+    ) -> Outcome:
+        return await self._log.append(
+            self._session,
+            self._generation,
+            self._fence,
+            n,
+            self._lease_ms,
+            kind,
+            body,
+            index=index,
+            count=count,
+            text=text,
+            text_bytes=text_bytes,
+            crc32=crc32,
+        )
 
-        async def once() -> Outcome:
-            return await self._log.append(
-                self._session,
-                self._generation,
-                self._fence,
-                self._n,
-                self._lease_ms,
-                kind,
-                body,
-                index=index,
-                count=count,
-                text=text,
-                text_bytes=text_bytes,
-                crc32=crc32,
-            )
+    async def _send_end(self, finale: Finale) -> Outcome:
+        return await self._log.end(
+            self._session,
+            self._generation,
+            self._fence,
+            finale.reason,
+            finale.members,
+            self._stored,
+            finale.message_id,
+        )
 
-        self._accept(await self._until_answered(once))
+    def _acknowledged(self, write: Write) -> None:
+        if isinstance(write, Batch):
+            metrics.batches.inc()
+            metrics.tokens.inc(len(write.texts))
+            self._stored += len(write.texts) if write.kind == "tokens" else 0
+        elif isinstance(write, Control) and write.kind == "restart":
+            self._stored = 0
 
-    async def _write_end(self, finale: Finale) -> None:
-        async def once() -> Outcome:
-            return await self._log.end(
-                self._session,
-                self._generation,
-                self._fence,
-                finale.reason,
-                finale.members,
-                self._batcher.count,
-                finale.message_id,
-            )
-
-        self._accept(await self._until_answered(once))
-
-    @staticmethod
-    def _accept(outcome: Outcome) -> None:
-        if outcome.what not in ("written", "repeated"):
-            raise LetGo(outcome.what)
-
-    async def _until_answered(self, once: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """Try until Redis answers, or the worker ends. What waits meanwhile is bounded by max_answer_bytes."""
-        failures = 0
-        while True:
-            try:
-                return await once()
-            except StorageError as error:
-                pause_ms = RETRY_AFTER_MS[failures] if failures < len(RETRY_AFTER_MS) else RETRY_MAX_MS
-                failures += 1
-                metrics.append_retries.inc()
-                log.warning(
-                    "append_failed",
-                    session=self._session,
-                    generation=self._generation,
-                    failures=failures,
-                    detail=str(error),
-                )
-                await asyncio.sleep(pause_ms * random.uniform(0.5, 1) / 1000)
-
-    def _control(self, control: _Control) -> None:
+    def _control(self, control: Control) -> None:
         self._controls.append(control)
         self._stirred.set()

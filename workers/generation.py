@@ -21,6 +21,7 @@ from relay.log.session_log import Claim, SessionLog
 from relay.protocol.words import new_id
 from relay.settings import Settings
 from workers.batching import Kind
+from workers.delivery import Patience, Rejected
 from workers.flushing import Flusher, LetGo
 from workers.history import prompt_for
 from workers.mending import Mender
@@ -64,6 +65,13 @@ class Generation:
             lease_ms=self._lease_ms,
             batch_size=settings.batch_size,
             batch_linger_ms=settings.batch_linger_ms,
+            patience=Patience(
+                retries=settings.flush_retries,
+                retry_ms=settings.flush_retry_ms,
+                retry_max_ms=settings.retry_max_ms,
+                spill_bytes=settings.spill_bytes,
+                lost_after_ms=settings.lost_after_s * 1000,
+            ),
             now_ms=lambda: time.monotonic() * 1000,
         )
 
@@ -83,8 +91,7 @@ class Generation:
         try:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(self._keep_lease()), tasks.create_task(self._listen())]
-                tasks.create_task(self._produce())
-                await self._flusher.run()
+                await self._flush(tasks.create_task(self._produce()))
                 for helper in helpers:
                     helper.cancel()
         except* LetGo as refusals:
@@ -95,6 +102,16 @@ class Generation:
         self._log.info("ended", reason=self._outcome[0], code=self._outcome[1], provider=self._provider.name)
         metrics.answer_s.observe(time.monotonic() - started)
         return True
+
+    async def _flush(self, producing: asyncio.Task[None]) -> None:
+        """Until the end is written. What Redis refuses for good ends the answer where the log stands."""
+        while True:
+            try:
+                return await self._flusher.run()
+            except Rejected as error:
+                producing.cancel()
+                await asyncio.wait([producing])
+                self._fail("storage", retryable=True, detail=describe(error))
 
     async def _produce(self) -> None:
         """Read the provider to its finish and say the last word, whatever happens."""

@@ -7,13 +7,26 @@ minute, and a write whose reply was lost would silently be done twice.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AskError,
+    AuthenticationWrongNumberOfArgsError,
+    ClusterDownError,
+    DataError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from relay.errors import RelayError, SettingsError, StorageError
 
@@ -23,6 +36,17 @@ APPEND_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0
 BLOCK_S = 2.0
 POOL_CONNECTIONS = 64  # of each of the three clients; redis-py refuses the 101st by default, ours waits
+
+# Error replies that say how the server is, not what is wrong with the command: redis-py's classes, and the codes that
+# it has no class for or that a script passes on in the middle of its text (Redis 6.2: "… @user_script: 1: -OOM …").
+_OUTAGES = (
+    AskError, AuthenticationWrongNumberOfArgsError, ClusterDownError, NoPermissionError, NoScriptError,
+    OutOfMemoryError, ReadOnlyError, TryAgainError,
+)  # fmt: skip
+_OUTAGE_CODES = re.compile(
+    r"(?:^|[ -])(?:OOM|READONLY|MISCONF|LOADING|BUSY|NOREPLICAS|NOSCRIPT|NOPERM|NOAUTH|CLUSTERDOWN|MASTERDOWN|TRYAGAIN)"
+    r" "
+)
 
 
 class Connections:
@@ -98,7 +122,14 @@ async def cancellable(command: Awaitable[T]) -> T:
 
 
 def storage_error(what: object, error: Exception) -> StorageError:
-    return StorageError(f"{what}: {type(error).__name__}: {str(error)[:200]}")
+    return StorageError(f"{what}: {type(error).__name__}: {str(error)[:200]}", refused=_refused(error))
+
+
+def _refused(error: Exception) -> bool:
+    """Whether it is about this one command; everything else is an outage, which other commands would meet as well."""
+    if not isinstance(error, ResponseError | DataError) or isinstance(error, _OUTAGES):
+        return False
+    return _OUTAGE_CODES.search(str(error)) is None
 
 
 async def check(redis: Redis) -> None:

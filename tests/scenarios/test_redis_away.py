@@ -42,7 +42,7 @@ async def test_a_frozen_redis_costs_time_but_no_text(relay: World) -> None:
             assert (refused["code"], refused["retryable"]) == ("unavailable", True)
             stopped = await client.command(type="stop", session="s", generation=generation)
             assert stopped["code"] == "unavailable"
-            await until(lambda: worker.logged("append_failed"), "the worker has noticed")
+            await until(lambda: worker.logged("flush_retry"), "the worker has noticed")
             assert (await gateway.http("GET", "/readyz"))[0] == 503
             assert (await gateway.http("GET", "/healthz"))[0] == 200
         finally:

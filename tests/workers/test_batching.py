@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relay.protocol import events
 from relay.protocol.words import MAX_BATCH_BYTES, MAX_SEQ, MAX_TOKEN_BYTES
-from workers.batching import Batch, Batcher, Kind
+from workers.batching import Batch, Batcher, Kind, Totals
 
 SIZE, LINGER_MS = 4, 50.0
 
@@ -131,7 +131,6 @@ def test_reasoning_and_tokens_never_share_a_batch_and_count_by_themselves() -> N
         ("reasoning", 2, ["r2"]),
         ("tokens", 1, ["t1"]),
     ]
-    assert made.count == 2
 
 
 def test_the_first_token_of_each_kind_leaves_at_once() -> None:
@@ -154,14 +153,14 @@ def test_bytes_and_checksum_are_those_of_the_text_so_far_and_reasoning_is_in_nei
         assert batch is not None
         if kind == "tokens":
             so_far += text.encode()
-        assert (batch.text_bytes, batch.crc32) == (len(so_far), zlib.crc32(so_far))
+        assert batch.after == (len(so_far), zlib.crc32(so_far))
 
 
 def test_the_checksum_of_a_known_text_is_this_number() -> None:
     made = batcher("Hello", ", ", "world")
     batch = made.take(0)
     assert batch is not None
-    assert (batch.text_bytes, batch.crc32) == (12, 3885672898)
+    assert batch.after == (12, 3885672898)
 
 
 # Quotes and backslashes are ASCII and printable, but take two bytes each in JSON.
@@ -177,6 +176,45 @@ def test_a_late_batch_of_many_large_tokens_is_cut_at_the_cap(letter: str) -> Non
     # … and not without need: what remained of each would not have held one token more.
     for batch in batches[:-1]:
         assert len(encoded(batch)) + len(events.encode(token)) > MAX_BATCH_BYTES - 1024
+
+
+# How a batch is divided
+
+
+def test_a_split_batch_is_two_that_follow_on_from_each_other() -> None:
+    made = Batcher(4, 0, attempt=3)
+    for text in ("first", "Hé", "日", "😀"):
+        made.add("tokens", text, 0)
+    batch = made.take(0)
+    assert batch is not None
+    head, rest = batch.split(1)
+    assert (head.attempt, head.index, head.texts) == (3, 0, ["first"])
+    assert (rest.attempt, rest.index, rest.texts) == (3, 1, ["Hé", "日", "😀"])
+    assert (head.before, head.after) == (Totals(), Totals(5, zlib.crc32(b"first")))
+    assert (rest.before, rest.after) == (head.after, batch.after)
+    assert (head.own_bytes, rest.own_bytes) == (5, 10)
+
+
+@given(
+    st.sampled_from(["tokens", "reasoning"]),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), min_size=2, max_size=12),
+    st.data(),
+)
+@settings(max_examples=100, deadline=None)
+def test_however_often_a_batch_is_divided_the_parts_are_the_batch(
+    kind: Kind, texts: list[str], data: st.DataObject
+) -> None:
+    before = Totals().and_then("tokens", "what was before")
+    batch = Batch(kind, 1, 7, texts, before, before.and_then(kind, "".join(texts)))
+    parts = [batch]
+    while divisible := [place for place, part in enumerate(parts) if len(part.texts) > 1]:
+        place = data.draw(st.sampled_from(divisible))
+        parts[place : place + 1] = parts[place].split(data.draw(st.integers(1, len(parts[place].texts) - 1)))
+        assert [text for part in parts for text in part.texts] == texts
+        assert [part.index for part in parts] == [7 + sum(len(p.texts) for p in parts[:n]) for n in range(len(parts))]
+        assert [part.before for part in parts] == [batch.before, *(part.after for part in parts[:-1])]
+        assert parts[-1].after == batch.after
+    assert parts == list(batch.singles())
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -226,12 +264,16 @@ def test_whatever_arrives_and_whenever_it_is_taken_the_rules_hold(
             assert count <= size
         elif len(waiting) > count and waiting[count][0] == kind:  # late, and yet not all: no room for one more
             assert len(encoded(batch)) + len(events.encode(waiting[count][1])) > MAX_BATCH_BYTES - 512 - 2 * count
+        crc = zlib.crc32("".join(taken_of["tokens"]).encode())
         taken_of[kind] += batch.texts
         del waiting[:count]
         so_far = "".join(taken_of["tokens"]).encode()
-        assert (batch.text_bytes, batch.crc32) == (len(so_far), zlib.crc32(so_far))
+        assert batch.after == (len(so_far), zlib.crc32(so_far))
         assert len(encoded(batch)) <= MAX_BATCH_BYTES
-        assert (made.count, made.pending) == (len(taken_of["tokens"]), len(waiting))
+        assert (
+            batch.before == Totals(batch.after.text_bytes - batch.own_bytes, crc) if kind == "tokens" else batch.after
+        )
+        assert (made.pending, made.pending_bytes) == (len(waiting), sum(len(text.encode()) for _, text, _ in waiting))
         return True
 
     for step in steps:
