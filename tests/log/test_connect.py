@@ -7,11 +7,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from redis import exceptions
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    DataError,
+    MaxConnectionsError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
+from relay import embedded
 from relay.errors import RelayError, SettingsError, StorageError
-from relay.log.connect import Connections, call, check, transaction
+from relay.log.connect import Connections, call, check, storage_error, transaction
+from tests.log.in_memory import admitted_and_claimed, session_log_on
 
 Answers = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -116,6 +131,52 @@ async def test_an_error_that_redis_answers_is_a_storage_error(redis: Redis) -> N
     await redis.set("a", "text")
     with pytest.raises(StorageError, match=r"^INCR: ResponseError: .*not an integer"):
         await call(redis, "INCR", "a")
+
+
+ABOUT_THE_COMMAND = [
+    ResponseError("Protocol error: invalid bulk length"),
+    ResponseError("Error running script (call to f_1): @user_script:3: @user_script: 3: -WRONGTYPE Operation against"),
+    DataError("Invalid input of type"),
+]
+ABOUT_EVERYTHING = [
+    exceptions.ConnectionError("Error 111 connecting"),
+    ConnectionResetError("reset by peer"),
+    exceptions.TimeoutError("Timeout reading from socket"),
+    MaxConnectionsError("Too many connections"),
+    BusyLoadingError("Redis is loading the dataset in memory"),
+    AuthenticationError("invalid password"),
+    OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+    ReadOnlyError("You can't write against a read only replica."),
+    NoPermissionError("this user has no permissions to run the 'evalsha' command"),
+    NoScriptError("No matching script."),
+    ClusterDownError("CLUSTERDOWN Hash slot not served"),
+    ResponseError("MISCONF Errors writing to the AOF file: No space left on device"),
+    ResponseError("BUSY Redis is busy running a script."),
+    ResponseError("NOREPLICAS Not enough good replicas to write."),
+    ResponseError("Error running script (call to f_1): @user_script:3: @user_script: 3: -OOM command not allowed when"),
+    ResponseError("Error running script (call to f_1): @user_script:3: @user_script: 3: -MISCONF Redis is configured"),
+]
+
+
+@pytest.mark.parametrize("error", [*ABOUT_THE_COMMAND, *ABOUT_EVERYTHING], ids=str)
+def test_only_an_answer_about_the_command_itself_is_a_refusal(error: Exception) -> None:
+    assert storage_error("append", error).refused is (error in ABOUT_THE_COMMAND)
+
+
+async def test_an_append_that_finds_no_memory_is_not_refused_and_one_that_finds_another_type_is() -> None:
+    with embedded.server() as url:
+        redis = Connections(url)
+        writer = await admitted_and_claimed(session_log_on(redis.append))
+        await call(redis.commands, "CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(StorageError, match="OutOfMemory") as full:
+            await writer.tokens("a")
+        await call(redis.commands, "CONFIG", "SET", "maxmemory", "0")
+        await call(redis.commands, "HSET", "t:s:{s}:r:g1", "no", "text")
+        writer.n -= 1
+        with pytest.raises(StorageError, match="WRONGTYPE") as wrong:
+            await writer.reasoning("a")
+        await redis.aclose()
+    assert (full.value.refused, wrong.value.refused) == (False, True)
 
 
 async def test_a_transaction_answers_for_each_of_its_commands(redis: Redis) -> None:
