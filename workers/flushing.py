@@ -77,6 +77,7 @@ class Flusher:
         """Open the next attempt: what was written, and what is pending, is void."""
         self.attempt += 1
         self.said = {"tokens": [], "reasoning": []}
+        self._stored = 0
         self._batcher = Batcher(*self._rule, self.attempt)
         self._delivery.void()
         event = events.Restart(self._generation, self.attempt, reason)
@@ -208,9 +209,8 @@ class Flusher:
         if isinstance(write, Batch):
             metrics.batches.inc()
             metrics.tokens.inc(len(write.texts))
-            self._stored += len(write.texts) if write.kind == "tokens" else 0
-        elif isinstance(write, Control) and write.kind == "restart":
-            self._stored = 0
+            if write.kind == "tokens" and write.attempt == self.attempt:
+                self._stored += len(write.texts)
 
     def _control(self, control: Control) -> None:
         self._controls.append(control)

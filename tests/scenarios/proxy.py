@@ -29,7 +29,7 @@ _REFUSAL = b"-ERR Protocol error: invalid bulk length\r\n"
 
 
 class Proxy:
-    """`url` leads through it to the Redis of `redis_url`; `seen` counts scripts by their hash, refused ones included."""
+    """`url` leads through it to the Redis of `redis_url`; `seen` counts scripts by hash, those that fail included."""
 
     def __init__(self, redis_url: str) -> None:
         self.seen: Counter[bytes] = Counter()

@@ -17,6 +17,8 @@ import redis.asyncio
 from tests.fakes.provider import FakeProvider, Script
 from tests.scenarios.processes import Process, until
 
+__all__ = ["Gateway", "Script", "World", "world"]
+
 P = TypeVar("P", bound=Process)
 
 

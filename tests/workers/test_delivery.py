@@ -363,6 +363,22 @@ async def test_an_answer_that_is_given_up_ends_even_if_more_had_landed_than_was_
     assert (await whole_log(session_log))[-1]["count"] == (3 if landed else 0)
 
 
+async def test_an_answer_is_given_up_after_a_restart_that_had_landed_unseen(session_log: SessionLog) -> None:
+    log = Unreliable(session_log)
+    flusher = flusher_of(log, patience=replace(IMPATIENT, lost_after_ms=0))
+    flusher.token("tokens", "first")
+    running = asyncio.create_task(flusher.run())
+    await log.until_tried(1)
+    log.plan = ["lost", *["refused"] * 4]
+    flusher.restart("provider_error")
+    await rejected(running)
+    flusher.end("failed", b"{}")
+    log.refuses = lambda _: False
+    await finished(flusher)
+    end = (await whole_log(session_log))[-1]
+    assert (end["type"], end["attempt"], end["count"]) == ("end", 2, 0)
+
+
 async def test_an_outage_is_no_refusal_however_long_it_lasts(session_log: SessionLog) -> None:
     log, now_ms = Unreliable(session_log), Manual()
     flusher = flusher_of(log, now_ms=now_ms)

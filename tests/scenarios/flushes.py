@@ -1,0 +1,46 @@
+"""What a worker's flushes have come to, as it shows from outside. Read from its log lines, and only here."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tests.scenarios.processes import Process, until
+
+
+class Flushes(NamedTuple):
+    """`tokens`: sent one by one; `restored_bytes`: the most that ever waited in a spill that was written."""
+
+    retries: int = 0
+    failures: int = 0
+    fallbacks: int = 0
+    tokens: int = 0
+    spills: int = 0
+    restored: int = 0
+    restored_bytes: int = 0
+
+
+async def flushes(worker: Process) -> Flushes:
+    fallbacks, restorations = _of(worker, "flush_fallback"), _of(worker, "restored")
+    return Flushes(
+        retries=len(_of(worker, "flush_retry")),
+        failures=len(_of(worker, "flush_failed")),
+        fallbacks=len(fallbacks),
+        tokens=sum(line["sent"] for line in fallbacks),
+        spills=len(_of(worker, "spilled")),
+        restored=len(restorations),
+        restored_bytes=max((line["bytes"] for line in restorations), default=0),
+    )
+
+
+async def spilled(worker: Process, times: int = 1) -> None:
+    """Wait until so often something had to wait for Redis."""
+    await until(lambda: len(_of(worker, "spilled")) >= times, f"spill {times}")
+
+
+async def restored(worker: Process, times: int = 1) -> None:
+    """Wait until so often what had waited was written."""
+    await until(lambda: len(_of(worker, "restored")) >= times, f"spill {times} is restored")
+
+
+def _of(worker: Process, event: str) -> list[dict[str, Any]]:
+    return [line for line in worker.lines() if line.get("event") == event]
