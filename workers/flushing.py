@@ -30,7 +30,10 @@ class LetGo(Exception):
 
 
 class Flusher:
-    """`run` returns when the end is written; it raises LetGo when somebody else ended or took the generation."""
+    """`run` returns when the end is written; it raises LetGo when somebody else ended or took the generation.
+
+    `said` is the attempt's every token, written or not, until the end is: what lost text can be rebuilt from.
+    """
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class Flusher:
         self._control(Control("restart", events.encode(event), attempt=self.attempt))
 
     def token(self, kind: Kind, text: str) -> None:
-        """`said` keeps the attempt's tokens until the end; the caller bounds them. Raises Overflow (of the spill)."""
+        """The caller bounds the answer as a whole. Raises Overflow if the spill has no room; then it was not taken."""
         if self._delivery.spilled:
             self._delivery.hold(len(text.encode()))
         self.said[kind].append(text)

@@ -78,7 +78,7 @@ class Proxy:
 
     @asynccontextmanager
     async def slow(self, latency_s: float) -> AsyncIterator[None]:
-        """Each command waits this long before it is passed on."""
+        """Each command, and whatever comes back, waits this long before it is passed on."""
         self.latency_s = latency_s
         try:
             yield
@@ -134,6 +134,12 @@ class Proxy:
         if self._refused_above is not None and size_bytes > self._refused_above:
             return "refused"
         return self._faults.popleft() if self._faults else ""
+
+    async def passage(self) -> None:
+        """Wait as long as something has to before it may pass."""
+        await self.flowing.wait()
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
 
     # Its socket
 
@@ -198,9 +204,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         while data := await self._downstream.read(65536):
             parser.feed(data)
             while (command := parser.gets()) is not False:
-                await self._proxy.flowing.wait()
-                if self._proxy.latency_s:
-                    await asyncio.sleep(self._proxy.latency_s)
+                await self._proxy.passage()
                 packed = hiredis.pack_command(tuple(command))
                 fault = self._proxy.fault_of(command, len(packed))
                 if fault == "fails":
@@ -215,7 +219,7 @@ class _Connection(asyncio.StreamReaderProtocol):
 
     async def _replies(self, upstream: asyncio.StreamReader) -> None:
         while data := await upstream.read(65536):
-            await self._proxy.flowing.wait()
+            await self._proxy.passage()
             if self._losing:
                 break
             self._client.write(data)
