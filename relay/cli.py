@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import typer
 
@@ -26,6 +27,7 @@ _PACE = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SE
 _URL = typer.Option(None, help="The gateway  [RELAY_URL, default http://127.0.0.1:8080]")
 
 
+Start = Literal["start", "live"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -101,6 +103,28 @@ def send(
         code = asyncio.run(ask())
     except BrokenPipeError:
         os._exit(1)  # whoever read our output has left; the answer goes on
+    raise typer.Exit(code)
+
+
+@app.command()
+@calmly
+def tail(
+    session: str = typer.Argument(help="Session to follow"),
+    url: str = _URL,
+    start: Start = typer.Option("start", "--from", help="From its first event, or from now on"),
+    json: bool = typer.Option(False, "--json", help="Each event as a line of JSON, with its seq"),
+) -> None:
+    """Follow a session: questions and answers as they come. Ctrl-C leaves."""
+    from relay.tail import Tail
+
+    loaded = _load(url=url)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
+    try:
+        code = asyncio.run(Tail(loaded.url, session, start=start, as_json=json).run())
+    except KeyboardInterrupt:
+        code = 0
+    except BrokenPipeError:
+        os._exit(0)  # whoever read our output has enough
     raise typer.Exit(code)
 
 

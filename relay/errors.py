@@ -4,7 +4,11 @@ RelayError                a mistake or a limit that a person can act on; the sen
 ├── SettingsError         the command line or environment is wrong; ends the process with one line
 ├── StorageError          Redis did not answer, or not as it should; always worth another try
 │   └── UnreadableJob     what it answered was written by a release that this one does not understand
-└── ClientError           theirs: reaches a client as `error {code, message, retryable}` or as an HTTP status
+├── ClientError           theirs: reaches a client as `error {code, message, retryable}` or as an HTTP status
+└── what relay.client raises:
+    ├── RequestRefused    a gateway answered a command with an error that no retry mends
+    ├── Disconnected      there is no connection and there will be none
+    └── SessionDeleted    the session that was followed is gone
 """
 
 from __future__ import annotations
@@ -67,3 +71,30 @@ class ClientError(RelayError):
         self.retryable = code in RETRYABLE
         self.retry_after_s = retry_after_s
         self.status = status or HTTP_STATUS[code]
+
+
+class RequestRefused(RelayError):
+    """A gateway refused a command; `code`, `message`, `retryable` and `retry_after_s` are its own words."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class Disconnected(RelayError):
+    """The client has given up, was closed, or was told not to come back: then `close_code` is 4500–4999."""
+
+    def __init__(self, message: str, *, close_code: int | None = None) -> None:
+        super().__init__(message)
+        self.close_code = close_code
+
+
+class SessionDeleted(RelayError):
+    """Somebody deleted the session; a new subscription would begin a new one."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__(f"the session {session} was deleted")
+        self.session = session

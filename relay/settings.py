@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     )
 
     # Everybody
-    url: str = Field("http://127.0.0.1:8080", description="Gateway that relay send talks to")
+    url: str = Field("http://127.0.0.1:8080", description="Gateway that relay send and relay tail talk to")
     log_level: str = Field("info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
 
     # The SDKs' own names

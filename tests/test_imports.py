@@ -1,4 +1,4 @@
-"""Imports point down only: cli → gateway | workers → log → protocol. The protocol knows no I/O and no clock."""
+"""Imports point down only: cli → gateway | client | workers → log → protocol. The protocol knows no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # From the top down; what stands on one level may not import each other, except within a package.
 LEVELS = [
-    {"relay.cli", "relay.dev", "relay.send", "workers.cli"},
-    {"relay.gateway", "workers"},
+    {"relay.cli", "relay.dev", "relay.send", "relay.tail", "workers.cli"},
+    {"relay.gateway", "relay.client", "workers"},
     {"relay.log"},
     {"relay.protocol"},
 ]

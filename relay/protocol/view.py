@@ -20,7 +20,7 @@ _KINDS = frozenset({"status", "tokens", "reasoning", "data", "restart", "end"})
 
 
 class Generation:
-    """One answer as a client shows it. `partial`: joined live, so its beginning was never seen."""
+    """One answer as a client shows it. `partial`: joined on the way, so its beginning was never seen."""
 
     def __init__(self, generation: str) -> None:
         self.generation = generation
@@ -28,6 +28,7 @@ class Generation:
         self.state = "queued"
         self.texts: list[str] = []
         self.reasonings: list[str] = []
+        self.data: list[Frame] = []
         self.count = 0
         self.partial = False
         self.end: Frame | None = None
@@ -43,7 +44,7 @@ class Generation:
     def restart(self, attempt: int) -> None:
         self.attempt = attempt
         self.state = "retrying"
-        self.texts, self.reasonings, self.count, self.partial = [], [], 0, False
+        self.texts, self.reasonings, self.data, self.count, self.partial = [], [], [], 0, False
 
     def proves(self, end: Frame) -> bool:
         """Whether the text shown is exactly what the model wrote."""
@@ -62,6 +63,8 @@ class SessionView:
         self.waiting = True  # for the reply to `subscribe`: until it comes, log frames are another subscription's
         self.live = False
         self._asked = 0
+        self._resumed = False  # at a saved cursor: what came before it is not known here
+        self.unproven: set[str] = set()  # generations whose text does not match what the server said of it
         self.messages: list[Frame] = []
         self.generations: dict[str, Generation] = {}
         self.interrupted: set[str] = set()
@@ -69,6 +72,10 @@ class SessionView:
     @property
     def cursor(self) -> Cursor | None:
         return Cursor(self.epoch, self.last) if self.epoch is not None else None
+
+    def resume(self, cursor: Cursor) -> None:
+        """Begin at a cursor saved earlier, without the state that belonged to it."""
+        self.epoch, self.last, self._resumed = cursor.epoch, cursor.seq, cursor.seq > 0
 
     def subscribe(self, *, start: str = "start") -> Frame:
         """The command that begins, or resumes, following this session."""
@@ -84,8 +91,18 @@ class SessionView:
 
     def forget(self) -> None:
         """Drop cursor and state: the next subscribe brings everything."""
-        self.epoch, self.last = None, 0
-        self.messages, self.generations = [], {}
+        self.epoch, self.last, self._resumed = None, 0, False
+        self.messages, self.generations, self.unproven = [], {}, set()
+
+    def prune(self, keep: int) -> None:
+        """Forget the oldest ended generations beyond `keep`, with their questions; unfinished ones stay."""
+        ended = [name for name, shown in self.generations.items() if shown.end is not None]
+        if len(ended) <= keep:
+            return
+        for name in ended[:-keep]:
+            del self.generations[name]
+            self.unproven.discard(name)
+        self.messages = [event for event in self.messages if event["generation"] in self.generations]
 
     def apply(self, frame: Frame) -> Next:
         """Take in one frame of this session; frames of no session are none of its business."""
@@ -100,9 +117,15 @@ class SessionView:
         first: int = frame["from"] if merged else last
         if first != self.last + 1:
             return "dropped" if last <= self.last else "gap"
-        outcomes = [self._event(event) for event in (frame["events"] if merged else [frame])]
+        outcomes = [self._take(event) for event in (frame["events"] if merged else [frame])]
         self.last = last
         return "mismatch" if "mismatch" in outcomes else "applied"
+
+    def _take(self, event: Frame) -> Next:
+        outcome = self._event(event)
+        if outcome == "mismatch":
+            self.unproven.add(event["generation"])
+        return outcome
 
     def _subscribed(self, frame: Frame) -> Next:
         if self.waiting and self._asked and frame.get("id") != f"subscribe-{self._asked}":
@@ -133,6 +156,8 @@ class SessionView:
             return self._tokens(shown, event)
         elif kind == "reasoning":
             shown.reasonings.append(event["text"])
+        elif kind == "data":
+            shown.data.append(event)
         elif kind == "end":
             shown.state, shown.end = event["reason"], event
             return "applied" if shown.proves(event) else "mismatch"
@@ -142,6 +167,7 @@ class SessionView:
         shown.state = "streaming"
         if shown.partial and not shown.texts:
             shown.count = event["index"]
+            shown.partial = event["index"] > 0  # at 0 its beginning is seen after all
         agrees = shown.count == event["index"]
         shown.texts.append(event["text"])
         shown.count += event["count"]
@@ -149,7 +175,11 @@ class SessionView:
 
     def _generation(self, name: str, attempt: int) -> Generation:
         """The generation as of `attempt`: a higher one voids what was shown, with or without its `restart`."""
-        shown = self.generations.setdefault(name, Generation(name))
+        shown = self.generations.get(name)
+        if shown is None:
+            shown = self.generations[name] = Generation(name)
+            if self._resumed:
+                shown.attempt, shown.partial = attempt, True
         self.interrupted.discard(name)
         if attempt > shown.attempt:
             shown.restart(attempt)

@@ -1,0 +1,23 @@
+"""The Python client of relay.v1.
+
+    async with connect("http://127.0.0.1:8080") as relay:
+        answer = await relay.submit("session", "Hi")
+        async for item in answer:
+            if isinstance(item, Text):
+                print(item.text, end="", flush=True)
+
+A text comes once and in order through lost connections, restarted gateways and workers; `Restart` says when it begins
+again. `Relay.follow` gives everything that happens in a session.
+"""
+
+from relay.client.answer import Answer
+from relay.client.connection import Relay, connect
+from relay.client.following import Applied, Change, Following, Rebuilt
+from relay.client.reading import Data, End, Item, Reader, Restart, Status, Text
+from relay.errors import Disconnected, RelayError, RequestRefused, SessionDeleted
+from relay.protocol.words import Cursor
+
+__all__ = [
+    "Answer", "Applied", "Change", "Cursor", "Data", "Disconnected", "End", "Following", "Item", "Reader", "Rebuilt",
+    "Relay", "RelayError", "RequestRefused", "Restart", "SessionDeleted", "Status", "Text", "connect",
+]  # fmt: skip

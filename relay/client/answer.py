@@ -1,0 +1,104 @@
+"""One answer, as the one who asked reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from relay.client.channel import Channel, Listener
+from relay.client.reading import Item, Reader
+from relay.protocol.view import Frame, Generation
+
+
+class Answer(Listener):
+    """An asynchronous iterator of `Item`s: `Text`, `Restart`, `Status`, `Data`, and `End` as the last one.
+
+    Order and loss: the texts since the last `Restart`, joined, are always the beginning of the provider's text, and at
+    `End` all of it, through any number of reconnects. No text is given twice, except after a `Restart`.
+    A reader that is slow, or never comes, costs nothing but the text itself: items are made when they are asked for.
+    Iterating again goes on where the last time ended. Cancelling a step loses nothing. Leaving does not stop the
+    answer; `stop` does. Iterating and `end` raise Disconnected, RequestRefused (the session may not be followed) or
+    SessionDeleted; what has come by then is given first.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        generation: str,
+        *,
+        duplicate: bool,
+        stop: Callable[[str, str], Awaitable[bool]],
+        release: Callable[[Listener], None],
+    ) -> None:
+        self.session = channel.view.session
+        self.generation = generation
+        self.duplicate = duplicate
+        self._channel = channel
+        self._stop = stop
+        self._release = release
+        self._reader = Reader()
+        self._items: deque[Item] = deque()  # of one look, not taken yet
+        self._final: Generation | None = None
+        self._news = asyncio.Event()
+        channel.listeners.add(self)
+        self._look()
+
+    @property
+    def shown(self) -> Generation | None:
+        """The answer as it stands; None before its first event, and for moments after a loss."""
+        return self._final or self._channel.view.generations.get(self.generation)
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self.shown.text if self.shown is not None else ""
+
+    async def end(self) -> Frame:
+        """Wait for the `end` event, whether or not somebody iterates."""
+        while self._final is None or self._final.end is None:
+            if self._channel.failure is not None:
+                raise self._channel.failure
+            self._news.clear()
+            await self._news.wait()
+        return self._final.end
+
+    async def stop(self) -> bool:
+        """Stop the answer for everybody; see Relay.stop."""
+        return await self._stop(self.session, self.generation)
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> Item:
+        while not self._items:
+            if self._reader.ended:
+                raise StopAsyncIteration
+            self._items.extend(self._reader.news(self.shown, self._hindrance()))
+            if self._items:
+                break
+            if self._final is None and self._channel.failure is not None:
+                raise self._channel.failure
+            self._news.clear()
+            await self._news.wait()
+        return self._items.popleft()
+
+    def applied(self, frame: Frame) -> None:
+        self._look()
+
+    def changed(self) -> None:
+        self._news.set()
+
+    def _look(self) -> None:
+        """Once ended, the answer needs its channel no more."""
+        shown = self._channel.view.generations.get(self.generation)
+        if self._final is None and shown is not None and shown.end is not None:
+            self._final = shown
+            self._news.set()
+            self._release(self)
+
+    def _hindrance(self) -> str:
+        if self._final is not None:
+            return ""
+        interrupted = self.generation in self._channel.view.interrupted
+        return self._channel.hindrance or ("interrupted" if interrupted else "")

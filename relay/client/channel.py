@@ -1,0 +1,162 @@
+"""One followed session: its view, kept true by the contract's rules, and who listens to it.
+
+Several listeners (a following, answers) share the one subscription that a connection has of a session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import msgspec
+
+from relay.client.backoff import Backoff
+from relay.errors import RelayError, RequestRefused, SessionDeleted
+from relay.protocol.view import Frame, SessionView
+from relay.protocol.words import Cursor
+
+KEEP_GENERATIONS = 200  # ended ones in a view: as many as a gateway keeps by default
+_REBUILDS = 3  # for one answer: a log whose own checksum is wrong is shown as it is
+NEVER = float("inf")
+
+
+class Listener:
+    """Told in the moment, before the next frame is looked at. None of these may block; by itself it hears nothing."""
+
+    def applied(self, frame: Frame) -> None:
+        """A log frame has changed the view."""
+
+    def rebuilding(self, frame: Frame) -> None:
+        """`subscribed` without recovery: the state so far is void, what follows builds it again."""
+
+    def changed(self) -> None:
+        """Anything may have changed, also `hindrance` and `failure`."""
+
+
+class Channel:
+    """One session over whatever connections there are. `ask_at`: when to send `subscribe`, by the loop's clock."""
+
+    def __init__(self, session: str, *, start: str, cursor: Cursor | None, answer_within_s: float) -> None:
+        self.view = SessionView(session)
+        if cursor is not None:
+            self.view.resume(cursor)
+        self.listeners: set[Listener] = set()
+        self.ready = asyncio.Event()  # subscribed, or failed
+        self.failure: RelayError | None = None
+        self.ask_at = 0.0
+        self._start = start
+        self._answer_within_s = answer_within_s
+        self._connected = False
+        self._degraded = False
+        self._again = Backoff()
+        self._doubts: Counter[str] = Counter()  # generation → rebuilds for its sake
+
+    @property
+    def hindrance(self) -> str:
+        """Why nothing moves at the moment; empty if nothing is in the way."""
+        return "reconnecting" if not self._connected else "degraded" if self._degraded else ""
+
+    def subscribe(self, now: float) -> bytes:
+        """The command that is due; asked again if nobody answers it."""
+        self.ask_at = now + self._answer_within_s
+        return msgspec.json.encode(self.view.subscribe(start=self._start))
+
+    def connected(self) -> None:
+        self._connected, self._degraded = True, False
+        self.ask_at = 0.0 if self.failure is None else NEVER
+        self._tell()
+
+    def lost(self) -> None:
+        self._connected = False
+        self._tell()
+
+    def degraded(self, yes: bool) -> None:
+        self._degraded = yes
+        self._tell()
+
+    def fail(self, error: RelayError) -> None:
+        """The end of it: nothing is asked any more, listeners raise `error`."""
+        self.failure = self.failure or error
+        self.ask_at = NEVER
+        self.ready.set()
+        self._tell()
+
+    def rewind(self) -> None:
+        """Get everything from the log's beginning, whatever was known."""
+        self._start = "start"
+        self.ready.clear()
+        self._forget(delay_s=0)
+
+    def take(self, frame: Frame) -> None:
+        """One frame that names this session and answers no request."""
+        match frame["type"]:
+            case "error":
+                self._refused(frame)
+            case "unsubscribed":
+                if not frame.get("id"):  # unasked; what we asked for ourselves concerns an earlier channel
+                    self.fail(SessionDeleted(self.view.session))
+            case "degraded" | "restored":
+                self.degraded(frame["type"] == "degraded")
+            case _:
+                self._apply(frame)
+
+    def _apply(self, frame: Frame) -> None:
+        outcome = self.view.apply(frame)
+        if outcome == "mismatch" and not self._doubted():
+            outcome = "applied"
+        if outcome == "gap":
+            self._ask_again(self._delay())
+        elif outcome == "applied" and frame["type"] == "subscribed":
+            self._subscribed(frame)
+        elif outcome == "applied":
+            self._again.reset()
+            for listener in list(self.listeners):
+                listener.applied(frame)
+            self.view.prune(KEEP_GENERATIONS)
+            self._tell()
+
+    def _subscribed(self, frame: Frame) -> None:
+        self.ask_at = NEVER
+        if not frame["recovered"]:
+            for listener in list(self.listeners):
+                listener.rebuilding(frame)
+        self.ready.set()
+        self._tell()
+
+    def _doubted(self) -> bool:
+        """A text does not match its checksum: whether to build everything again, which may mend it."""
+        doubtful = [name for name in self.view.unproven if self._doubts[name] < _REBUILDS]
+        if not doubtful:
+            return False
+        if len(self._doubts) > KEEP_GENERATIONS:
+            self._doubts.clear()
+        self._doubts.update(doubtful)
+        tries = max(self._doubts[name] for name in doubtful)
+        self._forget(delay_s=0 if tries == 1 else self._again.next())
+        return True
+
+    def _forget(self, delay_s: float) -> None:
+        self.view.forget()
+        self._ask_again(delay_s)
+        self._tell()
+
+    def _refused(self, frame: Frame) -> None:
+        if self.failure is not None:
+            return
+        if frame["retryable"]:
+            self._ask_again(frame.get("retry_after_s") or self._again.next())
+        elif frame.get("id"):
+            self.fail(RequestRefused(frame["code"], frame["message"]))
+
+    def _delay(self) -> float:
+        """Nothing for the first gap; more for one that follows another without anything applied between them."""
+        first, delay_s = self._again.failures == 0, self._again.next()
+        return 0 if first else delay_s
+
+    def _ask_again(self, delay_s: float) -> None:
+        self.view.waiting = True  # what still comes belongs to the subscription that we give up
+        self.ask_at = asyncio.get_running_loop().time() + delay_s
+
+    def _tell(self) -> None:
+        for listener in list(self.listeners):
+            listener.changed()

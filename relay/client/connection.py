@@ -1,0 +1,180 @@
+"""A relay as a program talks to it: submit, stop and follow, over one connection that is made again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+from relay.client.answer import Answer
+from relay.client.channel import Channel, Listener
+from relay.client.desk import Desk
+from relay.client.following import Following
+from relay.client.link import Link, Token
+from relay.errors import Disconnected, RelayError, RequestRefused
+from relay.protocol.words import EPOCH, SESSION, Cursor, new_id
+
+_ANSWER_WITHIN_S = 10.0  # gateways answer within 5
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    token: Token = None,
+    give_up_after_s: float | None = None,
+    answer_within_s: float = _ANSWER_WITHIN_S,
+) -> AsyncIterator[Relay]:
+    """A connection to the gateway at `url` (`http://…`), kept until the block is left; nothing stays behind then.
+
+    `token`: sent as `Authorization: Bearer`; a function is asked for a fresh one whenever it is needed (it must not
+    block). `give_up_after_s`: so long without a gateway, at first or later, is too long; None tries for ever. A command
+    without a reply is sent again after `answer_within_s` and on each new connection.
+    Raises Disconnected if no gateway was reached, also later from whatever is awaited then.
+    """
+    relay = Relay(url, token=token, give_up_after_s=give_up_after_s, answer_within_s=answer_within_s)
+    task = asyncio.create_task(relay._run(), name="relay client")
+    try:
+        await relay._reached()
+        yield relay
+    finally:
+        task.cancel()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        relay._desk.fail(Disconnected("the connection was closed"))
+        if isinstance(outcome, Exception):  # a bug of ours; what the outside did was told to whoever waited
+            raise outcome
+
+
+class Relay:
+    """Made by `connect`. Its methods may be called from any task of the same event loop, many at a time.
+
+    `give_up_after_s` may be changed; it holds from the next loss of the connection on.
+    """
+
+    def __init__(self, url: str, *, token: Token, give_up_after_s: float | None, answer_within_s: float) -> None:
+        self._answer_within_s = answer_within_s
+        self._desk = Desk(answer_within_s, token if callable(token) else None)
+        self._link = Link(url, self._desk, token=token, give_up_after_s=give_up_after_s)
+        self._desk.wake = self._link.wake
+
+    @property
+    def give_up_after_s(self) -> float | None:
+        return self._link.give_up_after_s
+
+    @give_up_after_s.setter
+    def give_up_after_s(self, value: float | None) -> None:
+        self._link.give_up_after_s = value
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection at the moment."""
+        return self._desk.is_connected
+
+    async def submit(
+        self,
+        session: str,
+        content: str | None = None,
+        *,
+        messages: list[dict[str, str]] | None = None,
+        retry_of: str | None = None,
+        request_id: str | None = None,
+        **fields: Any,
+    ) -> Answer:
+        """Ask; returns once the job is durable. Exactly one of `content`, `messages` and `retry_of`.
+
+        `fields`: any other of the `submit` command (`queue`, `model`, `max_tokens`, `metadata` …). The session is
+        followed first, so nothing of the answer is missed. Sent again, with the same `request_id`, until it is
+        answered: that makes one answer. Cancelled, or after Disconnected, it may have taken effect all the same: ask
+        again with a `request_id` of your own to be sure. Raises RequestRefused, Disconnected, SessionDeleted.
+        """
+        again = request_id is not None
+        command = {"type": "submit", "session": _checked(session), "request_id": request_id or new_id("r"), **fields}
+        for name, value in (("content", content), ("messages", messages), ("retry_of", retry_of)):
+            if value is not None:
+                command[name] = value
+        hold = Listener()  # keeps the channel open meanwhile
+        channel = self._join(hold, session, start="start" if again else "live", cursor=None)
+        try:
+            await channel.ready.wait()
+            if channel.failure is not None:
+                raise channel.failure
+            accepted = await self._desk.request(command)
+            generation, duplicate = accepted["generation"], accepted["duplicate"]
+            shown = channel.view.generations.get(generation)
+            if again and duplicate and (shown is None or shown.partial):
+                channel.rewind()  # it began before we followed the session
+                self._link.wake()
+            return Answer(
+                channel,
+                generation,
+                duplicate=duplicate,
+                stop=self.stop,
+                release=lambda answer: self._desk.leave(channel, answer),
+            )
+        finally:
+            self._desk.leave(channel, hold)
+
+    async def stop(self, session: str, generation: str) -> bool:
+        """Stop an answer for everybody; when this returns, it has ended. Returns whether it had ended before.
+
+        Sent again until it is answered. Cancelled, it may take effect all the same. Raises RequestRefused
+        (`not_found` …) and Disconnected.
+        """
+        stopping = await self._desk.request({"type": "stop", "session": _checked(session), "generation": generation})
+        return bool(stopping["already_ended"])
+
+    def follow(
+        self, session: str, *, start: Literal["start", "live"] = "start", cursor: Cursor | None = None
+    ) -> Following:
+        """Follow a session, from its first event, from now on (`live`), or from right after a saved `cursor`.
+
+        Where this Relay follows the session already, `start` makes the others build it again, and `cursor` raises
+        RuntimeError: the earlier one's state would have no beginning any more. Raises RequestRefused (`bad_session`,
+        `bad_cursor`) at once, and what Following says later.
+        """
+        _checked(session)
+        if cursor is not None and not (EPOCH.match(cursor.epoch) and cursor.seq >= 0):
+            raise RequestRefused("bad_cursor", "The cursor is none.")
+        joined: list[Channel] = []
+
+        def acquire(following: Following) -> Channel:
+            joined.append(self._join(following, session, start=start, cursor=cursor))
+            return joined[0]
+
+        return Following(acquire, lambda following: self._desk.leave(joined[0], following))
+
+    def _join(self, listener: Listener, session: str, *, start: str, cursor: Cursor | None) -> Channel:
+        if self._desk.failure is not None:
+            raise self._desk.failure
+        channel = self._desk.channel(session)
+        if channel is None:
+            channel = Channel(session, start=start, cursor=cursor, answer_within_s=self._answer_within_s)
+            self._desk.open(channel)
+        elif cursor is not None:
+            raise RuntimeError(f"{session} is followed already; a cursor needs a connection of its own")
+        elif start == "start" and isinstance(listener, Following):
+            channel.rewind()
+            self._link.wake()
+        channel.listeners.add(listener)
+        return channel
+
+    async def _run(self) -> None:
+        try:
+            await self._link.run()
+        except RelayError as error:
+            self._desk.fail(error)
+        except Exception as bug:
+            self._desk.fail(Disconnected(f"the client broke: {bug!r}"))
+            raise
+
+    async def _reached(self) -> None:
+        await self._desk.greeted.wait()
+        if self._desk.failure is not None:
+            raise self._desk.failure
+
+
+def _checked(session: str) -> str:
+    if not SESSION.match(session):
+        raise RequestRefused("bad_session", "A session is 1–128 characters of A-Z a-z 0-9 _ . : -.")
+    return session

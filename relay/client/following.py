@@ -1,0 +1,193 @@
+"""A session as one follows it: every event once and in order, merged for a reader that lags behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from relay.client.channel import Channel, Listener
+from relay.client.reading import Status
+from relay.protocol.compact import Compactor
+from relay.protocol.view import Frame, SessionView
+from relay.protocol.words import Cursor
+
+_MERGE_ABOVE = 64  # events
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The events `first` … `seq`, in order, as in PROTOCOL section 4; of more than one seq they may be merged ones."""
+
+    first: int
+    seq: int
+    events: list[Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """Forget what you have of this session: everything follows, after `at`; by `head` you have it again."""
+
+    epoch: str
+    at: int
+    head: int
+
+
+Change = Applied | Rebuilt | Status
+
+
+class Following(Listener):
+    """An asynchronous context manager, and inside it an asynchronous iterator of `Change`s.
+
+    `view` is the session's state as of now; it may be ahead of the changes that were taken. `cursor` belongs to the
+    last change taken: save it with what you made of that change, and `follow(cursor=…)` goes on right after it.
+    Order and loss: every event once and in order, through any number of reconnects. What is not taken yet is merged as
+    a gateway merges it for a slow viewer, so it never holds more than the session's own text and data.
+    Cancelling a step loses nothing. Entering waits for the subscription. Entering and iterating raise Disconnected,
+    RequestRefused (it may not be followed) or SessionDeleted, after everything that came before.
+    """
+
+    def __init__(self, acquire: Callable[[Following], Channel], release: Callable[[Listener], None]) -> None:
+        self._acquire = acquire
+        self._release = release
+        self._channel: Channel | None = None
+        self._backlog = Backlog()
+        self._cursor: Cursor | None = None
+        self._told = "following"
+        self._left = False
+        self._news = asyncio.Event()
+
+    @property
+    def view(self) -> SessionView:
+        return self._entered().view
+
+    @property
+    def cursor(self) -> Cursor | None:
+        return self._cursor
+
+    @property
+    def state(self) -> str:
+        """`following`, `reconnecting` or `degraded`."""
+        return self._entered().hindrance or "following"
+
+    async def __aenter__(self) -> Following:
+        channel = self._channel = self._acquire(self)
+        self._cursor = channel.view.cursor
+        try:
+            await channel.ready.wait()
+            if channel.failure is not None:
+                raise channel.failure
+        except BaseException:
+            self._release(self)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._left = True
+        self._news.set()
+        self._release(self)
+
+    def __aiter__(self) -> Following:
+        return self
+
+    async def __anext__(self) -> Change:
+        channel = self._entered()
+        while not self._left:
+            if (change := self._backlog.take()) is not None:
+                self._move(change)
+                return change
+            if channel.failure is not None:
+                raise channel.failure
+            if self.state != self._told:
+                self._told = self.state
+                return Status(self._told)
+            self._news.clear()
+            await self._news.wait()
+        raise StopAsyncIteration
+
+    def applied(self, frame: Frame) -> None:
+        self._backlog.add(frame)
+
+    def rebuilding(self, frame: Frame) -> None:
+        rebuilt = Rebuilt(frame["epoch"], frame["at"], frame["head"])
+        if self._cursor is None:
+            self._move(rebuilt)  # the beginning: nothing to forget
+        else:
+            self._backlog.restart(rebuilt)
+
+    def changed(self) -> None:
+        self._news.set()
+
+    def _move(self, change: Applied | Rebuilt) -> None:
+        if isinstance(change, Rebuilt):
+            self._cursor = Cursor(change.epoch, change.at)
+        elif self._cursor is not None:
+            self._cursor = Cursor(self._cursor.epoch, change.seq)
+
+    def _entered(self) -> Channel:
+        if self._channel is None:
+            raise RuntimeError("enter it first: async with relay.follow(…) as following")
+        return self._channel
+
+
+class Backlog:
+    """What was applied and not taken yet: as it came while it is little, merged into one change beyond that."""
+
+    def __init__(self) -> None:
+        self._rebuilt: Rebuilt | None = None
+        self._changes: deque[Applied] = deque()
+        self._events = 0
+        self._merge_above = _MERGE_ABOVE
+
+    def restart(self, rebuilt: Rebuilt) -> None:
+        self._rebuilt = rebuilt
+        self._changes.clear()
+        self._events, self._merge_above = 0, _MERGE_ABOVE
+
+    def add(self, frame: Frame) -> None:
+        if frame["type"] == "catchup":
+            change = Applied(frame["from"], frame["seq"], frame["events"])
+        else:
+            change = Applied(frame["seq"], frame["seq"], [bare(frame)])
+        self._changes.append(change)
+        self._events += _weight(change)
+        if self._events > self._merge_above:
+            self._merge()
+
+    def take(self) -> Rebuilt | Applied | None:
+        rebuilt, self._rebuilt = self._rebuilt, None
+        if rebuilt is not None or not self._changes:
+            return rebuilt
+        change = self._changes.popleft()
+        self._events -= _weight(change)
+        if not self._changes:
+            self._merge_above = _MERGE_ABOVE
+        return change
+
+    def _merge(self) -> None:
+        events = compacted([event for change in self._changes for event in change.events])
+        merged = Applied(self._changes[0].first, self._changes[-1].seq, events)
+        self._changes = deque([merged])
+        self._events = _weight(merged)
+        self._merge_above = max(_MERGE_ABOVE, 2 * self._events)  # so that merging stays cheap
+
+
+def _weight(change: Applied) -> int:
+    return 1 + len(change.events)
+
+
+def bare(frame: Frame) -> Frame:
+    """A live event without what places it in the log."""
+    return {name: value for name, value in frame.items() if name not in ("session", "seq")}
+
+
+def compacted(events: list[Frame]) -> list[Frame]:
+    compactor = Compactor()
+    for event in events:
+        compactor.add(msgspec.json.encode(event))
+    decoded: list[Any] = [msgspec.json.decode(raw) for raw in compactor.events()]
+    return decoded

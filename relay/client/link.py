@@ -1,0 +1,214 @@
+"""One connection after the other to a gateway: reached, greeted, listened to, noticed when dead, and made again.
+
+The link knows no sessions. What is to be said it asks its `Talk` for, whenever woken; so nothing is queued here, and a
+command whose connection broke is simply due again on the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+from websockets.typing import Subprotocol
+
+from relay.client.backoff import Backoff
+from relay.errors import Disconnected
+from relay.protocol.view import Frame
+
+_SUBPROTOCOL = Subprotocol("relay.v1.json")
+_MAX_FRAME_BYTES = 32 * 1024 * 1024  # twice the largest max_frame_bytes that a gateway can be set to
+_WELCOME_WITHIN_S = 10.0
+_HEARTBEAT_S = 15.0
+_CLOSE_WITHIN_S = 1.0
+_TRY_AGAIN = {408, 425, 429}  # of the 4xx: the others will not change their mind
+_TOO_MANY = 4429
+
+Token = str | Callable[[], str] | None
+Due = tuple[list[bytes], float | None]
+
+
+class Talk(Protocol):
+    """What is said over a link. None of these may block."""
+
+    def connected(self, welcome: Frame) -> None: ...
+
+    def lost(self) -> None: ...
+
+    def frame(self, frame: Frame) -> None: ...
+
+    def due(self, now: float) -> Due:
+        """The commands to send now, and when the next one will be due if nothing wakes the link before."""
+        ...
+
+
+class Link:
+    """`run` it in a task of its own; it ends only by an exception."""
+
+    def __init__(self, url: str, talk: Talk, *, token: Token, give_up_after_s: float | None) -> None:
+        self.url = url
+        self.give_up_after_s = give_up_after_s
+        self._ws_url = url.replace("http", "ws", 1).rstrip("/") + "/v1/ws"
+        self._talk = talk
+        self._token = token
+        self._backoff = Backoff()
+        self._work = asyncio.Event()
+        self._seen = False  # whether a gateway ever greeted us: before, a refusal means a wrong address
+        self._alive_at = asyncio.get_running_loop().time()
+        self._useful = False  # whether this connection was of use: then the next one is tried at once
+        self._come_back_at: float | None = None
+        self._patience_s = _WELCOME_WITHIN_S
+
+    def wake(self) -> None:
+        """Something may be due."""
+        self._work.set()
+
+    async def run(self) -> NoReturn:
+        """Raises Disconnected: told not to come back, not a gateway at all, or `give_up_after_s` without one."""
+        while True:
+            websocket, welcome = await self._reached()
+            self._patience_s = silence_s(welcome.get("heartbeat_s") or _HEARTBEAT_S)
+            await self._converse(websocket, welcome)
+
+    async def _reached(self) -> tuple[ClientConnection, Frame]:
+        """A connection that has said `welcome`, however many tries it takes."""
+        gives_up_at = None if self.give_up_after_s is None else self._alive_at + self.give_up_after_s
+        problem: Exception | None = None
+        try:
+            async with asyncio.timeout_at(gives_up_at):
+                while True:
+                    await self._pause()
+                    try:
+                        return await self._greeted()
+                    except (OSError, InvalidHandshake, InvalidURI, ConnectionClosed, msgspec.DecodeError) as error:
+                        self._judge(error)
+                        problem = error
+        except TimeoutError:
+            raise Disconnected(f"the gateway at {self.url} cannot be reached") from problem
+
+    async def _pause(self) -> None:
+        delay = self._backoff.next() if self._backoff.failures or self._seen else 0
+        self._backoff.failures = max(1, self._backoff.failures)
+        if self._come_back_at is not None:
+            delay, self._come_back_at = max(0, self._come_back_at - _now()), None
+        await asyncio.sleep(delay)
+
+    async def _greeted(self) -> tuple[ClientConnection, Frame]:
+        token = self._token() if callable(self._token) else self._token
+        websocket = await connect(
+            self._ws_url,
+            subprotocols=[_SUBPROTOCOL],
+            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+            compression=None,
+            proxy=None,
+            max_size=_MAX_FRAME_BYTES,
+            ping_interval=None,  # the gateway's heartbeats tell a dead connection
+            close_timeout=_CLOSE_WITHIN_S,
+        )
+        try:
+            async with asyncio.timeout(_WELCOME_WITHIN_S):
+                while (frame := decoded(await websocket.recv()))["type"] != "welcome":
+                    pass
+        except BaseException:
+            websocket.transport.abort()
+            raise
+        self._seen = True
+        return websocket, frame
+
+    def _judge(self, error: Exception) -> None:
+        """Raise Disconnected if another try is no use."""
+        if isinstance(error, InvalidURI):
+            raise Disconnected(f"{self.url} is not an address") from error
+        if isinstance(error, ConnectionClosed):
+            self._obey(error)
+        if self._seen or not isinstance(error, InvalidHandshake | ssl.SSLCertVerificationError):
+            return  # once there was a gateway: whatever answers in its place while it restarts will go
+        if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
+            return  # cut in the middle
+        status = error.response.status_code if isinstance(error, InvalidStatus) else 400
+        if status < 500 and status not in _TRY_AGAIN:
+            raise Disconnected(f"{self.url} refused the connection: {error}") from error
+
+    def _obey(self, closed: ConnectionClosed) -> None:
+        code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
+        if 4500 <= code < 5000:
+            sentence = f"the gateway closed the connection: {reason or code}"
+            raise Disconnected(sentence, close_code=code) from closed
+        if code == _TOO_MANY:
+            self._useful = False  # it went well until then; the next one would end in the same way
+
+    async def _converse(self, websocket: ClientConnection, welcome: Frame) -> None:
+        """Until the connection is lost, one way or another. Raises Disconnected if that was the last one."""
+        self._useful = False
+        self._talk.connected(welcome)
+        self._work.set()
+        writer = asyncio.create_task(self._write(websocket), name="relay client writer")
+        writer.add_done_callback(lambda task: None if task.cancelled() else websocket.transport.abort())
+        try:
+            await self._read(websocket)
+        except ConnectionClosed as closed:
+            self._obey(closed)
+        except (TimeoutError, msgspec.DecodeError):  # silent for too long, bidden to leave, or not our language
+            if self._come_back_at is None:
+                websocket.transport.abort()
+        finally:
+            if self._useful:
+                self._backoff.reset()
+                self._alive_at = _now()
+            self._talk.lost()
+            await _close(websocket, writer)
+
+    async def _read(self, websocket: ClientConnection) -> None:
+        async with asyncio.timeout(self._patience_s) as patience:
+            while True:
+                frame = decoded(await websocket.recv())
+                if frame["type"] == "draining":
+                    self._come_back_at = _now() + frame["reconnect_in_ms"] / 1000
+                until = _now() + self._patience_s
+                patience.reschedule(until if self._come_back_at is None else min(until, self._come_back_at))
+                self._useful = self._useful or ("session" in frame and frame["type"] != "error")
+                self._talk.frame(frame)
+
+    async def _write(self, websocket: ClientConnection) -> None:
+        while True:
+            self._work.clear()
+            commands, next_at = self._talk.due(_now())
+            for command in commands:
+                await websocket.send(command, text=True)
+            try:
+                async with asyncio.timeout_at(next_at):
+                    await self._work.wait()
+            except TimeoutError:
+                pass  # the next one is due
+
+
+async def _close(websocket: ClientConnection, writer: asyncio.Task[None]) -> None:
+    if writer.done() and not writer.cancelled() and not isinstance(writer.exception(), ConnectionClosed):
+        writer.result()
+    writer.cancel()
+    await asyncio.gather(writer, return_exceptions=True)
+    await websocket.close()
+
+
+def silence_s(heartbeat_s: float) -> float:
+    """After this long without a frame a connection is dead: two heartbeats, and a margin for the way."""
+    return 2 * heartbeat_s + min(5.0, heartbeat_s)
+
+
+def decoded(raw: str | bytes) -> Frame:
+    """A frame as a map. Raises msgspec.DecodeError."""
+    frame = _decode(raw)
+    if not isinstance(frame.get("type"), str):
+        raise msgspec.DecodeError("a frame without a type")
+    return frame
+
+
+_decode = msgspec.json.Decoder(dict).decode
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,124 @@
+"""What one reader has been given of one answer, and what is new since. Pure.
+
+The answer's state is in the view; a reader is a cursor into it, never a queue. However late it looks, it is given
+each part of the text once, in order; and when the text begins again it is told so before it is given the new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from relay.protocol.view import Frame, Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The next part of the text: to be shown after all parts since the last `Restart`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Text and data so far are void; what follows is the answer from its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is going on now: an answer's `queued`, `preparing`, `thinking`, `retrying`, `streaming`, `interrupted`, or
+    the way to it: `following`, `reconnecting`, `degraded`. Only the latest is told; those in between may be missed."""
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A `data` event: what a hook or generator shows beside the text; `at`: the token index it stands before."""
+
+    name: str
+    value: Any
+    at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The `end` event, as in PROTOCOL section 4: `reason`, `usage`, `error` … Nothing follows it."""
+
+    frame: Frame
+
+    @property
+    def reason(self) -> str:
+        return str(self.frame["reason"])
+
+
+Item = Text | Restart | Status | Data | End
+
+
+class Reader:
+    """The cursor. Its invariant: the texts given since the last `Restart`, joined, are `_texts[:_taken]` + `_owed`."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._attempt = 0  # none seen yet
+        self._texts: list[str] = []
+        self._taken = 0
+        self._owed = ""  # given from an earlier copy of this text; the rebuilt one must bring it again first
+        self._data = 0
+        self._state = ""
+
+    def news(self, shown: Generation | None, hindrance: str = "") -> list[Item]:
+        """What is new in `shown` (None: not seen yet, or not back yet after a rebuild), oldest first.
+
+        `hindrance`: why the answer cannot move at the moment, told as its status.
+        """
+        if self.ended:
+            return []
+        items: list[Item] = []
+        if shown is not None and shown.texts is not self._texts:
+            self._turn(shown, items)
+        if shown is None or shown.end is None:
+            self._status(hindrance or (shown.state if shown is not None else self._state or "queued"), items)
+        if shown is not None:
+            self._text(shown, items)
+            self._rest(shown, items)
+        return items
+
+    def _turn(self, shown: Generation, items: list[Item]) -> None:
+        """The text is another one: rebuilt, or of another attempt."""
+        rebuilt = shown.attempt == self._attempt
+        self._owed = "".join(self._texts[: self._taken]) + self._owed if rebuilt else ""
+        if self._attempt and not rebuilt:
+            self._restart(items)
+        self._texts, self._taken, self._attempt = shown.texts, 0, shown.attempt
+
+    def _status(self, state: str, items: list[Item]) -> None:
+        if state != self._state:
+            self._state = state
+            items.append(Status(state))
+
+    def _text(self, shown: Generation, items: list[Item]) -> None:
+        new = "".join(shown.texts[self._taken :])
+        self._taken = len(shown.texts)
+        if self._owed:
+            known = min(len(new), len(self._owed))
+            short = shown.end is not None and known < len(self._owed)
+            if short or new[:known] != self._owed[:known]:
+                self._restart(items)
+                new, self._owed = "".join(shown.texts), ""
+            else:
+                new, self._owed = new[known:], self._owed[known:]
+        if new:
+            items.append(Text(new))
+
+    def _rest(self, shown: Generation, items: list[Item]) -> None:
+        for event in shown.data[self._data :]:  # after a rebuild fewer may be there than were given: none is new then
+            items.append(Data(event["name"], event["value"], event.get("at")))
+        self._data = max(self._data, len(shown.data))
+        if shown.end is not None:
+            self.ended = True
+            items.append(End(shown.end))
+
+    def _restart(self, items: list[Item]) -> None:
+        self._data = 0
+        items.append(Restart())

@@ -1,0 +1,61 @@
+"""A terminal, or what stands in its place: stdout for text, stderr for everything else.
+
+A person at a terminal sees what is going on; a pipe does not.
+"""
+
+from __future__ import annotations
+
+import sys
+
+_STATES = {
+    "connecting": "connecting", "reconnecting": "reconnecting", "degraded": "the relay cannot reach its log",
+    "interrupted": "interrupted", "queued": "waiting for a worker", "preparing": "preparing", "thinking": "thinking",
+    "retrying": "retrying",
+}  # fmt: skip
+
+
+class Screen:
+    def __init__(self) -> None:
+        self._person = sys.stderr.isatty()
+        self._state = ""
+        self._midway = False  # in a line of text
+
+    def write(self, text: str) -> None:
+        """Text to stdout, at once. Raises BrokenPipeError where nobody reads any more."""
+        self.state("")
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+        self._midway = not text.endswith("\n")
+
+    def state(self, state: str) -> None:
+        """A word about what is going on, gone when text comes; in the middle of a text there is no place for it."""
+        shown = _STATES.get(state, "")
+        if shown and self._midway:
+            return
+        if self._person and shown != self._state:
+            sys.stderr.write(f"\r\x1b[K{shown + ' …' if shown else ''}")
+            sys.stderr.flush()
+        self._state = shown
+
+    def restart(self) -> None:
+        self.say("\nrelay: the answer begins again")
+        self._midway = False
+
+    def line(self) -> None:
+        """Be at the beginning of a line."""
+        if self._midway:
+            self.write("\n")
+
+    def done(self, code: int, note: str = "") -> int:
+        """Finish the line, say the last word; returns the exit code."""
+        self.state("")
+        if sys.stdout.isatty():
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        if note:
+            self.say(f"relay: {note}")
+        return code
+
+    def say(self, sentence: str) -> None:
+        sys.stderr.write(sentence + "\n")
+        sys.stderr.flush()
