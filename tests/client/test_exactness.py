@@ -1,0 +1,222 @@
+"""However frames are dropped, repeated, cut off and rebuilt: what a reader is given is the provider's text."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.client.channel import Channel, Listener
+from relay.client.following import Backlog, Rebuilt
+from relay.client.reading import End, Reader, Restart, Text
+from relay.protocol import events, frames
+from relay.protocol.compact import catchups
+from relay.protocol.view import Frame, SessionView
+from tests.protocol.logs import SESSION, Body, logs
+
+FAULTS = ["send"] * 8 + ["catchup"] * 3 + ["look"] * 4 + ["drop", "repeat", "cut", "new epoch", "lie", "unanswered"]
+
+
+class Gateway:
+    """A log that grows, and one subscription to it through a wire that does what the test says."""
+
+    def __init__(self, log: list[Body]) -> None:
+        self.log = log
+        self.written = 0  # of the log
+        self.epoch = 1
+        self.sent = 0
+        self.subscribed = False
+
+    def answer(self, command: Frame, recovers: bool = True) -> Frame:
+        cursor = command.get("cursor") or {}
+        recovered = recovers and cursor.get("epoch") == f"e{self.epoch}"
+        self.sent = cursor["seq"] if recovered else self.written if command.get("from") == "live" else 0
+        self.subscribed = True
+        return self._subscribed(recovered, command["id"])
+
+    def lose_everything(self) -> Frame:
+        """The log begins a new life: the same events, from their beginning."""
+        self.epoch += 1
+        self.sent = 0
+        return self._subscribed(False, None)
+
+    def live(self) -> Frame | None:
+        """The next event; written now if nobody has seen it yet."""
+        if self.sent == len(self.log):
+            return None
+        self.sent += 1
+        self.written = max(self.written, self.sent)
+        frame: Frame = msgspec.json.decode(events.live_frame(SESSION, self.sent, self.log[self.sent - 1]))
+        return frame
+
+    def catchup(self, upto: int) -> list[Frame]:
+        entries = list(enumerate(self.log, 1))[self.sent : upto]
+        merged = catchups(SESSION, self.sent, entries, upto, 300) if upto > self.sent else []
+        self.sent = max(self.sent, upto)
+        self.written = max(self.written, self.sent)
+        return [msgspec.json.decode(frames.encode(frame)) for frame in merged]
+
+    def _subscribed(self, recovered: bool, reply_id: str | None) -> Frame:
+        return {
+            "type": "subscribed", "id": reply_id, "session": SESSION, "epoch": f"e{self.epoch}", "at": self.sent,
+            "head": self.written, "recovered": recovered, "active": self._active(),
+        }  # fmt: skip
+
+    def _active(self) -> list[Frame]:
+        active: dict[str, Frame] = {}
+        for body in self.log[: self.written]:
+            event = msgspec.json.decode(body)
+            if event["type"] == "end":
+                active.pop(event["generation"], None)
+            elif "attempt" in event:
+                active[event["generation"]] = {
+                    "generation": event["generation"], "attempt": event["attempt"], "state": "streaming",
+                }  # fmt: skip
+        return list(active.values())
+
+
+class Given:
+    """What one reader was given of one answer."""
+
+    def __init__(self, generation: str) -> None:
+        self.generation = generation
+        self.reader = Reader()
+        self.text = ""
+        self.end: Frame | None = None
+
+    def look(self, view: SessionView) -> None:
+        for item in self.reader.news(view.generations.get(self.generation)):
+            assert self.end is None, "nothing follows the end"
+            match item:
+                case Text(text):
+                    assert text
+                    self.text += text
+                case Restart():
+                    self.text = ""
+                case End(frame):
+                    self.end = frame
+
+
+class Changes(Listener):
+    """What a following that is seldom read was given, put together again by the plainest rules."""
+
+    def __init__(self) -> None:
+        self.backlog = Backlog()
+        self.view = SessionView(SESSION)
+        self.last = 0
+
+    def applied(self, frame: Frame) -> None:
+        self.backlog.add(frame)
+
+    def rebuilding(self, frame: Frame) -> None:
+        self.backlog.restart(Rebuilt(frame["epoch"], frame["at"], frame["head"]))
+
+    def read(self) -> None:
+        while (change := self.backlog.take()) is not None:
+            if isinstance(change, Rebuilt):
+                self.view.forget()
+                self.last = self.view.last = change.at
+                self.view.waiting = False
+                continue
+            assert change.first == self.last + 1
+            self.last = change.seq
+            merged: dict[str, Any] = {"type": "catchup", "session": SESSION, "from": change.first, "seq": change.seq}
+            assert self.view.apply({**merged, "events": change.events}) == "applied"
+
+
+def texts(log: list[Body]) -> dict[str, dict[int, str]]:
+    """generation → attempt → all that the provider wrote in it."""
+    written: dict[str, dict[int, str]] = {}
+    for body in log:
+        event = msgspec.json.decode(body)
+        if event["type"] in ("tokens", "restart", "status", "data", "reasoning", "end"):
+            attempts = written.setdefault(event["generation"], {})
+            attempts[event["attempt"]] = attempts.get(event["attempt"], "") + (
+                event["text"] if event["type"] == "tokens" else ""
+            )
+    return written
+
+
+def corrupted(frame: Frame) -> Frame:
+    """The same frame with another text of the same length, if it has any."""
+
+    def lie(event: Frame) -> Frame:
+        return {**event, "text": "x" * len(event["text"])} if event["type"] == "tokens" else event
+
+    return {**lie(frame), "events": [lie(event) for event in frame["events"]]} if "events" in frame else lie(frame)
+
+
+async def play(log: list[Body], script: list[str], upto: list[int]) -> None:
+    gateway, channel = Gateway(log), Channel(SESSION, start="start", cursor=None, answer_within_s=10)
+    changes = Changes()
+    channel.listeners.add(changes)
+    written = texts(log)
+    given = {name: Given(name) for name in ("g1", "g2", "g3")}
+    lied = False
+    seeks = iter(upto * (len(script) + 1))
+
+    def take(frame: Frame) -> None:
+        channel.take(frame)
+
+    def look() -> None:
+        for one in given.values():
+            one.look(channel.view)
+            attempts = written.get(one.generation, {0: ""})
+            assert lied or any(text.startswith(one.text) for text in attempts.values())
+
+    def asked(recovers: bool = True) -> None:
+        """Whatever the channel wants to say reaches the gateway."""
+        if channel.ask_at < float("inf") and channel.view.waiting:
+            take(gateway.answer(msgspec.json.decode(channel.subscribe(0.0)), recovers))
+
+    channel.connected()
+    for step in script:
+        if step == "look":
+            look()
+            changes.read()
+        elif step == "cut":
+            channel.lost()
+            channel.connected()
+            asked()
+        elif step == "new epoch" and gateway.subscribed:
+            take(gateway.lose_everything())
+        elif step == "unanswered":
+            channel.subscribe(0.0)
+        elif step == "catchup" and gateway.subscribed:
+            for frame in gateway.catchup(min(len(log), gateway.sent + next(seeks))):
+                take(frame)
+        elif gateway.subscribed and (frame := gateway.live()) is not None and step != "drop":
+            lied = lied or step == "lie"
+            take(corrupted(frame) if step == "lie" else frame)
+            if step == "repeat":
+                take(frame)
+        asked()
+    for _ in range(20):  # the network calms down
+        asked()
+        for frame in gateway.catchup(len(log)):
+            take(frame)
+    if lied:  # a lie in an answer without `end` is never found out: read it again
+        channel.rewind()
+        asked()
+        for frame in gateway.catchup(len(log)):
+            take(frame)
+    look()
+    changes.read()
+    assert channel.view.last == len(log)
+    for name, attempts in written.items():
+        last = attempts[max(attempts)]
+        assert given[name].text.encode() == last.encode() or script.count("lie") > 3  # then lies are shown in the end
+        assert channel.view.generations[name].text.encode() == last.encode()
+        assert changes.view.generations[name].text == last
+        assert (given[name].end is None) == (channel.view.generations[name].end is None)
+
+
+@given(logs(), st.lists(st.sampled_from(FAULTS), max_size=60), st.lists(st.integers(1, 9), min_size=1, max_size=5))
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_wire_does_the_texts_since_the_last_restart_are_the_providers(
+    log: list[Body], script: list[str], upto: list[int]
+) -> None:
+    asyncio.run(play(log, script, upto))
