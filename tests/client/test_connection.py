@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Awaitable
 from http import HTTPStatus
+from itertools import pairwise
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
@@ -28,7 +30,7 @@ async def followed(following: Following, seq: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def following(gateway: Scripted, heartbeat_s: float = 15):  # type: ignore[no-untyped-def]
+async def following(gateway: Scripted, heartbeat_s: float = 15) -> AsyncIterator[tuple[Relay, Following, Peer, Story]]:
     """(relay, following, peer): session s is followed, its first two events have come."""
     story = Story("g1")
     async with asyncio.TaskGroup() as group:
@@ -86,14 +88,13 @@ async def test_a_close_that_forbids_it_ends_everything_that_waits(gateway: Scrip
         for task in waiting:
             assert task.result().close_code == code
         with pytest.raises(Disconnected, match="go away"):
-            while True:
-                await anext(followed_one)
+            await followed(followed_one, 99)
         with pytest.raises(Disconnected):
             await relay.submit("s", "q")
         assert gateway.waiting == 0
 
 
-async def refused(waiting) -> Disconnected:  # type: ignore[no-untyped-def]
+async def refused(waiting: Awaitable[object]) -> Disconnected:
     with pytest.raises(Disconnected) as raised:
         await waiting
     return raised.value
@@ -162,7 +163,7 @@ async def test_a_gateway_that_greets_and_closes_is_not_hammered(gateway: Scripte
             await peer.close(1012)
             peer = await gateway.greeted()
             at.append(peer.at)
-    gaps = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(at)]
     assert all(gap >= bound for gap, bound in zip(gaps, [0.2, 0.4, 0.8, 1.6], strict=True))
 
 
@@ -175,7 +176,7 @@ async def test_a_close_for_too_many_requests_is_answered_by_longer_and_longer_wa
             peer = await gateway.greeted()
             at.append(peer.at)
             await peer.subscribed()
-    gaps = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(at)]
     assert all(gap >= bound for gap, bound in zip(gaps, [0.2, 0.4, 0.8], strict=True))
 
 
@@ -230,7 +231,7 @@ async def test_a_later_loss_may_last_as_long_as_is_said_then(gateway: Scripted) 
 
 
 @contextlib.asynccontextmanager
-async def connect_greeted(gateway: Scripted):  # type: ignore[no-untyped-def]
+async def connect_greeted(gateway: Scripted) -> AsyncIterator[tuple[Relay, Peer]]:
     async with asyncio.TaskGroup() as group:
         greeting = group.create_task(gateway.greeted())
         async with connect(gateway.url) as relay:
@@ -267,9 +268,11 @@ async def test_a_proxy_without_its_gateway_is_tried_again() -> None:
         await Peer(websocket).welcome()
         await websocket.wait_closed()
 
-    async with serve(welcome, "127.0.0.1", 0, process_request=unavailable) as server:
-        async with connect(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as relay:
-            assert relay.connected
+    async with (
+        serve(welcome, "127.0.0.1", 0, process_request=unavailable) as server,
+        connect(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as relay,
+    ):
+        assert relay.connected
     assert len(tries) == 3
 
 
@@ -317,5 +320,4 @@ async def test_whoever_still_waits_when_the_block_is_left_is_told(gateway: Scrip
         await peer.command("subscribe")
     assert "closed" in str(await waiting)
     with pytest.raises(Disconnected):
-        relay_after: Relay = relay
-        await relay_after.stop("s", "g1")
+        await relay.stop("s", "g1")

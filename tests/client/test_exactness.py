@@ -188,11 +188,11 @@ async def play(log: list[Body], script: list[str], upto: list[int]) -> None:
         elif step == "catchup" and gateway.subscribed:
             for frame in gateway.catchup(min(len(log), gateway.sent + next(seeks))):
                 take(frame)
-        elif gateway.subscribed and (frame := gateway.live()) is not None and step != "drop":
+        elif gateway.subscribed and (event := gateway.live()) is not None and step != "drop":
             lied = lied or step == "lie"
-            take(corrupted(frame) if step == "lie" else frame)
+            take(corrupted(event) if step == "lie" else event)
             if step == "repeat":
-                take(frame)
+                take(event)
         asked()
     for _ in range(20):  # the network calms down
         asked()

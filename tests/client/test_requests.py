@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from relay.client import Answer, Disconnected, Relay, RequestRefused, Text, connect
+from relay.client import Answer, Disconnected, Item, Relay, RequestRefused, Text, connect
 from tests.client.scripted import Peer, Scripted
 from tests.protocol.logs import Story, message
 
 
 @contextlib.asynccontextmanager
-async def asking(gateway: Scripted, answer_within_s: float = 10, **fields: str):  # type: ignore[no-untyped-def]
+async def asking(
+    gateway: Scripted, answer_within_s: float = 10, **fields: Any
+) -> AsyncIterator[tuple[Relay, asyncio.Task[Answer], Peer]]:
     """(relay, submitting, peer): a submit is under way, its session followed."""
     async with asyncio.TaskGroup() as group:
         greeting = group.create_task(gateway.greeted())
@@ -170,10 +175,9 @@ async def test_an_answer_whose_connection_is_closed_gives_what_has_come_and_then
         answer = await submitting
         await peer.live(1, Story("g1").tokens(["Hel"]))
         await peer.close(4503)
-        seen = []
+        seen: list[Item] = []
         with pytest.raises(Disconnected):
-            async for item in answer:
-                seen.append(item)
+            await _take_all(answer, seen)
         assert Text("Hel") in seen
         with pytest.raises(Disconnected):
             await answer.end()
@@ -200,12 +204,15 @@ async def test_a_hundred_submits_at_once_each_get_their_own_answer(gateway: Scri
             serving.cancel()
 
 
+async def _take_all(answer: Answer, into: list[Item]) -> None:
+    async for item in answer:
+        into.append(item)
+
+
 async def _ask(relay: Relay, number: int) -> Answer:
     return await relay.submit(f"s{number % 10}", str(number))
 
 
 def _decoded(raw: str | bytes) -> dict[str, str]:
-    import json
-
     decoded: dict[str, str] = json.loads(raw)
     return decoded

@@ -1,9 +1,12 @@
-"""The contract's rules for one session: gaps, doubled frames, wrong checksums, rebuilds; and what a reader sees of them."""
+"""The contract's rules for one session: gaps, doubled frames, wrong checksums, rebuilds; what a reader sees of them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,8 +16,10 @@ from relay.client import (
     Applied,
     Cursor,
     End,
+    Following,
     Item,
     Rebuilt,
+    Relay,
     RequestRefused,
     Restart,
     SessionDeleted,
@@ -25,12 +30,13 @@ from relay.client import (
 from relay.protocol.view import Frame
 from tests.client.scripted import Peer, Scripted
 from tests.protocol.logs import Body, Story, message
+from tests.scenarios.processes import until
 
 ACTIVE = {"generation": "g1", "attempt": 1, "state": "streaming"}
 
 
 @contextlib.asynccontextmanager
-async def asked(gateway: Scripted):  # type: ignore[no-untyped-def]
+async def asked(gateway: Scripted) -> AsyncIterator[tuple[Relay, Answer, Peer, Story]]:
     """(relay, answer, peer, story): g1 was asked for in session s; seqs 1 and 2 have come."""
     story = Story("g1")
 
@@ -61,6 +67,12 @@ async def upto(answer: Answer, text: str) -> list[Item]:
 async def rest(answer: Answer) -> list[Item]:
     async with asyncio.timeout(10):
         return [item async for item in answer]
+
+
+async def applied(following: Following) -> Applied:
+    change = await asyncio.wait_for(anext(following), 10)
+    assert isinstance(change, Applied), change
+    return change
 
 
 def joined(items: list[Item]) -> str:
@@ -114,7 +126,7 @@ async def test_gaps_without_end_are_asked_for_ever_more_slowly(gateway: Scripted
             await peer.live(9, body)
             await peer.subscribed()
             at.append(asyncio.get_running_loop().time())
-        gaps = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(at)]
         assert all(gap >= bound for gap, bound in zip(gaps, [0.2, 0.4, 0.8, 1.6], strict=True))
 
 
@@ -184,9 +196,7 @@ async def test_an_unasked_subscribed_takes_effect_at_once(gateway: Scripted) -> 
     async with asked(gateway) as (_, answer, peer, story):
         await peer.live(3, story.tokens(["Hel"]))
         await upto(answer, "Hel")
-        await peer.send(
-            type="subscribed", session="s", epoch="e2", at=0, head=0, recovered=False, active=[]
-        )
+        await peer.send(type="subscribed", session="s", epoch="e2", at=0, head=0, recovered=False, active=[])
         assert await anext(answer) == Status("interrupted")
         again = Story("g1")
         await peer.live(1, again.tokens(["He"]))
@@ -212,12 +222,14 @@ async def test_a_following_is_told_to_forget_and_its_cursor_is_of_the_new_life(g
 
 
 @contextlib.asynccontextmanager
-async def followed(gateway: Scripted, cursor: Cursor | None = None, **reply: object):  # type: ignore[no-untyped-def]
+async def followed(
+    gateway: Scripted, cursor: Cursor | None = None, **reply: Any
+) -> AsyncIterator[tuple[Relay, Following, Peer]]:
     """(relay, following, peer) of session s."""
 
     async def begin() -> Peer:
         peer = await gateway.greeted()
-        await peer.subscribed(**reply)  # type: ignore[arg-type]
+        await peer.subscribed(**reply)
         return peer
 
     async with asyncio.TaskGroup() as group:
@@ -232,7 +244,7 @@ async def test_a_saved_cursor_goes_on_in_the_middle_of_an_answer(gateway: Script
     async with followed(gateway, Cursor("e1", 7), head=8) as (_, following, peer):
         await peer.live(8, story.tokens(["lo"]))
         await peer.live(9, story.end())
-        changes = [await anext(following), await anext(following)]
+        changes = [await applied(following), await applied(following)]
         assert [event["type"] for change in changes for event in change.events] == ["tokens", "end"]
         assert following.cursor == Cursor("e1", 9)
         await peer.silent(0.1)
@@ -358,7 +370,7 @@ async def test_many_sessions_share_one_connection(gateway: Scripted) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connect_to(gateway: Scripted):  # type: ignore[no-untyped-def]
+async def connect_to(gateway: Scripted) -> AsyncIterator[tuple[Relay, Peer]]:
     async with asyncio.TaskGroup() as group:
         greeting = group.create_task(gateway.greeted())
         async with connect(gateway.url) as relay:
@@ -392,12 +404,10 @@ async def test_a_reader_that_does_not_read_is_given_merged_events_and_all_of_the
         for seq in range(1, count + 1):
             await peer.live(seq, story.tokens([f"w{seq} "]))
         await peer.live(count + 1, story.end())
-        async with asyncio.timeout(10):
-            while following.view.last <= count:
-                await asyncio.sleep(0.01)
+        await until(lambda: following.view.last > count, "all of it")
         changes = []
-        while following.cursor.seq <= count:
-            changes.append(await anext(following))
+        while following.cursor is not None and following.cursor.seq <= count:
+            changes.append(await applied(following))
         events = [event for change in changes for event in change.events]
         assert len(events) <= 130
         assert "".join(event["text"] for event in events if event["type"] == "tokens") == "".join(story.texts)
@@ -441,10 +451,8 @@ async def test_a_view_keeps_the_newest_answers_and_every_unfinished_one(gateway:
             bodies += [message(story.generation), story.tokens(["x"]), story.end()]
         for seq, body in enumerate(bodies, 1):
             await peer.live(seq, body)
-        while following.cursor.seq < seq:
+        while following.cursor is not None and following.cursor.seq < seq:
             await anext(following)
         kept = list(following.view.generations)
         assert kept == ["slow", *(f"g{number}" for number in range(50, 250))]
         assert len(following.view.messages) == 201
-
-

@@ -84,6 +84,9 @@ class World:
     def send(self, gateway: Gateway, session: str, question: str) -> Process:
         return self._spawn(Process, ["relay", "send", session, question, "--url", gateway.url], "send", {})
 
+    def tail(self, gateway: Gateway, session: str, *flags: str) -> Process:
+        return self._spawn(Process, ["relay", "tail", session, "--url", gateway.url, *flags], "tail", {})
+
     async def keys(self) -> list[str]:
         found: list[bytes] = await self.redis.keys(f"{self.prefix}:*")  # type: ignore[assignment]
         return sorted(key.decode() for key in found)
