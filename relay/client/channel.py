@@ -45,6 +45,7 @@ class Channel:
         self.failure: RelayError | None = None
         self.ask_at = 0.0
         self._start = start
+        self.whole = start == "start" and cursor is None  # followed from the log's first event
         self._answer_within_s = answer_within_s
         self._connected = False
         self._degraded = False
@@ -83,7 +84,7 @@ class Channel:
 
     def rewind(self) -> None:
         """Get everything from the log's beginning, whatever was known."""
-        self._start = "start"
+        self._start, self.whole = "start", True
         self.ready.clear()
         self._forget(delay_s=0)
 
@@ -112,7 +113,8 @@ class Channel:
             self._again.reset()
             for listener in list(self.listeners):
                 listener.applied(frame)
-            self.view.prune(KEEP_GENERATIONS)
+            if frame["type"] in ("end", "catchup"):
+                self.view.prune(KEEP_GENERATIONS)
             self._tell()
 
     def _subscribed(self, frame: Frame) -> None:

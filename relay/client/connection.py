@@ -100,15 +100,13 @@ class Relay:
             if channel.failure is not None:
                 raise channel.failure
             accepted = await self._desk.request(command)
-            generation, duplicate = accepted["generation"], accepted["duplicate"]
-            shown = channel.view.generations.get(generation)
-            if again and duplicate and (shown is None or shown.partial):
-                channel.rewind()  # it began before we followed the session
+            if again and accepted["duplicate"] and not channel.whole:
+                channel.rewind()  # it may have begun before we followed the session
                 self._link.wake()
             return Answer(
                 channel,
-                generation,
-                duplicate=duplicate,
+                accepted["generation"],
+                duplicate=accepted["duplicate"],
                 stop=self.stop,
                 release=lambda answer: self._desk.leave(channel, answer),
             )

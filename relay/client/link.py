@@ -52,7 +52,7 @@ class Link:
     def __init__(self, url: str, talk: Talk, *, token: Token, give_up_after_s: float | None) -> None:
         self.url = url
         self.give_up_after_s = give_up_after_s
-        self._ws_url = url.replace("http", "ws", 1).rstrip("/") + "/v1/ws"
+        self._ws_url = (f"ws{url[4:]}" if url.startswith("http") else url).rstrip("/") + "/v1/ws"
         self._talk = talk
         self._token = token
         self._backoff = Backoff()

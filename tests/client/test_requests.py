@@ -114,11 +114,20 @@ async def test_what_can_never_be_taken_is_refused_without_asking(gateway: Script
         await peer.silent(0.1)
 
 
-async def test_the_same_request_asked_again_later_gives_the_whole_text(gateway: Scripted) -> None:
+async def test_a_request_of_ones_own_is_followed_from_the_start_for_it_may_be_an_earlier_one(gateway: Scripted) -> None:
     async with asking(gateway, request_id="mine") as (_, submitting, peer):
         command = await peer.subscribed()
         assert "from" not in command
         assert (await peer.accepted(duplicate=True))["request_id"] == "mine"
+        await completed(peer, submitting)
+
+
+async def test_an_earlier_request_in_a_session_that_is_followed_live_is_read_from_the_start(gateway: Scripted) -> None:
+    async with asking(gateway) as (relay, _, peer):
+        await peer.subscribed()
+        await peer.accepted("g0")
+        submitting = asyncio.create_task(relay.submit("s", "q", request_id="mine"))
+        await peer.accepted(duplicate=True)
         await submitting
         rebuilt = await peer.command("subscribe")
         assert rebuilt.get("cursor") is None

@@ -391,6 +391,80 @@ def test_a_live_joiner_whose_cursor_is_not_honoured_checks_what_it_then_gets_who
     assert view.apply(live(2, end("whole!", 1))) == "mismatch"
 
 
+# From a saved cursor on
+
+
+def resumed(at: int = 7) -> SessionView:
+    view = SessionView("s")
+    view.resume(Cursor("e1", at))
+    begin(view, at, recovered=True)
+    return view
+
+
+def test_a_saved_cursor_is_asked_for() -> None:
+    view = SessionView("s")
+    view.resume(Cursor("e1", 7))
+    assert asked(view) == {"type": "subscribe", "session": "s", "cursor": {"epoch": "e1", "seq": 7}}
+
+
+def test_from_a_saved_cursor_answers_go_on_in_their_middle_and_are_not_checked() -> None:
+    view, story = resumed(), Story("g1")
+    story.tokens(["before"])
+    story.restart()
+    story.tokens(["before, again"])
+    assert view.apply(live(8, story.tokens(["then"]))) == "applied"
+    assert view.apply(live(9, story.end())) == "applied"
+    assert (view.generations["g1"].attempt, view.generations["g1"].text) == (2, "then")
+    assert view.apply(live(10, {**end("only its end was new", 3), "generation": "g2"})) == "applied"
+
+
+def test_from_a_saved_cursor_answers_that_begin_later_are_checked() -> None:
+    view, story = resumed(), Story("g1")
+    view.apply(live(8, story.status("queued")))
+    view.apply(live(9, story.tokens(["whole"])))
+    assert view.apply(live(10, end("whole!", 1))) == "mismatch"
+
+
+def test_a_saved_cursor_that_is_not_honoured_leaves_nothing_unchecked() -> None:
+    view = SessionView("s")
+    view.resume(Cursor("e0", 7))
+    begin(view, 0)
+    assert view.apply(live(1, end("x", 1))) == "mismatch"
+
+
+# Upkeep
+
+
+def test_data_stays_with_its_attempt() -> None:
+    view, story = following(), Story("g1")
+    view.apply(live(1, story.data("old")))
+    assert [event["value"] for event in view.generations["g1"].data] == ["old"]
+    view.apply(live(2, story.restart()))
+    view.apply(live(3, story.data("new")))
+    assert [event["value"] for event in view.generations["g1"].data] == ["new"]
+
+
+def test_what_does_not_match_is_named_until_it_is_forgotten() -> None:
+    view = following()
+    view.apply(catchup(1, 2, Story("g1").tokens(["a"]), msgspec.json.encode(end("ab", 1))))
+    assert view.unproven == {"g1"}
+    view.forget()
+    assert view.unproven == set()
+
+
+def test_pruning_forgets_the_oldest_ended_answers_and_their_questions() -> None:
+    view, seq = following(), 0
+    for name in ("a", "b", "c", "d"):
+        story = Story(name)
+        for body in (message(name), story.tokens(["x"]), *([] if name == "a" else [story.end()])):
+            view.apply(live(seq := seq + 1, body))
+    view.prune(2)
+    assert list(view.generations) == ["a", "c", "d"]
+    assert [event["generation"] for event in view.messages] == ["a", "c", "d"]
+    view.prune(2)
+    assert list(view.generations) == ["a", "c", "d"]
+
+
 # Whatever arrives
 
 
