@@ -31,7 +31,7 @@ async def connect(
     `token`: sent as `Authorization: Bearer`; a function is asked for a fresh one whenever it is needed (it must not
     block). `give_up_after_s`: so long without a gateway, at first or later, is too long; None tries for ever. A command
     without a reply is sent again after `answer_within_s` and on each new connection.
-    Raises Disconnected if no gateway was reached, also later from whatever is awaited then.
+    Raises Disconnected if `url` is no gateway or none was reached in time; later, so does whatever is awaited then.
     """
     relay = Relay(url, token=token, give_up_after_s=give_up_after_s, answer_within_s=answer_within_s)
     task = asyncio.create_task(relay._run(), name="relay client")

@@ -15,6 +15,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from relay.client.backoff import Backoff
 from relay.errors import Disconnected
@@ -47,12 +48,12 @@ class Talk(Protocol):
 
 
 class Link:
-    """`run` it in a task of its own; it ends only by an exception."""
+    """`run` it in a task of its own; it ends only by an exception. Raises Disconnected if `url` is no address."""
 
     def __init__(self, url: str, talk: Talk, *, token: Token, give_up_after_s: float | None) -> None:
         self.url = url
         self.give_up_after_s = give_up_after_s
-        self._ws_url = (f"ws{url[4:]}" if url.startswith("http") else url).rstrip("/") + "/v1/ws"
+        self._ws_url = _websocket_url(url)
         self._talk = talk
         self._token = token
         self._backoff = Backoff()
@@ -84,7 +85,7 @@ class Link:
                     await self._pause()
                     try:
                         return await self._greeted()
-                    except (OSError, InvalidHandshake, InvalidURI, ConnectionClosed, msgspec.DecodeError) as error:
+                    except (OSError, InvalidHandshake, ConnectionClosed, msgspec.DecodeError) as error:
                         self._judge(error)
                         problem = error
         except TimeoutError:
@@ -121,8 +122,6 @@ class Link:
 
     def _judge(self, error: Exception) -> None:
         """Raise Disconnected if another try is no use."""
-        if isinstance(error, InvalidURI):
-            raise Disconnected(f"{self.url} is not an address") from error
         if isinstance(error, ConnectionClosed):
             self._obey(error)
         if self._seen or not isinstance(error, InvalidHandshake | ssl.SSLCertVerificationError):
@@ -158,7 +157,7 @@ class Link:
         finally:
             if self._useful:
                 self._backoff.reset()
-                self._alive_at = _now()
+            self._alive_at = _now()
             self._talk.lost()
             await _close(websocket, writer)
 
@@ -192,6 +191,15 @@ async def _close(websocket: ClientConnection, writer: asyncio.Task[None]) -> Non
     writer.cancel()
     await asyncio.gather(writer, return_exceptions=True)
     await websocket.close()
+
+
+def _websocket_url(url: str) -> str:
+    ws_url = (f"ws{url[4:]}" if url.startswith("http") else url).rstrip("/") + "/v1/ws"
+    try:
+        parse_uri(ws_url)
+    except (InvalidURI, ValueError) as error:
+        raise Disconnected(f"{url} is not an address") from error
+    return ws_url
 
 
 def silence_s(heartbeat_s: float) -> float:

@@ -223,11 +223,9 @@ async def test_a_gateway_that_comes_late_is_found_by_a_client_that_does_not_give
 async def test_a_later_loss_may_last_as_long_as_is_said_then(gateway: Scripted) -> None:
     async with connect_greeted(gateway) as (relay, peer):
         relay.give_up_after_s = 0.2
-        await peer.close(1012)
-        peers = [await gateway.peer()]  # which never greets
+        await peer.close(1012)  # and whoever comes then is never greeted
         with pytest.raises(Disconnected, match="cannot be reached"):
             await relay.stop("s", "g1")
-        del peers
 
 
 @contextlib.asynccontextmanager
@@ -238,11 +236,14 @@ async def connect_greeted(gateway: Scripted) -> AsyncIterator[tuple[Relay, Peer]
             yield relay, await greeting
 
 
-async def test_what_is_no_address_or_no_gateway_is_told_at_once() -> None:
+@pytest.mark.parametrize("url", ["nonsense", "", "ftp://host", "http://host:99999", "http://"])
+async def test_what_is_no_address_is_told_at_once(url: str) -> None:
     with pytest.raises(Disconnected, match="not an address"):
-        async with connect("nonsense"):
+        async with connect(url):
             pass
 
+
+async def test_what_is_no_gateway_is_told_at_once() -> None:
     def not_found(connection: ServerConnection, _: Request) -> Response:
         return connection.respond(HTTPStatus.NOT_FOUND, "no\n")
 
