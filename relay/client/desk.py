@@ -112,17 +112,18 @@ class Desk:
         request = self._requests.get(frame.get("id") or "")
         if request is not None:
             self._answered(request, frame)
+            self._due_at(request.send_at)
         elif frame["type"] == "token_expiring":
             self._token_expires = True
+            self.wake()
         elif frame.get("session"):
             channel = self._channels.get(frame["session"])
             if channel is not None:
                 channel.take(frame)
+                self._due_at(channel.ask_at)
         elif frame["type"] in ("degraded", "restored"):
             for channel in self._channels.values():
                 channel.degraded(frame["type"] == "degraded")
-        if self._token_expires or self._next_at() < self._told_next_at:
-            self.wake()
 
     def due(self, now: float) -> Due:
         commands = [_encoded("unsubscribe", session=session) for session in self._leaving]
@@ -137,6 +138,10 @@ class Desk:
                 commands.append(request.command)
         self._told_next_at = self._next_at()
         return commands, None if self._told_next_at == NEVER else self._told_next_at
+
+    def _due_at(self, at: float) -> None:
+        if at < self._told_next_at:
+            self.wake()
 
     def _next_at(self) -> float:
         waiting = [channel.ask_at for channel in self._channels.values()]
