@@ -19,6 +19,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 
 _HOST = typer.Option(None, help="Address to listen on  [RELAY_HOST, default 127.0.0.1]")
 _PORT = typer.Option(None, help="Port to listen on, 0 for a free one  [RELAY_PORT or PORT, default 8080]")
+_PROCESSES = typer.Option(None, help="Processes behind the one port  [RELAY_PROCESSES, default 1]")
 _REDIS = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]")
 _PROVIDER = typer.Option(
     None, help="anthropic, openai or demo  [RELAY_PROVIDER; default: the first whose key is set, else demo]"
@@ -69,11 +70,15 @@ def dev(
 
 @app.command()
 @calmly
-def gateway(host: str = _HOST, port: int = _PORT, redis: str = _REDIS) -> None:
+def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, redis: str = _REDIS) -> None:
     """The WebSocket gateway; needs a Redis and, somewhere, a relay-worker."""
+    from relay.gateway import processes as several
     from relay.gateway.server import listen, server
 
-    loaded = _load(host=host, port=port, redis_url=redis)
+    loaded = _load(host=host, port=port, processes=processes, redis_url=redis)
+    if loaded.processes > 1:
+        several.run(loaded)
+        return
     serving = server(loaded)
     sock = listen(loaded.host, loaded.port)
     logging.get("gateway").info("listening", host=loaded.host, port=sock.getsockname()[1])

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import os
+import struct
+from typing import Literal
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    values,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# Set for the children of `relay gateway --processes N` and nobody else: where their figures are, and which one this is.
+# The first name is prometheus-client's, and has to be there before that is imported.
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+PLACE = "RELAY_PROCESS"
+
+if place := os.environ.get(PLACE):
+    # Files by place, not by pid as is its default: a replacement goes on counting where the dead process left off.
+    values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_SUM: Literal["livesum"] = "livesum"  # of a gauge: of all living processes behind one port
 
 # Gateway
-connections = Gauge("relay_connections", "Open WebSocket connections")
-event_streams = Gauge("relay_event_streams", "Open Server-Sent Events streams")
-subscriptions = Gauge("relay_subscriptions", "Sessions followed by clients, counted per client")
-followers = Gauge("relay_followers", "Sessions that this process follows in Redis")
+connections = Gauge("relay_connections", "Open WebSocket connections", multiprocess_mode=_SUM)
+event_streams = Gauge("relay_event_streams", "Open Server-Sent Events streams", multiprocess_mode=_SUM)
+subscriptions = Gauge("relay_subscriptions", "Sessions followed by clients, counted per client", multiprocess_mode=_SUM)
+followers = Gauge("relay_followers", "Sessions that this process follows in Redis", multiprocess_mode=_SUM)
 commands = Counter("relay_commands_total", "Commands of clients", ["type"])
 errors = Counter("relay_errors_total", "Errors sent to clients", ["code"])
 frames = Counter("relay_frames_total", "Frames written to clients", ["kind"])
@@ -21,7 +47,7 @@ epochs = Counter("relay_epoch_changes_total", "Followed sessions that began a ne
 subscriber_losses = Counter("relay_subscriber_losses_total", "Times that the subscription connection was lost")
 
 # Worker
-running = Gauge("relay_generations_running", "Generations that this process is making")
+running = Gauge("relay_generations_running", "Generations that this process is making", multiprocess_mode=_SUM)
 generations = Counter("relay_generations_total", "Ended generations", ["reason", "code"])
 claims = Counter("relay_claims_total", "Claims by outcome", ["outcome"])
 batches = Counter("relay_batches_total", "Batches appended")
@@ -42,3 +68,23 @@ stop_s = Histogram("relay_stop_seconds", "Stop heard to upstream request closed"
 storage_errors = Counter("relay_storage_errors_total", "Times that Redis did not answer as it should", ["part"])
 reaped = Counter("relay_reaped_total", "What reapers did", ["what"])
 bugs = Counter("relay_unexpected_errors_total", "Exceptions that nobody expected", ["part"])
+
+
+def text() -> bytes:
+    """All of them in Prometheus' text format: this process's, or those of all processes behind one port, added up."""
+    directory = os.environ.get(DIRECTORY)
+    if directory is None:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
+    for _ in range(3):
+        try:
+            return generate_latest(registry)
+        except (struct.error, FileNotFoundError):
+            pass  # another process is just making its files, or has just died
+    return generate_latest(registry)
+
+
+def forget(directory: str, place: str) -> None:
+    """A process has died: its gauges go, its counters stay."""
+    mark_process_dead(place, directory)  # type: ignore[no-untyped-call]

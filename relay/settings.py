@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     # Gateway
     host: str = Field("127.0.0.1", description="Address that the gateway listens on")
     port: int = Field(8080, description="Port that the gateway listens on; 0 takes a free one", ge=0, le=65535)
+    processes: int = Field(1, description="Gateway processes behind the one port", ge=1, le=256)
     allowed_origins: str = Field(
         "",
         description="Other origins whose pages may use the gateway, and hosts it is reached by; with commas",
@@ -134,8 +135,9 @@ def load(**flags: Any) -> Settings:
 
 
 _FLAGS = {
-    "host": "--host", "port": "--port", "redis_url": "--redis", "provider": "--provider", "queue": "--queue",
-    "concurrency": "--concurrency", "model": "--model", "tokens_per_second": "--tokens-per-second", "url": "--url",
+    "host": "--host", "port": "--port", "processes": "--processes", "redis_url": "--redis",
+    "provider": "--provider", "queue": "--queue", "concurrency": "--concurrency", "model": "--model",
+    "tokens_per_second": "--tokens-per-second", "url": "--url",
 }  # fmt: skip
 
 

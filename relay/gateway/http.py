@@ -7,7 +7,6 @@ import re
 from importlib.resources import files
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -152,7 +151,7 @@ async def ready(request: Request) -> Response:
 
 
 async def metrics_page(request: Request) -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await asyncio.to_thread(metrics.text), media_type=metrics.CONTENT_TYPE)
 
 
 async def page(request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import uvicorn
@@ -30,6 +31,26 @@ def listen(host: str, port: int) -> socket.socket:
         raise SettingsError(f"--host {host} --port {port} cannot be listened on: {reason}") from None
     sock.set_inheritable(True)
     return sock
+
+
+def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
+    """The same port for several processes. Raises SettingsError.
+
+    Linux spreads connections evenly over sockets that share a port. Of one socket in many processes, whoever wakes
+    first takes a whole burst, such as everybody's reconnect; elsewhere there is no other way.
+    """
+    first = listen(host, port)  # alone: who is there already is refused, not joined
+    if sys.platform != "linux":
+        return [first] * count
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sockets = [first]
+    for _ in range(count - 1):
+        sock = socket.socket(first.family, socket.SOCK_STREAM)
+        sockets.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(first.getsockname())
+    return sockets
 
 
 def address(host: str, port: int) -> str:

@@ -87,6 +87,29 @@ class World:
     def tail(self, gateway: Gateway, session: str, *flags: str) -> Process:
         return self._spawn(Process, ["relay", "tail", session, "--url", gateway.url, *flags], "tail", {})
 
+    def spawn(self, *command: str, **settings: str) -> Process:
+        """Any other command of ours, in this world."""
+        return self._spawn(Process, list(command), command[0], settings)
+
+    async def metrics(self, process: Process) -> dict[str, float]:
+        """The samples on a process's metrics page: what stands before the value → the value."""
+        if isinstance(process, Gateway):
+            url = process.url
+        else:
+            serving = process.logged("serving")
+            assert serving is not None
+            url = f"http://127.0.0.1:{serving['metrics_port']}"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+        def get() -> str:
+            with opener.open(url + "/metrics", timeout=20) as answer:
+                text: str = answer.read().decode()
+                return text
+
+        lines = (await anyio.to_thread.run_sync(get)).splitlines()
+        pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+        return {sample: float(value) for sample, value in pairs}
+
     async def keys(self) -> list[str]:
         found: list[bytes] = await self.redis.keys(f"{self.prefix}:*")  # type: ignore[assignment]
         return sorted(key.decode() for key in found)

@@ -1,0 +1,62 @@
+"""One of the processes behind one port: a gateway whose parent is relay/gateway/processes.py.
+
+Its settings are the first line of standard input. That stays open as a lifeline: where it ends, the parent has died,
+even by `kill -9`, and the child drains and ends as by SIGTERM.
+
+    python -m relay.gateway.child PLACE LISTENING_FD
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+
+import msgspec
+import structlog
+import uvicorn
+
+from relay import logging, metrics
+from relay.gateway.server import server
+from relay.settings import Settings
+
+_LIFELINE = 0
+
+log = logging.get("processes")
+
+
+def main(place: str, fd: str) -> None:
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return  # the parent died as it gave birth
+    settings = Settings(**msgspec.json.decode(line))
+    logging.configure(settings.log_level)
+    structlog.contextvars.bind_contextvars(process=int(place))
+    serving = server(settings)
+    try:
+        with asyncio.Runner(loop_factory=serving.config.get_loop_factory()) as runner:
+            runner.run(_serve(serving, socket.socket(fileno=int(fd))))
+    except KeyboardInterrupt:
+        pass  # uvicorn has done what it does at a signal, and raises it again
+
+
+async def _serve(serving: uvicorn.Server, sock: socket.socket) -> None:
+    orphaned = False
+
+    def parent_gone() -> None:
+        nonlocal orphaned
+        orphaned = serving.should_exit = True
+        loop.remove_reader(_LIFELINE)
+        log.warning("parent_gone")
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(_LIFELINE, parent_gone)
+    await serving.serve(sockets=[sock])
+    if orphaned:
+        shutil.rmtree(os.environ[metrics.DIRECTORY], ignore_errors=True)  # nobody else is left to do it
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,124 @@
+"""`relay gateway --processes N`: several gateways behind one port, and the parent that keeps them.
+
+The parent binds the port, starts one child (child.py) per place, replaces those that die, and ends them all. It
+touches neither Redis nor a connection.
+
+uvicorn 0.54 has a supervisor, but not this one: its children outlive a parent that was killed, one that dies at once
+is started again twice a second for ever, all share one socket (see `listen_together`), and nobody learns whose gauges
+to drop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+
+from relay import logging, metrics
+from relay.gateway.server import listen_together, server
+from relay.settings import Settings
+
+STEADY_S = 10.0  # who lived that long is replaced at once
+PAUSE_S = (0.1, 5.0)  # before replacing one that did not: the first pause, doubled up to the longest
+DRAIN_WITHIN_S = 20.0
+
+log = logging.get("processes")
+
+
+def run(settings: Settings) -> None:
+    """Until SIGTERM or Ctrl-C; then every child drains. Raises SettingsError before anything has begun."""
+    server(settings)  # a setting that cannot be used is said here, once, not by every child
+    sockets = listen_together(settings.host, settings.port, settings.processes)
+    port = sockets[0].getsockname()[1]
+    log.info("listening", host=settings.host, port=port, processes=settings.processes)
+    with tempfile.TemporaryDirectory(prefix="relay-metrics-", ignore_cleanup_errors=True) as directory:
+        asyncio.run(Processes(settings, sockets, directory).run())
+
+
+class Processes:
+    """The children, one per socket. `directory`: private, where they keep their figures."""
+
+    def __init__(self, settings: Settings, sockets: list[socket.socket], directory: str) -> None:
+        self._settings = settings.model_dump_json().encode() + b"\n"
+        self._sockets = sockets
+        self._directory = directory
+        self._children: dict[int, Process] = {}
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until told to end and all children are gone."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._told)
+        async with asyncio.TaskGroup() as keepers:
+            keeping = [
+                keepers.create_task(self._keep(place, sock), name=f"process {place}")
+                for place, sock in enumerate(self._sockets)
+            ]
+            await self._stopping.wait()
+            await asyncio.wait(keeping, timeout=DRAIN_WITHIN_S)
+            self._signal(signal.SIGKILL)
+        log.info("stopped")
+
+    def _told(self) -> None:
+        """The first time all drain; whoever says it again is in a hurry."""
+        if self._stopping.is_set():
+            self._signal(signal.SIGINT)
+            return
+        self._stopping.set()
+        for sock in self._sockets:
+            sock.close()  # or new connections would wait here for an answer that nobody gives
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> None:
+        for child in self._children.values():
+            if child.returncode is None:
+                child.send_signal(number)
+
+    async def _keep(self, place: int, sock: socket.socket) -> None:
+        """See to it that there is a child at this place, until all stop.
+
+        Connections that come while there is none wait in its socket, which the parent holds, too.
+        """
+        loop = asyncio.get_running_loop()
+        pause_s = 0.0
+        while not self._stopping.is_set():
+            began = loop.time()
+            code = await self._live(place, sock.fileno())
+            metrics.forget(self._directory, str(place))
+            if self._stopping.is_set():
+                return
+            steady = loop.time() - began >= STEADY_S
+            pause_s = 0.0 if steady else min(max(2 * pause_s, PAUSE_S[0]), PAUSE_S[1])
+            log.warning("process_died", process=place, code=code, replaced_in_s=pause_s)
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
+            except TimeoutError:
+                pass
+
+    async def _live(self, place: int, fd: int) -> int:
+        """One child from start to end; its exit code."""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "relay.gateway.child", str(place), str(fd),
+            stdin=PIPE,
+            pass_fds=(fd,),
+            process_group=0,  # Ctrl-C in a terminal is for the parent, which passes it on once
+            env={**os.environ, metrics.DIRECTORY: self._directory, metrics.PLACE: str(place)},
+        )  # fmt: skip
+        self._children[place] = child
+        try:
+            log.info("process_started", process=place, pid=child.pid)
+            if self._stopping.is_set():
+                child.terminate()
+            assert child.stdin is not None
+            child.stdin.write(self._settings)
+            return await child.wait()
+        finally:
+            if child.returncode is None:
+                child.kill()
+            del self._children[place]
