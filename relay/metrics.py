@@ -48,7 +48,9 @@ subscriber_losses = Counter("relay_subscriber_losses_total", "Times that the sub
 
 # Worker
 running = Gauge("relay_generations_running", "Generations that this process is making", multiprocess_mode=_SUM)
-generations = Counter("relay_generations_total", "Ended generations", ["reason", "code"])
+generations = Counter(
+    "relay_generations_total", "Ended generations, counted by whoever wrote the end", ["reason", "code"]
+)
 claims = Counter("relay_claims_total", "Claims by outcome", ["outcome"])
 batches = Counter("relay_batches_total", "Batches appended")
 tokens = Counter("relay_tokens_total", "Tokens appended")
@@ -60,11 +62,17 @@ spills = Counter("relay_spills_total", "Times that an answer had to wait in its 
 spills_restored = Counter("relay_spills_restored_total", "Times that what had waited was written")
 spilled_bytes = Gauge("relay_spilled_bytes", "Text that waits in this process for Redis")
 abandoned = Counter("relay_generations_abandoned_total", "Generations let go by this worker", ["why"])
-first_token_s = Histogram("relay_first_token_seconds", "Claim to first token of the provider", buckets=_SECONDS)
-answer_s = Histogram("relay_answer_seconds", "Claim to end", buckets=_SECONDS)
+first_token_s = Histogram("relay_first_token_seconds", "Claim to first token, of text or reasoning", buckets=_SECONDS)
+answer_s = Histogram("relay_answer_seconds", "Claim to end, of what was not stopped", buckets=_SECONDS)
 stop_s = Histogram("relay_stop_seconds", "Stop heard to upstream request closed", buckets=_SECONDS)
 
 # Everybody
+backlog = Gauge(
+    "relay_backlog_jobs",
+    "Jobs that wait or run, as a reaper saw it last: of all queues, and of a worker's own",
+    ["queues"],
+    multiprocess_mode="livemostrecent",
+)
 storage_errors = Counter("relay_storage_errors_total", "Times that Redis did not answer as it should", ["part"])
 reaped = Counter("relay_reaped_total", "What reapers did", ["what"])
 bugs = Counter("relay_unexpected_errors_total", "Exceptions that nobody expected", ["part"])

@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     token_timeout_s: float = Field(30, description="Deadline between two tokens", gt=0)
     answer_timeout_s: float = Field(600, description="Deadline for the whole answer", gt=0)
     grace_s: float = Field(25, description="At shutdown, running answers may take this long to finish", ge=0)
+    metrics_port: int = Field(0, description="A worker's metrics are served on this port; 0: nowhere", ge=0, le=65535)
+    metrics_host: str = Field("127.0.0.1", description="Address of that port")
     history_turns: int = Field(40, description="Turns of the transcript that the model is given", ge=0, le=1000)
     history_tokens: int = Field(
         32000, description="Tokens of the transcript that the model is given, counted as four bytes each", ge=0
@@ -137,7 +139,7 @@ def load(**flags: Any) -> Settings:
 _FLAGS = {
     "host": "--host", "port": "--port", "processes": "--processes", "redis_url": "--redis",
     "provider": "--provider", "queue": "--queue", "concurrency": "--concurrency", "model": "--model",
-    "tokens_per_second": "--tokens-per-second", "url": "--url",
+    "tokens_per_second": "--tokens-per-second", "metrics_port": "--metrics-port", "url": "--url",
 }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ def serve(
     concurrency: int = typer.Option(None, help="Answers at a time  [RELAY_CONCURRENCY, default 32]"),
     model: str = typer.Option(None, help="Model where a submit names none  [RELAY_MODEL]"),
     tokens_per_second: float = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND]"),
+    metrics_port: int = typer.Option(None, help="Serve metrics on this port  [RELAY_METRICS_PORT, default none]"),
 ) -> None:
     """Serve one queue: take its jobs, ask the model, append the answers."""
     try:
@@ -39,6 +40,7 @@ def serve(
             concurrency=concurrency,
             model=model,
             tokens_per_second=tokens_per_second,
+            metrics_port=metrics_port,
         )
         logging.configure(loaded.log_level)
         asyncio.run(_until_signalled(loaded))

@@ -54,6 +54,7 @@ class Generation:
         self._log = log.bind(session=job.session, generation=job.generation, fence=claim.fence)
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._told_at: float | None = None
+        self._claimed_at = time.monotonic()
         self._text_bytes = 0
         self._outcome = ("", "")  # reason and error code of the end that we said
         self._flusher = Flusher(
@@ -83,7 +84,6 @@ class Generation:
 
     async def run(self) -> bool:
         """True if the generation has ended, by us or by a stop; False if another worker has it now."""
-        started = time.monotonic()
         if self._claim.shown:
             self._flusher.restart("worker_lost")
         self._flusher.status("preparing")
@@ -100,7 +100,7 @@ class Generation:
             return self._let_go(let_go.why)
         metrics.generations.labels(*self._outcome).inc()
         self._log.info("ended", reason=self._outcome[0], code=self._outcome[1], provider=self._provider.name)
-        metrics.answer_s.observe(time.monotonic() - started)
+        metrics.answer_s.observe(time.monotonic() - self._claimed_at)
         return True
 
     async def _flush(self, producing: asyncio.Task[None]) -> None:
@@ -150,8 +150,7 @@ class Generation:
         """Every delta to the flusher; returns the provider's finish. No await in here is for Redis."""
         self._flusher.status("thinking")
         loop = asyncio.get_running_loop()
-        started = loop.time()
-        deadline = started + self._settings.first_token_timeout_s
+        deadline = loop.time() + self._settings.first_token_timeout_s
         menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
         async with aclosing(self._provider.stream(prompt)) as parts:
             first = True
@@ -170,7 +169,7 @@ class Generation:
                         # Deltas that arrived together come without a pause: let the flusher have its turn.
                         await asyncio.sleep(0)
                     if first:
-                        metrics.first_token_s.observe(loop.time() - started)
+                        metrics.first_token_s.observe(time.monotonic() - self._claimed_at)
                         first = False
 
     async def _next(self, parts: Any, deadline: float) -> Part:

@@ -12,6 +12,7 @@ from relay.log.offers import Offer
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
 from workers.consumer import Consumer
+from workers.metrics_port import metrics_port
 from workers.providers.base import Provider
 
 log = logging.get("worker")
@@ -19,6 +20,11 @@ log = logging.get("worker")
 
 async def run(settings: Settings, provider: Provider, stopping: asyncio.Event) -> None:
     """Serve one queue until `stopping` is set; closes the provider. Raises SettingsError before it has begun."""
+    with metrics_port(settings.metrics_host, settings.metrics_port) as port:
+        await _serve(settings, provider, stopping, port)
+
+
+async def _serve(settings: Settings, provider: Provider, stopping: asyncio.Event, port: int) -> None:
     redis = Connections(settings.redis_url)
     session_log = stores.session_log(redis, settings)
     queue = stores.queue(redis, settings)
@@ -32,7 +38,7 @@ async def run(settings: Settings, provider: Provider, stopping: asyncio.Event) -
     reaper = asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper")
     offers = stores.offers(redis, settings)
     offering = asyncio.create_task(offers.keep(_offer(settings, provider)), name="offering")
-    log.info("serving", queue=settings.queue, provider=provider.name, worker=consumer.worker)
+    log.info("serving", queue=settings.queue, provider=provider.name, worker=consumer.worker, metrics_port=port)
     try:
         await consumer.run(stopping)
     finally:

@@ -101,6 +101,10 @@ class Queue:
         name = jobs.job_name(session, generation)
         await _DONE(self._commands, self._keys.queue(queue), name, self._trim_ms, self._ttl_ms, MAX_TRIMS)
 
+    async def backlog(self, queue: str) -> int:
+        """How many jobs wait or run."""
+        return int(await call(self._commands, "ZCARD", self._keys.queue(queue, "open")))
+
     async def due(self, queue: str, page: int, look_ms: int) -> Due:
         """A page of rows whose time has come; they come up again after `look_ms`."""
         now_ms, rows, trims = await _DUE(self._commands, self._keys.queue(queue), page, look_ms)

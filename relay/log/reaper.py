@@ -67,8 +67,7 @@ class Reaper:
         while True:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))
             try:
-                for name in self._own | set(await self._queue.names()):
-                    await self.sweep(name)
+                await self._round()
             except StorageError as error:
                 self._trouble_at = self._clock()
                 metrics.storage_errors.labels("reaper").inc()
@@ -76,6 +75,15 @@ class Reaper:
             except Exception:  # without its reaper a process would let answers hang
                 metrics.bugs.labels("reaper").inc()
                 log.exception("reaper_failed")
+
+    async def _round(self) -> None:
+        backlog: dict[str, int] = {}
+        for name in self._own | set(await self._queue.names()):
+            await self.sweep(name)
+            backlog[name] = await self._queue.backlog(name)
+        metrics.backlog.labels("all").set(sum(backlog.values()))
+        if self._own:
+            metrics.backlog.labels("own").set(sum(backlog[name] for name in self._own))
 
     async def sweep(self, queue: str) -> None:
         """One page of one queue. Raises StorageError."""

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,14 @@ async def until(condition: Callable[[], Any], what: str = "", timeout_s: float =
         assert time.monotonic() < deadline, f"did not come true in {timeout_s} s: {what or condition}"
         await asyncio.sleep(0.005)
     return value
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
 
 
 class Process:

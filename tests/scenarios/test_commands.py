@@ -14,17 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import BIN, Process, until
+from tests.scenarios.processes import BIN, Process, free_port, until
 
 ROOT = Path(__file__).parents[2]
 NO_REDIS = {"RELAY_REDIS_URL": "redis://127.0.0.1:1/0"}
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _children(pid: int) -> list[int]:
@@ -128,7 +121,7 @@ async def test_relay_dev_without_any_server_names_both_ways_to_one(tmp_path: Pat
 
 
 async def test_the_procfile_runs_gateway_and_worker_under_honcho(tmp_path: Path, redis_url: str) -> None:
-    port = _free_port()
+    port = free_port()
     environment = {"RELAY_REDIS_URL": redis_url, "RELAY_PREFIX": f"honcho{port}", "RELAY_TOKENS_PER_SECOND": "2000"}
     environment |= {"PATH": f"{BIN}:{os.environ['PATH']}"}
     honcho = Process(

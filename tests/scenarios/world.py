@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import urllib.error
@@ -15,7 +16,7 @@ import anyio.to_thread
 import redis.asyncio
 
 from tests.fakes.provider import FakeProvider, Script
-from tests.scenarios.processes import Process, until
+from tests.scenarios.processes import TIMEOUT_S, Process, until
 
 __all__ = ["Gateway", "Script", "World", "world"]
 
@@ -109,6 +110,17 @@ class World:
         lines = (await anyio.to_thread.run_sync(get)).splitlines()
         pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
         return {sample: float(value) for sample, value in pairs}
+
+    async def metrics_once(self, process: Process, wanted: dict[str, float]) -> dict[str, float]:
+        """The same, once these samples have these values."""
+        found: dict[str, float] = {}
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                while not all(found.get(sample) == value for sample, value in wanted.items()):
+                    found = await self.metrics(process)
+        except TimeoutError:
+            raise AssertionError(f"{wanted} did not come true: {[found.get(sample) for sample in wanted]}") from None
+        return found
 
     async def keys(self) -> list[str]:
         found: list[bytes] = await self.redis.keys(f"{self.prefix}:*")  # type: ignore[assignment]
