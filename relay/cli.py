@@ -134,6 +134,27 @@ def tail(
 
 
 @app.command()
+@calmly
+def bench(
+    url: str = typer.Option(None, help="The gateway to load; default: a relay of its own, with the demo provider"),
+    sessions: int = typer.Option(100, min=1, help="Sessions that ask side by side"),
+    viewers: int = typer.Option(2, min=1, help="Viewers of each session, the one that asks included"),
+    tokens_per_second: float = typer.Option(30, min=0.1, help="Pace of each answer of its own relay"),
+    answers: int = typer.Option(1, min=1, help="Answers per session, one after the other"),
+    seconds: float = typer.Option(None, min=0, help="Instead of --answers: ask again for this long"),
+    ramp_s: float = typer.Option(2.0, min=0, help="The sessions begin spread over this time; 0: all at once"),
+    queue: str = typer.Option("default", help="Queue to ask in"),
+    as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON"),
+) -> None:
+    """Load a relay with real connections and check every byte. Exit code 1 if anything was lost, doubled or failed."""
+    from relay.bench import run as benchmark
+    from relay.bench.sessions import Load
+
+    load = Load(sessions, viewers, answers, seconds, ramp_s, queue)
+    raise typer.Exit(benchmark.run(load, url=url, tokens_per_second=tokens_per_second, as_json=as_json))
+
+
+@app.command()
 def version() -> None:
     """The version of this relay."""
     typer.echo(__version__)

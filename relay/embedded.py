@@ -36,7 +36,7 @@ def server() -> Iterator[str]:
         ]  # fmt: skip
         with open(Path(directory) / "log", "wb") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
             )
         try:
             _wait_for(path, process, Path(directory) / "log")
@@ -63,7 +63,7 @@ def find_binary() -> str:
     )
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child: own signals (Ctrl-C is ours to handle), and an end when we are killed (Linux only)."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     if sys.platform == "linux":

@@ -1,0 +1,56 @@
+"""The relay that a bench runs for itself: `relay dev` in a process of its own, with the demo provider."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from relay.embedded import die_with_parent
+from relay.errors import RelayError
+
+_END_WITHIN_S = 10.0
+_COMMAND = (sys.executable, "-P", "-c", "from relay.cli import main; main()", "dev")
+# Where it listens and what it talks to is ours to say; everything else of the environment holds, to try settings with.
+_OURS = ("RELAY_REDIS_URL", "RELAY_HOST", "RELAY_PORT", "RELAY_METRICS_PORT", "RELAY_QUEUE")
+
+
+@contextmanager
+def own_relay(tokens_per_second: float, answers_at_once: int) -> Iterator[str]:
+    """Run one for the duration of the block; yields its URL. Raises RelayError if it does not start."""
+    environment = {name: value for name, value in os.environ.items() if name not in _OURS}
+    environment["RELAY_CONCURRENCY"] = str(answers_at_once)
+    flags = ["--port", "0", "--provider", "demo", "--tokens-per-second", str(tokens_per_second)]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [*_COMMAND, *flags],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            preexec_fn=die_with_parent,
+        )
+        assert process.stdout is not None
+        try:
+            yield _url(process.stdout, said)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_END_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+
+
+def _url(stdout: IO[bytes], said: IO[bytes]) -> str:
+    for line in stdout:
+        if found := re.search(rb"http://\S+:\d+", line):
+            return found.group().decode()
+    said.seek(0)
+    raise RelayError("relay dev did not start: " + said.read().decode().strip()[-500:])

@@ -1,0 +1,190 @@
+"""A client that trusts nobody: it follows the contract's rules, and counts every frame that should not have come.
+
+On one subscription the server sends everything once and in order. So a frame that the rules would drop is a doubled
+one, and a gap is events that were lost, unless they come after all: then they were reordered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.typing import Subprotocol
+
+from relay.bench.figures import Tally
+from relay.errors import RelayError
+from relay.protocol.view import Frame, SessionView
+
+_MAX_FRAME_BYTES = 32 * 1024 * 1024
+_BACKOFF_S = (0.1, 3.0)
+
+
+@dataclass
+class Shown:
+    """One answer on one screen; loop times in seconds."""
+
+    first_at: float | None = None
+    last_at: float | None = None
+    ended_at: float = 0.0
+    end: Frame | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Viewer:
+    """One session on one screen, over one connection after the other. `run` it; it ends by being cancelled."""
+
+    def __init__(self, url: str, session: str, tally: Tally) -> None:
+        self._url = url.replace("http", "ws", 1).rstrip("/") + "/v1/ws"
+        self._session = session
+        self._tally = tally
+        self._view = SessionView(session)
+        self._shown: dict[str, Shown] = {}
+        self._missing = range(0)  # seqs that a gap left out, until the subscription begins anew
+        self._replies: dict[str, asyncio.Future[Frame | None]] = {}
+        self._connection: ClientConnection | None = None
+        self._clock = asyncio.get_running_loop().time
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Follow the session until cancelled. `ready` has a RelayError if the gateway will not have us."""
+        failures = 0
+        while True:
+            try:
+                async with connect(
+                    self._url,
+                    subprotocols=[Subprotocol("relay.v1.json")],
+                    compression=None,
+                    proxy=None,
+                    max_size=_MAX_FRAME_BYTES,
+                    ping_interval=None,
+                ) as self._connection:
+                    failures = 0
+                    await self._send(self._view.subscribe())
+                    async for raw in self._connection:
+                        await self._take(msgspec.json.decode(raw))
+            except ConnectionClosed as closed:
+                if closed.rcvd is not None and 4500 <= closed.rcvd.code < 5000:
+                    return self._refused(f"the gateway closed the connection: {closed.rcvd.reason}")
+            except InvalidHandshake as error:
+                if not self.ready.done():
+                    return self._refused(f"the gateway refused the connection: {error}")
+            except OSError:
+                pass  # `ready`, and whoever waits for an answer, have their own patience
+            failures += 1
+            self._disconnected()
+            await asyncio.sleep(random.uniform(0, min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(failures, 8))))
+
+    async def submit(self, request_id: str, content: str, queue: str) -> Frame:
+        """The reply, `accepted` or `error`; sent again on a new connection if the old one broke."""
+        command = {"type": "submit", "id": request_id, "session": self._session, "request_id": request_id}
+        while True:
+            reply: asyncio.Future[Frame | None] = asyncio.get_running_loop().create_future()
+            self._replies[request_id] = reply
+            await self._send({**command, "content": content, "queue": queue})
+            frame = await reply
+            if frame is not None:
+                return frame
+            await asyncio.sleep(_BACKOFF_S[0])
+
+    async def ended(self, generation: str) -> Shown:
+        """How the answer went on this screen, once it has ended; forgotten then."""
+        shown = self._shown.setdefault(generation, Shown())
+        await shown.ended.wait()
+        del self._shown[generation]
+        self._view.generations.pop(generation, None)
+        return shown
+
+    async def _take(self, frame: Frame) -> None:
+        reply = self._replies.pop(frame.get("id") or "", None)
+        if reply is not None and not reply.done():
+            reply.set_result(frame)
+        if frame["type"] == "error":
+            await self._on_error(frame, answered=reply is not None)
+        before, waiting = self._view.last, self._view.waiting
+        outcome = self._view.apply(frame)
+        if frame["type"] == "subscribed" and outcome == "applied":
+            self._missing = range(0)
+            if not self.ready.done():
+                self.ready.set_result(None)
+        elif "seq" in frame:
+            self._judge(frame, outcome, before, waiting)
+            await self._go_on(frame, outcome)
+
+    async def _on_error(self, frame: Frame, *, answered: bool) -> None:
+        self._tally.errors[frame["code"]] += 1
+        if answered:
+            return  # whoever submitted decides
+        if not frame["retryable"]:
+            self._refused(f"{frame['code']}: {frame['message']}")
+            return
+        await asyncio.sleep(frame.get("retry_after_s") or 1)
+        await self._send(self._view.subscribe())
+
+    def _judge(self, frame: Frame, outcome: str, before: int, waiting: bool) -> None:
+        wrong = self._tally.wrong
+        self._tally.frames += 1
+        last: int = frame["seq"]
+        first: int = frame["from"] if frame["type"] == "catchup" else last
+        if waiting:
+            late = len(range(max(first, self._missing.start), min(last + 1, self._missing.stop)))
+            wrong["reordered"] += late
+            wrong["lost"] -= late
+        elif outcome == "gap":
+            self._missing = range(before + 1, first)
+            wrong["lost"] += len(self._missing)
+        elif outcome == "dropped":
+            wrong["doubled"] += last + 1 - first
+        elif outcome == "mismatch":
+            wrong["wrong_text"] += 1
+
+    async def _go_on(self, frame: Frame, outcome: str) -> None:
+        if outcome in ("applied", "mismatch"):
+            for event in frame["events"] if frame["type"] == "catchup" else [frame]:
+                self._note(event)
+        if outcome == "mismatch":
+            self._view.forget()
+        if outcome in ("gap", "mismatch"):
+            await self._send(self._view.subscribe())
+
+    def _note(self, event: Frame) -> None:
+        if event["type"] not in ("tokens", "end"):
+            return
+        shown = self._shown.setdefault(event["generation"], Shown())
+        now = self._clock()
+        if event["type"] == "end":
+            shown.end, shown.ended_at = event, now
+            shown.ended.set()
+            return
+        self._tally.tokens += event["count"]
+        if shown.last_at is not None:
+            self._tally.gap.add(now - shown.last_at)
+        shown.first_at, shown.last_at = shown.first_at or now, now
+
+    async def _send(self, command: dict[str, Any]) -> None:
+        """What does not arrive is said again after the next connect."""
+        if self._connection is None:
+            self._disconnected()
+            return
+        try:
+            await self._connection.send(msgspec.json.encode(command), text=True)
+        except ConnectionClosed:
+            self._disconnected()
+
+    def _disconnected(self) -> None:
+        if self._connection is not None and self.ready.done():
+            self._tally.reconnects += 1
+        self._connection = None
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_result(None)
+        self._replies.clear()
+
+    def _refused(self, sentence: str) -> None:
+        self._disconnected()
+        if not self.ready.done():
+            self.ready.set_exception(RelayError(sentence))
