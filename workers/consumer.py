@@ -93,8 +93,11 @@ class Consumer:
     async def _next_job(self) -> Job:
         while True:
             try:
-                marks = await self._queue.marks(self._name)
                 job = await self._queue.take(self._name)
+                if job is not None:
+                    return job
+                marks = await self._queue.marks(self._name)
+                job = await self._queue.take(self._name)  # what came before the marks were drawn
                 if job is not None:
                     return job
                 await self._queue.wait(self._name, marks, int(BLOCK_S * 1000))

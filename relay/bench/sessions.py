@@ -54,14 +54,27 @@ class Sessions:
         ]
         following: list[asyncio.Task[None]] = []
         try:
-            await asyncio.gather(*(self._connect(viewer, following) for row in rows for viewer in row))
+            await self._connect_all([viewer for row in rows for viewer in row], following)
             self._began_at = self._clock()
-            await asyncio.gather(*(self._ask_all(number, row) for number, row in enumerate(rows)))
+            async with asyncio.TaskGroup() as asking:
+                for number, row in enumerate(rows):
+                    asking.create_task(self._ask_all(number, row), name=f"session {number}")
         finally:
             self._ended_at = self._clock()
             for task in following:
                 task.cancel()
             await asyncio.gather(*following, return_exceptions=True)
+
+    async def _connect_all(self, viewers: list[Viewer], following: list[asyncio.Task[None]]) -> None:
+        refusal: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as connecting:
+                for viewer in viewers:
+                    connecting.create_task(self._connect(viewer, following), name="connect")
+        except* RelayError as refusals:
+            refusal = refusals.exceptions[0]  # the others say the same
+        if refusal is not None:
+            raise refusal
 
     async def _connect(self, viewer: Viewer, following: list[asyncio.Task[None]]) -> None:
         async with self._connecting:

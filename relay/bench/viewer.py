@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.typing import Subprotocol
 
 from relay.bench.figures import Tally
@@ -70,11 +70,11 @@ class Viewer:
             except ConnectionClosed as closed:
                 if closed.rcvd is not None and 4500 <= closed.rcvd.code < 5000:
                     return self._refused(f"the gateway closed the connection: {closed.rcvd.reason}")
-            except InvalidHandshake as error:
+            except InvalidURI:
+                return self._refused(f"--url {self._url} is not an address")
+            except (InvalidHandshake, OSError) as error:
                 if not self.ready.done():
-                    return self._refused(f"the gateway refused the connection: {error}")
-            except OSError:
-                pass  # `ready`, and whoever waits for an answer, have their own patience
+                    return self._refused(f"the gateway at {self._url} cannot be reached: {error}")
             failures += 1
             self._disconnected()
             await asyncio.sleep(random.uniform(0, min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(failures, 8))))
@@ -188,3 +188,4 @@ class Viewer:
         self._disconnected()
         if not self.ready.done():
             self.ready.set_exception(RelayError(sentence))
+            self.ready.exception()  # seen: where one viewer is refused, nobody waits for the others any more

@@ -36,6 +36,20 @@ def free_port() -> int:
         return port
 
 
+def children(pid: int) -> list[int]:
+    """Pids of a process's children (Linux)."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and not merely its zombie (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 class Process:
     """One process of ours; its log lines are JSON on stderr."""
 

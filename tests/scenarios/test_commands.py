@@ -14,22 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import BIN, Process, free_port, until
+from tests.scenarios.processes import BIN, Process, alive, children, free_port, until
 
 ROOT = Path(__file__).parents[2]
 NO_REDIS = {"RELAY_REDIS_URL": "redis://127.0.0.1:1/0"}
-
-
-def _children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def _get(url: str) -> str:
@@ -61,8 +49,8 @@ async def test_relay_dev_answers_without_a_key_and_leaves_nothing_behind(tmp_pat
             end = check(client, generation, shown.text)
             assert end["provider"] == "demo"
             assert len(shown.text) > 200
-        children = _children(dev.pid)
-        assert len(children) == 1, "the embedded server"
+        servers = children(dev.pid)
+        assert len(servers) == 1, "the embedded server"
     finally:
         dev.signal(number)
         code = await dev.exited()
@@ -70,7 +58,7 @@ async def test_relay_dev_answers_without_a_key_and_leaves_nothing_behind(tmp_pat
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
     if number != signal.SIGKILL:
         assert not list(temporary.iterdir())
-    await until(lambda: not any(map(_alive, children)), "the embedded server is gone")
+    await until(lambda: not any(map(alive, servers)), "the embedded server is gone")
 
 
 async def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
@@ -120,16 +108,17 @@ async def test_relay_dev_without_any_server_names_both_ways_to_one(tmp_path: Pat
     assert len(said.splitlines()) == 1
 
 
-async def test_the_procfile_runs_gateway_and_worker_under_honcho(tmp_path: Path, redis_url: str) -> None:
+async def test_the_procfile_runs_a_gateway_and_workers_of_two_queues_under_honcho(
+    tmp_path: Path, redis_url: str
+) -> None:
     port = free_port()
     environment = {"RELAY_REDIS_URL": redis_url, "RELAY_PREFIX": f"honcho{port}", "RELAY_TOKENS_PER_SECOND": "2000"}
     environment |= {"PATH": f"{BIN}:{os.environ['PATH']}"}
-    honcho = Process(
-        ["honcho", "-f", str(ROOT / "Procfile"), "start", "-p", str(port)], tmp_path, "honcho", environment
-    )
+    command = ["honcho", "-f", str(ROOT / "Procfile"), "start", "-p", str(port), "-c", "web=1,worker=2,reports=1"]
+    honcho = Process(command, tmp_path, "honcho", environment)
     url = f"http://127.0.0.1:{port}"
     try:
-        await until(lambda: "serving" in _said(honcho) and "listening" in _said(honcho), "both are up")
+        await until(lambda: _said(honcho).count('"serving"') == 3 and "listening" in _said(honcho), "all are up")
         client = Client(url, "s")
         while client.connection is None:
             try:
@@ -137,9 +126,10 @@ async def test_the_procfile_runs_gateway_and_worker_under_honcho(tmp_path: Path,
             except OSError:
                 assert honcho.code is None, _said(honcho)
         await client.subscribe()
-        generation = await client.submit("q")
-        shown = await client.ended(generation)
-        check(client, generation, shown.text)
+        for queue in ("default", "reports"):
+            generation = await client.submit("q", f"to {queue}", queue=queue)
+            shown = await client.ended(generation)
+            check(client, generation, shown.text)
         await client.disconnect()
     finally:
         await honcho.end()

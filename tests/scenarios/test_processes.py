@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.fakes.openai_server import Script
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import Process, until
+from tests.scenarios.processes import Process, alive, until
 from tests.scenarios.world import Gateway, World
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes and sockets under /proc")
@@ -35,13 +35,6 @@ def _started(gateway: Process, place: int) -> list[int]:
 
 async def _lives(gateway: Process, place: int, count: int) -> None:
     await until(lambda: len(_started(gateway, place)) == count, "whoever died is replaced")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def _sockets(gateway: Gateway, state: str) -> set[str]:
@@ -171,7 +164,7 @@ async def test_told_to_end_every_process_drains_and_nothing_is_left(
         for heard in await asyncio.gather(*listening):
             assert heard == ["welcome", "draining", 1012]
     assert await gateway.exited() == 0
-    assert not any(map(_alive, pids))
+    assert not any(map(alive, pids))
     assert not list(temporary.iterdir())
     with pytest.raises(ConnectionRefusedError), socket.socket() as sock:
         sock.connect(("127.0.0.1", int(gateway.url.rpartition(":")[2])))
@@ -185,7 +178,7 @@ async def test_when_the_parent_is_killed_its_children_drain_and_end(relay: World
     async with connect(gateway.url.replace("http", "ws", 1) + "/v1/ws", proxy=None) as websocket:
         await gateway.kill()
         assert await _farewell(websocket) == ["welcome", "draining", 1012]
-    await until(lambda: not any(map(_alive, pids)), "no process is left")
+    await until(lambda: not any(map(alive, pids)), "no process is left")
     assert not list(temporary.iterdir())
 
 
