@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.openai_server import Script
+from tests.fakes.script import Script
 from tests.scenarios.processes import Process, alive, children, until
 from tests.scenarios.world import World
 

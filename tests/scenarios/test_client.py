@@ -10,7 +10,7 @@ import pytest
 
 from relay.client import Answer, Applied, Change, End, RequestRefused, Restart, Text, connect
 from relay.protocol.view import Frame
-from tests.fakes.openai_server import Script
+from tests.fakes.script import Script
 from tests.scenarios.processes import until
 from tests.scenarios.world import World
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fakes.openai_server import Script
+from tests.fakes.script import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import free_port
 from tests.scenarios.world import World

@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.fakes.openai_server import Script
+from tests.fakes.script import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import Process, alive, until
 from tests.scenarios.world import Gateway, World

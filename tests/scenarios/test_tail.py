@@ -9,7 +9,7 @@ import select
 import signal
 from typing import Any
 
-from tests.fakes.openai_server import Script
+from tests.fakes.script import Script
 from tests.scenarios.client import Client
 from tests.scenarios.processes import BIN, Process, until
 from tests.scenarios.world import World
