@@ -130,13 +130,12 @@ class SessionView:
     def _subscribed(self, frame: Frame) -> Next:
         if self.waiting and self._asked and frame.get("id") != f"subscribe-{self._asked}":
             return "dropped"  # of an earlier subscription; the reply to the last one is still to come
-        before = self.generations
+        active = {known["generation"]: known for known in frame["active"]}
         if not frame["recovered"]:
+            unfinished = {name for name, known in self.generations.items() if known.end is None}
+            self.interrupted = (self.interrupted | unfinished) - set(active)
             self.forget()
         self.epoch, self.last, self.waiting = frame["epoch"], frame["at"], False
-        active = {known["generation"]: known for known in frame["active"]}
-        unfinished = {name for name, known in before.items() if known.end is None}
-        self.interrupted = unfinished - set(active) if not frame["recovered"] else set()
         if self.live and not frame["recovered"] and frame["at"] > 0:  # at 0 everything follows, from its beginning
             for known in active.values():
                 self._generation(known["generation"], known["attempt"]).partial = True

@@ -210,6 +210,15 @@ def test_an_interrupted_generation_that_appears_in_the_new_log_is_none_any_more(
     assert view.interrupted == set()
 
 
+@pytest.mark.parametrize("recovered", [True, False])
+def test_an_interrupted_generation_stays_so_over_a_reconnect(recovered: bool) -> None:
+    view = following()
+    view.apply(live(1, Story("g1").tokens(["x"])))
+    view.apply(subscribed(0, epoch="e2"))
+    begin(view, 0, epoch="e2", recovered=recovered)
+    assert view.interrupted == {"g1"}
+
+
 def test_recovered_never_interrupts() -> None:
     view = following()
     view.apply(live(1, Story("g1").tokens(["x"])))
