@@ -39,6 +39,7 @@ def app(gateway: Gateway) -> Starlette:
             Route("/readyz", http.ready),
             Route("/metrics", http.metrics_page),
             Route("/", http.page),
+            Route("/relay-client.js", http.browser_client),
         ],
         middleware=[
             Middleware(Guard, host=gateway.settings.host, allowed_origins=gateway.settings.allowed_origins),

@@ -1,4 +1,4 @@
-"""The HTTP endpoints: submit, stop, snapshot, health, metrics, the page."""
+"""The HTTP endpoints: submit, stop, snapshot, health, metrics, the page, the browser client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?\Z")
 READY_TIMEOUT_S = 1.0
 # The page brings everything it needs and talks to nobody but us.
 PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:"
 )
 
 log = logging.get("http")
@@ -163,6 +164,17 @@ async def page(request: Request) -> Response:
         "Cache-Control": "no-cache",
     }
     return Response(html, media_type="text/html", headers=headers)
+
+
+async def browser_client(request: Request) -> Response:
+    """The ES module that pages of the allowed origins import too."""
+    script = (files("relay") / "static" / "relay-client.js").read_bytes()
+    headers = {
+        "Access-Control-Allow-Origin": "*",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-cache",
+    }
+    return Response(script, media_type="text/javascript", headers=headers)
 
 
 async def on_client_error(request: Request, error: Exception) -> Response:

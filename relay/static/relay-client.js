@@ -1,0 +1,633 @@
+/**
+ * The browser client of relay (protocol relay.v1): one ES module, no dependencies, no build step. It runs in current
+ * browsers, and in Node 22 or newer. Types are in relay-client.d.ts.
+ *
+ *     import { connect } from "https://relay.example.org/relay-client.js";
+ *
+ *     const relay = connect();                        // one WebSocket, to the gateway that served this module
+ *     const session = relay.session("chat-1");        // follows the session from its first event on
+ *     session.addEventListener("change", ({ detail }) => {
+ *       for (const name of detail.generations) draw(session.generations.get(name), { animated: !detail.catchup });
+ *     });
+ *     const { generation } = await session.submit({ content: "Hello" });
+ *     await session.stop(generation);
+ *
+ * connect(url?, {token?, codec?, WebSocket?}) → Relay. `token`: a string, or a function (it may be async) that is asked
+ *   before every connection and when the token is about to expire. `codec`: "json" is the only one for now.
+ *
+ * Relay: `state` ("connecting", "open", "reconnecting", "closed"), `limits` (the server's, {} before the first welcome),
+ *   `session(name, {from?: "start" | "live"})` (the same Session for the same name until it is left), `close()`.
+ *   Events: `state` {state}; `error` {error}: what belongs to no session and no promise. Where `error.final` is set the
+ *   server does not want this client back (close codes 4500 to 4999): the state is "closed", every promise rejects.
+ *
+ * Session: `messages` (the users' turns), `generations` (Map, in order of submit; each with `message`, its user turn, if
+ *   it has one), `rebuilding` (the state is half of the whole, because the rest is still on its way), `following` (false
+ *   after `unsubscribe()` or `deleted`), `degraded` (the server has lost its store for a while).
+ *   submit({content | messages | retry_of, request_id?, ...}, {signal?}) → Promise of {generation, duplicate}
+ *   stop(generation) → Promise of {generation, already_ended}
+ *     Both are sent again until they are answered, through reconnects and retryable errors, at most MAX_TRIES times, a
+ *     submit always with the same request_id: it makes one generation. They reject with a RelayError {code, message,
+ *     retryable}; after "unavailable" and "closed" they may still have taken effect. `signal` takes back a submit that
+ *     has not been sent yet (AbortError), and no other.
+ *   Events: `change` {generations: Set of names, catchup}: at most once per picture; with `catchup`, show it at once,
+ *   without animation. After it `end` {generation, end, catchup} and `interrupted` {generation}, where they apply; after
+ *   a rebuild an end is told again. `error` {error}: the server refused to let this session be followed, say.
+ *   `deleted`: somebody deleted the session; it is not followed any more, the connection goes on. `relay.session(name)`
+ *   begins a new one under the same name.
+ *
+ * The file, top-down: the rules (pure: frames → state), a session, the connection.
+ */
+
+// ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// The same as relay/protocol/view.py, which is the model. No socket, no clock, no DOM.
+
+const KINDS = new Set(["status", "tokens", "reasoning", "data", "restart", "end"]);
+const CRC_TABLE = Int32Array.from({ length: 256 }, (_, byte) => {
+  for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? (byte >>> 1) ^ 0xedb88320 : byte >>> 1;
+  return byte;
+});
+const utf8 = (text) => new TextEncoder().encode(text);
+
+/** The checksum of zlib, unsigned. */
+export function crc32(bytes) {
+  let crc = -1;
+  for (const byte of bytes) crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ byte) & 255];
+  return ~crc >>> 0;
+}
+
+/** One answer. `texts` are the parts as they came, so that a page appends only the new ones; `text` joins them. */
+export class Generation {
+  constructor(generation) {
+    this.generation = generation;
+    this.message = null; // the user's turn; a `retry_of` has none of its own
+    this.end = null;
+    this.restart(1, "queued");
+  }
+
+  restart(attempt, state = "retrying") {
+    Object.assign(this, { attempt, state, texts: [], reasonings: [], data: [], count: 0 });
+    this.partial = false; // joined live: its beginning was never seen
+    this.unproven = false; // shown, although it could not be proven to be what the model wrote
+  }
+
+  get text() {
+    return this.texts.join("");
+  }
+
+  get reasoning() {
+    return this.reasonings.join("");
+  }
+
+  get running() {
+    return this.end === null && this.state !== "interrupted";
+  }
+
+  /** Take one event of its own in; false if the text can no longer be what the model wrote. */
+  apply(event) {
+    switch (event.type) {
+      case "status": this.state = event.state; return true;
+      case "tokens": return this.grow(event);
+      case "reasoning": this.reasonings.push(event.text); return true;
+      case "data": this.data.push(event); return true;
+      case "end": this.state = event.reason; this.end = event; return this.proves(event);
+      default: return true; // `restart` did its work by its attempt
+    }
+  }
+
+  grow({ index, count, text }) {
+    this.state = "streaming";
+    if (this.partial && !this.texts.length) this.count = index;
+    const follows = index === this.count;
+    this.texts.push(text);
+    this.count += count;
+    return follows;
+  }
+
+  /** Whether the text shown is exactly what the model wrote. */
+  proves({ count, text_bytes, crc32: checksum }) {
+    const bytes = utf8(this.text);
+    const agrees = this.count === (count ?? 0) && bytes.length === (text_bytes ?? 0) && crc32(bytes) === (checksum ?? 0);
+    return this.partial || agrees;
+  }
+}
+
+/** One session's state and cursor, and what to do after each frame. */
+export class SessionView {
+  constructor(session, prefix = "subscribe-") {
+    this.session = session;
+    this.prefix = prefix; // of the ids of its subscribes
+    this.epoch = null;
+    this.last = 0;
+    this.head = 0; // as of the last `subscribed`
+    this.waiting = true; // for the reply to `subscribe`: until it comes, log frames are another subscription's
+    this.live = false;
+    this.asked = 0;
+    this.messages = [];
+    this.generations = new Map();
+    this.interrupted = new Map(); // lost with the old log, as they were shown; until they come back
+    this.doubtful = new Set(); // the generations for which the last frame was a mismatch
+  }
+
+  get cursor() {
+    return this.epoch === null ? null : { epoch: this.epoch, seq: this.last };
+  }
+
+  get pending() {
+    return this.waiting && this.asked ? this.prefix + this.asked : null;
+  }
+
+  /** The command that begins, or resumes, following this session. */
+  subscribe(from = "start") {
+    this.waiting = true;
+    this.live = from === "live";
+    this.asked++;
+    const command = { type: "subscribe", id: this.pending, session: this.session };
+    if (this.cursor) command.cursor = this.cursor;
+    else if (this.live) command.from = "live";
+    return command;
+  }
+
+  /** Drop cursor and state: the next subscribe brings everything. */
+  forget() {
+    Object.assign(this, { epoch: null, last: 0, messages: [], generations: new Map() });
+  }
+
+  /** Take one frame in: "applied", "dropped", "gap" (subscribe again), "mismatch" (forget, then subscribe again). */
+  apply(frame) {
+    if (frame.session !== this.session) return "dropped";
+    if (frame.type === "subscribed") return this.subscribed(frame);
+    if (frame.seq == null || this.waiting) return "dropped";
+    const merged = frame.type === "catchup";
+    if ((merged ? frame.from : frame.seq) !== this.last + 1) return frame.seq <= this.last ? "dropped" : "gap";
+    this.doubtful = new Set();
+    for (const event of merged ? frame.events : [frame]) if (!this.event(event)) this.doubtful.add(event.generation);
+    this.last = frame.seq;
+    return this.doubtful.size ? "mismatch" : "applied";
+  }
+
+  subscribed({ id, epoch, at, head, recovered, active }) {
+    if (this.pending !== null && id !== this.pending) return "dropped"; // of an earlier subscription
+    if (!recovered) this.rebuild(new Set(active.map(({ generation }) => generation)));
+    Object.assign(this, { epoch, last: at, head, waiting: false });
+    if (this.live && !recovered && at > 0) // at 0 everything follows, from its beginning
+      for (const { generation, attempt } of active) this.generation(generation, attempt).partial = true;
+    return "applied";
+  }
+
+  rebuild(active) {
+    const unfinished = new Map([...this.generations, ...this.interrupted]);
+    this.forget();
+    this.interrupted = new Map([...unfinished].filter(([name, { end }]) => end === null && !active.has(name)));
+    for (const lost of this.interrupted.values()) lost.state = "interrupted";
+  }
+
+  event(event) {
+    if (event.type === "message") {
+      this.messages.push(event);
+      if (event.generation != null) this.place(event.generation).message = event; // so that the order is the submits'
+      return true;
+    }
+    if (!KINDS.has(event.type)) return true; // of a later release; its seq counts
+    return this.generation(event.generation, event.attempt ?? 1).apply(event);
+  }
+
+  /** The generation as of `attempt`: a higher one voids what was shown, with or without its `restart`. */
+  generation(name, attempt) {
+    const shown = this.place(name);
+    shown.message ??= this.interrupted.get(name)?.message ?? null;
+    this.interrupted.delete(name);
+    if (attempt > shown.attempt) shown.restart(attempt);
+    return shown;
+  }
+
+  place(name) {
+    if (!this.generations.has(name)) this.generations.set(name, new Generation(name));
+    return this.generations.get(name);
+  }
+}
+
+// ── A session ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const MAX_REBUILDS = 3; // for one answer whose text does not prove; after that it is shown, and marked `unproven`
+const BACKOFF_MS = { first: 250, most: 10_000 };
+const PICTURE_MS = 100; // where no pictures are drawn (a tab in the background), a timer tells the changes
+
+const backoffMs = (failures) => Math.random() * Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** failures);
+const draw = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const tell = (target, type, detail) => target.dispatchEvent(new CustomEvent(type, { detail }));
+
+/** An error of the server's, or of this client's (`closed`, `unavailable`), with PROTOCOL's fields. */
+export class RelayError extends Error {
+  constructor({ code, message, retryable = false, retry_after_s, final = false }) {
+    super(message);
+    Object.assign(this, { name: "RelayError", code, retryable, retry_after_s, final });
+  }
+}
+
+/** See the top. Made by `relay.session(name)`; methods that begin with _ are for the Relay. */
+export class Session extends EventTarget {
+  #link;
+  #view;
+  #from;
+  #failures = 0; // subscribes that came to nothing, one after the other
+  #timer;
+  #doubts = new Map(); // generation → how often its text did not prove
+  #degraded = false;
+  #due = null; // {generations, catchup, news}: what the next `change` tells
+
+  constructor(link, view, from) {
+    super();
+    this.#link = link;
+    this.#view = view;
+    this.#from = from;
+    this.following = true;
+  }
+
+  get name() { return this.#view.session; }
+  get messages() { return this.#view.messages; }
+  get generations() { return new Map([...this.#view.generations, ...this.#view.interrupted]); }
+  get rebuilding() { return this.#view.epoch === null || this.#view.last < this.#view.head; }
+  get degraded() { return this.#degraded || this.#link.degraded(); }
+
+  submit(body, { signal } = {}) {
+    const command = { request_id: draw(), ...body, type: "submit", session: this.name };
+    return this.#link.request(command, signal).then(({ generation, duplicate }) => ({ generation, duplicate }));
+  }
+
+  stop(generation) {
+    const command = { type: "stop", session: this.name, generation };
+    return this.#link.request(command).then(({ already_ended }) => ({ generation, already_ended }));
+  }
+
+  unsubscribe() {
+    if (!this.following) return;
+    this._leave();
+    this.#link.left(this);
+  }
+
+  _leave() {
+    this.following = false;
+    clearTimeout(this.#timer);
+  }
+
+  _deleted() {
+    this._leave();
+    this.#view.forget();
+    this.#view.interrupted.clear();
+    this.#change([], true, [["deleted", {}]]);
+  }
+
+  _begin() {
+    clearTimeout(this.#timer);
+    this.#link.send(this.#view.subscribe(this.#from));
+  }
+
+  _take(frame) {
+    const before = frame.type === "subscribed" ? [...this.generations.keys()] : [];
+    const next = this.#view.apply(frame);
+    if (next === "dropped") return;
+    if (next === "gap") return this.#again();
+    if (next === "mismatch" && this.#doubt()) return this.#rebuild();
+    if (frame.type === "subscribed") return this.#began(frame, before);
+    this.#failures = 0;
+    const catchup = frame.type === "catchup";
+    const events = (catchup ? frame.events : [frame]).filter(({ generation }) => generation != null);
+    const ends = events.filter(({ type }) => type === "end");
+    const news = ends.map((end) => ["end", { generation: end.generation, end, catchup }]);
+    this.#change(events.map(({ generation }) => generation), catchup, news);
+  }
+
+  _refused(frame) {
+    const error = new RelayError(frame);
+    if (frame.id == null || frame.id !== this.#view.pending) return tell(this, "error", { error });
+    if (frame.code === "bad_cursor") this.#rebuild();
+    else if (frame.retryable) this.#again(1_000 * (frame.retry_after_s ?? 0));
+    else tell(this, "error", { error });
+  }
+
+  _degrade(degraded) {
+    this.#degraded = degraded;
+    this.#change([], false);
+  }
+
+  #began({ recovered }, before) {
+    const lost = recovered ? [] : [...this.#view.interrupted.keys()];
+    const changed = recovered ? [] : [...before, ...this.#view.generations.keys()];
+    this.#change(changed, true, lost.map((generation) => ["interrupted", { generation }]));
+  }
+
+  /** Whether to rebuild for what the frame left in doubt. */
+  #doubt() {
+    const { doubtful, generations } = this.#view;
+    for (const name of doubtful) this.#doubts.set(name, (this.#doubts.get(name) ?? 0) + 1);
+    const given = [...doubtful].filter((name) => this.#doubts.get(name) > MAX_REBUILDS);
+    for (const name of given) generations.get(name).unproven = true;
+    return given.length < doubtful.size;
+  }
+
+  #rebuild() {
+    this.#from = "start"; // what was joined live may be what is wrong
+    this.#view.forget();
+    this.#again();
+  }
+
+  /** Subscribe again: at once, or a little later where the time before came to nothing. */
+  #again(leastMs = 0) {
+    this.#view.waiting = true; // what still comes is of the subscription that went wrong
+    const delayMs = Math.max(leastMs, this.#failures && backoffMs(this.#failures));
+    this.#failures++;
+    if (!delayMs) return this._begin();
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this._begin(), delayMs);
+  }
+
+  #change(generations, catchup, news = []) {
+    if (this.#due === null) {
+      this.#due = { generations: new Set(), catchup: false, news: [] };
+      later(() => this.#tell());
+    }
+    for (const name of generations) this.#due.generations.add(name);
+    this.#due.catchup ||= catchup;
+    this.#due.news.push(...news);
+  }
+
+  #tell() {
+    const { news, ...change } = this.#due;
+    this.#due = null;
+    tell(this, "change", change);
+    for (const [type, detail] of news) tell(this, type, detail);
+  }
+}
+
+/** Once: at the next picture, where there are pictures; else as soon as this task is done. */
+function later(act) {
+  if (!globalThis.requestAnimationFrame) return queueMicrotask(act);
+  let done = false;
+  const once = () => done || ((done = true), act());
+  requestAnimationFrame(once);
+  setTimeout(once, PICTURE_MS);
+}
+
+// ── The connection ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+const MAX_TRIES = 16; // of one submit or stop
+const MAX_REQUESTS = 100; // not answered, at a time
+const WELCOME_MS = 10_000; // before `welcome` has told the heartbeat
+const GRACE_MS = 2_000; // beyond two heartbeats without a frame
+const PROBE_MS = 4_000; // after a wake-up a dead socket should not keep anybody waiting
+const STABLE_MS = 2_000; // a connection shorter than that does not reset the backoff
+const MOST_DRAIN_MS = 60_000; // whatever a draining gateway says
+const SESSION = /^(?!\.{1,2}$)[A-Za-z0-9_.:-]{1,128}$/;
+
+export function connect(url, options) {
+  return new Relay(url, options);
+}
+
+/** One WebSocket after another, for any number of sessions. See the top. */
+export class Relay extends EventTarget {
+  state = "connecting";
+  limits = {};
+  #url;
+  #options;
+  #socket = null; // the one that counts: events of an abandoned one come to nothing
+  #welcomed = false;
+  #deadline = 0; // when silence means that the connection is dead
+  #patienceMs = WELCOME_MS;
+  #stableFrom = Infinity;
+  #failures = 0;
+  #notBefore = 0; // a draining gateway said when to come back
+  #timer;
+  #watch;
+  #listening = new AbortController();
+  #sessions = new Map();
+  #outbox = new Map(); // id → {command, resolve, reject, tries, timer}
+  #drawn = 0;
+  #degraded = false;
+
+  constructor(url, { codec = "json", ...options } = {}) {
+    super();
+    if (codec !== "json") throw new RangeError(`There is no codec ${codec}; json is the only one.`);
+    this.#url = address(url);
+    this.#options = options;
+    // An interval that looks at the clock, for timers stand still while a laptop sleeps or a tab is in the background.
+    this.#watch = setInterval(() => this.#socket && Date.now() > this.#deadline && this.#lost(), 1_000);
+    const { signal } = this.#listening;
+    for (const type of ["online", "pageshow"]) globalThis.addEventListener?.(type, () => this.#wake(), { signal });
+    const { document } = globalThis;
+    document?.addEventListener("visibilitychange", () => document.hidden || this.#wake(), { signal });
+    this.#connect();
+  }
+
+  session(name, { from = "start" } = {}) {
+    if (!SESSION.test(name)) throw new RangeError("A session's name has 1 to 128 characters of A-Z a-z 0-9 _ . : -");
+    if (this.#sessions.has(name)) return this.#sessions.get(name);
+    const link = {
+      send: (command) => this.#send(command),
+      request: (command, signal) => this.#request(command, signal),
+      left: () => this.#leave(name),
+      degraded: () => this.#degraded,
+    };
+    const session = new Session(link, new SessionView(name, `s${++this.#drawn}-`), from);
+    this.#sessions.set(name, session);
+    if (this.#welcomed) session._begin();
+    return session;
+  }
+
+  close() {
+    this.#end(new RelayError({ code: "closed", message: "This client was closed." }));
+  }
+
+  #connect() {
+    clearTimeout(this.#timer);
+    this.#abandon();
+    const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
+    const socket = (this.#socket = new Socket(this.#url, "relay.v1.json"));
+    const ours = (act) => (event) => socket === this.#socket && act(event);
+    this.#patienceMs = WELCOME_MS;
+    this.#heard();
+    socket.onopen = ours(() => this.#identify("hello"));
+    socket.onmessage = ours(({ data }) => this.#receive(data));
+    socket.onclose = ours(({ code, reason }) => this.#lost(code, reason));
+  }
+
+  async #identify(type) {
+    const { token } = this.#options;
+    const socket = this.#socket;
+    if (token == null) return;
+    try {
+      const fresh = typeof token === "function" ? await token() : token;
+      if (socket === this.#socket) this.#send({ type, token: fresh });
+    } catch (cause) {
+      if (socket !== this.#socket) return;
+      tell(this, "error", { error: Object.assign(new RelayError({ code: "unauthenticated", message: "There is no token.", retryable: true }), { cause }) });
+      if (type === "hello") this.#lost();
+    }
+  }
+
+  #receive(data) {
+    this.#heard();
+    let frame;
+    try {
+      frame = JSON.parse(data);
+    } catch {
+      return this.#lost(); // what it meant is unknown; the cursors are not, so ask again from there
+    }
+    const session = this.#sessions.get(frame.session);
+    switch (frame.type) {
+      case "welcome": return this.#welcome(frame);
+      case "accepted": case "stopping": return this.#settle(frame.id)?.resolve(frame);
+      case "error": return this.#failed(frame, session);
+      case "draining": return this.#drain(frame);
+      case "token_expiring": return void this.#identify("refresh");
+      case "degraded": case "restored": return this.#degrade(frame.type === "degraded", frame.session, session);
+      case "unsubscribed": return frame.id == null && session && this.#forget(session);
+      default: return session?._take(frame); // heartbeat, pong and what a later release may send are no session's
+    }
+  }
+
+  #welcome({ limits, heartbeat_s }) {
+    this.limits = limits ?? {};
+    this.#patienceMs = 2_000 * heartbeat_s + GRACE_MS;
+    this.#heard();
+    if (this.#welcomed) return; // the answer to a hello that was not needed
+    this.#welcomed = true;
+    this.#stableFrom = Date.now() + STABLE_MS;
+    this.#notBefore = 0;
+    this.#become("open");
+    if (this.#degraded) this.#degrade(false); // the new gateway says so itself if it is
+    for (const session of this.#sessions.values()) session._begin();
+    for (const id of [...this.#outbox.keys()]) this.#deliver(id);
+  }
+
+  #request(command, signal) {
+    return new Promise((resolve, reject) => {
+      const refuse = (code, message) => reject(new RelayError({ code, message }));
+      if (this.state === "closed") return refuse("closed", "The connection is closed.");
+      if (this.#outbox.size >= MAX_REQUESTS) return refuse("rate_limited", "Too many commands wait for their answer.");
+      if (signal?.aborted) return reject(signal.reason);
+      const id = `c${++this.#drawn}`;
+      this.#outbox.set(id, { command: { ...command, id }, resolve, reject, tries: 0 });
+      signal?.addEventListener("abort", () => this.#outbox.get(id)?.tries === 0 && this.#settle(id).reject(signal.reason), { once: true });
+      this.#deliver(id);
+    });
+  }
+
+  #deliver(id) {
+    const request = this.#outbox.get(id);
+    if (!request || request.timer || !this.#welcomed) return;
+    const refuse = (code, message) => this.#settle(id).reject(new RelayError({ code, message }));
+    const most = this.limits.max_command_bytes ?? Infinity;
+    if (utf8(JSON.stringify(request.command)).length > most) return refuse("too_large", "This is too long for the relay.");
+    if (request.tries >= MAX_TRIES) return refuse("unavailable", "The relay did not answer.");
+    if (this.#send(request.command)) request.tries++;
+  }
+
+  #failed(frame, session) {
+    const request = this.#outbox.get(frame.id);
+    if (request && frame.retryable && request.tries < MAX_TRIES) {
+      const again = () => ((request.timer = undefined), this.#deliver(frame.id));
+      request.timer = setTimeout(again, 1_000 * (frame.retry_after_s ?? 0) + backoffMs(request.tries));
+      tell(session ?? this, "error", { error: new RelayError(frame) });
+    } else if (request) this.#settle(frame.id).reject(new RelayError(frame));
+    else if (session) session._refused(frame);
+    else tell(this, "error", { error: new RelayError(frame) });
+  }
+
+  #settle(id) {
+    const request = this.#outbox.get(id);
+    this.#outbox.delete(id);
+    clearTimeout(request?.timer);
+    return request;
+  }
+
+  #degrade(degraded, name, session) {
+    if (name == null) this.#degraded = degraded;
+    for (const one of name == null ? this.#sessions.values() : session ? [session] : []) one._degrade(degraded);
+  }
+
+  #leave(name) {
+    this.#sessions.delete(name);
+    this.#send({ type: "unsubscribe", session: name });
+  }
+
+  #forget(session) {
+    this.#sessions.delete(session.name);
+    session._deleted();
+  }
+
+  /** The gateway closes, at once or a little later; if it is still there by then, we go by ourselves. */
+  #drain({ reconnect_in_ms }) {
+    const delayMs = Math.min(reconnect_in_ms, MOST_DRAIN_MS);
+    this.#notBefore = Date.now() + delayMs;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#connect(), delayMs);
+  }
+
+  #send(command) {
+    const open = this.#socket?.readyState === 1;
+    if (open) this.#socket.send(JSON.stringify(command));
+    return open;
+  }
+
+  #heard() {
+    this.#deadline = Date.now() + this.#patienceMs;
+  }
+
+  #lost(code = 1006, reason = "") {
+    if (code >= 4500 && code <= 4999) {
+      const message = reason || `The relay closed the connection (${code}).`;
+      return this.#end(new RelayError({ code: REFUSALS[code] ?? "forbidden", message, final: true }));
+    }
+    this.#abandon();
+    if (Date.now() > this.#stableFrom) this.#failures = 0;
+    this.#stableFrom = Infinity;
+    const drainMs = this.#notBefore - Date.now();
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#connect(), drainMs > 0 ? drainMs : backoffMs(this.#failures++));
+    if (this.state === "open") this.#become("reconnecting");
+  }
+
+  /** The network or the person is back: do not sit out the backoff, and do not trust a socket that may be dead. */
+  #wake() {
+    if (this.state === "closed") return;
+    if (this.#send({ type: "ping" })) this.#deadline = Math.min(this.#deadline, Date.now() + PROBE_MS);
+    else if (!this.#socket && Date.now() >= this.#notBefore) this.#connect();
+  }
+
+  /** For good. */
+  #end(error) {
+    if (this.state === "closed") return;
+    this.#abandon();
+    for (const timer of [this.#timer, this.#watch]) clearTimeout(timer);
+    this.#listening.abort();
+    this.#become("closed");
+    for (const id of [...this.#outbox.keys()]) this.#settle(id).reject(error);
+    for (const session of this.#sessions.values()) session._leave();
+    if (!error.final) return;
+    for (const target of [this, ...this.#sessions.values()]) tell(target, "error", { error });
+  }
+
+  #abandon() {
+    const socket = this.#socket;
+    this.#socket = null; // first: its close event is of no interest any more
+    this.#welcomed = false;
+    socket?.close();
+  }
+
+  #become(state) {
+    if (state === this.state) return;
+    this.state = state;
+    tell(this, "state", { state });
+  }
+}
+
+const REFUSALS = { 4501: "unauthenticated", 4503: "forbidden", 4505: "bad_message" };
+
+/** ws or wss address of the gateway; without `url`, of the one that served this module. */
+function address(url = new URL("/", import.meta.url)) {
+  const found = new URL(url, globalThis.location?.href ?? import.meta.url);
+  found.protocol = found.protocol.replace("http", "ws");
+  if (!found.pathname.endsWith("/v1/ws")) found.pathname = found.pathname.replace(/\/*$/, "/v1/ws");
+  found.hash = "";
+  return found.href;
+}
