@@ -1,6 +1,6 @@
 /**
  * The browser client of relay (protocol relay.v1): one ES module, no dependencies, no build step. It runs in current
- * browsers, and in Node 22 or newer. Types are in relay-client.d.ts.
+ * browsers, and in Node 22 or newer. Every property and event is described in relay-client.d.ts.
  *
  *     import { connect } from "https://relay.example.org/relay-client.js";
  *
@@ -12,28 +12,16 @@
  *     const { generation } = await session.submit({ content: "Hello" });
  *     await session.stop(generation);
  *
- * connect(url?, {token?, codec?, WebSocket?}) → Relay. `token`: a string, or a function (it may be async) that is asked
- *   before every connection and when the token is about to expire. `codec`: "json" is the only one for now.
+ * connect(url?, {token?, codec?, WebSocket?}) → Relay
+ * Relay: state, limits, session(name, {from?}), close(); events `state`, `error`
+ * Session: name, messages, generations (Map, in order of submit), rebuilding, following, degraded,
+ *   submit({content | messages | retry_of, ...}, {signal?}) → Promise of {generation, duplicate},
+ *   stop(generation) → Promise of {generation, already_ended}, unsubscribe();
+ *   events `change` (at most once per picture), `end`, `interrupted`, `error`, `deleted`
  *
- * Relay: `state` ("connecting", "open", "reconnecting", "closed"), `limits` (the server's, {} before the first welcome),
- *   `session(name, {from?: "start" | "live"})` (the same Session for the same name until it is left), `close()`.
- *   Events: `state` {state}; `error` {error}: what belongs to no session and no promise. Where `error.final` is set the
- *   server does not want this client back (close codes 4500 to 4999): the state is "closed", every promise rejects.
- *
- * Session: `messages` (the users' turns), `generations` (Map, in order of submit; each with `message`, its user turn, if
- *   it has one), `rebuilding` (the state is half of the whole, because the rest is still on its way), `following` (false
- *   after `unsubscribe()` or `deleted`), `degraded` (the server has lost its store for a while).
- *   submit({content | messages | retry_of, request_id?, ...}, {signal?}) → Promise of {generation, duplicate}
- *   stop(generation) → Promise of {generation, already_ended}
- *     Both are sent again until they are answered, through reconnects and retryable errors, at most MAX_TRIES times, a
- *     submit always with the same request_id: it makes one generation. They reject with a RelayError {code, message,
- *     retryable}; after "unavailable" and "closed" they may still have taken effect. `signal` takes back a submit that
- *     has not been sent yet (AbortError), and no other.
- *   Events: `change` {generations: Set of names, catchup}: at most once per picture; with `catchup`, show it at once,
- *   without animation. After it `end` {generation, end, catchup} and `interrupted` {generation}, where they apply; after
- *   a rebuild an end is told again. `error` {error}: the server refused to let this session be followed, say.
- *   `deleted`: somebody deleted the session; it is not followed any more, the connection goes on. `relay.session(name)`
- *   begins a new one under the same name.
+ * A submit or stop is sent again until it is answered, through reconnects and retryable errors, at most MAX_TRIES times,
+ * a submit always with the same request_id: it makes one generation. A promise rejects with a RelayError; after
+ * "unavailable" and "closed" the command may still have taken effect.
  *
  * The file, top-down: the rules (pure: frames → state), a session, the connection.
  */
@@ -60,6 +48,7 @@ export class Generation {
   constructor(generation) {
     this.generation = generation;
     this.message = null; // the user's turn; a `retry_of` has none of its own
+    this.begun = false; // more is known than its user turn
     this.end = null;
     this.restart(1, "queued");
   }
@@ -70,17 +59,9 @@ export class Generation {
     this.unproven = false; // shown, although it could not be proven to be what the model wrote
   }
 
-  get text() {
-    return this.texts.join("");
-  }
-
-  get reasoning() {
-    return this.reasonings.join("");
-  }
-
-  get running() {
-    return this.end === null && this.state !== "interrupted";
-  }
+  get text() { return this.texts.join(""); }
+  get reasoning() { return this.reasonings.join(""); }
+  get running() { return this.end === null && this.state !== "interrupted"; }
 
   /** Take one event of its own in; false if the text can no longer be what the model wrote. */
   apply(event) {
@@ -128,13 +109,8 @@ export class SessionView {
     this.doubtful = new Set(); // the generations for which the last frame was a mismatch
   }
 
-  get cursor() {
-    return this.epoch === null ? null : { epoch: this.epoch, seq: this.last };
-  }
-
-  get pending() {
-    return this.waiting && this.asked ? this.prefix + this.asked : null;
-  }
+  get cursor() { return this.epoch === null ? null : { epoch: this.epoch, seq: this.last }; }
+  get pending() { return this.waiting && this.asked ? this.prefix + this.asked : null; }
 
   /** The command that begins, or resumes, following this session. */
   subscribe(from = "start") {
@@ -175,9 +151,9 @@ export class SessionView {
   }
 
   rebuild(active) {
-    const unfinished = new Map([...this.generations, ...this.interrupted]);
+    const known = [...this.generations, ...this.interrupted];
     this.forget();
-    this.interrupted = new Map([...unfinished].filter(([name, { end }]) => end === null && !active.has(name)));
+    this.interrupted = new Map(known.filter(([name, { begun, end }]) => begun && end === null && !active.has(name)));
     for (const lost of this.interrupted.values()) lost.state = "interrupted";
   }
 
@@ -194,6 +170,7 @@ export class SessionView {
   /** The generation as of `attempt`: a higher one voids what was shown, with or without its `restart`. */
   generation(name, attempt) {
     const shown = this.place(name);
+    shown.begun = true;
     shown.message ??= this.interrupted.get(name)?.message ?? null;
     this.interrupted.delete(name);
     if (attempt > shown.attempt) shown.restart(attempt);
@@ -224,9 +201,10 @@ export class RelayError extends Error {
   }
 }
 
-/** See the top. Made by `relay.session(name)`; methods that begin with _ are for the Relay. */
+/** Made by `relay.session(name)`; methods that begin with _ are for the Relay. */
 export class Session extends EventTarget {
-  #link;
+  following = true;
+  #link; // what the Relay does for it
   #view;
   #from;
   #failures = 0; // subscribes that came to nothing, one after the other
@@ -237,10 +215,7 @@ export class Session extends EventTarget {
 
   constructor(link, view, from) {
     super();
-    this.#link = link;
-    this.#view = view;
-    this.#from = from;
-    this.following = true;
+    [this.#link, this.#view, this.#from] = [link, view, from];
   }
 
   get name() { return this.#view.session; }
@@ -262,19 +237,13 @@ export class Session extends EventTarget {
   unsubscribe() {
     if (!this.following) return;
     this._leave();
-    this.#link.left(this);
+    this.#link.left();
   }
 
-  _leave() {
+  _leave(news = []) {
     this.following = false;
     clearTimeout(this.#timer);
-  }
-
-  _deleted() {
-    this._leave();
-    this.#view.forget();
-    this.#view.interrupted.clear();
-    this.#change([], true, [["deleted", {}]]);
+    if (news.length) this.#change([], false, news);
   }
 
   _begin() {
@@ -294,7 +263,7 @@ export class Session extends EventTarget {
     const events = (catchup ? frame.events : [frame]).filter(({ generation }) => generation != null);
     const ends = events.filter(({ type }) => type === "end");
     const news = ends.map((end) => ["end", { generation: end.generation, end, catchup }]);
-    this.#change(events.map(({ generation }) => generation), catchup, news);
+    this.#change(events.map((event) => event.generation), catchup, news);
   }
 
   _refused(frame) {
@@ -383,7 +352,7 @@ export function connect(url, options) {
   return new Relay(url, options);
 }
 
-/** One WebSocket after another, for any number of sessions. See the top. */
+/** One WebSocket after another, for any number of sessions. */
 export class Relay extends EventTarget {
   state = "connecting";
   limits = {};
@@ -424,7 +393,7 @@ export class Relay extends EventTarget {
     const link = {
       send: (command) => this.#send(command),
       request: (command, signal) => this.#request(command, signal),
-      left: () => this.#leave(name),
+      left: () => this.#sessions.delete(name) && this.#send({ type: "unsubscribe", session: name }),
       degraded: () => this.#degraded,
     };
     const session = new Session(link, new SessionView(name, `s${++this.#drawn}-`), from);
@@ -457,10 +426,9 @@ export class Relay extends EventTarget {
     try {
       const fresh = typeof token === "function" ? await token() : token;
       if (socket === this.#socket) this.#send({ type, token: fresh });
-    } catch (cause) {
-      if (socket !== this.#socket) return;
-      tell(this, "error", { error: Object.assign(new RelayError({ code: "unauthenticated", message: "There is no token.", retryable: true }), { cause }) });
-      if (type === "hello") this.#lost();
+    } catch (error) {
+      tell(this, "error", { error });
+      if (socket === this.#socket && type === "hello") this.#lost();
     }
   }
 
@@ -480,7 +448,7 @@ export class Relay extends EventTarget {
       case "draining": return this.#drain(frame);
       case "token_expiring": return void this.#identify("refresh");
       case "degraded": case "restored": return this.#degrade(frame.type === "degraded", frame.session, session);
-      case "unsubscribed": return frame.id == null && session && this.#forget(session);
+      case "unsubscribed": return frame.id == null && this.#sessions.delete(frame.session) && session._leave([["deleted", {}]]);
       default: return session?._take(frame); // heartbeat, pong and what a later release may send are no session's
     }
   }
@@ -543,16 +511,6 @@ export class Relay extends EventTarget {
   #degrade(degraded, name, session) {
     if (name == null) this.#degraded = degraded;
     for (const one of name == null ? this.#sessions.values() : session ? [session] : []) one._degrade(degraded);
-  }
-
-  #leave(name) {
-    this.#sessions.delete(name);
-    this.#send({ type: "unsubscribe", session: name });
-  }
-
-  #forget(session) {
-    this.#sessions.delete(session.name);
-    session._deleted();
   }
 
   /** The gateway closes, at once or a little later; if it is still there by then, we go by ourselves. */

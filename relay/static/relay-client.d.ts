@@ -1,0 +1,200 @@
+/** Types of relay-client.js, the browser client of relay (protocol relay.v1). */
+
+export function connect(url?: string | URL, options?: Options): Relay;
+
+export interface Options {
+  /** Where the relay asks for one. A function is asked before every connection, and when the token is about to expire. */
+  token?: string | (() => string | Promise<string>);
+  /** The only one for now. */
+  codec?: "json";
+  /** Where there is no global one (Node before 22). */
+  WebSocket?: typeof WebSocket;
+}
+
+/** A map from event names to the `detail` of their CustomEvent. */
+interface Target<Details> extends EventTarget {
+  addEventListener<Name extends keyof Details & string>(
+    type: Name,
+    listener: (event: CustomEvent<Details[Name]>) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<Name extends keyof Details & string>(
+    type: Name,
+    listener: (event: CustomEvent<Details[Name]>) => void,
+    options?: boolean | EventListenerOptions,
+  ): void;
+}
+
+/** `connecting` until the first welcome; `closed` is for good. */
+export type RelayState = "connecting" | "open" | "reconnecting" | "closed";
+
+export interface RelayEvents {
+  state: { state: RelayState };
+  /**
+   * What belongs to no session; also what `token()` threw. With `error.final` the server does not want this client back
+   * (close codes 4500 to 4999): the state is `closed`.
+   */
+  error: { error: RelayError | Error };
+}
+
+/** One WebSocket after another, for any number of sessions. It begins to connect when it is made. */
+export class Relay extends EventTarget implements Target<RelayEvents> {
+  constructor(url?: string | URL, options?: Options);
+  readonly state: RelayState;
+  /** The server's limits by name (bytes, seconds, counts); empty before the first welcome. */
+  readonly limits: Record<string, number>;
+  /**
+   * The session of that name, followed from now on; the same object until it is left or deleted. With `from: "live"`
+   * only what is written from now on. Throws RangeError for what is no name.
+   */
+  session(name: string, options?: { from?: "start" | "live" }): Session;
+  /** For good: every promise rejects with `closed`. Stops no answer. */
+  close(): void;
+  addEventListener: Target<RelayEvents>["addEventListener"];
+  removeEventListener: Target<RelayEvents>["removeEventListener"];
+}
+
+export interface SessionEvents {
+  /**
+   * What is shown of these generations has changed; told at most once per picture. With `catchup`, show it at once,
+   * without animation. An empty set: `degraded` or `rebuilding` has changed.
+   */
+  change: { generations: Set<string>; catchup: boolean };
+  /** After the `change` that shows it. Told again when the session was rebuilt. */
+  end: { generation: string; end: End; catchup: boolean };
+  /** The relay has lost this answer; it comes back, or ends `failed`. */
+  interrupted: { generation: string };
+  /** A session that may not be followed, a command that is tried again (`error.retryable`), the relay's last word. */
+  error: { error: RelayError };
+  /** Somebody deleted the session. It is not followed any more; `relay.session(name)` begins a new one. */
+  deleted: Record<string, never>;
+}
+
+/** One conversation. What it shows is read-only. */
+export class Session extends EventTarget implements Target<SessionEvents> {
+  readonly name: string;
+  /** The users' turns, in the order of the log. */
+  readonly messages: Message[];
+  /** In the order of submit; interrupted ones among them, as they were last shown. A new Map each time. */
+  readonly generations: Map<string, Generation>;
+  /** The state is a part of the whole: the rest is on its way. */
+  readonly rebuilding: boolean;
+  /** False after `unsubscribe()`, `deleted`, and the relay's close. */
+  readonly following: boolean;
+  /** The server has lost its store for a while: no news until it is back. */
+  readonly degraded: boolean;
+  /**
+   * Resolves once the relay has taken the question; `duplicate`: an earlier submit of this `request_id` had. Sent again
+   * until it is answered, and never makes a second generation. `signal` takes it back while it has not been sent.
+   * Rejects with RelayError; after `unavailable` and `closed` it may still have taken effect.
+   */
+  submit(body: Submit, options?: { signal?: AbortSignal }): Promise<{ generation: string; duplicate: boolean }>;
+  /** Resolves once the generation has ended. Sent again until it is answered. Rejects with RelayError. */
+  stop(generation: string): Promise<{ generation: string; already_ended: boolean }>;
+  /** Follow no more. Stops no answer; what is shown stays as it is. */
+  unsubscribe(): void;
+  addEventListener: Target<SessionEvents>["addEventListener"];
+  removeEventListener: Target<SessionEvents>["removeEventListener"];
+}
+
+/** Exactly one of `content`, `messages` and `retry_of`; the rest as in the protocol's `submit`. */
+export interface Submit {
+  content?: string;
+  messages?: { role: "system" | "user" | "assistant"; content: string }[];
+  retry_of?: string;
+  /** Drawn if it is not there. */
+  request_id?: string;
+  queue?: string;
+  mode?: "chat" | "report";
+  schema?: object;
+  priority?: "low" | "normal" | "high";
+  provider?: string;
+  model?: string;
+  max_tokens?: number;
+  system?: string;
+  metadata?: Record<string, unknown>;
+}
+
+export interface Message {
+  message_id: string;
+  role: string;
+  content: string;
+  generation: string;
+}
+
+/** One answer. */
+export class Generation {
+  readonly generation: string;
+  readonly attempt: number;
+  /** The last status, `streaming`, the reason of its end, or `interrupted`. */
+  readonly state: string;
+  /** Its user turn; null for a `retry_of`. */
+  readonly message: Message | null;
+  readonly text: string;
+  readonly reasoning: string;
+  /** The parts of `text` and `reasoning` as they came; new arrays when an attempt begins again. */
+  readonly texts: readonly string[];
+  readonly reasonings: readonly string[];
+  /** What hooks and generators want to show; `at`: the token index that it stands before. */
+  readonly data: readonly { name: string; value: unknown; at?: number | null }[];
+  /** Tokens so far. */
+  readonly count: number;
+  /** Joined live: its beginning was never seen, and its checksum is not checked. */
+  readonly partial: boolean;
+  /** Shown although it could not be proven to be what the model wrote, after several rebuilds. */
+  readonly unproven: boolean;
+  readonly running: boolean;
+  readonly end: End | null;
+}
+
+/** PROTOCOL's `end`; fields of later releases may be there too. */
+export interface End {
+  reason: "complete" | "stopped" | "failed" | "invalid";
+  finish?: "stop" | "length" | "filter" | "other" | null;
+  count: number;
+  text_bytes: number;
+  crc32: number;
+  provider?: string | null;
+  model?: string | null;
+  usage?: { input_tokens?: number | null; output_tokens?: number | null } | null;
+  timings_ms?: { queued?: number | null; first_token?: number | null; total?: number | null } | null;
+  message_id?: string | null;
+  result?: unknown;
+  error?: { code: string; message: string; retryable: boolean } | null;
+  [field: string]: unknown;
+}
+
+export class RelayError extends Error {
+  /** PROTOCOL's codes, and `closed`. */
+  readonly code: string;
+  readonly retryable: boolean;
+  readonly retry_after_s?: number;
+  /** The server does not want this client back. */
+  readonly final: boolean;
+}
+
+type Frame = Record<string, any>;
+
+/** The rules alone, without a connection: frames in, state out. The same as the server's own model of a client. */
+export class SessionView {
+  constructor(session: string, prefix?: string);
+  readonly session: string;
+  readonly epoch: string | null;
+  readonly last: number;
+  readonly head: number;
+  readonly waiting: boolean;
+  readonly cursor: { epoch: string; seq: number } | null;
+  /** The id of the subscribe that is not answered yet. */
+  readonly pending: string | null;
+  readonly messages: Message[];
+  readonly generations: Map<string, Generation>;
+  readonly interrupted: Map<string, Generation>;
+  readonly doubtful: Set<string>;
+  /** The command to send. */
+  subscribe(from?: "start" | "live"): Frame;
+  forget(): void;
+  /** "gap": subscribe again; "mismatch": forget, then subscribe again. */
+  apply(frame: Frame): "applied" | "dropped" | "gap" | "mismatch";
+}
+
+export function crc32(bytes: Uint8Array): number;

@@ -1,0 +1,91 @@
+"""Where the browser client's rules run: Node, where there is one, and Chromium."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.scenarios.browser import QUIET, chromium_path
+
+CLIENT = (files("relay") / "static" / "relay-client.js").read_text()
+DRIVE = Path(__file__).with_name("drive.js").read_text()
+# One line in (arguments of `drive` after the class), one line out.
+_NODE = """
+import { createInterface } from "node:readline";
+const [client, { drive }] = await Promise.all([import("./relay-client.mjs"), import("./drive.mjs")]);
+for await (const line of createInterface({ input: process.stdin }))
+  console.log(JSON.stringify(drive(client.SessionView, ...JSON.parse(line))));
+"""
+_CHROMIUM = """async ([client, drive]) => {
+  const load = (source) => import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+  const [{ SessionView }, made] = await Promise.all([load(client), load(drive)]);
+  window.drive = (session, steps) => JSON.stringify(made.drive(SessionView, session, steps));
+}"""
+
+Step = tuple[str, Any]
+
+
+class Javascript(Protocol):
+    def drive(self, session: str, steps: list[Step]) -> list[tuple[Any, dict[str, Any]]]:
+        """What each step returned, and the state after it."""
+
+
+class Node:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def drive(self, session: str, steps: list[Step]) -> list[tuple[Any, dict[str, Any]]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([session, steps]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "Node has ended; its words are above"
+        answer: list[tuple[Any, dict[str, Any]]] = json.loads(line)
+        return answer
+
+
+class Chromium:
+    def __init__(self, page: Any) -> None:
+        self._page = page
+
+    def drive(self, session: str, steps: list[Step]) -> list[tuple[Any, dict[str, Any]]]:
+        text = self._page.evaluate("([session, steps]) => drive(session, JSON.parse(steps))", [session, json.dumps(steps)])
+        answer: list[tuple[Any, dict[str, Any]]] = json.loads(text)
+        return answer
+
+
+@contextmanager
+def node(directory: Path) -> Iterator[Javascript]:
+    path = shutil.which("node")
+    if path is None:
+        pytest.skip("there is no node on PATH")
+    for name, source in (("relay-client", CLIENT), ("drive", DRIVE), ("main", _NODE)):
+        (directory / f"{name}.mjs").write_text(source)
+    with subprocess.Popen(
+        [path, "main.mjs"], cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
+        yield Node(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+@contextmanager
+def chromium() -> Iterator[Javascript]:
+    path = chromium_path()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        page = browser.new_page()
+        page.evaluate(_CHROMIUM, [CLIENT, DRIVE])
+        yield Chromium(page)
+        browser.close()
