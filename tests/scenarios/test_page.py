@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.fakes.provider import Script
+from tests.scenarios.browser import chromium
 from tests.scenarios.client import Client, check
 from tests.scenarios.world import World
 
 TOKENS = [f"w{number} " for number in range(40)]
 HOSTILE = "<img src=x onerror=document.title='gone'><b>bold</b> 👩‍👩‍👧 & <script>alert(1)</script>"
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 pytestmark = pytest.mark.slow
 
@@ -42,19 +37,10 @@ class Tabs:
 
 @pytest.fixture
 async def tabs() -> AsyncIterator[Tabs]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no chromium on PATH; Debian's package is called chromium")
-        pytest.skip("there is no chromium on PATH")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=QUIET)
+    async with chromium() as browser:
         made = Tabs(browser)
-        try:
-            yield made
-        finally:
-            await browser.close()
-        assert not made.complaints
+        yield made
+    assert not made.complaints
 
 
 def _at(page: Page, name: str) -> Locator:
