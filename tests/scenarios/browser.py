@@ -45,8 +45,8 @@ _SET_UP = """async (options) => {
   class Watched extends WebSocket {
     constructor(...given) {
       super(...given);
-      sockets.push({ at: Date.now(), url: this.url });
-      this.addEventListener("message", ({ data }) => frames.push({ at: Date.now(), ...JSON.parse(data) }));
+      sockets.push({ ms: Date.now(), url: this.url });
+      this.addEventListener("message", ({ data }) => frames.push({ ms: Date.now(), ...JSON.parse(data) }));
     }
     send(text) { commands.push(JSON.parse(text)); super.send(text); }
   }

@@ -187,7 +187,7 @@ async def test_a_drained_gateway_is_left_and_its_successor_found_when_it_said_so
     await relay.gateway("--port", port(gateway))
     await check(tab, relay, generation)
     draining = (await tab.run("frames.filter(({ type }) => type === 'draining')"))[0]
-    came_back_after_ms = (await tab.run("sockets[1].at")) - draining["at"]
+    came_back_after_ms = (await tab.run("sockets[1].ms")) - draining["ms"]
     assert came_back_after_ms >= draining["reconnect_in_ms"] - 5
 
 

@@ -20,10 +20,10 @@ from tests.static.javascript import Javascript, Step
 MOVES = ["next"] * 6 + ["catchup"] * 3 + [
     "repeat", "skip", "mangle", "reconnect", "stale", "epoch", "forget", "elsewhere",
 ]  # fmt: skip
-MANGLED: dict[str, dict[str, Any]] = {
-    "tokens": {"text": "lost"},
-    "end": {"crc32": 1},
-    "reasoning": {"text": "other"},
+MANGLED: dict[str, list[dict[str, Any]]] = {
+    "tokens": [{"text": "lost"}, {"index": 99}],
+    "reasoning": [{"text": "other"}],
+    "end": [{"crc32": 1}, {"count": 99}, {"text_bytes": 99}],
 }
 
 
@@ -85,14 +85,14 @@ class Server:
         self.at = cursor["seq"] if recovered else len(self.bodies) // 2 if live and cursor is None else 0
         reply = {
             "type": "subscribed", "session": SESSION, "epoch": self.epoch, "at": self.at, "head": len(self.bodies),
-            "recovered": recovered, "active": self.active(),
+            "recovered": recovered, "active": self.active(self.at or len(self.bodies)),
         }  # fmt: skip
         return reply if command is None else {**reply, "id": command["id"]}
 
-    def active(self) -> list[Frame]:
-        """The generations without an end among what was written before the place."""
+    def active(self, head: int) -> list[Frame]:
+        """The generations without an end when the log was that long."""
         found: dict[str, Frame] = {}
-        for body in self.bodies[: self.at]:
+        for body in self.bodies[:head]:
             event = msgspec.json.decode(body)
             if event["type"] == "end":
                 found.pop(event["generation"], None)
@@ -127,10 +127,12 @@ def plans(draw: st.DrawFn) -> Model:
             case "skip":
                 server.live()
             case "mangle" if (frame := server.live()) is not None:
-                arriving = [{**frame, **MANGLED.get(frame["type"], {})}]
+                arriving = [{**frame, **draw(st.sampled_from(MANGLED.get(frame["type"], [{}])))}]
             case "reconnect":
                 command = model.subscribe(draw(st.sampled_from(["start", "live"])))
-                arriving = [server.subscribed(command, command.get("from") == "live")]
+                late = [{**server.subscribed(None), "id": draw(st.sampled_from([None, "subscribe-1", "other"]))}]
+                reply = server.subscribed(command, command.get("from") == "live")
+                arriving = [*(late if draw(st.booleans()) else []), reply]
             case "stale":
                 arriving = [{**server.subscribed(None), "id": draw(st.sampled_from(["subscribe-1", "other"]))}]
             case "epoch":
@@ -147,8 +149,8 @@ def plans(draw: st.DrawFn) -> Model:
                 model.forget()
             if outcome in ("gap", "mismatch") and draw(st.booleans()):
                 command = model.subscribe()
-                for late in server.catchup(draw(st.integers(0, 3)), 262_144):  # still of the subscription before
-                    model.apply(late)
+                for old in server.catchup(draw(st.integers(0, 3)), 262_144):  # still of the subscription before
+                    model.apply(old)
                 model.apply(server.subscribed(command))
                 break
     return model

@@ -1,0 +1,318 @@
+"""What relay-client.js does when a gateway says what no sound gateway says on demand: refusals, wrong text, new logs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser
+
+from tests.fakes.scripted_gateway import Frame, ScriptedGateway
+from tests.scenarios.browser import Tab, chromium, client_page
+from tests.scenarios.processes import until
+
+pytestmark = pytest.mark.slow
+
+OF_G1 = {"generation": "g1", "attempt": 1}
+TOKENS: Frame = {"type": "tokens", **OF_G1, "index": 0, "count": 1, "text": "é"}
+MESSAGE: Frame = {"type": "message", "message_id": "m", "role": "user", "content": "?", "generation": "g1"}
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as running:
+        yield running
+
+
+def end(checksum: int = zlib.crc32("é".encode()), **fields: Any) -> Frame:
+    proof = {"count": 1, "text_bytes": 2, "crc32": checksum}
+    return {"type": "end", **OF_G1, "reason": "complete", **proof, **fields}
+
+
+def live(seq: int, event: Frame) -> Frame:
+    return {"session": "s", "seq": seq, **event}
+
+
+def subscribed(command: Frame | None = None, *, epoch: str = "e1", head: int = 0, recovered: bool = False) -> Frame:
+    reply = {
+        "type": "subscribed", "session": (command or {}).get("session", "s"), "epoch": epoch, "head": head,
+        "at": command["cursor"]["seq"] if command and recovered else 0, "recovered": recovered, "active": [],
+    }  # fmt: skip
+    return reply if command is None else {**reply, "id": command["id"]}
+
+
+def obliging(command: Frame) -> list[Frame]:
+    """Answers every command as if all were well; a cursor is honoured."""
+    match command["type"]:
+        case "subscribe":
+            return [subscribed(command, recovered="cursor" in command)]
+        case "submit":
+            return [
+                {
+                    "type": "accepted", "id": command["id"], "session": command["session"], "generation": "g1",
+                    "duplicate": False,
+                }
+            ]  # fmt: skip
+    return []
+
+
+async def following(browser: Browser, gateway: ScriptedGateway, **options: Any) -> Tab:
+    """A page that follows the session, its first subscribe answered."""
+    tab = await client_page(browser, gateway.url, **options)
+    await tab.follow("s")
+    await tab.until("frames.some(({ type }) => type === 'subscribed')")
+    return tab
+
+
+async def test_a_text_that_never_proves_is_rebuilt_a_few_times_and_then_shown_as_unproven(browser: Browser) -> None:
+    def wrong(command: Frame) -> list[Frame]:
+        catchup = {"type": "catchup", "session": "s", "from": 1, "seq": 3, "events": [MESSAGE, TOKENS, end(1)]}
+        return [subscribed(command, head=3), catchup] if command["type"] == "subscribe" else []
+
+    async with ScriptedGateway(wrong) as gateway:
+        tab = await following(browser, gateway)
+        await tab.until("sessions.s.generations.get('g1')?.unproven")
+        shown = await tab.ended("s", "g1")
+        assert (shown["text"], shown["state"]) == ("é", "complete")
+        await gateway.send(live(4, {"type": "weather"}))
+        await tab.until("frames.some(({ seq }) => seq === 4)")
+        assert len(gateway.named("subscribe")) == 4
+        assert not any("cursor" in command for command in gateway.named("subscribe"))
+        assert len(await tab.events("s", "end")) == 1
+
+
+async def test_a_text_that_proves_at_the_second_try_is_shown_as_it_should_be(browser: Browser) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send(live(1, {**TOKENS, "text": "e"}), live(2, end()))
+        await until(lambda: len(gateway.named("subscribe")) == 2)
+        assert "cursor" not in gateway.named("subscribe")[1]
+        await gateway.send(live(1, TOKENS), live(2, end()))
+        shown = await tab.ended("s", "g1")
+        assert (shown["text"], shown["unproven"]) == ("é", False)
+        await tab.until("events.some(({ type }) => type === 'end')")
+        assert len(await tab.events("s", "end")) == 1
+
+
+async def test_a_gap_asks_again_with_the_cursor_and_what_is_of_the_old_subscription_is_dropped(
+    browser: Browser,
+) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send(live(1, MESSAGE), live(3, end()), live(2, TOKENS))
+        await until(lambda: len(gateway.named("subscribe")) == 2)
+        assert gateway.named("subscribe")[1]["cursor"] == {"epoch": "e1", "seq": 1}
+        await gateway.send(live(2, TOKENS), live(3, end()))
+        assert (await tab.ended("s", "g1"))["text"] == "é"
+        assert len(gateway.named("subscribe")) == 2
+
+
+async def test_gaps_without_end_do_not_loop_hot(browser: Browser) -> None:
+    def gaps(command: Frame) -> list[Frame]:
+        return [subscribed(command), live(9, TOKENS)] if command["type"] == "subscribe" else []
+
+    async with ScriptedGateway(gaps) as gateway:
+        tab = await client_page(browser, gateway.url)
+        await tab.run("Math.random = () => 0.999999")  # the longest pauses
+        await tab.follow("s")
+        await tab.until("frames.filter(({ type }) => type === 'subscribed').length === 4")
+        told = await tab.run("frames.filter(({ type }) => type === 'subscribed').map(({ ms }) => ms)")
+        assert told[2] - told[1] >= 490
+        assert told[3] - told[2] >= 990
+
+
+@pytest.mark.parametrize(("code", "word"), [(4501, "unauthenticated"), (4503, "forbidden"), (4999, "forbidden")])
+async def test_a_close_of_4500_and_above_is_final(browser: Browser, code: int, word: str) -> None:
+    async with ScriptedGateway(lambda command: obliging(command) if command["type"] == "subscribe" else []) as gateway:
+        tab = await following(browser, gateway)
+        await tab.submit("s", "asked", content="?")
+        await until(lambda: gateway.named("submit"))
+        await gateway.close(code, "Not you.")
+        await tab.until("relay.state === 'closed'")
+        error = {"name": "RelayError", "code": word, "message": "Not you.", "retryable": False, "final": True}
+        assert (await tab.settled("asked"))["error"] == error
+        assert [event["error"] for event in await tab.events("relay", "error")] == [error]
+        assert [event["error"] for event in await tab.events("s", "error")] == [error]
+        await tab.run("dispatchEvent(new Event('online'))")
+        assert await tab.run("sockets.length") == 1
+        await tab.submit("s", "later", content="?")
+        assert (await tab.settled("later"))["error"]["code"] == "closed"
+
+
+@pytest.mark.parametrize("code", [1001, 1011, 1012, 4401, 4408, 4413, 4429])
+async def test_other_closes_are_followed_by_another_try_that_sends_what_was_not_answered(
+    browser: Browser, code: int
+) -> None:
+    async with ScriptedGateway(lambda command: obliging(command) if command["type"] == "subscribe" else []) as gateway:
+        tab = await following(browser, gateway)
+        await tab.submit("s", "asked", content="?")
+        await until(lambda: gateway.named("submit"))
+        await gateway.close(code)
+        await until(lambda: len(gateway.named("submit")) == 2)
+        assert gateway.named("submit")[0] == gateway.named("submit")[1]
+        assert gateway.named("subscribe")[1]["cursor"] == {"epoch": "e1", "seq": 0}
+        assert await tab.run("promises.asked") is None
+
+
+async def test_coming_back_online_does_not_wait_for_the_backoff(browser: Browser) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await tab.run("Math.random = () => 0.999999")  # the longest pauses: 250, 500, 1000 ms …
+        await gateway.close(1012)
+        await tab.until("relay.state === 'reconnecting'")
+        await tab.run("dispatchEvent(new Event('online'))")
+        assert await tab.run("sockets.length") == 2
+
+
+async def test_a_retryable_error_is_tried_again_in_its_time_and_any_other_rejects(browser: Browser) -> None:
+    def busy(command: Frame) -> list[Frame]:
+        if command["type"] != "submit":
+            return obliging(command)
+        if command["content"] == "never":
+            return [{"type": "error", "id": command["id"], "code": "conflict", "message": "No.", "retryable": False}]
+        if len(gateway.named("submit")) < 3:
+            wait = {"code": "rate_limited", "message": "Later.", "retryable": True, "retry_after_s": 0.1}
+            return [{"type": "error", "id": command["id"], "session": "s", **wait}]
+        return obliging(command)
+
+    async with ScriptedGateway(busy) as gateway:
+        tab = await following(browser, gateway)
+        await tab.submit("s", "asked", content="?")
+        assert (await tab.settled("asked"))["value"] == {"generation": "g1", "duplicate": False}
+        first, second, third = gateway.named("submit")
+        assert first == second == third
+        assert [event["error"]["code"] for event in await tab.events("s", "error")] == ["rate_limited"] * 2
+        sent = await tab.run("frames.filter(({ type }) => type === 'error').map(({ ms }) => ms)")
+        assert sent[1] - sent[0] >= 95
+        await tab.submit("s", "refused", content="never")
+        assert (await tab.settled("refused"))["error"]["code"] == "conflict"
+
+
+async def test_an_error_that_never_ends_rejects_after_a_bounded_number_of_tries(browser: Browser) -> None:
+    def busy(command: Frame) -> list[Frame]:
+        if command["type"] != "submit":
+            return obliging(command)
+        return [{"type": "error", "id": command["id"], "code": "unavailable", "message": "No.", "retryable": True}]
+
+    async with ScriptedGateway(busy) as gateway:
+        tab = await following(browser, gateway)
+        await tab.run("Math.random = () => 0")
+        await tab.submit("s", "asked", content="?")
+        assert (await tab.settled("asked"))["error"]["code"] == "unavailable"
+        assert len(gateway.named("submit")) == 16
+
+
+async def test_a_submit_that_was_not_sent_can_be_taken_back_and_no_other(browser: Browser) -> None:
+    async with ScriptedGateway(obliging, welcome=None) as gateway:
+        tab = await client_page(browser, gateway.url)
+        await tab.follow("s")
+        await tab.run(
+            "window.taken = new AbortController();"
+            "promise('taken', sessions.s.submit({ content: '?' }, { signal: taken.signal }));"
+            "taken.abort()"
+        )
+        assert "error" in await tab.settled("taken")
+        await until(lambda: gateway.connections)
+        await gateway.send({"type": "welcome", "heartbeat_s": 60, "limits": {"max_command_bytes": 300}})
+        await tab.until("relay.state === 'open'")
+        await tab.run(
+            "window.late = new AbortController();"
+            "promise('kept', sessions.s.submit({ content: '?' }, { signal: late.signal }));"
+            "late.abort()"
+        )
+        assert (await tab.settled("kept"))["value"]["generation"] == "g1"
+        await tab.submit("s", "long", content="é" * 200)
+        assert (await tab.settled("long"))["error"]["code"] == "too_large"
+        assert len(gateway.named("submit")) == 1
+
+
+async def test_a_deleted_session_is_told_and_the_connection_goes_on(browser: Browser) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send({"type": "unsubscribed", "session": "s"})
+        await tab.until("events.some(({ of, type }) => of === 's' && type === 'deleted')")
+        assert await tab.run("[sessions.s.following, relay.state]") == [False, "open"]
+        assert len(gateway.named("subscribe")) == 1
+        await tab.follow("s")
+        await until(lambda: len(gateway.named("subscribe")) == 2)
+        assert "cursor" not in gateway.named("subscribe")[1]
+        assert gateway.accepted == 1
+
+
+async def test_an_answer_that_the_new_log_does_not_have_is_interrupted_and_stays_on_the_screen(
+    browser: Browser,
+) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send(live(1, MESSAGE), live(2, TOKENS))
+        await tab.shows("s", "g1", "é")
+        await gateway.send(subscribed(epoch="e2"))
+        await tab.until("events.some(({ type }) => type === 'interrupted')")
+        shown = "(({ state, text, message }) => [state, text, message.content])(sessions.s.generations.get('g1'))"
+        assert await tab.run(shown) == ["interrupted", "é", "?"]
+        await gateway.send(live(1, TOKENS), live(2, end()))
+        assert (await tab.ended("s", "g1"))["state"] == "complete"
+        assert await tab.run(shown) == ["complete", "é", "?"]
+
+
+async def test_degraded_and_restored_are_told(browser: Browser) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        for frame in ({"type": "degraded"}, {"type": "degraded", "session": "s"}):
+            await gateway.send(frame)
+            await tab.until("sessions.s.degraded")
+            await gateway.send({**frame, "type": "restored"})
+            await tab.until("!sessions.s.degraded")
+
+
+async def test_a_token_goes_first_and_a_fresh_one_when_it_expires_and_after_a_close_for_it(browser: Browser) -> None:
+    welcome = {"type": "welcome", "heartbeat_s": 60, "limits": {}}
+    async with ScriptedGateway(
+        lambda command: [welcome] if command["type"] == "hello" else obliging(command), welcome=None
+    ) as gateway:
+        tab = await following(browser, gateway, token="secret")
+        assert [command["type"] for command in gateway.commands] == ["hello", "subscribe"]
+        assert gateway.commands[0]["token"] == "secret-1"
+        await gateway.send({"type": "token_expiring", "expires_in_s": 30})
+        await until(lambda: gateway.named("refresh"))
+        assert gateway.named("refresh")[0]["token"] == "secret-2"
+        await gateway.close(4401)
+        await until(lambda: len(gateway.named("subscribe")) == 2)
+        assert gateway.named("hello")[1]["token"] == "secret-3"
+        assert await tab.run("relay.state") == "open"
+
+
+async def test_a_session_that_may_not_be_followed_is_told_and_a_bad_cursor_is_dropped(browser: Browser) -> None:
+    def strict(command: Frame) -> list[Frame]:
+        refusal = {"type": "error", "id": command["id"], "session": command["session"], "retryable": False}
+        if command["session"] == "theirs":
+            return [{**refusal, "code": "forbidden", "message": "Not yours."}]
+        if "cursor" in command:
+            return [{**refusal, "code": "bad_cursor", "message": "No cursor."}]
+        return obliging(command)
+
+    async with ScriptedGateway(strict) as gateway:
+        tab = await following(browser, gateway)
+        await tab.follow("theirs")
+        await tab.until("events.some(({ of, type }) => of === 'theirs' && type === 'error')")
+        assert (await tab.events("theirs", "error"))[0]["error"]["code"] == "forbidden"
+        await gateway.close(1012)
+        await until(lambda: len([c for c in gateway.named("subscribe") if c["session"] == "s"]) == 3)
+        assert "cursor" not in [c for c in gateway.named("subscribe") if c["session"] == "s"][2]
+        await tab.until("!sessions.s.rebuilding")
+
+
+async def test_closing_is_for_good(browser: Browser) -> None:
+    async with ScriptedGateway(lambda command: []) as gateway:
+        tab = await client_page(browser, gateway.url)
+        await tab.follow("s")
+        await tab.submit("s", "asked", content="?")
+        await tab.until("relay.state === 'open'")
+        await tab.run("relay.close(); dispatchEvent(new Event('online'))")
+        assert (await tab.settled("asked"))["error"]["code"] == "closed"
+        await until(lambda: not gateway.connections)
+        assert gateway.accepted == 1
+        assert await tab.run("relay.state") == "closed"
+        assert await tab.events("relay", "error") == []
