@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Browser
 
 import relay as package
-from tests.fakes.openai_server import Script
+from tests.fakes.script import Script
 from tests.scenarios.browser import Tab, chromium, client_page
 from tests.scenarios.client import Client
 from tests.scenarios.world import Gateway, World
