@@ -59,7 +59,9 @@ class Chromium:
         self._page = page
 
     def drive(self, session: str, steps: list[Step]) -> list[tuple[Any, dict[str, Any]]]:
-        text = self._page.evaluate("([session, steps]) => drive(session, JSON.parse(steps))", [session, json.dumps(steps)])
+        text = self._page.evaluate(
+            "([session, steps]) => drive(session, JSON.parse(steps))", [session, json.dumps(steps)]
+        )
         answer: list[tuple[Any, dict[str, Any]]] = json.loads(text)
         return answer
 

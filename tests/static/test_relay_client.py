@@ -43,18 +43,22 @@ class Model:
         self.outcomes: list[tuple[Any, dict[str, Any]]] = []
 
     def subscribe(self, start: str = "start") -> Frame:
-        return self._note("subscribe", start, self.view.subscribe(start=start))
+        command = self.view.subscribe(start=start)
+        self._note("subscribe", start, command)
+        return command
 
     def forget(self) -> None:
-        self._note("forget", None, self.view.forget())
+        self.view.forget()
+        self._note("forget", None, None)
 
     def apply(self, frame: Frame) -> str:
-        return str(self._note("apply", frame, self.view.apply(frame)))
+        outcome = self.view.apply(frame)
+        self._note("apply", frame, outcome)
+        return outcome
 
-    def _note(self, name: str, argument: Any, returned: Any) -> Any:
+    def _note(self, name: str, argument: Any, returned: Any) -> None:
         self.steps.append((name, argument))
         self.outcomes.append((returned, msgspec.to_builtins(state(self.view))))
-        return returned
 
 
 class Server:
@@ -81,8 +85,9 @@ class Server:
 
     def subscribed(self, command: Frame | None, live: bool = False) -> Frame:
         cursor = (command or {}).get("cursor")
-        recovered = cursor is not None and cursor["epoch"] == self.epoch and cursor["seq"] <= len(self.bodies)
-        self.at = cursor["seq"] if recovered else len(self.bodies) // 2 if live and cursor is None else 0
+        recovered, self.at = False, len(self.bodies) // 2 if live and cursor is None else 0
+        if cursor is not None and cursor["epoch"] == self.epoch and cursor["seq"] <= len(self.bodies):
+            recovered, self.at = True, cursor["seq"]
         reply = {
             "type": "subscribed", "session": SESSION, "epoch": self.epoch, "at": self.at, "head": len(self.bodies),
             "recovered": recovered, "active": self.active(self.at or len(self.bodies)),
