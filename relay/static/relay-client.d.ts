@@ -11,19 +11,8 @@ export interface Options {
   WebSocket?: typeof WebSocket;
 }
 
-/** A map from event names to the `detail` of their CustomEvent. */
-interface Target<Details> extends EventTarget {
-  addEventListener<Name extends keyof Details & string>(
-    type: Name,
-    listener: (event: CustomEvent<Details[Name]>) => void,
-    options?: boolean | AddEventListenerOptions,
-  ): void;
-  removeEventListener<Name extends keyof Details & string>(
-    type: Name,
-    listener: (event: CustomEvent<Details[Name]>) => void,
-    options?: boolean | EventListenerOptions,
-  ): void;
-}
+type Listener<Detail> = (event: CustomEvent<Detail>) => void;
+type AnyListener = EventListenerOrEventListenerObject | null;
 
 /** `connecting` until the first welcome; `closed` is for good. */
 export type RelayState = "connecting" | "open" | "reconnecting" | "closed";
@@ -38,7 +27,7 @@ export interface RelayEvents {
 }
 
 /** One WebSocket after another, for any number of sessions. It begins to connect when it is made. */
-export class Relay extends EventTarget implements Target<RelayEvents> {
+export class Relay extends EventTarget {
   constructor(url?: string | URL, options?: Options);
   readonly state: RelayState;
   /** The server's limits by name (bytes, seconds, counts); empty before the first welcome. */
@@ -50,8 +39,18 @@ export class Relay extends EventTarget implements Target<RelayEvents> {
   session(name: string, options?: { from?: "start" | "live" }): Session;
   /** For good: every promise rejects with `closed`. Stops no answer. */
   close(): void;
-  addEventListener: Target<RelayEvents>["addEventListener"];
-  removeEventListener: Target<RelayEvents>["removeEventListener"];
+  addEventListener<Type extends keyof RelayEvents>(
+    type: Type,
+    listener: Listener<RelayEvents[Type]>,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(type: string, listener: AnyListener, options?: boolean | AddEventListenerOptions): void;
+  removeEventListener<Type extends keyof RelayEvents>(
+    type: Type,
+    listener: Listener<RelayEvents[Type]>,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(type: string, listener: AnyListener, options?: boolean | EventListenerOptions): void;
 }
 
 export interface SessionEvents {
@@ -71,7 +70,7 @@ export interface SessionEvents {
 }
 
 /** One conversation. What it shows is read-only. */
-export class Session extends EventTarget implements Target<SessionEvents> {
+export class Session extends EventTarget {
   readonly name: string;
   /** The users' turns, in the order of the log. */
   readonly messages: Message[];
@@ -93,8 +92,18 @@ export class Session extends EventTarget implements Target<SessionEvents> {
   stop(generation: string): Promise<{ generation: string; already_ended: boolean }>;
   /** Follow no more. Stops no answer; what is shown stays as it is. */
   unsubscribe(): void;
-  addEventListener: Target<SessionEvents>["addEventListener"];
-  removeEventListener: Target<SessionEvents>["removeEventListener"];
+  addEventListener<Type extends keyof SessionEvents>(
+    type: Type,
+    listener: Listener<SessionEvents[Type]>,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(type: string, listener: AnyListener, options?: boolean | AddEventListenerOptions): void;
+  removeEventListener<Type extends keyof SessionEvents>(
+    type: Type,
+    listener: Listener<SessionEvents[Type]>,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(type: string, listener: AnyListener, options?: boolean | EventListenerOptions): void;
 }
 
 /** Exactly one of `content`, `messages` and `retry_of`; the rest as in the protocol's `submit`. */

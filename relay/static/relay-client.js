@@ -518,7 +518,7 @@ export class Relay extends EventTarget {
     const delayMs = Math.min(reconnect_in_ms, MOST_DRAIN_MS);
     this.#notBefore = Date.now() + delayMs;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#connect(), delayMs);
+    this.#timer = setTimeout(() => this.#lost(), delayMs);
   }
 
   #send(command) {

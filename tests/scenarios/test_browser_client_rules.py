@@ -166,6 +166,17 @@ async def test_coming_back_online_does_not_wait_for_the_backoff(browser: Browser
         assert await tab.run("sockets.length") == 2
 
 
+async def test_a_draining_gateway_that_does_not_close_is_left_at_its_time(browser: Browser) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send({"type": "draining", "reconnect_in_ms": 200})
+        await tab.until("sockets.length === 2 && relay.state === 'open'")
+        (draining,) = await tab.run("frames.filter(({ type }) => type === 'draining')")
+        assert await tab.run("sockets[1].ms") - draining["ms"] >= 195
+        assert [event["state"] for event in await tab.events("relay", "state")] == ["open", "reconnecting", "open"]
+        await until(lambda: len(gateway.named("subscribe")) == 2)
+
+
 async def test_a_retryable_error_is_tried_again_in_its_time_and_any_other_rejects(browser: Browser) -> None:
     def busy(command: Frame) -> list[Frame]:
         if command["type"] != "submit":
