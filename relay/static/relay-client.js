@@ -77,7 +77,7 @@ export class Generation {
 
   grow({ index, count, text }) {
     this.state = "streaming";
-    if (this.partial && !this.texts.length) this.count = index;
+    if (this.partial && !this.texts.length) [this.count, this.partial] = [index, index > 0]; // at 0 it begins here
     const follows = index === this.count;
     this.texts.push(text);
     this.count += count;
