@@ -39,6 +39,7 @@ def app(gateway: Gateway) -> Starlette:
             Route("/readyz", http.ready),
             Route("/metrics", http.metrics_page),
             Route("/", http.page),
+            WebSocketRoute("/{path:path}", http.no_websocket),
             Route("/relay-client.js", http.browser_client),
         ],
         middleware=[

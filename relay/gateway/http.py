@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from relay import logging, metrics
 from relay.errors import ClientError, StorageError
@@ -190,6 +191,11 @@ async def on_bug(request: Request, error: Exception) -> Response:
 
 async def on_not_found(request: Request, error: Exception) -> Response:
     return error_answer(ClientError("not_found", "There is nothing at this address."))
+
+
+async def no_websocket(websocket: WebSocket) -> None:
+    """A handshake at any other address; Starlette would answer 403 without a word."""
+    await websocket.send_denial_response(error_answer(ClientError("not_found", "There is no WebSocket here.")))
 
 
 async def on_wrong_method(request: Request, error: Exception) -> Response:

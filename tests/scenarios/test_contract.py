@@ -131,6 +131,11 @@ async def test_only_our_subprotocol_and_our_own_pages_are_let_in(relay: World) -
         async with connect(_address(gateway), proxy=None, subprotocols=[Subprotocol("relay.v9")]):
             pass
     assert refused.value.response.status_code == 400
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(_address(gateway).replace("/v1/ws", "/v2/ws"), proxy=None):
+            pass
+    assert refused.value.response.status_code == 404
+    assert json.loads(refused.value.response.body)["error"]["code"] == "not_found"
     for origin in ("https://evil.example.com", "null"):
         with pytest.raises(InvalidStatus) as refused:
             async with connect(_address(gateway), proxy=None, origin=Origin(origin)):
