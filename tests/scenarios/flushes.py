@@ -1,10 +1,11 @@
-"""What a worker's flushes have come to, as it shows from outside. Read from its log lines, and only here."""
+"""What a worker's flushes have come to, as it shows from outside: its counters and its log lines, which must agree."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from tests.scenarios.processes import Process, until
+from tests.scenarios.world import World
 
 
 class Flushes(NamedTuple):
@@ -19,7 +20,23 @@ class Flushes(NamedTuple):
     restored_bytes: int = 0
 
 
-async def flushes(worker: Process) -> Flushes:
+async def flushes(relay: World, worker: Process) -> Flushes:
+    """One log line for each that the counters count."""
+    logged = _logged(worker)
+    samples = await relay.metrics(worker)
+    counted = {
+        "retries": samples["relay_flush_retries_total"],
+        "failures": samples["relay_flush_failures_total"],
+        "fallbacks": samples["relay_flush_fallbacks_total"],
+        "tokens": samples["relay_flush_tokens_total"],
+        "spills": samples["relay_spills_total"],
+        "restored": samples["relay_spills_restored_total"],
+    }
+    assert counted == {name: getattr(logged, name) for name in counted}
+    return logged
+
+
+def _logged(worker: Process) -> Flushes:
     fallbacks, restorations = _of(worker, "flush_fallback"), _of(worker, "restored")
     return Flushes(
         retries=len(_of(worker, "flush_retry")),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.scenarios.client import Client, check
 from tests.scenarios.flushes import Flushes, flushes, restored, spilled
-from tests.scenarios.processes import Process, until
+from tests.scenarios.processes import Process, free_port, until
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import Script, World
 
@@ -26,7 +26,7 @@ async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
 
 async def behind(proxy: Proxy, relay: World, **settings: Any) -> Process:
     """A worker that has Redis through the proxy only."""
-    return await relay.worker(RELAY_REDIS_URL=proxy.url, **settings)
+    return await relay.worker("--metrics-port", str(free_port()), RELAY_REDIS_URL=proxy.url, **settings)
 
 
 async def begun(client: Client, tokens: int = 20) -> str:
@@ -51,7 +51,7 @@ async def test_appends_that_fail_are_tried_again(relay: World, proxy: Proxy) -> 
             await client.ended(generation)
             assert proxy.faults_left == 0
         check(client, generation, "".join(TOKENS[:100]))
-    assert await flushes(worker) == Flushes(retries=3)
+    assert await flushes(relay, worker) == Flushes(retries=3)
 
 
 async def test_appends_whose_replies_are_lost_are_written_once(relay: World, proxy: Proxy) -> None:
@@ -63,7 +63,7 @@ async def test_appends_whose_replies_are_lost_are_written_once(relay: World, pro
             await client.ended(generation)
             assert proxy.faults_left == 0
         check(client, generation, "".join(TOKENS[:100]))
-    assert await flushes(worker) == Flushes(retries=3)
+    assert await flushes(relay, worker) == Flushes(retries=3)
 
 
 async def test_a_batch_that_landed_unseen_and_whose_tokens_land_unseen_is_written_once(
@@ -78,7 +78,7 @@ async def test_a_batch_that_landed_unseen_and_whose_tokens_land_unseen_is_writte
             await client.ended(generation)
             assert proxy.faults_left == 0
         check(client, generation, "".join(TOKENS[:100]))
-    seen = await flushes(worker)
+    seen = await flushes(relay, worker)
     assert (seen.retries, seen.failures, seen.fallbacks, seen.tokens) == (3, 1, 1, 1)
     assert (seen.spills, seen.restored) == (1, 1)
 
@@ -95,7 +95,7 @@ async def test_batches_that_are_refused_for_their_size_go_token_by_token(relay: 
         check(client, generation, "".join(tokens))
         last = [frame for frame in client.frames if frame["type"] == "tokens"][-20:]
         assert [frame["count"] for frame in last] == [1] * 20
-    seen = await flushes(worker)
+    seen = await flushes(relay, worker)
     assert seen.retries == 3 * seen.failures > 0
     assert seen.fallbacks == seen.failures
     assert seen.tokens >= 40
@@ -112,7 +112,7 @@ async def test_an_append_that_is_refused_for_ever_ends_the_answer_where_it_stand
             await client.ended(generation)
         end = check(client, generation, "".join(TOKENS[:40]), "failed")
         assert (end["error"]["code"], end["error"]["retryable"]) == ("storage", True)
-    assert (await flushes(worker)).restored == 0
+    assert (await flushes(relay, worker)).restored == 0
 
 
 # Redis is away
@@ -132,7 +132,7 @@ async def test_a_redis_that_is_away_holds_up_no_provider(relay: World, proxy: Pr
         await client.ended(generation)
         check(client, generation, TEXT)
         assert max(frame["count"] for frame in client.frames if frame["type"] == "tokens") > 100
-    seen = await flushes(worker)
+    seen = await flushes(relay, worker)
     assert (seen.retries, seen.failures, seen.spills, seen.restored) == (3, 1, 1, 1)
     assert seen.tokens <= 1
     # All that the provider sent was in the worker's hands, not in a socket's buffer, when Redis came back.
@@ -152,7 +152,7 @@ async def test_appends_that_arrive_when_nobody_waits_for_them_any_more_change_no
             await relay.fake.wait_for(lambda fake: fake.calls[0].finished)
         await client.ended(generation)
         check(client, generation, TEXT)
-    seen = await flushes(worker)
+    seen = await flushes(relay, worker)
     assert (seen.retries, seen.failures, seen.spills, seen.restored) == (1, 1, 1, 1)
 
 
@@ -184,7 +184,7 @@ async def test_more_than_the_spill_holds_closes_the_provider_and_fails_when_redi
         assert (end["error"]["code"], end["error"]["retryable"]) == ("storage", True)
         assert "".join(relay.fake.script.tokens).startswith(ended.text)
         assert 180 <= ended.count - shown <= 200, "what was spilled is written all the same"
-    assert (await flushes(worker)).restored == 1
+    assert (await flushes(relay, worker)).restored == 1
 
 
 # Others act while something is spilled
@@ -204,7 +204,7 @@ async def test_a_stop_while_something_is_spilled_holds(relay: World, proxy: Prox
         await client.command(type="ping")
         check(client, generation, text, "stopped")
         assert TEXT.startswith(text)
-    assert (await flushes(worker)).restored == 0
+    assert (await flushes(relay, worker)).restored == 0
 
 
 async def test_a_worker_that_is_told_to_go_while_something_is_spilled_still_writes_it(
