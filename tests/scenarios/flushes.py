@@ -19,6 +19,11 @@ class Flushes(NamedTuple):
     restored: int = 0
     restored_bytes: int = 0
 
+    def since(self, before: Flushes) -> Flushes:
+        """What has been added. A worker's first append connects and loads its script within the one second of a try:
+        on a busy machine it is tried again, before any fault."""
+        return Flushes(*(now - then for now, then in zip(self, before, strict=True)))
+
 
 async def flushes(relay: World, worker: Process) -> Flushes:
     """One log line for each that the counters count."""

@@ -47,11 +47,12 @@ async def test_appends_that_fail_are_tried_again(relay: World, proxy: Proxy) -> 
     gateway, worker = await relay.gateway(), await behind(proxy, relay)
     async with Client(gateway.url, "s") as client:
         generation = await begun(client)
+        before = await flushes(relay, worker)
         async with proxy.failing(3):
             await client.ended(generation)
             assert proxy.faults_left == 0
         check(client, generation, "".join(TOKENS[:100]))
-    assert await flushes(relay, worker) == Flushes(retries=3)
+    assert (await flushes(relay, worker)).since(before) == Flushes(retries=3)
 
 
 async def test_appends_whose_replies_are_lost_are_written_once(relay: World, proxy: Proxy) -> None:
@@ -59,11 +60,12 @@ async def test_appends_whose_replies_are_lost_are_written_once(relay: World, pro
     gateway, worker = await relay.gateway(), await behind(proxy, relay)
     async with Client(gateway.url, "s") as client:
         generation = await begun(client)
+        before = await flushes(relay, worker)
         async with proxy.losing_replies(3):
             await client.ended(generation)
             assert proxy.faults_left == 0
         check(client, generation, "".join(TOKENS[:100]))
-    assert await flushes(relay, worker) == Flushes(retries=3)
+    assert (await flushes(relay, worker)).since(before) == Flushes(retries=3)
 
 
 async def test_a_batch_that_landed_unseen_and_whose_tokens_land_unseen_is_written_once(
@@ -73,12 +75,13 @@ async def test_a_batch_that_landed_unseen_and_whose_tokens_land_unseen_is_writte
     gateway, worker = await relay.gateway(), await behind(proxy, relay)
     async with Client(gateway.url, "s") as client:
         generation = await begun(client)
+        before = await flushes(relay, worker)
         async with proxy.losing_replies(7):
             relay.fake.release()
             await client.ended(generation)
             assert proxy.faults_left == 0
         check(client, generation, "".join(TOKENS[:100]))
-    seen = await flushes(relay, worker)
+    seen = (await flushes(relay, worker)).since(before)
     assert (seen.retries, seen.failures, seen.fallbacks, seen.tokens) == (3, 1, 1, 1)
     assert (seen.spills, seen.restored) == (1, 1)
 
@@ -89,13 +92,14 @@ async def test_batches_that_are_refused_for_their_size_go_token_by_token(relay: 
     gateway, worker = await relay.gateway(), await behind(proxy, relay)
     async with Client(gateway.url, "s") as client:
         generation = await begun(client)
+        before = await flushes(relay, worker)
         async with proxy.refusing(larger_than_bytes=1000):  # a token's append has 600
             relay.fake.release()
             await client.ended(generation)
         check(client, generation, "".join(tokens))
         last = [frame for frame in client.frames if frame["type"] == "tokens"][-20:]
         assert [frame["count"] for frame in last] == [1] * 20
-    seen = await flushes(relay, worker)
+    seen = (await flushes(relay, worker)).since(before)
     assert seen.retries == 3 * seen.failures > 0
     assert seen.fallbacks == seen.failures
     assert seen.tokens >= 40
@@ -107,12 +111,13 @@ async def test_an_append_that_is_refused_for_ever_ends_the_answer_where_it_stand
     gateway, worker = await relay.gateway(), await behind(proxy, relay, RELAY_LOST_AFTER_S="1")
     async with Client(gateway.url, "s") as client:
         generation = await begun(client, 40)
+        before = await flushes(relay, worker)
         async with proxy.refusing(larger_than_bytes=0):
             relay.fake.release()
             await client.ended(generation)
         end = check(client, generation, "".join(TOKENS[:40]), "failed")
         assert (end["error"]["code"], end["error"]["retryable"]) == ("storage", True)
-    assert (await flushes(relay, worker)).restored == 0
+    assert (await flushes(relay, worker)).since(before).restored == 0
 
 
 # Redis is away
@@ -123,6 +128,7 @@ async def test_a_redis_that_is_away_holds_up_no_provider(relay: World, proxy: Pr
     gateway, worker = await relay.gateway(), await behind(proxy, relay)
     async with Client(gateway.url, "s") as client:
         generation = await begun(client)
+        before = await flushes(relay, worker)
         async with proxy.away():
             await spilled(worker)
             await relay.fake.wait_for(lambda fake: fake.calls[0].finished)
@@ -132,7 +138,7 @@ async def test_a_redis_that_is_away_holds_up_no_provider(relay: World, proxy: Pr
         await client.ended(generation)
         check(client, generation, TEXT)
         assert max(frame["count"] for frame in client.frames if frame["type"] == "tokens") > 100
-    seen = await flushes(relay, worker)
+    seen = (await flushes(relay, worker)).since(before)
     assert (seen.retries, seen.failures, seen.spills, seen.restored) == (3, 1, 1, 1)
     assert seen.tokens <= 1
     # All that the provider sent was in the worker's hands, not in a socket's buffer, when Redis came back.
@@ -147,12 +153,13 @@ async def test_appends_that_arrive_when_nobody_waits_for_them_any_more_change_no
     gateway, worker = await relay.gateway(), await behind(proxy, relay, RELAY_FLUSH_RETRIES="1")
     async with Client(gateway.url, "s") as client:
         generation = await begun(client)
+        before = await flushes(relay, worker)
         async with proxy.frozen():
             await spilled(worker)
             await relay.fake.wait_for(lambda fake: fake.calls[0].finished)
         await client.ended(generation)
         check(client, generation, TEXT)
-    seen = await flushes(relay, worker)
+    seen = (await flushes(relay, worker)).since(before)
     assert (seen.retries, seen.failures, seen.spills, seen.restored) == (1, 1, 1, 1)
 
 
@@ -176,6 +183,7 @@ async def test_more_than_the_spill_holds_closes_the_provider_and_fails_when_redi
     gateway, worker = await relay.gateway(), await behind(proxy, relay, RELAY_SPILL_BYTES="10000")
     async with Client(gateway.url, "s") as client:
         generation = await begun(client)
+        before = await flushes(relay, worker)
         async with proxy.away():
             await until(lambda: relay.fake.calls[0].client_gone_at, "the provider sees the connection closed")
             shown = client.shown(generation).count
@@ -184,7 +192,7 @@ async def test_more_than_the_spill_holds_closes_the_provider_and_fails_when_redi
         assert (end["error"]["code"], end["error"]["retryable"]) == ("storage", True)
         assert "".join(relay.fake.script.tokens).startswith(ended.text)
         assert 180 <= ended.count - shown <= 200, "what was spilled is written all the same"
-    assert (await flushes(relay, worker)).restored == 1
+    assert (await flushes(relay, worker)).since(before).restored == 1
 
 
 # Others act while something is spilled
@@ -195,6 +203,7 @@ async def test_a_stop_while_something_is_spilled_holds(relay: World, proxy: Prox
     gateway, worker = await relay.gateway(), await behind(proxy, relay)
     async with Client(gateway.url, "s") as client:
         generation = await begun(client)
+        before = await flushes(relay, worker)
         async with proxy.away():
             await spilled(worker)
             assert (await client.stop(generation))["already_ended"] is False
@@ -204,7 +213,7 @@ async def test_a_stop_while_something_is_spilled_holds(relay: World, proxy: Prox
         await client.command(type="ping")
         check(client, generation, text, "stopped")
         assert TEXT.startswith(text)
-    assert (await flushes(relay, worker)).restored == 0
+    assert (await flushes(relay, worker)).since(before).restored == 0
 
 
 async def test_a_worker_that_is_told_to_go_while_something_is_spilled_still_writes_it(
