@@ -88,13 +88,17 @@ class Processes:
         pause_s = 0.0
         while not self._stopping.is_set():
             began = loop.time()
-            code = await self._live(place, sock.fileno())
+            code, detail = None, None
+            try:
+                code = await self._live(place, sock.fileno())
+            except OSError as error:  # no memory, an upgrade just now: the others go on, and it is tried again
+                detail = str(error)
             metrics.forget(self._directory, str(place))
             if self._stopping.is_set():
                 return
             steady = loop.time() - began >= STEADY_S
             pause_s = 0.0 if steady else min(max(2 * pause_s, PAUSE_S[0]), PAUSE_S[1])
-            log.warning("process_died", process=place, code=code, replaced_in_s=pause_s)
+            log.warning("process_died", process=place, code=code, detail=detail, replaced_in_s=pause_s)
             try:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
