@@ -26,9 +26,13 @@ class Flushes(NamedTuple):
 
 
 async def flushes(relay: World, worker: Process) -> Flushes:
-    """One log line for each that the counters count."""
-    logged = _logged(worker)
-    samples = await relay.metrics(worker)
+    """One log line for each that the counters count; both move on, so they are looked at until they agree."""
+    found: Flushes = await until(lambda: _agreed(relay, worker), "counters and log lines agree")
+    return found
+
+
+async def _agreed(relay: World, worker: Process) -> Flushes | None:
+    logged, samples = _logged(worker), await relay.metrics(worker)
     counted = {
         "retries": samples["relay_flush_retries_total"],
         "failures": samples["relay_flush_failures_total"],
@@ -37,8 +41,7 @@ async def flushes(relay: World, worker: Process) -> Flushes:
         "spills": samples["relay_spills_total"],
         "restored": samples["relay_spills_restored_total"],
     }
-    assert counted == {name: getattr(logged, name) for name in counted}
-    return logged
+    return logged if counted == {name: getattr(logged, name) for name in counted} else None
 
 
 def _logged(worker: Process) -> Flushes:
