@@ -108,7 +108,11 @@ class Settings(BaseSettings):
     )
 
     # Everybody
-    url: str = Field("http://127.0.0.1:8080", description="Gateway that relay send and relay tail talk to")
+    url: str = Field(
+        "http://127.0.0.1:8080",
+        description="Gateway that relay send and relay tail talk to",
+        pattern=r"^(http|ws)s?://[^/\s]",
+    )
     log_level: str = Field("info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
 
     # The SDKs' own names

@@ -83,6 +83,7 @@ async def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         (["relay-worker"], {**NO_REDIS, "ANTHROPIC_BASE_URL": "http://127.0.0.1:1/v1"}, "ANTHROPIC_BASE_URL"),
         (["relay-worker", "--queue", "a b"], {}, "RELAY_QUEUE"),
         (["relay", "send", "s", "q", "--url", "nonsense"], {}, "--url"),
+        (["relay", "tail", "s"], {"RELAY_URL": "nonsense"}, "RELAY_URL"),
     ],
 )
 async def test_a_setting_that_cannot_be_used_is_named_in_one_line(
