@@ -62,7 +62,7 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
             value = not default
         elif isinstance(default, int | float):
             value = default + 1
-        value = {"max_content_bytes": 1024, "log_level": "error"}.get(name, value)
+        value = {"max_content_bytes": 1024, "log_level": "error", "url": "wss://x"}.get(name, value)
         monkeypatch.setenv(variable, str(value))
         given[name] = value
     assert settings.load().model_dump() == given
@@ -74,6 +74,7 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
         ("RELAY_PORT", "http", "--port"),
         ("RELAY_PORT", "65536", "--port"),
         ("RELAY_PORT", "-1", "--port"),
+        ("RELAY_URL", "nonsense", "--url"),
         ("RELAY_QUEUE", "a b", "--queue"),
         ("RELAY_QUEUE", "", "--queue"),
         ("RELAY_CONCURRENCY", "0", "--concurrency"),
