@@ -415,11 +415,12 @@ async def test_a_gateway_that_is_told_to_go_says_when_to_come_back(relay: World)
 
 
 async def _metric(gateway: Gateway, line: str) -> None:
-    """Wait until the gateway's metrics say this."""
-    metrics = ""
-    async with asyncio.timeout(30):
-        while line not in metrics:
-            _, metrics, _ = await gateway.http("GET", "/metrics")
+    """Wait until the metrics page has this line."""
+
+    async def there() -> bool:
+        return line in (await gateway.http("GET", "/metrics"))[1].splitlines()
+
+    await until(there, line, 60)
 
 
 async def _say(websocket: ClientConnection, message: str | bytes, text: bool | None = None) -> Frame:
