@@ -140,7 +140,7 @@ class Generation:
         deadline = time.monotonic() + self._settings.first_token_timeout_s
         while True:
             try:
-                return await prompt_for(self._job, self._claim.history, self._session_log, self._settings)
+                return await prompt_for(self._job, self._claim.history, self._session_log.snapshots, self._settings)
             except StorageError:
                 if time.monotonic() > deadline:
                     raise

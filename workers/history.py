@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from relay.log.jobs import Job
-from relay.log.session_log import SessionLog
+from relay.log.snapshots import Snapshots
 from relay.settings import Settings
 from workers.providers.base import Prompt, Turn
 
 BYTES_PER_TOKEN = 4  # roughly, of English; a tokenizer per model would cost more than the estimate is off
 
 
-async def prompt_for(job: Job, completed: list[str], session_log: SessionLog, settings: Settings) -> Prompt:
+async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, settings: Settings) -> Prompt:
     """The whole context of a job; `completed` are the transcript's generations as of its claim. Raises StorageError.
 
     A retry sees what its question saw: nothing from that question on.
@@ -19,19 +19,19 @@ async def prompt_for(job: Job, completed: list[str], session_log: SessionLog, se
     if job.messages is not None:
         turns = [Turn(turn.role, turn.content) for turn in job.messages]
     else:
-        past = await _past(job, completed, session_log, settings.history_tokens * BYTES_PER_TOKEN)
+        past = await _past(job, completed, snapshots, settings.history_tokens * BYTES_PER_TOKEN)
         turns = [*past, Turn("user", job.content)]
     return Prompt(system + turns, job.model, _max_tokens(job, settings))
 
 
-async def _past(job: Job, completed: list[str], session_log: SessionLog, room_bytes: int) -> list[Turn]:
+async def _past(job: Job, completed: list[str], snapshots: Snapshots, room_bytes: int) -> list[Turn]:
     """Whole exchanges, the newest that fit; an older one never stands without those after it."""
     if job.retry_of is not None:
-        questions = await session_log.questions(job.session, completed)
+        questions = await snapshots.questions(job.session, completed)
         completed = completed[: questions.index(job.message_id)] if job.message_id in questions else completed
     past: list[Turn] = []
     for generation in reversed(completed):
-        exchange = await session_log.turns(job.session, [generation])
+        exchange = await snapshots.turns(job.session, [generation])
         room_bytes -= sum(len(turn["content"].encode()) for turn in exchange)
         if room_bytes < 0:
             break

@@ -104,8 +104,12 @@ async def session_snapshot(request: Request) -> Response:
         opened = await session_log.open(session, create=False)
         if opened is None:
             raise ClientError("not_found", "There is no such session.")
-        generations = await session_log.generations(session, await session_log.newest(session, "generations", limit))
-        completed = await session_log.turns(session, await session_log.newest(session, "transcript", limit))
+        generations = await session_log.snapshots.generations(
+            session, await session_log.snapshots.newest(session, "generations", limit)
+        )
+        completed = await session_log.snapshots.turns(
+            session, await session_log.snapshots.newest(session, "transcript", limit)
+        )
     return answer(
         {
             "session": session,
@@ -125,7 +129,7 @@ async def generation_snapshot(request: Request) -> Response:
 
 async def _generation(request: Request, session: str, generation: str) -> dict[str, Any]:
     async with answered_in_time("snapshot"):
-        found = await gateway_of(request).log.generation(session, generation)
+        found = await gateway_of(request).log.snapshots.generation(session, generation)
     if found is None:
         raise ClientError("not_found", "There is no such generation in this session.")
     return found

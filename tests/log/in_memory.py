@@ -173,7 +173,7 @@ async def admitted_and_claimed(session_log: SessionLog, generation: str = "g1", 
 
 
 async def snapshot(session_log: SessionLog, generation: str = "g1") -> dict[str, Any]:
-    found = await session_log.generation("s", generation)
+    found = await session_log.snapshots.generation("s", generation)
     assert found is not None
     return found
 
@@ -185,4 +185,4 @@ async def head(session_log: SessionLog) -> int:
 
 
 async def transcript(session_log: SessionLog) -> list[str]:
-    return await session_log.newest("s", "transcript", 1000)
+    return await session_log.snapshots.newest("s", "transcript", 1000)

@@ -43,7 +43,7 @@ async def test_of_two_candidates_for_a_request_id_the_first_is_admitted(session_
     await session_log.admit(job_of("g1", request_id="r"))
     second = await session_log.admit(job_of("g2", request_id="r", body_hash="other"))
     assert second == Admitted(False, "g1", "h-g1", "queued")
-    assert await session_log.generation("s", "g2") is None
+    assert await session_log.snapshots.generation("s", "g2") is None
     assert await session_log.find_request("s", "r") == ("g1", "h-g1")
     assert await head(session_log) == 2
 
@@ -90,7 +90,7 @@ async def test_a_session_full_of_active_generations_admits_no_more(redis: Redis)
     await session_log.admit(job_of("g2"))
     assert await session_log.admit(job_of("g3")) is None
     assert await session_log.find_request("s", "r-g3") is None
-    assert await session_log.generation("s", "g3") is None
+    assert await session_log.snapshots.generation("s", "g3") is None
     assert await session_log.admit(job_of("g2")) == Admitted(False, "g2", "h-g2", "queued")
 
     await session_log.stop("s", "g1")
@@ -106,8 +106,8 @@ async def test_the_oldest_ended_generation_is_forgotten_entirely(redis: Redis) -
     await session_log.admit(job_of("g3"))
 
     assert {event["generation"] for event in await whole_log(session_log)} == {"g2", "g3"}
-    assert await session_log.generation("s", "g1") is None
-    assert await session_log.newest("s", "generations", 10) == ["g2", "g3"]
+    assert await session_log.snapshots.generation("s", "g1") is None
+    assert await session_log.snapshots.newest("s", "generations", 10) == ["g2", "g3"]
     assert await transcript(session_log) == ["g2"]
     assert not [key for key in await redis.keys() if b"g1" in key]
     opened = await session_log.open("s")
@@ -126,7 +126,7 @@ async def test_an_old_generation_that_has_not_ended_is_kept_and_the_next_one_for
 
     assert [event["generation"] for event in await whole_log(session_log)] == ["g1"] * 5 + ["g3"] * 2
     assert (await snapshot(session_log, "g1"))["text"] == "g1 g1 goes on"
-    assert await session_log.newest("s", "generations", 10) == ["g1", "g3"]
+    assert await session_log.snapshots.newest("s", "generations", 10) == ["g1", "g3"]
 
 
 async def test_the_floor_never_falls(redis: Redis) -> None:

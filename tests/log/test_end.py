@@ -133,7 +133,7 @@ async def test_answers_join_the_transcript_in_the_order_in_which_they_complete(s
     await first.tokens("one")
     await first.end("complete", "a1")
     assert await transcript(session_log) == ["g2", "g1"]
-    assert await session_log.turns("s", ["g2", "g1"]) == [
+    assert await session_log.snapshots.turns("s", ["g2", "g1"]) == [
         {"message_id": "m-g2", "role": "user", "content": "question of g2", "generation": "g2"},
         {"message_id": "a2", "role": "assistant", "content": "two", "generation": "g2"},
         {"message_id": "m-g1", "role": "user", "content": "question of g1", "generation": "g1"},
@@ -146,7 +146,7 @@ async def test_a_complete_retry_takes_the_place_of_what_it_retries(session_log: 
     retry = job_of("g2", retry_of="g1", message_id="m-g1", content="question of g1")
     await answered(session_log, retry, "better")
     assert await transcript(session_log) == ["g2"]
-    assert [turn["content"] for turn in await session_log.turns("s", ["g2"])] == ["question of g1", "better"]
+    assert [turn["content"] for turn in await session_log.snapshots.turns("s", ["g2"])] == ["question of g1", "better"]
 
 
 async def test_a_retry_that_fails_replaces_nothing(session_log: SessionLog) -> None:

@@ -149,7 +149,7 @@ async def test_a_job_whose_request_id_is_anothers_is_dropped(
     await passing(2 * LOOK_S)
     assert not await is_open(queue, "g2")
     assert await is_open(queue, "g1")
-    assert await session_log.generation("s", "g2") is None
+    assert await session_log.snapshots.generation("s", "g2") is None
 
 
 async def test_a_job_for_which_its_session_has_no_room_is_dropped(redis: Redis, queue: Queue, clock: Clock) -> None:
@@ -158,7 +158,7 @@ async def test_a_job_for_which_its_session_has_no_room_is_dropped(redis: Redis, 
     await queue.enqueue(job_of("g2"), 1000)
     await Passing(reaper_of(session_log, queue), clock)(2 * LOOK_S)
     assert not await is_open(queue, "g2")
-    assert await session_log.generation("s", "g2") is None
+    assert await session_log.snapshots.generation("s", "g2") is None
 
 
 async def test_a_job_that_cannot_be_read_and_was_never_admitted_is_dropped(

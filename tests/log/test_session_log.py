@@ -312,16 +312,16 @@ async def test_an_event_is_in_the_log_before_it_is_published(session_log: Sessio
 async def test_the_newest_generations_stand_in_the_order_of_their_submit(session_log: SessionLog) -> None:
     for name in ("g3", "g1", "g2"):
         await session_log.admit(job_of(name))
-    assert await session_log.newest("s", "generations", 2) == ["g1", "g2"]
-    assert await session_log.newest("s", "generations", 9) == ["g3", "g1", "g2"]
-    assert await session_log.newest("s", "transcript", 9) == []
+    assert await session_log.snapshots.newest("s", "generations", 2) == ["g1", "g2"]
+    assert await session_log.snapshots.newest("s", "generations", 9) == ["g3", "g1", "g2"]
+    assert await session_log.snapshots.newest("s", "transcript", 9) == []
 
 
 async def test_a_generation_that_does_not_exist_is_left_out(session_log: SessionLog) -> None:
     await session_log.admit(job_of("g1"))
-    found = await session_log.generations("s", ["g0", "g1", "g2"])
+    found = await session_log.snapshots.generations("s", ["g0", "g1", "g2"])
     assert [known["generation"] for known in found] == ["g1"]
-    assert await session_log.turns("s", ["g0"]) == []
+    assert await session_log.snapshots.turns("s", ["g0"]) == []
     assert await session_log.user_turn("s", "g0") is None
 
 

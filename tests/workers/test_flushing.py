@@ -83,7 +83,7 @@ async def test_everything_that_was_said_stands_in_the_log_in_order(session_log: 
     ]
     assert (log[-1]["type"], log[-1]["finish"], log[-1]["count"]) == ("end", "stop", 4)
     assert log[-1]["crc32"] == zlib.crc32(b"Hello, world")
-    assert (await session_log.turns("s", ["g1"]))[1]["message_id"] == "a1"
+    assert (await session_log.snapshots.turns("s", ["g1"]))[1]["message_id"] == "a1"
 
 
 async def test_the_first_token_is_not_held_back(session_log: SessionLog) -> None:
@@ -165,7 +165,7 @@ async def test_an_end_that_failed_is_tried_again_and_written_once(session_log: S
     flusher.end("complete", members(finish="stop"), "a1")
     await finished(flusher)
     assert [event["type"] for event in await written(session_log)] == ["end"]
-    assert await session_log.newest("s", "transcript", 9) == ["g1"]
+    assert await session_log.snapshots.newest("s", "transcript", 9) == ["g1"]
 
 
 async def test_tokens_that_came_while_redis_was_away_leave_in_one_batch(session_log: SessionLog) -> None:
@@ -213,7 +213,7 @@ async def test_it_lets_go_when_somebody_else_has_ended_it(session_log: SessionLo
         flusher.end("complete", b"{}", "a1")
     assert await let_go_of(flusher) == "ended"
     assert [event["reason"] for event in await written(session_log)] == ["stopped"]
-    assert await session_log.newest("s", "transcript", 9) == []
+    assert await session_log.snapshots.newest("s", "transcript", 9) == []
 
 
 async def test_it_lets_go_when_redis_knows_nothing_of_it(session_log: SessionLog) -> None:

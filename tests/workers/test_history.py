@@ -24,7 +24,7 @@ async def prompted(log: SessionLog, job: Any, **bounds: Any) -> list[tuple[str, 
     """(role, content) of each turn that the job's model is given."""
     await log.admit(job)
     writer = await claimed(log, job)
-    prompt = await prompt_for(job, writer.history, log, settings.load(**bounds))
+    prompt = await prompt_for(job, writer.history, log.snapshots, settings.load(**bounds))
     return [(turn.role, turn.content) for turn in prompt.turns]
 
 
@@ -88,4 +88,4 @@ async def test_max_tokens_has_a_default_and_a_cap(
     given: int | None,
 ) -> None:
     bounds = settings.load(max_tokens=default, max_tokens_cap=cap)
-    assert (await prompt_for(job_of(max_tokens=asked), [], session_log, bounds)).max_tokens == given
+    assert (await prompt_for(job_of(max_tokens=asked), [], session_log.snapshots, bounds)).max_tokens == given

@@ -1,0 +1,96 @@
+"""Snapshots: what a session holds, read as a whole. No script is needed: what is read together does not change any
+more, or is one answer's state at one moment. Every method raises StorageError.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from relay.log.connect import call, transaction
+from relay.log.keys import Keys
+
+
+class Snapshots:
+    """Of the sessions under one prefix."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def generation(self, session: str, generation: str) -> dict[str, Any] | None:
+        """One generation as in the snapshot; None if there is none."""
+        found = await self.generations(session, [generation])
+        return found[0] if found else None
+
+    async def generations(self, session: str, wanted: list[str]) -> list[dict[str, Any]]:
+        """These generations as in the snapshot; those that do not exist are left out."""
+        found = []
+        for name in wanted:  # one at a time: each may hold max_answer_bytes of text
+            fields, text, reasoning = await transaction(
+                self._redis,
+                ("HGETALL", self._keys.generation(session, name)),
+                ("GET", self._keys.generation(session, name, "text")),
+                ("GET", self._keys.generation(session, name, "reasoning")),
+            )
+            if fields:
+                stored = {key.decode(): value for key, value in fields.items()}
+                found.append(_snapshot(name, stored, text or b"", reasoning or b""))
+        return found
+
+    async def turns(self, session: str, completed: list[str]) -> list[dict[str, Any]]:
+        """The user's turn and the answer of each of these completed generations, in their order."""
+        turns: list[dict[str, Any]] = []
+        for name in completed:
+            key = self._keys.generation(session, name)
+            (message_id, content, answer_id), text = await transaction(
+                self._redis,
+                ("HMGET", key, "message_id", "content", "answer_id"),
+                ("GET", self._keys.generation(session, name, "text")),
+            )
+            if message_id is None:
+                continue  # forgotten meanwhile
+            turns += [
+                {"message_id": message_id.decode(), "role": "user", "content": content.decode(), "generation": name},
+                {
+                    "message_id": answer_id.decode() if answer_id else None,
+                    "role": "assistant",
+                    "content": (text or b"").decode(),
+                    "generation": name,
+                },
+            ]
+        return turns
+
+    async def questions(self, session: str, generations: list[str]) -> list[str]:
+        """The message_id of each one's question; '' for one that was forgotten meanwhile."""
+        if not generations:
+            return []
+        keys = [self._keys.generation(session, name) for name in generations]
+        found = await transaction(self._redis, *(("HGET", key, "message_id") for key in keys))
+        return [item.decode() if item is not None else "" for item in found]
+
+    async def newest(self, session: str, name: str, limit: int) -> list[str]:
+        """The newest `limit` ids of `generations` (in order of submit) or `transcript` (in order of completion)."""
+        key = self._keys.session(session, name)
+        verb = "LRANGE" if name == "transcript" else "ZRANGE"
+        found = await call(self._redis, verb, key, -limit, -1)
+        return [item.decode() for item in found]
+
+
+def _snapshot(name: str, stored: dict[str, bytes], text: bytes, reasoning: bytes) -> dict[str, Any]:
+    end = msgspec.json.decode(stored["end"]) if "end" in stored else {}
+    end.pop("type", None)
+    metadata = msgspec.json.decode(stored["metadata"]) if "metadata" in stored else None
+    return {
+        "generation": name,
+        "attempt": int(stored["attempt"]),
+        "state": stored["state"].decode(),
+        "message": {"message_id": stored["message_id"].decode(), "content": stored["content"].decode()},
+        "text": text.decode(),
+        "reasoning": reasoning.decode(),
+        "metadata": metadata,
+        **({"retry_of": stored["retry_of"].decode()} if "retry_of" in stored else {}),
+        **end,
+    }
