@@ -24,6 +24,7 @@ from relay.settings import Settings
 from workers.generation import Generation
 from workers.providers.base import Provider
 
+AT_ONCE = 8  # jobs per round trip: one at a time starves the last of many; all at once starves other workers
 _RETRY_S = 0.5
 
 log = logging.get("consumer")
@@ -42,7 +43,8 @@ class Consumer:
         self._provider = provider
         self._name = name
         self._settings = settings
-        self._room = asyncio.Semaphore(settings.concurrency)
+        self._room = settings.concurrency  # jobs that may be taken now
+        self._freed = asyncio.Event()
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -80,26 +82,28 @@ class Consumer:
 
     async def _take_jobs(self) -> None:
         while True:
-            await self._room.acquire()
-            job = await self._next_job()
-            task = asyncio.create_task(self._see_through(job), name=f"job {job.generation}")
-            self._tasks.add(task)
-            task.add_done_callback(self._finished)
+            while not self._room:
+                self._freed.clear()
+                await self._freed.wait()
+            for job in await self._next_jobs(min(self._room, AT_ONCE)):
+                self._room -= 1
+                task = asyncio.create_task(self._see_through(job), name=f"job {job.generation}")
+                self._tasks.add(task)
+                task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._room.release()
+        self._room += 1
+        self._freed.set()
 
-    async def _next_job(self) -> Job:
+    async def _next_jobs(self, most: int) -> list[Job]:
         while True:
             try:
-                job = await self._queue.take(self._name)
-                if job is not None:
-                    return job
+                if jobs := await self._queue.take(self._name, most):
+                    return jobs
                 marks = await self._queue.marks(self._name)
-                job = await self._queue.take(self._name)  # what came before the marks were drawn
-                if job is not None:
-                    return job
+                if jobs := await self._queue.take(self._name, most):  # what came before the marks were drawn
+                    return jobs
                 await self._queue.wait(self._name, marks, int(BLOCK_S * 1000))
             except StorageError as error:
                 metrics.storage_errors.labels("consumer").inc()

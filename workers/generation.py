@@ -219,6 +219,8 @@ class Generation:
                 metrics.storage_errors.labels("lease").inc()
                 self._log.warning("renewal_failed", detail=str(error))
                 continue
+            if outcome.what == "ended" and self._outcome[0]:
+                return  # by our own end, perhaps, whose reply was lost: its retry tells
             if outcome.what != "written":
                 raise LetGo(outcome.what)
 

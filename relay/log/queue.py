@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
+from relay import logging, metrics
 from relay.errors import UnreadableJob
 from relay.log import jobs
 from relay.log.connect import call
@@ -17,6 +18,8 @@ from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.scripts import queue_script
 from relay.protocol.words import PRIORITIES
+
+log = logging.get("queue")
 
 MAX_QUEUES = 1000
 MAX_TRIMS = 100_000  # rows; who ends beyond them keeps its batches until the session goes
@@ -68,12 +71,19 @@ class Queue:
         )
         return bool(reply != b"full")
 
-    async def take(self, queue: str) -> Job | None:
-        """The next job, highest priority first, or None; never waits. Raises UnreadableJob for one that cannot
-        be read: it stays pending, for a worker of the release that wrote it.
+    async def take(self, queue: str, most: int = 1) -> list[Job]:
+        """The next jobs, highest priority first; none if there are none: never waits.
+
+        One that cannot be read is left out: it stays pending, for a worker of the release that wrote it.
         """
-        reply = await _TAKE(self._commands, self._keys.queue(queue), *PRIORITIES)
-        return self._read(reply[1]) if reply else None
+        jobs = []
+        for body in await _TAKE(self._commands, self._keys.queue(queue), most, *PRIORITIES):
+            try:
+                jobs.append(self._read(body))
+            except UnreadableJob as error:
+                metrics.storage_errors.labels("queue").inc()
+                log.error("job_left", queue=queue, detail=str(error))
+        return jobs
 
     async def marks(self, queue: str) -> dict[str, str]:
         """The newest entry id of each of the queue's streams: what `wait` waits beyond."""

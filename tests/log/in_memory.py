@@ -68,6 +68,11 @@ def queue_on(redis: Redis, *, max_backlog: int = 100) -> Queue:
     return Queue(redis, redis, Keys("t"), max_backlog=max_backlog, ttl_s=SESSION_TTL_S, trim_after_s=TRIM_AFTER_S)
 
 
+async def next_job(queue: Queue, name: str = "default") -> Job | None:
+    jobs = await queue.take(name)
+    return jobs[0] if jobs else None
+
+
 def job_of(generation: str = "g1", **fields: Any) -> Job:
     """A job of session `s`; what it is asked follows from the generation's name."""
     return Job(

@@ -7,14 +7,14 @@ from redis.asyncio import Redis
 
 from relay.errors import UnreadableJob
 from relay.log.queue import Due, Queue
-from tests.log.in_memory import SESSION_TTL_S, TRIM_AFTER_S, Clock, job_of, queue_on
+from tests.log.in_memory import SESSION_TTL_S, TRIM_AFTER_S, Clock, job_of, next_job, queue_on
 
 LOOK_MS = 1000
 IDLE_MS = 5000
 
 
 async def taken(queue: Queue) -> str | None:
-    job = await queue.take("default")
+    job = await next_job(queue)
     return job.generation if job is not None else None
 
 
@@ -40,8 +40,8 @@ async def test_a_job_comes_out_as_it_went_in(queue: Queue) -> None:
     job = job_of(system="Be brief.", metadata={"a": [1, "é"]}, max_tokens=5, priority="low")
     assert await queue.enqueue(job, LOOK_MS)
     assert await queue.job("default", "s", "g1") == job
-    assert await queue.take("default") == job
-    assert await queue.take("default") is None
+    assert await next_job(queue) == job
+    assert await next_job(queue) is None
     assert await queue.job("default", "s", "g1") == job  # taken is not done
 
 
@@ -82,12 +82,20 @@ async def test_each_job_is_taken_once_by_however_many_workers(queue: Queue, redi
     assert [await taken(by) for by in (queue, other, queue, other)] == ["a", "b", "c", None]
 
 
-async def test_a_job_that_cannot_be_read_says_so_and_does_not_hold_up_the_next(queue: Queue, redis: Redis) -> None:
+async def test_several_are_taken_at_once_by_priority_and_no_more_than_wanted(queue: Queue) -> None:
+    for name, priority in [("a", "low"), ("b", "normal"), ("c", "high"), ("d", "normal"), ("e", "low")]:
+        await queue.enqueue(job_of(name, priority=priority), LOOK_MS)
+    await queue.done("default", "s", "b")
+    assert [job.generation for job in await queue.take("default", 3)] == ["c", "d", "a"]
+    assert [job.generation for job in await queue.take("default", 3)] == ["e"]
+    assert await queue.take("default", 3) == []
+
+
+async def test_a_job_that_cannot_be_read_does_not_hold_up_the_next(queue: Queue, redis: Redis) -> None:
     for name in ("a", "b"):
         await queue.enqueue(job_of(name), LOOK_MS)
     await redis.hset("t:q:{default}:jobs", "s a", b'{"of":"another release"}')
-    with pytest.raises(UnreadableJob):
-        await queue.take("default")
+    assert await next_job(queue) is None
     with pytest.raises(UnreadableJob):
         await queue.job("default", "s", "a")
     assert await taken(queue) == "b"
@@ -97,11 +105,11 @@ async def test_a_job_that_cannot_be_read_says_so_and_does_not_hold_up_the_next(q
 async def test_queues_and_sessions_are_kept_apart(queue: Queue) -> None:
     await queue.enqueue(job_of("a", queue="fast"), LOOK_MS)
     await queue.enqueue(job_of("a", session="other"), LOOK_MS)
-    job = await queue.take("default")
+    job = await next_job(queue)
     assert job is not None
     assert (job.session, job.generation) == ("other", "a")
     assert await taken(queue) is None
-    fast = await queue.take("fast")
+    fast = await next_job(queue, "fast")
     assert fast is not None
     assert fast.session == "s"
     await queue.done("default", "s", "a")  # not there
@@ -121,7 +129,7 @@ async def test_entries_of_jobs_that_are_done_are_dropped_on_the_way(queue: Queue
 
 
 async def test_taking_from_a_queue_that_never_was_makes_nothing(queue: Queue, redis: Redis) -> None:
-    assert await queue.take("nowhere") is None
+    assert await next_job(queue, "nowhere") is None
     assert await queue.due("nowhere", 10, LOOK_MS) == Due((await queue.due("nowhere", 10, LOOK_MS)).now_ms, [], [])
     assert await queue.job("nowhere", "s", "g1") is None
     assert await redis.keys() == []

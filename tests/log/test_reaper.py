@@ -14,7 +14,7 @@ from relay.log.jobs import Job
 from relay.log.queue import Queue
 from relay.log.reaper import Reaper, failure, look_ms
 from relay.log.session_log import Refused, SessionLog
-from tests.log.in_memory import LEASE_MS, Clock, claimed, job_of, session_log_on, snapshot, whole_log
+from tests.log.in_memory import LEASE_MS, Clock, claimed, job_of, next_job, session_log_on, snapshot, whole_log
 
 LEASE_S = LEASE_MS / 1000
 QUEUE_TIMEOUT_S = 60.0
@@ -88,19 +88,19 @@ async def test_a_generation_that_has_ended_only_loses_its_row(
 ) -> None:
     """A worker died between its end and the queue's tidying."""
     job = await accepted(session_log, queue)
-    await queue.take("default")
+    await next_job(queue)
     await (await claimed(session_log, job)).end("complete", "a1")
     await passing(2 * LOOK_S)
     assert not await is_open(queue)
     assert await ends(session_log) == [("complete", None)]
-    assert await queue.take("default") is None
+    assert await next_job(queue) is None
 
 
 async def test_a_generation_whose_lease_lives_is_left_alone(
     session_log: SessionLog, queue: Queue, passing: Passing
 ) -> None:
     job = await accepted(session_log, queue)
-    await queue.take("default")
+    await next_job(queue)
     writer = await claimed(session_log, job)
 
     async def works() -> None:
@@ -109,7 +109,7 @@ async def test_a_generation_whose_lease_lives_is_left_alone(
     await passing(10 * QUEUE_TIMEOUT_S, works)
     assert await ends(session_log) == []
     assert await is_open(queue)
-    assert await queue.take("default") is None
+    assert await next_job(queue) is None
     assert (await writer.tokens("a")).what == "written"
 
 
@@ -137,7 +137,7 @@ async def test_a_job_that_was_never_admitted_is_admitted(
     await passing(2 * LOOK_S)
     assert (await snapshot(session_log))["state"] == "queued"
     assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
-    job = await queue.take("default")
+    job = await next_job(queue)
     assert job == job_of()
 
 
@@ -195,16 +195,16 @@ async def test_an_answer_that_nobody_claims_fails_after_the_queue_timeout(
     end = (await whole_log(session_log))[-1]
     assert end["error"] == {"code": "no_worker", "message": "Sorry.", "retryable": True}
     assert not await is_open(queue)
-    assert await queue.take("default") is None
+    assert await next_job(queue) is None
 
 
 async def test_a_job_that_a_worker_took_and_never_claimed_is_requeued(
     session_log: SessionLog, queue: Queue, passing: Passing
 ) -> None:
     await accepted(session_log, queue)
-    await queue.take("default")  # which dies
+    await next_job(queue)  # which dies
     await passing(LEASE_S + 2 * LOOK_S)
-    job = await queue.take("default")
+    job = await next_job(queue)
     assert job is not None
     await claimed(session_log, job, "w2")
 
@@ -216,12 +216,12 @@ async def test_an_answer_whose_worker_died_is_requeued_when_the_lease_has_run_ou
     session_log: SessionLog, queue: Queue, passing: Passing
 ) -> None:
     job = await accepted(session_log, queue)
-    await queue.take("default")
+    await next_job(queue)
     await (await claimed(session_log, job)).tokens("half")
     await passing(LEASE_S - LOOK_S)
-    assert await queue.take("default") is None
+    assert await next_job(queue) is None
     await passing(3 * LOOK_S)
-    again = await queue.take("default")
+    again = await next_job(queue)
     assert again == job
     writer = await claimed(session_log, job, "w2")
     assert writer.fence == 2
@@ -234,12 +234,12 @@ async def test_an_answer_that_loses_one_worker_after_the_other_fails_in_the_end(
     job = await accepted(session_log, queue)
     for number in range(1, MAX_TAKEOVERS + 1):
         assert await ends(session_log) == []
-        assert await queue.take("default") == job
+        assert await next_job(queue) == job
         await claimed(session_log, job, f"w{number}")
         await passing(LEASE_S + 3 * LOOK_S)
     assert await ends(session_log) == [("failed", "worker_lost")]
     assert not await is_open(queue)
-    assert await queue.take("default") is None
+    assert await next_job(queue) is None
     assert await session_log.claim("s", "g1", "w9", LEASE_MS, 0) == Refused("ended")
 
 
@@ -248,13 +248,13 @@ async def test_an_answer_that_was_handed_over_has_not_lost_a_worker(
 ) -> None:
     job = await accepted(session_log, queue)
     for number in range(3 * MAX_TAKEOVERS):
-        assert await queue.take("default") == job
+        assert await next_job(queue) == job
         writer = await claimed(session_log, job, f"w{number}")
         await session_log.release("s", "g1", writer.fence)
         await queue.requeue("default", "s", "g1", 0)
         await passing(2 * LOOK_S)
     assert await ends(session_log) == []
-    assert await queue.take("default") == job
+    assert await next_job(queue) == job
 
 
 @pytest.mark.parametrize("how", ["died", "handed over"])
@@ -262,7 +262,7 @@ async def test_an_answer_that_nobody_claims_again_fails_after_the_queue_timeout(
     session_log: SessionLog, queue: Queue, passing: Passing, how: str
 ) -> None:
     job = await accepted(session_log, queue)
-    await queue.take("default")
+    await next_job(queue)
     await passing(QUEUE_TIMEOUT_S / 2)
     writer = await claimed(session_log, job)
     await writer.tokens("half")
@@ -306,7 +306,7 @@ async def test_after_trouble_nobody_is_taken_for_dead_until_all_could_renew(
 
     job = await accepted(session_log, queue)
     await queue.announce("default")
-    await queue.take("default")
+    await next_job(queue)
     await claimed(session_log, job)
     clock.advance(s=LEASE_S + 1)
     monkeypatch.setattr(queue, "names", fails_at_first)
@@ -382,7 +382,7 @@ async def test_two_reapers_at_once_requeue_it_once(
     session_log: SessionLog, queue: Queue, redis: Redis, clock: Clock
 ) -> None:
     job = await accepted(session_log, queue)
-    await queue.take("default")
+    await next_job(queue)
     await claimed(session_log, job)
     clock.advance(s=LEASE_S + 1)
     reapers = [reaper_of(session_log, queue) for _ in range(2)]

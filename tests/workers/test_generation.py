@@ -1,0 +1,61 @@
+"""One generation from claim to end, where no scenario can aim: replies that are lost at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+from relay import settings
+from relay.errors import StorageError
+from relay.log.keys import Keys
+from relay.log.session_log import Claim, Outcome, SessionLog
+from tests.log.in_memory import SESSION_TTL_S, job_of, redis_in_memory, snapshot
+from workers.generation import Generation
+from workers.providers.base import Finished, Part, Prompt, Text
+
+
+class OneToken:
+    name = "one"
+    model = "one"
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        yield Text("all of it")
+        yield Finished("stop", "one", None)
+
+    async def aclose(self) -> None: ...
+
+
+class LosesTheReplyToTheEnd(SessionLog):
+    """The first `end` lands and nobody hears of it; until it is tried again, the lease is renewed."""
+
+    lost = False
+
+    async def end(self, *arguments: Any, **named: Any) -> Outcome:
+        outcome = await super().end(*arguments, **named)
+        if not self.lost:
+            self.lost = True
+            raise StorageError("the reply is lost")
+        return outcome
+
+
+def ended(reason: str) -> float:
+    return REGISTRY.get_sample_value("relay_generations_total", {"reason": reason, "code": ""}) or 0.0
+
+
+async def test_an_end_whose_reply_was_lost_is_ours_also_when_the_lease_is_renewed_in_between() -> None:
+    async with redis_in_memory() as redis:
+        log = LosesTheReplyToTheEnd(
+            redis, redis, Keys("t"), session_ttl_s=SESSION_TTL_S, max_generations=9, max_requests=9
+        )
+        await log.admit(job_of())
+        claim = await log.claim("s", "g1", "w", 1000, 0)
+        assert isinstance(claim, Claim)
+        before = ended("complete")
+        # The lease is renewed every 70 ms, the end tried again after 500 ms at least.
+        patient = settings.load(lease_s=0.21, flush_retry_ms=1000)
+        assert await Generation(job_of(), claim, OneToken(), log, patient).run() is True
+        assert log.lost
+        assert ended("complete") == before + 1
+        assert (await snapshot(log))["reason"] == "complete"
