@@ -60,9 +60,11 @@ Write = Batch | Control | Finale
 class Patience:
     """How long to try in which way. Pauses double from the first to the last, each shortened at random by up to half.
 
-    `spill_bytes`: UTF-8 text of one answer that may wait. `lost_after_ms`: refusals of one write before it is given up.
+    `try_s`: a whole try, waiting for a connection included. `spill_bytes`: UTF-8 text of one answer that may wait.
+    `lost_after_ms`: refusals of one write before it is given up.
     """
 
+    try_s: float = APPEND_TIMEOUT_S
     retries: int = 3
     retry_ms: float = 100
     retry_max_ms: float = 15_000
@@ -200,10 +202,10 @@ class Delivery:
         """One try of the head of what is left; takes it off if it was acknowledged."""
         write = self._left[0]
         try:
-            async with asyncio.timeout(APPEND_TIMEOUT_S):
+            async with asyncio.timeout(self._patience.try_s):
                 await self._send(write, self._done + 1)
         except TimeoutError:
-            return StorageError(f"no answer within {APPEND_TIMEOUT_S:g} s")
+            return StorageError(f"no answer within {self._patience.try_s:g} s")
         except StorageError as failure:
             return failure
         self._done += 1

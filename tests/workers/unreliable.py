@@ -15,7 +15,8 @@ from workers.delivery import Patience
 from workers.flushing import Flusher
 
 NEVER_MS = 1e9
-IMPATIENT = Patience(retry_ms=0, probe_ms=0, probe_max_ms=0)
+# No pause, and no try that a busy machine could make too long.
+IMPATIENT = Patience(try_s=60, retry_ms=0, probe_ms=0, probe_max_ms=0)
 
 T = TypeVar("T")
 Write = Callable[[], Awaitable[T]]
