@@ -419,13 +419,13 @@ async def test_a_gateway_that_is_told_to_go_says_when_to_come_back(relay: World)
     assert await gateway.exited() in (0, -15)
 
 
-async def _metric(gateway: Gateway, line: str) -> None:
-    """Wait until the metrics page has this line."""
+async def _metric(gateway: Gateway, said: str) -> None:
+    """Wait until the metrics page says this."""
 
     async def there() -> bool:
-        return line in (await gateway.http("GET", "/metrics"))[1].splitlines()
+        return said in (await gateway.http("GET", "/metrics"))[1]
 
-    await until(there, line, 60)
+    await until(there, said, 60)
 
 
 async def _say(websocket: ClientConnection, message: str | bytes, text: bool | None = None) -> Frame:
