@@ -1,7 +1,8 @@
-"""Metrics: in one place, with closed label sets, and true for several processes behind one port."""
+"""Metrics: in one place, with closed label sets, in the docs, and true for several processes behind one port."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from relay import metrics
 
 OURS = [found for found in vars(metrics).values() if isinstance(found, Counter | Gauge | Histogram)]
+DOCS = Path(__file__).parent.parent / "docs" / "operations.md"
+ROW = re.compile(r"\| `(?P<name>relay_[a-z_]+)(?:\{(?P<labels>[a-z,]+)\})?` \| (?P<kind>[a-z]+) \| .+ \|")
 LABELS = {"type", "code", "kind", "outcome", "cause", "reason", "why", "part", "what", "queues"}
 
 
@@ -58,3 +61,15 @@ def test_one_process_alone_writes_no_files(tmp_path: Path) -> None:
     shown = _in_a_process("", tmp_path, "metrics.connections.inc(); print(metrics.text().decode())")
     assert "relay_connections 1.0" in shown.splitlines()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_docs_list_every_metric_with_its_kind_and_labels() -> None:
+    rows = [match.groups() for line in DOCS.read_text().splitlines() if (match := ROW.fullmatch(line))]
+    assert sorted(rows) == sorted(
+        (
+            metric._name + "_total" * isinstance(metric, Counter),
+            ",".join(metric._labelnames) or None,
+            metric._type,
+        )
+        for metric in OURS
+    )
