@@ -1,7 +1,8 @@
-"""uvicorn's HTTP protocol, opened up in two places.
+"""uvicorn's HTTP protocol, opened up in three places.
 
 It offers the application, as the ASGI extension `relay.connection`, to cut the connection: a stream whose peer takes
-nothing could else not be ended. And it gives a peer only so long to say what it wants: uvicorn waits for ever.
+nothing could else not be ended. It gives a peer only so long to say what it wants: uvicorn waits for ever. And it tells
+a request whose answer runs that its peer has gone, also if others were sent behind it: uvicorn tells only the last.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 EXTENSION = "relay.connection"
 REQUEST_TIMEOUT_S = 20.0  # for the head of a request, and for the first one to begin
@@ -19,6 +21,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
     """One connection, until it is upgraded to a WebSocket."""
 
     _timer: asyncio.TimerHandle | None = None
+    _answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -26,6 +29,11 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        answering, self._answering = self._answering, None
+        if answering is not None and not answering.response_complete:
+            # uvicorn tells the request that came last; the one being answered may have others behind it.
+            answering.disconnected = True
+            answering.message_event.set()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -36,6 +44,10 @@ class RelayHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _await_head(self) -> None:
         if self._timer is None:
