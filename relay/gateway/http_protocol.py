@@ -1,8 +1,9 @@
 """uvicorn's HTTP protocol, opened up in three places.
 
 It offers the application, as the ASGI extension `relay.connection`, to cut the connection: a stream whose peer takes
-nothing could else not be ended. It gives a peer only so long to say what it wants: uvicorn waits for ever. And it tells
-a request whose answer runs that its peer has gone, also if others were sent behind it: uvicorn tells only the last.
+nothing could else not be ended. It gives a peer only so long, and so many bytes, to say what it wants: uvicorn waits
+for ever. And it tells a request whose answer runs that its peer has gone, also if others were sent behind it: uvicorn
+tells only the last.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 EXTENSION = "relay.connection"
 REQUEST_TIMEOUT_S = 20.0  # for the head of a request, and for the first one to begin
+MAX_HEAD_BYTES = 64 * 1024  # and at most one read (of 256 KiB) more; of trailers too
 
 
 class RelayHttpProtocol(HttpToolsProtocol):
     """One connection, until it is upgraded to a WebSocket."""
 
     _timer: asyncio.TimerHandle | None = None
+    _unfinished_bytes = 0  # since a head or a piece of a body was complete
     _answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -36,6 +39,16 @@ class RelayHttpProtocol(HttpToolsProtocol):
             answering.message_event.set()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        self._unfinished_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        if self._unfinished_bytes > MAX_HEAD_BYTES:  # the parser copies a header again with every read
+            self.send_400_response("The head of the request is too large.")
+        elif self._timer is None and self._idle():
+            self._await_head()  # what came ended uvicorn's wait for a next request, and began none
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._await_head()
@@ -43,11 +56,25 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
+        self._unfinished_bytes = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unfinished_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unfinished_bytes = 0
+        super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _idle(self) -> bool:
+        """Nothing is asked, and nobody waits for it."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        return answered and not self.pipeline and self.timeout_keep_alive_task is None
 
     def _await_head(self) -> None:
         if self._timer is None:

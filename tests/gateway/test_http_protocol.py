@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 
+import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -56,3 +57,82 @@ async def test_an_answer_that_runs_is_told_of_the_hang_up_though_other_requests_
         await _said(reader, b"it goes on")
         writer.transport.abort()
         await asyncio.wait_for(told.wait(), PATIENCE_S)
+
+
+async def _short(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+    await send({"type": "http.response.body", "body": b"done"})
+
+
+_UPLOAD = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(GET, b"\r\n"), (_UPLOAD + b"Content-Length: 1000\r\n\r\n", b"x"), (GET, b"GET / HT"), (b"", b"GET / HT")],
+    ids=["an empty line", "a body that nobody wants", "half a request", "half of the first request"],
+)
+async def test_who_begins_to_say_something_and_does_not_go_on_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "REQUEST_TIMEOUT_S", 0.2)
+    async with _serving(_short) as connect:
+        reader, writer = await connect()
+        if first:
+            writer.write(first)
+            await _said(reader, b"done")
+        writer.write(then)
+        with pytest.raises(asyncio.IncompleteReadError):
+            await _said(reader, b"anything more")
+        writer.close()
+
+
+async def _pour(writer: asyncio.StreamWriter, size: int) -> None:
+    for _ in range(size // 2**16):
+        writer.write(b"a" * 2**16)
+        await writer.drain()
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GET / HTTP/1.1\r\nX: ",
+        b"GET /",
+        _UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ",
+        _UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n1;",
+    ],
+    ids=["a header", "an address", "a trailer", "a chunk's extension"],
+)
+async def test_a_head_without_end_is_cut_off_before_it_costs_anything(beginning: bytes) -> None:
+    told = asyncio.Event()
+
+    async def listening(scope: Scope, receive: Receive, send: Send) -> None:
+        await hung_up(receive)
+        told.set()
+
+    async with _serving(listening) as connect:
+        _, writer = await connect()
+        writer.write(beginning)
+        with pytest.raises(ConnectionError):
+            await _pour(writer, 64 * 2**20)
+        writer.close()
+        if beginning.startswith(_UPLOAD):
+            await asyncio.wait_for(told.wait(), PATIENCE_S)
+
+
+async def test_a_large_body_and_many_requests_in_a_row_are_none_of_that() -> None:
+    async def swallow(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await _short(scope, receive, send)
+
+    size = 4 * 2**20
+    for app in (swallow, _short):
+        async with _serving(app) as connect:
+            reader, writer = await connect()
+            for _ in range(3):
+                writer.write(_UPLOAD + b"Content-Length: %d\r\n\r\n" % size + b"b" * size + GET)
+                await writer.drain()
+                await _said(reader, b"done")
+                await _said(reader, b"done")
+            writer.close()
