@@ -109,8 +109,12 @@ class SseSink(Outbox):
 
     def close(self, code: int, reason: str) -> None:
         super().close(code, reason)
-        if code >= 4000:  # dead or stalled: what is unsent will not go out any more
-            self._task.cancel()
+        if code >= 4000:  # dead or stalled
+            self.give_up()
+
+    def give_up(self) -> None:
+        """What is unsent will not go out any more."""
+        self._task.cancel()
 
     async def deliver(self, payloads: list[bytes]) -> None:
         if not self._begun:
@@ -212,6 +216,7 @@ class EventStream:
             if draining.done():
                 sink.drain(random.randint(*RECONNECT_SPREAD_MS))
                 await asyncio.wait(others, timeout=_FAREWELL_S, return_when=asyncio.FIRST_COMPLETED)
+                sink.give_up()
         finally:
             for task in (draining, *others):
                 task.cancel()
