@@ -104,7 +104,7 @@ class Connection:
         metrics.commands.labels(fields["type"]).inc()
         match command:
             case Ping(t=t):
-                self._send(frames.Pong(id=reply_id, t=t))
+                self._pong(reply_id, t)
             case Hello():
                 self._welcome(reply_id)
             case Subscribe() | Unsubscribe() | Submit() | Stop():
@@ -221,6 +221,12 @@ class Connection:
                 limits=self._limits,
             )
         )
+
+    def _pong(self, reply_id: str | None, t: Any) -> None:
+        try:
+            self._send(frames.Pong(id=reply_id, t=t))
+        except RecursionError:  # its encoding takes more of the stack than reading it did
+            self._refuse(ClientError("bad_message", "The command is nested too deeply."), reply_id, None)
 
     def _refuse(self, error: ClientError, reply_id: str | None, session: str | None) -> None:
         metrics.errors.labels(error.code).inc()

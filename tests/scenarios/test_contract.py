@@ -509,3 +509,20 @@ async def test_both_codecs_carry_the_same_conversation(relay: World, codec: str)
         await late.subscribe()
         await late.ended(generation)
         check(late, generation, "Grüße 🙂\nend")
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+async def test_what_is_nested_too_deeply_to_be_echoed_is_refused_however_deep_that_is(relay: World, codec: str) -> None:
+    gateway = await relay.gateway()
+    subprotocol = Subprotocol(f"relay.v1.{codec}")
+    said = set()
+    async with connect(_address(gateway), proxy=None, subprotocols=[subprotocol]) as websocket:
+        await websocket.recv()
+        for depth in range(900, 1000):
+            if codec == "json":
+                await websocket.send('{"type":"ping","t":' + "[" * depth + "]" * depth + "}")
+            else:
+                await websocket.send(b"\x82\xa4type\xa4ping\xa1t" + b"\x91" * depth + b"\xc0")
+            reply = await websocket.recv()
+            said |= {word for word in ("pong", "bad_message") if word in (reply if codec == "json" else str(reply))}
+    assert said == {"pong", "bad_message"}
