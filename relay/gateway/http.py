@@ -51,7 +51,8 @@ async def submit(request: Request) -> Response | EventStream:
     fields |= {"type": "submit", "session": session, "request_id": _request_id(request, fields)}
     command = commands.check(fields, gateway.limits)
     assert isinstance(command, Submit)
-    as_stream, wait_s, cursor = _wants_events(request), _wait_s(request), _cursor(request)
+    as_stream = _wants_events(request)
+    wait_s, cursor = (None, _cursor(request)) if as_stream else (_wait_s(request), None)
     generation, duplicate = await gateway.submissions.submit(command)
     if as_stream:
         return EventStream(gateway, session, cursor, "start", generation)
