@@ -18,12 +18,16 @@ class Menu:
         self._queues = [name.strip() for name in queues.split(",") if name.strip()]
         self._limits = limits
 
+    def serves(self, queue: str) -> bool:
+        """Whether this gateway allows the queue at all."""
+        return not self._queues or queue in self._queues
+
     async def check(self, submit: Submit) -> None:
         """Raises ClientError `bad_message` that names what is on offer; StorageError.
 
         A queue without a living worker refuses nothing: one may come before the answer's time is up.
         """
-        if self._queues and submit.queue not in self._queues:
+        if not self.serves(submit.queue):
             raise _not_on_offer("queue", submit.queue, self._queues)
         if submit.provider is None and submit.model is None:
             return
@@ -38,7 +42,7 @@ class Menu:
 
     async def capabilities(self) -> dict[str, Any]:
         """What a client may count on. Raises StorageError."""
-        offers = [o for o in await self._offers.current() if not self._queues or o.queue in self._queues]
+        offers = [o for o in await self._offers.current() if self.serves(o.queue)]
         return {
             "protocol": "relay.v1",
             "modes": ["chat"],

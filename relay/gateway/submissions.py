@@ -91,7 +91,7 @@ class Submissions:
     async def _submit(self, submit: Submit) -> Accepted:
         body_hash = submit.body_hash()
         known, has_room = await asyncio.gather(
-            self._log.find_request(submit.session, submit.request_id), self._queue.announce(submit.queue)
+            self._log.find_request(submit.session, submit.request_id), self._announced(submit.queue)
         )
         if known is not None:
             return await self._known(submit, *known, body_hash)
@@ -114,6 +114,10 @@ class Submissions:
         if admitted is None:
             raise ClientError("rate_limited", "Too many answers are running in this session.", retry_after_s=5)
         return await self._known(submit, admitted.generation, admitted.body_hash, body_hash)
+
+    async def _announced(self, queue: str) -> bool:
+        """A queue that is refused in the next step must take no place on the list, and none of the reapers' time."""
+        return self._menu.serves(queue) and await self._queue.announce(queue)
 
     async def _known(self, submit: Submit, generation: str, known_hash: str, body_hash: str) -> Accepted:
         if known_hash != body_hash:

@@ -233,6 +233,14 @@ async def test_queues_beyond_what_reapers_walk_are_refused_and_those_in_use_go_o
         await client.ended(await client.submit("q", "r3"))
 
 
+async def test_a_queue_that_is_not_on_offer_takes_no_place_among_those_that_reapers_walk(relay: World) -> None:
+    gateway = await relay.gateway(RELAY_QUEUES="default")
+    path = "/v1/sessions/s/generations"
+    assert (await gateway.http("POST", path, {"content": "x", "queue": "other"}))[0] == 400
+    assert (await gateway.http("POST", path, {"content": "x"}))[0] == 202
+    assert await relay.redis.zrange(f"{relay.prefix}:queues", 0, -1) == [b"default"]
+
+
 async def test_an_error_on_subscribing_again_leaves_the_earlier_subscription(relay: World) -> None:
     relay.fake.script = Script(tokens=["a", "b"], hold_before=1)
     gateway = await relay.gateway()
