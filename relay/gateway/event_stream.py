@@ -22,7 +22,7 @@ from relay.gateway.http_protocol import EXTENSION
 from relay.gateway.sinks import Outbox
 from relay.gateway.submissions import answered_in_time
 from relay.gateway.viewer import Viewer
-from relay.log.follower import Burst
+from relay.log.follower import Burst, Follower
 from relay.log.session_log import Span
 from relay.protocol import events, frames
 from relay.protocol.words import Cursor
@@ -179,7 +179,9 @@ class EventStream:
                     await send({"type": "http.response.body", "body": b""})
                     return
                 at = span.first - 1
-            follower = await self._gateway.hub.acquire(self._session, self._cursor)
+                follower = await self._of_life(span.epoch)
+            else:
+                follower = await self._gateway.hub.acquire(self._session, self._cursor)
         settings = self._gateway.settings
         sink = SseSink(send, settings.viewer_buffer_bytes, self._only)
         viewer = Viewer(follower, sink, lambda _: None)
@@ -196,6 +198,16 @@ class EventStream:
                 await sink.aclose()
                 if not sink.finished:
                     _abort(scope)
+
+    async def _of_life(self, epoch: str) -> Follower:
+        """A follower of the life that holds the generation: in another one its end would never come."""
+        hub = self._gateway.hub
+        for cursor in (self._cursor, Cursor(epoch, 0)):  # the second one makes it look again
+            follower = await hub.acquire(self._session, cursor)
+            if follower.epoch == epoch:
+                return follower
+            hub.release(follower)
+        raise ClientError("not_found", "The session was deleted.")
 
     def _is_past(self, span: Span) -> bool:
         """Whether the client has seen the end already."""

@@ -1,0 +1,98 @@
+"""Event streams against a log in memory: what can happen between two looks at it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from relay import settings
+from relay.errors import ClientError
+from relay.gateway.event_stream import EventStream
+from relay.gateway.hub import Hub
+from relay.log.follower import Follower
+from relay.log.session_log import SessionLog, Span
+from tests.log.following import Hearsay
+from tests.log.in_memory import Clock, admitted_and_claimed, redis_in_memory, session_log_on
+
+WAIT_S = 10
+
+
+class Gateway(SimpleNamespace):
+    """As much of one as an event stream asks for."""
+
+    log: SessionLog
+    hub: Hub
+
+    def stream(self, generation: str) -> EventStream:
+        return EventStream(self, "s", None, "start", generation)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
+    Clock().install(monkeypatch)
+    async with redis_in_memory() as redis:
+        log = session_log_on(redis)
+        made: list[Hearsay] = []
+
+        def follower(session: str) -> Follower:
+            made.append(Hearsay())
+            return Follower(session, log, made[-1], window_bytes=4096, max_frame_bytes=262144)
+
+        hub = Hub(follower, linger_s=10)
+        yield Gateway(log=log, hub=hub, settings=settings.load(), draining=asyncio.Event())
+        await hub.aclose()
+
+
+class Client:
+    """Whoever asks; never hangs up by itself."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.left = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.body += message.get("body", b"")
+
+
+async def _answer(stream: EventStream, client: Client) -> None:
+    await asyncio.wait_for(stream({"type": "http"}, client.receive, client.send), WAIT_S)  # type: ignore[arg-type]
+
+
+async def test_a_session_deleted_as_its_stream_begins_leaves_no_stream_that_waits_for_ever(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await admitted_and_claimed(gateway.log, "g1")
+    span_of = gateway.log.span
+
+    async def span_and_then_nothing(session: str, generation: str) -> Span | None:
+        span = await span_of(session, generation)
+        await gateway.log.delete("s", 60_000)
+        return span
+
+    monkeypatch.setattr(gateway.log, "span", span_and_then_nothing)
+    client = Client()
+    with pytest.raises(ClientError, match="deleted"):
+        await _answer(gateway.stream("g1"), client)
+    assert client.body == b""
+
+
+async def test_a_follower_that_has_not_heard_of_the_new_life_yet_looks_before_anybody_is_refused(
+    gateway: Gateway,
+) -> None:
+    gateway.hub.release(await gateway.hub.acquire("s"))  # it lingers
+    await gateway.log.delete("s", 60_000)
+    writer = await admitted_and_claimed(gateway.log, "g1")
+    await writer.tokens("exact text")
+    await writer.end()
+    client = Client()
+    await _answer(gateway.stream("g1"), client)
+    assert b"exact text" in client.body
+    assert client.body.count(b"event: subscribed") == 1
