@@ -93,6 +93,8 @@ class SseSink(Outbox):
         if self._only is not None and kind.type in ("subscribed", "catchup"):
             self._send_filtered(payload, kind.type)
             return
+        if self._only is not None and kind.seq is not None and kind.generation != self._only:
+            return  # a single event that was missed comes as it is
         self.put(self._framing(payload))
         metrics.frames.labels("single").inc()
         if kind.type == "unsubscribed" or (self._only is not None and kind.type == "end"):
@@ -104,8 +106,7 @@ class SseSink(Outbox):
             metrics.frames.labels("live").inc(len(burst.payloads))
             return
         for payload in burst.payloads:
-            if _kind(payload).generation == self._only:
-                self.send(payload)
+            self.send(payload)
 
     def close(self, code: int, reason: str) -> None:
         super().close(code, reason)
@@ -210,10 +211,12 @@ class EventStream:
         raise ClientError("not_found", "The session was deleted.")
 
     def _is_past(self, span: Span) -> bool:
-        """Whether the client has seen the end already."""
+        """Whether the client has seen the end already, or asks only for what comes after it."""
         cursor = self._cursor
-        if cursor is None or span.last is None:
+        if span.last is None:
             return False
+        if cursor is None:
+            return self._start == "live"
         return cursor.epoch == span.epoch and cursor.seq >= span.last
 
     async def _until_over(self, sink: SseSink, receive: Receive) -> None:

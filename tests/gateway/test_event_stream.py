@@ -15,6 +15,7 @@ from relay.gateway.event_stream import EventStream
 from relay.gateway.hub import Hub
 from relay.log.follower import Follower
 from relay.log.session_log import SessionLog, Span
+from relay.protocol.words import Cursor
 from tests.log.following import Hearsay
 from tests.log.in_memory import Clock, admitted_and_claimed, redis_in_memory, session_log_on
 
@@ -27,8 +28,8 @@ class Gateway(SimpleNamespace):
     log: SessionLog
     hub: Hub
 
-    def stream(self, generation: str) -> EventStream:
-        return EventStream(self, "s", None, "start", generation)  # type: ignore[arg-type]
+    def stream(self, generation: str, cursor: Cursor | None = None, start: str = "start") -> EventStream:
+        return EventStream(self, "s", cursor, start, generation)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ class Client:
     """Whoever asks; never hangs up by itself."""
 
     def __init__(self) -> None:
+        self.status = 0
         self.body = b""
         self.left = asyncio.Event()
 
@@ -59,6 +61,7 @@ class Client:
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
+        self.status = message.get("status", self.status)
         self.body += message.get("body", b"")
 
 
@@ -96,3 +99,33 @@ async def test_a_follower_that_has_not_heard_of_the_new_life_yet_looks_before_an
     await _answer(gateway.stream("g1"), client)
     assert b"exact text" in client.body
     assert client.body.count(b"event: subscribed") == 1
+
+
+async def test_a_single_event_of_another_generation_is_neither_shown_nor_taken_for_the_end(gateway: Gateway) -> None:
+    one, other = await admitted_and_claimed(gateway.log, "g1"), await admitted_and_claimed(gateway.log, "g2")
+    follower = await gateway.hub.acquire("s")
+    await one.tokens("mine")
+    await other.end()
+    await follower.look()  # so that the events stand in its window, from where a single one comes as it is
+    last = follower.frontier
+    client = Client()
+    answer = asyncio.create_task(_answer(gateway.stream("g1", Cursor(follower.epoch, last - 1)), client))
+    while b"subscribed" not in client.body:
+        await asyncio.sleep(0)
+    await one.tokens("more of mine")
+    await one.end()
+    while not answer.done():
+        await follower.look()
+        await asyncio.sleep(0)
+    await answer
+    assert b"more of mine" in client.body
+    assert b"g2" not in client.body
+    gateway.hub.release(follower)
+
+
+async def test_what_has_ended_has_nothing_live(gateway: Gateway) -> None:
+    writer = await admitted_and_claimed(gateway.log, "g1")
+    await writer.end()
+    client = Client()
+    await _answer(gateway.stream("g1", start="live"), client)
+    assert (client.status, client.body) == (204, b"")
