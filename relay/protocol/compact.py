@@ -19,7 +19,14 @@ _FRAME_OVERHEAD_BYTES = 280
 # Of a merged event around its text, beyond its first part's: the digits by which index and count may grow.
 _GROWTH_BYTES = 24
 _COMMA_BYTES = 1
+# A Server-Sent Event escapes them, and a frame has one bound over every transport.
+_ESCAPED = [(char.encode(), 6 - len(char.encode())) for char in "\x85\u2028\u2029"]
 _TEXT = {"tokens": events.Tokens, "reasoning": events.Reasoning}
+
+
+def _size(body: bytes) -> int:
+    """Bytes of an event where it takes the most."""
+    return len(body) + sum(body.count(raw) * more for raw, more in _ESCAPED)
 
 
 class _Slot:
@@ -30,7 +37,7 @@ class _Slot:
     def __init__(self, header: Header, body: bytes) -> None:
         self.header = header
         self.body = body
-        self.size = len(body) + _COMMA_BYTES
+        self.size = _size(body) + _COMMA_BYTES
         self.texts: list[str] = []
         self.count = header.count
 
@@ -41,7 +48,7 @@ class _Slot:
             self.size += _GROWTH_BYTES
         self.texts.append(header.text)
         self.count += header.count
-        grown = len(events.encode(header.text)) - 2  # without its quotes
+        grown = _size(events.encode(header.text)) - 2  # without its quotes
         self.size += grown
         return grown
 
@@ -72,7 +79,7 @@ class Compactor:
 
     def fits(self, body: bytes, max_bytes: int) -> bool:
         """Whether one more event surely stays within `max_bytes`."""
-        return self.size + len(body) + _GROWTH_BYTES + _COMMA_BYTES <= max_bytes
+        return self.size + _size(body) + _GROWTH_BYTES + _COMMA_BYTES <= max_bytes
 
     def add(self, body: bytes) -> None:
         header = events.read_header(body)

@@ -11,10 +11,12 @@ import pytest
 
 from relay import settings
 from relay.errors import ClientError
-from relay.gateway.event_stream import EventStream
+from relay.gateway.event_stream import EventStream, Framing
 from relay.gateway.hub import Hub
 from relay.log.follower import Follower
 from relay.log.session_log import SessionLog, Span
+from relay.protocol import events, frames
+from relay.protocol.compact import catchups
 from relay.protocol.words import Cursor
 from tests.log.following import Hearsay
 from tests.log.in_memory import Clock, admitted_and_claimed, redis_in_memory, session_log_on
@@ -54,7 +56,7 @@ class Client:
     def __init__(self) -> None:
         self.status = 0
         self.body = b""
-        self.left = asyncio.Event()
+        self.left, self.subscribed = asyncio.Event(), asyncio.Event()
 
     async def receive(self) -> dict[str, Any]:
         await self.left.wait()
@@ -63,6 +65,8 @@ class Client:
     async def send(self, message: dict[str, Any]) -> None:
         self.status = message.get("status", self.status)
         self.body += message.get("body", b"")
+        if b"event: subscribed" in self.body:
+            self.subscribed.set()
 
 
 async def _answer(stream: EventStream, client: Client) -> None:
@@ -110,8 +114,7 @@ async def test_a_single_event_of_another_generation_is_neither_shown_nor_taken_f
     last = follower.frontier
     client = Client()
     answer = asyncio.create_task(_answer(gateway.stream("g1", Cursor(follower.epoch, last - 1)), client))
-    while b"subscribed" not in client.body:
-        await asyncio.sleep(0)
+    await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
     await one.tokens("more of mine")
     await one.end()
     while not answer.done():
@@ -129,3 +132,11 @@ async def test_what_has_ended_has_nothing_live(gateway: Gateway) -> None:
     client = Client()
     await _answer(gateway.stream("g1", start="live"), client)
     assert (client.status, client.body) == (204, b"")
+
+
+@pytest.mark.parametrize("text", ["\x85", "\u2028", "some words\u2029"])
+def test_catchups_stay_within_the_bound_although_line_breaks_are_escaped(text: str) -> None:
+    batches = [(seq, events.encode(events.Tokens("g1", 1, seq - 1, 1, text * 20))) for seq in range(1, 5000)]
+    framed = [Framing("e")(frames.encode(frame)) for frame in catchups("s", 0, batches, 4999, 100_000)]
+    assert len(framed) > 1
+    assert max(map(len, framed)) <= 100_000
