@@ -94,10 +94,20 @@ class Reaper:
             if what not in ("alive", "waiting", "held"):
                 log.info("reaped", what=what, session=session, generation=generation, queue=queue)
         for session, generation in due.trims:
+            await self._trim(queue, session, generation)
+
+    async def _trim(self, queue: str, session: str, generation: str) -> None:
+        try:
             while await self._log.trim(session, generation):
                 pass
-            await self._queue.trimmed(queue, session, generation)
             metrics.reaped.labels("trimmed").inc()
+        except StorageError as error:
+            if not error.refused:
+                raise
+            # Of a log that Redis lost in part. It keeps its batches; nobody else's answer may wait for it.
+            metrics.storage_errors.labels("trim").inc()
+            log.warning("trim_refused", session=session, generation=generation, detail=str(error))
+        await self._queue.trimmed(queue, session, generation)
 
     async def _look(self, queue: str, session: str, generation: str, now_ms: int) -> str:
         standing = await self._log.standing(session, generation)

@@ -14,7 +14,17 @@ from relay.log.jobs import Job
 from relay.log.queue import Queue
 from relay.log.reaper import Reaper, failure, look_ms
 from relay.log.session_log import Refused, SessionLog
-from tests.log.in_memory import LEASE_MS, Clock, claimed, job_of, next_job, session_log_on, snapshot, whole_log
+from tests.log.in_memory import (
+    LEASE_MS,
+    TRIM_AFTER_S,
+    Clock,
+    claimed,
+    job_of,
+    next_job,
+    session_log_on,
+    snapshot,
+    whole_log,
+)
 
 LEASE_S = LEASE_MS / 1000
 QUEUE_TIMEOUT_S = 60.0
@@ -432,3 +442,18 @@ def test_a_failure_has_these_members() -> None:
     assert failure("no_worker", 'Später "x".', retryable=True) == (
         b'{"error":{"code":"no_worker","message":"Sp\xc3\xa4ter \\"x\\".","retryable":true}}'
     )
+
+
+async def test_what_cannot_be_trimmed_holds_up_nobody_else(
+    session_log: SessionLog, queue: Queue, redis: Redis, reaper: Reaper, clock: Clock
+) -> None:
+    """Redis has lost a part of one session, as by an eviction."""
+    writer = await claimed(session_log, await accepted(session_log, queue))
+    await writer.tokens("a")
+    await writer.tokens("b")
+    await writer.end()
+    await queue.done("default", "s", "g1")
+    await redis.delete(session_log.keys.session("s"))
+    clock.advance(s=TRIM_AFTER_S + 1)
+    await reaper.sweep("default")
+    assert await redis.zcard("t:q:{default}:trims") == 0
