@@ -13,7 +13,8 @@ BYTES_PER_TOKEN = 4  # roughly, of English; a tokenizer per model would cost mor
 async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, settings: Settings) -> Prompt:
     """The whole context of a job; `completed` are the transcript's generations as of its claim. Raises StorageError.
 
-    A retry sees what its question saw: nothing from that question on.
+    A retry of a question whose answer is among `completed` sees what came before that answer; any other retry (of one
+    that failed, or is older) sees all of it.
     """
     system = [Turn("system", job.system)] if job.system is not None else []
     if job.messages is not None:

@@ -1,4 +1,4 @@
-"""The HTTP endpoints: submit, stop, snapshot, health, metrics, the page, the browser client."""
+"""The HTTP endpoints: submit, stop, delete, events, snapshot, capabilities, health, metrics, the page and its client."""
 
 from __future__ import annotations
 
