@@ -1,4 +1,4 @@
-"""The HTTP endpoints: submit, stop, delete, events, snapshot, capabilities, health, metrics, the page and its client."""
+"""The HTTP endpoints: submit, stop, delete, events, snapshots, capabilities, health, metrics, page and client."""
 
 from __future__ import annotations
 

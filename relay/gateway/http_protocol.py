@@ -1,9 +1,9 @@
-"""uvicorn's HTTP protocol, opened up in three places.
+"""uvicorn's HTTP protocol, opened up where it trusts its peer.
 
 It offers the application, as the ASGI extension `relay.connection`, to cut the connection: a stream whose peer takes
 nothing could else not be ended. It gives a peer only so long, and so many bytes, to say what it wants: uvicorn waits
-for ever. And it tells a request whose answer runs that its peer has gone, also if others were sent behind it: uvicorn
-tells only the last.
+for ever, as it does for a peer to take an answer. And it tells a request whose answer runs that its peer has gone, also
+if others were sent behind it: uvicorn tells only the last.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 EXTENSION = "relay.connection"
 REQUEST_TIMEOUT_S = 20.0  # for the head of a request, and for the first one to begin
+STALL_S = 60.0  # in which a peer must take something of a whole answer; streams have a pulse of their own
 MAX_HEAD_BYTES = 64 * 1024  # and at most one read (of 256 KiB) more; of trailers too
 
 
@@ -23,6 +24,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
     """One connection, until it is upgraded to a WebSocket."""
 
     _timer: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
     _unfinished_bytes = 0  # since a head or a piece of a body was complete
     _answering: RequestResponseCycle | None = None
 
@@ -32,6 +34,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._watch_stall(None)
         answering, self._answering = self._answering, None
         if answering is not None and not answering.response_complete:
             # uvicorn tells the request that came last; the one being answered may have others behind it.
@@ -48,6 +51,14 @@ class RelayHttpProtocol(HttpToolsProtocol):
             self.send_400_response("The head of the request is too large.")
         elif self._timer is None and self._idle():
             self._await_head()  # what came ended uvicorn's wait for a next request, and began none
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_stall(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._watch_stall(None)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -70,6 +81,20 @@ class RelayHttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _watch_stall(self, unsent: int | None) -> None:
+        """Look again after STALL_S whether less is unsent; None: no need to."""
+        if self._stall is not None:
+            self._stall.cancel()
+        self._stall = None if unsent is None else self.loop.call_later(STALL_S, self._check_stall, unsent)
+
+    def _check_stall(self, before: int) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        goes_on = self._answering is not None and not self._answering.response_complete
+        if goes_on or unsent < before:
+            self._watch_stall(unsent)
+        else:
+            self.transport.abort()
 
     def _idle(self) -> bool:
         """Nothing is asked, and nobody waits for it."""

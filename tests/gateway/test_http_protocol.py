@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay.gateway import http_protocol, server
 from relay.gateway.event_stream import hung_up
+from tests.scenarios.processes import until
 
 PATIENCE_S = 10
 GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -136,3 +137,52 @@ async def test_a_large_body_and_many_requests_in_a_row_are_none_of_that() -> Non
                 await _said(reader, b"done")
                 await _said(reader, b"done")
             writer.close()
+
+
+async def test_an_answer_of_which_nothing_is_taken_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "STALL_S", 0.1)
+    large = _Large()
+    async with _serving(large) as connect:
+        reader, writer = await connect()
+        writer.write(GET)
+        await _said(reader, b"\r\n\r\n")
+        await until(lambda: large.transport is not None and large.transport.is_closing(), "the connection is cut")
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await reader.readexactly(large.SIZE)
+        writer.close()
+
+
+async def test_a_slow_reader_gets_all_of_an_answer_and_a_stream_is_left_to_its_pulse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_protocol, "STALL_S", 0.4)
+    large = _Large(more_body=True)
+    async with _serving(large) as connect:
+        reader, writer = await connect()
+        writer.write(GET)
+        await _said(reader, b"\r\n\r\n")
+        await asyncio.sleep(1)  # a stream may stand still for longer
+        large.goes_on.set()
+        for _ in range(16):
+            await asyncio.sleep(0.1)  # the reader's pace
+            assert len(await reader.readexactly(large.SIZE // 16)) == large.SIZE // 16
+        writer.close()
+
+
+class _Large:
+    """An app with far more to say than the kernel holds."""
+
+    SIZE = 32 * 2**20
+
+    def __init__(self, *, more_body: bool = False) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.goes_on = asyncio.Event()
+        self._more_body = more_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.transport = scope["extensions"][http_protocol.EXTENSION]["abort"].__self__
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % self.SIZE)]})
+        await send({"type": "http.response.body", "body": b"x" * self.SIZE, "more_body": self._more_body})
+        if self._more_body:
+            await self.goes_on.wait()
+            await send({"type": "http.response.body"})
