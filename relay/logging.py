@@ -34,3 +34,26 @@ def configure(level: str) -> None:
 def get(part: str) -> Logger:
     logger: Logger = structlog.get_logger(part=part)
     return logger
+
+
+class Trouble:
+    """What goes wrong again and again in one place: its first failure is a warning, those after it are for debugging,
+    and its end is one line more. An outage would else fill the log twice a second for each session.
+    """
+
+    def __init__(self, log: Logger, event: str, **ids: str) -> None:
+        self._log = log
+        self._event = event
+        self._ids = ids
+        self._failures = 0
+
+    def failed(self, error: Exception) -> None:
+        say = self._log.debug if self._failures else self._log.warning
+        say(self._event, detail=str(error), **self._ids)
+        self._failures += 1
+
+    def over(self) -> None:
+        """It works; says so if it did not before."""
+        if self._failures:
+            self._log.info("recovered", what=self._event, failures=self._failures, **self._ids)
+            self._failures = 0

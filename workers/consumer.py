@@ -45,6 +45,7 @@ class Consumer:
         self._settings = settings
         self._room = settings.concurrency  # jobs that may be taken now
         self._freed = asyncio.Event()
+        self._trouble = logging.Trouble(log, "take_failed", queue=name)
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -99,7 +100,9 @@ class Consumer:
     async def _next_jobs(self, most: int) -> list[Job]:
         while True:
             try:
-                if jobs := await self._queue.take(self._name, most):
+                jobs = await self._queue.take(self._name, most)
+                self._trouble.over()
+                if jobs:
                     return jobs
                 marks = await self._queue.marks(self._name)
                 if jobs := await self._queue.take(self._name, most):  # what came before the marks were drawn
@@ -107,7 +110,7 @@ class Consumer:
                 await self._queue.wait(self._name, marks, int(BLOCK_S * 1000))
             except StorageError as error:
                 metrics.storage_errors.labels("consumer").inc()
-                log.warning("take_failed", detail=str(error))
+                self._trouble.failed(error)
                 await asyncio.sleep(_RETRY_S)
 
     async def _see_through(self, job: Job) -> None:

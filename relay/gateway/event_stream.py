@@ -50,13 +50,6 @@ class _Kind(msgspec.Struct):
 _kind = msgspec.json.Decoder(_Kind).decode
 
 
-class _Merged(msgspec.Struct):
-    events: list[msgspec.Raw]
-
-
-_merged = msgspec.json.Decoder(_Merged).decode
-
-
 @dataclass(frozen=True)
 class Framing:
     """A frame's JSON as an event. Only log frames carry an id; equal for all streams of one life of a session."""
@@ -140,17 +133,19 @@ class SseSink(Outbox):
         if kind == "subscribed":
             subscribed = msgspec.json.decode(payload, type=frames.Subscribed)
             active = [known for known in subscribed.active if known.generation == self._only]
-            self.put(self._framing(frames.encode(msgspec.structs.replace(subscribed, active=active))))
+            self._put_frame(msgspec.structs.replace(subscribed, active=active))
             return
         catchup = msgspec.json.decode(payload, type=frames.Catchup)
         headers = [(events.read_header(body), body) for body in catchup.events]
         wanted = [(header, body) for header, body in headers if header.generation == self._only]
         if wanted:
-            kept = msgspec.structs.replace(catchup, events=[body for _, body in wanted])
-            self.put(self._framing(frames.encode(kept)))
-            metrics.frames.labels("single").inc()
+            self._put_frame(msgspec.structs.replace(catchup, events=[body for _, body in wanted]))
         if any(header.type == "end" for header, _ in wanted):
             self.close(1000, "ended")
+
+    def _put_frame(self, frame: frames.Frame) -> None:
+        self.put(self._framing(frames.encode(frame)))
+        metrics.frames.labels("single").inc()
 
 
 class EventStream:

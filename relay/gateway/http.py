@@ -253,7 +253,7 @@ def _wait_s(request: Request) -> float | None:
 def _cursor(request: Request) -> Cursor | None:
     """`Last-Event-ID`, or else `?cursor=`: EPOCH:SEQ."""
     given = request.headers.get("last-event-id") or request.query_params.get("cursor")
-    if given is None:
+    if not given:
         return None
     epoch, _, seq = given.rpartition(":")
     number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) <= 16 else None

@@ -107,9 +107,11 @@ class Viewer:
             self._task = asyncio.create_task(self._catching_up(), name=f"catch-up {self.follower.session}")
 
     async def _catching_up(self) -> None:
+        trouble = logging.Trouble(log, "replay_failed", session=self.follower.session)
         while True:
             await self._sink.room()
             if self._keep_up():
+                trouble.over()
                 return
             try:
                 await self._replay()
@@ -117,7 +119,7 @@ class Viewer:
                 self._subscribed(0, False, None)
             except StorageError as error:
                 metrics.storage_errors.labels("viewer").inc()
-                log.warning("replay_failed", session=self.follower.session, detail=str(error))
+                trouble.failed(error)
                 await asyncio.sleep(_RETRY_S)
             except Exception:  # a viewer that stops in silence would look like a frozen answer
                 metrics.bugs.labels("viewer").inc()

@@ -197,14 +197,16 @@ class Follower:
                 raise StorageError(f"range: entries {self.frontier + 1} to {page.head} are missing")
 
     async def _watch(self) -> None:
+        trouble = logging.Trouble(log, "look_failed", session=self.session)
         while not self.deleted:
             await self._doubt.wait()
             self._doubt.clear()
             try:
                 await self.look()
+                trouble.over()
             except StorageError as error:
                 metrics.storage_errors.labels("follower").inc()
-                log.warning("look_failed", session=self.session, detail=str(error))
+                trouble.failed(error)
                 await asyncio.sleep(_RETRY_S)
                 self._doubt.set()
             except Exception:  # a follower that dies in silence would leave its viewers without a word
