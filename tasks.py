@@ -48,7 +48,9 @@ def test(rest: list[str]) -> int:
     if everything:
         install_system_packages()
     selection = [] if everything else ["-m", "not slow"]
-    return become(str(PYTHON), "-m", "pytest", *selection, *rest)
+    # More at a time than there are cores on a small machine: scenarios wait for processes more than they compute.
+    parallel = [] if any(argument.startswith("-n") for argument in rest) else ["-n", "3", "--dist", "worksteal"]
+    return become(str(PYTHON), "-m", "pytest", *selection, *parallel, *rest)
 
 
 def check(rest: list[str]) -> int:

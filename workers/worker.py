@@ -36,8 +36,9 @@ async def _serve(settings: Settings, provider: Provider, stopping: asyncio.Event
         log.error("not_ready", detail=str(error))
     subscriber.start()
     reaper = asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper")
-    offers = stores.offers(redis, settings)
-    offering = asyncio.create_task(offers.keep(_offer(settings, provider)), name="offering")
+    offers, offer = stores.offers(redis, settings), _offer(settings, provider)
+    await offers.make_known(offer)
+    offering = asyncio.create_task(offers.keep(offer), name="offering")
     log.info("serving", queue=settings.queue, provider=provider.name, worker=consumer.worker, metrics_port=port)
     try:
         await consumer.run(stopping)

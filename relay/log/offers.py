@@ -63,12 +63,16 @@ class Offers:
     async def keep(self, offer: Offer) -> None:
         """Renew an offer until cancelled."""
         while True:
-            try:
-                await self.make(offer)
-            except StorageError as error:
-                metrics.storage_errors.labels("offers").inc()
-                log.warning("offer_failed", detail=str(error))
             await asyncio.sleep(RENEW_S)
+            await self.make_known(offer)
+
+    async def make_known(self, offer: Offer) -> None:
+        """Make it if Redis answers; the next renewal does otherwise."""
+        try:
+            await self.make(offer)
+        except StorageError as error:
+            metrics.storage_errors.labels("offers").inc()
+            log.warning("offer_failed", detail=str(error))
 
     async def _run(self, offer: bytes) -> list[bytes]:
         found: list[bytes] = await _OFFER(self._redis, self._key, offer, int(TTL_S * 1000), MAX_OFFERS)

@@ -28,6 +28,7 @@ HARD_TEXT = '👩‍👩‍👧‍👦 e\u0301a\u0300\u0323漢字かな שלום
 LONG = [f"w{number} " for number in range(400)]
 
 both_providers = pytest.mark.parametrize("provider", ["openai", "anthropic"])
+either_provider = pytest.mark.parametrize("provider", ["openai", pytest.param("anthropic", marks=pytest.mark.slow)])
 
 
 @both_providers
@@ -187,7 +188,7 @@ async def test_a_provider_stream_that_closes_early_ends_failed_never_complete(
         assert snapshot["messages"] == [], "half an answer is never the model's context"
 
 
-@both_providers
+@either_provider
 @pytest.mark.parametrize(
     ("setting", "script", "shown", "code"),
     [
