@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from importlib.resources import files
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from relay import logging, metrics
 from relay.errors import ClientError, StorageError
+from relay.gateway import requests
 from relay.gateway.answers import answer, error_answer
 from relay.gateway.event_stream import HEADERS, EventStream
 from relay.gateway.gateway import Gateway
@@ -21,13 +21,7 @@ from relay.gateway.waiting import until_ended
 from relay.log.connect import call
 from relay.protocol import commands
 from relay.protocol.commands import Submit
-from relay.protocol.words import REQUEST_ID, Cursor, new_id
 
-BODY_TIMEOUT_S = 10
-SNAPSHOT_LIMIT = 50
-MAX_SNAPSHOT_LIMIT = 200
-MAX_WAIT_S = 300
-_NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?\Z")
 READY_TIMEOUT_S = 1.0
 # The page brings everything it needs and talks to nobody but us.
 PAGE_POLICY = (
@@ -46,13 +40,13 @@ def gateway_of(request: Request) -> Gateway:
 async def submit(request: Request) -> Response | EventStream:
     gateway = gateway_of(request)
     session = commands.check_session(request.path_params["session"])
-    fields = commands.read(await _json_body(request, gateway.limits["max_command_bytes"]))
+    fields = commands.read(await requests.json_body(request, gateway.limits["max_command_bytes"]))
     fields.pop("id", None)
-    fields |= {"type": "submit", "session": session, "request_id": _request_id(request, fields)}
+    fields |= {"type": "submit", "session": session, "request_id": requests.request_id(request, fields)}
     command = commands.check(fields, gateway.limits)
     assert isinstance(command, Submit)
-    as_stream = _wants_events(request)
-    wait_s, cursor = (None, _cursor(request)) if as_stream else (_wait_s(request), None)
+    as_stream = requests.wants_events(request)
+    wait_s, cursor = (None, requests.cursor(request)) if as_stream else (requests.wait_s(request), None)
     generation, duplicate = await gateway.submissions.submit(command)
     if as_stream:
         return EventStream(gateway, session, cursor, "start", generation)
@@ -75,7 +69,7 @@ async def events(request: Request) -> Response | EventStream:
         commands.check_generation(generation, "generation")
     if start not in ("start", "live"):
         raise ClientError("bad_message", "from must be start or live.")
-    cursor = _cursor(request)
+    cursor = requests.cursor(request)
     if request.method == "HEAD":
         return Response(headers={name.decode(): value.decode() for name, value in HEADERS})
     return EventStream(gateway_of(request), session, cursor, start, generation)
@@ -99,18 +93,15 @@ async def stop(request: Request) -> Response:
 
 async def session_snapshot(request: Request) -> Response:
     session_log = gateway_of(request).log
+    snapshots = session_log.snapshots
     session = commands.check_session(request.path_params["session"])
-    limit = _limit(request)
+    limit = requests.limit(request)
     async with answered_in_time("snapshot"):
         opened = await session_log.open(session, create=False)
         if opened is None:
             raise ClientError("not_found", "There is no such session.")
-        generations = await session_log.snapshots.generations(
-            session, await session_log.snapshots.newest(session, "generations", limit)
-        )
-        completed = await session_log.snapshots.turns(
-            session, await session_log.snapshots.newest(session, "transcript", limit)
-        )
+        generations = await snapshots.generations(session, await snapshots.newest(session, "generations", limit))
+        completed = await snapshots.turns(session, await snapshots.newest(session, "transcript", limit))
     return answer(
         {
             "session": session,
@@ -205,63 +196,3 @@ async def no_websocket(websocket: WebSocket) -> None:
 
 async def on_wrong_method(request: Request, error: Exception) -> Response:
     return error_answer(ClientError("bad_message", "This address does not take that method.", status=405))
-
-
-async def _json_body(request: Request, max_bytes: float) -> bytes:
-    """The body, bounded in size and time. Any web page can post a form here, so only JSON counts."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ClientError("bad_message", "Content-Type must be application/json.", status=415)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for part in request.stream():
-                body += part
-                if len(body) > max_bytes:
-                    raise ClientError("too_large", "The body is larger than max_command_bytes.")
-    except TimeoutError:
-        raise ClientError("bad_message", "The body did not arrive in time.") from None
-    except ClientDisconnect:
-        raise ClientError("bad_message", "The body ended early.") from None
-    return bytes(body)
-
-
-def _request_id(request: Request, fields: commands.Fields) -> str:
-    in_header, in_body = request.headers.get("idempotency-key"), fields.get("request_id")
-    if in_header is not None and in_body is not None and in_header != in_body:
-        raise ClientError("bad_message", "Idempotency-Key and request_id differ; one of them suffices.")
-    if in_header is not None and not REQUEST_ID.match(in_header):
-        raise ClientError("bad_message", "Idempotency-Key must be 1-128 characters without control characters.")
-    chosen = in_header if in_header is not None else in_body
-    return chosen if chosen is not None else new_id("r")
-
-
-def _wants_events(request: Request) -> bool:
-    kinds = request.headers.get("accept", "").lower().split(",")
-    return any(kind.partition(";")[0].strip() == "text/event-stream" for kind in kinds)
-
-
-def _wait_s(request: Request) -> float | None:
-    given = request.query_params.get("wait")
-    if given is None:
-        return None
-    if not _NUMBER.match(given) or float(given) > MAX_WAIT_S:
-        raise ClientError("bad_message", f"wait must be a number of seconds, 0 to {MAX_WAIT_S}.")
-    return float(given)
-
-
-def _cursor(request: Request) -> Cursor | None:
-    """`Last-Event-ID`, or else `?cursor=`: EPOCH:SEQ."""
-    given = request.headers.get("last-event-id") or request.query_params.get("cursor")
-    if not given:
-        return None
-    epoch, _, seq = given.rpartition(":")
-    number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) <= 16 else None
-    return commands.check_cursor({"epoch": epoch, "seq": number})
-
-
-def _limit(request: Request) -> int:
-    given = request.query_params.get("limit", str(SNAPSHOT_LIMIT))
-    if not given.isascii() or not given.isdigit() or len(given) > 3 or not 1 <= int(given) <= MAX_SNAPSHOT_LIMIT:
-        raise ClientError("bad_message", f"limit must be a number of 1 to {MAX_SNAPSHOT_LIMIT}.")
-    return int(given)
