@@ -6,6 +6,7 @@ import asyncio
 from importlib.resources import files
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
@@ -195,4 +196,7 @@ async def no_websocket(websocket: WebSocket) -> None:
 
 
 async def on_wrong_method(request: Request, error: Exception) -> Response:
-    return error_answer(ClientError("bad_message", "This address does not take that method.", status=405))
+    response = error_answer(ClientError("bad_message", "This address does not take that method.", status=405))
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)  # Allow
+    return response

@@ -89,12 +89,23 @@ class Reaper:
         """One page of one queue. Raises StorageError."""
         due = await self._queue.due(queue, PAGE, self._look_ms)
         for session, generation in due.rows:
-            what = await self._look(queue, session, generation, due.now_ms)
+            what = await self._look_if_it_can(queue, session, generation, due.now_ms)
             metrics.reaped.labels(what).inc()
-            if what not in ("alive", "waiting", "held"):
+            if what not in ("alive", "waiting", "held", "refused"):
                 log.info("reaped", what=what, session=session, generation=generation, queue=queue)
         for session, generation in due.trims:
             await self._trim(queue, session, generation)
+
+    async def _look_if_it_can(self, queue: str, session: str, generation: str, now_ms: int) -> str:
+        """A session that Redis lost in part may refuse for good; nobody else's answer may wait for it."""
+        try:
+            return await self._look(queue, session, generation, now_ms)
+        except StorageError as error:
+            if not error.refused:
+                raise
+            metrics.storage_errors.labels("reaper").inc()
+            log.warning("look_refused", session=session, generation=generation, detail=str(error))
+            return "refused"
 
     async def _trim(self, queue: str, session: str, generation: str) -> None:
         try:

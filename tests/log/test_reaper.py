@@ -457,3 +457,17 @@ async def test_what_cannot_be_trimmed_holds_up_nobody_else(
     clock.advance(s=TRIM_AFTER_S + 1)
     await reaper.sweep("default")
     assert await redis.zcard("t:q:{default}:trims") == 0
+
+
+async def test_a_session_that_cannot_be_looked_at_holds_up_nobody_else(
+    session_log: SessionLog, queue: Queue, redis: Redis, reaper: Reaper, clock: Clock
+) -> None:
+    await accepted(session_log, queue)
+    await redis.delete(session_log.keys.generation("s", "g1"))
+    await redis.set(session_log.keys.generation("s", "g1"), "no hash")
+    other = job_of("g2", session="other")
+    await session_log.admit(other)
+    await queue.enqueue(other, 1)
+    clock.advance(s=QUEUE_TIMEOUT_S + 1)
+    await reaper.sweep("default")
+    assert (await session_log.snapshots.generation("other", "g2") or {})["error"]["code"] == "no_worker"

@@ -183,6 +183,7 @@ async def test_http_errors_have_one_shape_and_the_right_status(relay: World) -> 
         assert answer[1]["error"]["code"] == code, (method, path, answer)
         assert isinstance(answer[1]["error"]["retryable"], bool)
         assert answer[1]["error"]["message"]
+    assert (await gateway.http("PUT", submit, b"{}", json_type))[2]["allow"] == "POST"
 
 
 async def test_submit_over_http_draws_what_is_missing_and_the_snapshot_shows_it(relay: World) -> None:

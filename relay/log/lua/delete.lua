@@ -18,9 +18,9 @@ for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
 end
 for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
   marks[#marks + 1] = 'g ' .. generation
-  redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
+  redis.call('UNLINK', of.state(generation), of.text(generation), of.reasoning(generation))
 end
-redis.call('DEL', KEY.meta, KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
+redis.call('UNLINK', KEY.meta, KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
 
 redis.call('ZREMRANGEBYSCORE', KEY.deleted, '-inf', digits(now))
 for _, mark in ipairs(marks) do redis.call('ZADD', KEY.deleted, digits(now + tonumber(ARGV[4])), mark) end
