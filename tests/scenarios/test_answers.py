@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 
 import pytest
 
@@ -383,3 +384,25 @@ async def test_an_old_answer_is_merged_in_its_log_and_reads_the_same(relay: Worl
             await late.ended(generation)
             check(late, generation, "".join(tokens))
             assert late.shown(generation).reasoning == "because"
+
+
+async def test_a_worker_makes_no_more_answers_at_a_time_than_it_may_and_the_urgent_ones_first(relay: World) -> None:
+    relay.fake.script = Script(tokens=["a", "b"], hold_before=1)
+    gateway = await relay.gateway()
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        for number, priority in enumerate(["low", "normal", "low", "high", "normal", "high"]):
+            await client.submit(f"{priority} {number}", request_id=str(number), priority=priority)
+        await relay.worker("--concurrency", "2")
+        for answered in (0, 2, 4):
+            await until(partial(_two_are_held, relay, answered), "two answers, and no third")
+            relay.fake.release()
+        await client.until(lambda: sum(client.ends.values()) == 6, "all six ends")
+    asked = [call.prompt for call in relay.fake.calls]
+    assert [sorted(asked[:2]), sorted(asked[2:4]), sorted(asked[4:])] == [
+        ["high 3", "high 5"], ["normal 1", "normal 4"], ["low 0", "low 2"],
+    ]  # fmt: skip
+
+
+def _two_are_held(relay: World, answered: int) -> bool:
+    return [call.held for call in relay.fake.calls[answered:]] == [True, True]

@@ -12,7 +12,6 @@ if not epoch then return { redis.call('EXISTS', KEY.deleted) == 1 and 'gone' or 
 local reply, marks = { 'deleted' }, { 'e ' .. epoch }
 for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
   local state = redis.call('HMGET', of.state(generation), 'owner', 'queue')
-  redis.call('HINCRBY', of.state(generation), 'fence', 1)
   end_generation(generation, 'stopped', '')
   for _, part in ipairs({ generation, state[1] or '', state[2] or '' }) do reply[#reply + 1] = part end
 end
