@@ -131,3 +131,14 @@ async def test_deleting_while_twenty_clients_come_and_go_leaves_nobody_hanging(r
             assert (await gateway.http("DELETE", "/v1/sessions/s"))[0] in (204, 404)
 
     await asyncio.gather(*(guest(number) for number in range(20)), sweeper())
+
+
+async def test_a_deleted_session_gives_its_place_among_the_subscriptions_back(relay: World) -> None:
+    gateway = await relay.gateway(RELAY_MAX_SUBSCRIPTIONS="1")
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        assert (await client.command(type="subscribe", session="other"))["code"] == "too_many_subscriptions"
+        assert (await gateway.http("DELETE", "/v1/sessions/s"))[0] == 204
+        await client.until(lambda: client.unsubscribed == 1, "unsubscribed")
+        assert (await client.command(type="subscribe", session="other"))["type"] == "subscribed"
+        await relay.metrics_once(gateway, {"relay_subscriptions": 1})
