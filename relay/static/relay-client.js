@@ -393,7 +393,8 @@ export class Relay extends EventTarget {
     const link = {
       send: (command) => this.#send(command),
       request: (command, signal) => this.#request(command, signal),
-      left: () => this.#sessions.delete(name) && this.#send({ type: "unsubscribe", session: name }),
+      // By its id our own is told from a deleted session's: the session may be followed again before the reply is here.
+      left: () => this.#sessions.delete(name) && this.#send({ type: "unsubscribe", id: "unsubscribe", session: name }),
       degraded: () => this.#degraded,
     };
     const session = new Session(link, new SessionView(name, `s${++this.#drawn}-`), from);

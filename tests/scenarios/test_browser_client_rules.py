@@ -109,6 +109,21 @@ async def test_a_gap_asks_again_with_the_cursor_and_what_is_of_the_old_subscript
         assert len(gateway.named("subscribe")) == 2
 
 
+async def test_the_answer_to_an_unsubscribe_does_not_end_the_session_that_was_followed_again(browser: Browser) -> None:
+    def answers(command: Frame) -> list[Frame]:
+        if command["type"] != "unsubscribe":
+            return obliging(command)
+        return [{"type": "unsubscribed", "session": command["session"], "id": command.get("id")}]
+
+    async with ScriptedGateway(answers) as gateway:
+        tab = await following(browser, gateway)
+        await tab.run("() => { sessions.s.unsubscribe(); follow('s'); }")  # as a page does that is drawn anew
+        await tab.until("frames.filter(({ type }) => type === 'subscribed').length === 2")
+        await gateway.send(live(1, TOKENS), live(2, end()))
+        assert (await tab.ended("s", "g1"))["text"] == "é"
+        assert await tab.events("s", "deleted") == []
+
+
 async def test_gaps_without_end_do_not_loop_hot(browser: Browser) -> None:
     def gaps(command: Frame) -> list[Frame]:
         return [subscribed(command), live(9, TOKENS)] if command["type"] == "subscribe" else []
