@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from relay import logging, metrics
 from relay.errors import SettingsError
 
-REQUEST_TIMEOUT_S = 2.0  # for a scraper that says nothing, or takes nothing
+REQUEST_TIMEOUT_S = 2.0  # for the whole request: whoever says or takes it byte by byte would else hold up the rest
 
 log = logging.get("metrics")
 
@@ -47,8 +47,6 @@ def _listen(host: str, port: int) -> _Server:
 
 
 class _Page(BaseHTTPRequestHandler):
-    timeout = REQUEST_TIMEOUT_S
-
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(404)
@@ -67,9 +65,23 @@ class _Page(BaseHTTPRequestHandler):
 class _Server(TCPServer):
     allow_reuse_address = True
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        deadline = threading.Timer(REQUEST_TIMEOUT_S, _cut, [request])
+        deadline.start()
+        try:
+            super().finish_request(request, client_address)
+        finally:
+            deadline.cancel()
+            deadline.join()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """socketserver prints a traceback for a scraper that hung up."""
         log.warning("scrape_failed", detail=str(sys.exception()))
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):  # it has gone by itself
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _ServerV6(_Server):

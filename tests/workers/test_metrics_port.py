@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import urllib.error
@@ -49,6 +50,28 @@ def test_any_other_address_is_not_found() -> None:
 def test_whoever_connects_and_says_nothing_holds_up_the_next_one_only_for_a_while() -> None:
     with metrics_port("127.0.0.1", free_port()) as port, socket.create_connection(("127.0.0.1", port)):
         assert "relay_generations_running" in _get(port)[1]
+
+
+def test_whoever_asks_byte_by_byte_does_not_hold_up_the_next_one() -> None:
+    done = threading.Event()
+
+    def trickle(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as sock, contextlib.suppress(OSError):
+            sock.sendall(b"GET /metrics HTTP/1.1\r\n")
+            connected.set()
+            while not done.wait(0.1):
+                sock.sendall(b"x")
+
+    connected = threading.Event()
+    with metrics_port("127.0.0.1", free_port()) as port:
+        slow = threading.Thread(target=trickle, args=[port])
+        slow.start()
+        try:
+            assert connected.wait(10)
+            assert "relay_generations_running" in _get(port)[1]
+        finally:
+            done.set()
+            slow.join()
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:
