@@ -98,7 +98,7 @@ def send(
     from relay.send import Question
 
     loaded = _load(url=url)
-    content = sys.stdin.read() if question == "-" else question
+    content = _read_input() if question == "-" else question
     submit: dict[str, Any] = {"session": session, "content": content, "queue": queue, "model": model}
 
     async def ask() -> int:
@@ -158,6 +158,13 @@ def bench(
 def version() -> None:
     """The version of this relay."""
     typer.echo(__version__)
+
+
+def _read_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise RelayError("standard input is not text in UTF-8") from None
 
 
 def _load(**flags: Any) -> settings.Settings:

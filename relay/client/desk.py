@@ -71,7 +71,10 @@ class Desk:
             raise self.failure
         self._next_id += 1
         name = f"{command['type']}-{self._next_id}"
-        encoded = msgspec.json.encode({"id": name, **command})
+        try:
+            encoded = msgspec.json.encode({"id": name, **command})
+        except UnicodeEncodeError:  # an argument of a terminal's that is not UTF-8, mostly
+            raise RequestRefused("bad_message", "The command holds half a character, which JSON cannot.") from None
         if len(encoded) > self._limits.get("max_command_bytes", NEVER):  # one far too large would cut the connection
             raise RequestRefused("too_large", "The command is larger than max_command_bytes.")
         request = self._requests[name] = _Request(encoded)

@@ -225,3 +225,13 @@ async def _ask(relay: Relay, number: int) -> Answer:
 def _decoded(raw: str | bytes) -> dict[str, str]:
     decoded: dict[str, str] = json.loads(raw)
     return decoded
+
+
+async def test_half_a_character_is_refused_and_not_sent(gateway: Scripted) -> None:
+    """As Python gives a terminal's argument that is not UTF-8."""
+    async with asking(gateway, system="caf\udce9") as (relay, submitting, peer):
+        await peer.subscribed()
+        with pytest.raises(RequestRefused, match="half a character") as refused:
+            await submitting
+        assert refused.value.code == "bad_message"
+        assert relay.connected

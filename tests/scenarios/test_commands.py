@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import urllib.request
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,13 @@ async def test_the_procfile_runs_a_gateway_and_workers_of_two_queues_under_honch
 
 def _said(process: Process) -> str:
     return process.stdout.read_text() + process.stderr.read_text()
+
+
+async def test_a_question_that_is_no_text_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    send = await asyncio.create_subprocess_exec(
+        BIN / "relay", "send", "s", "-", cwd=tmp_path, stdin=PIPE, stdout=PIPE, stderr=PIPE,
+        env={**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    out, err = await send.communicate(b"caf\xe9")
+    assert (send.returncode, out) == (2, b"")
+    assert err.decode() == "relay: standard input is not text in UTF-8\n"
