@@ -13,7 +13,7 @@ import msgspec
 from relay.client.backoff import Backoff
 from relay.errors import RelayError, RequestRefused, SessionDeleted
 from relay.protocol.view import Frame, SessionView
-from relay.protocol.words import Cursor
+from relay.protocol.words import Cursor, new_id
 
 KEEP_GENERATIONS = 200  # ended ones in a view: as many as a gateway keeps by default
 _REBUILDS = 3  # for one answer: a log whose own checksum is wrong is shown as it is
@@ -37,7 +37,7 @@ class Channel:
     """One session over whatever connections there are. `ask_at`: when to send `subscribe`, by the loop's clock."""
 
     def __init__(self, session: str, *, start: str, cursor: Cursor | None, answer_within_s: float) -> None:
-        self.view = SessionView(session)
+        self.view = SessionView(session, f"{new_id('subscribe')}-")
         if cursor is not None:
             self.view.resume(cursor)
         self.listeners: set[Listener] = set()

@@ -54,10 +54,11 @@ class Generation:
 
 
 class SessionView:
-    """One session's state and cursor."""
+    """One session's state and cursor. `prefix`: of the ids of its subscribes, one for each view on a connection."""
 
-    def __init__(self, session: str) -> None:
+    def __init__(self, session: str, prefix: str = "subscribe-") -> None:
         self.session = session
+        self._prefix = prefix
         self.epoch: str | None = None
         self.last = 0
         self.waiting = True  # for the reply to `subscribe`: until it comes, log frames are another subscription's
@@ -82,7 +83,7 @@ class SessionView:
         self.waiting = True
         self.live = start == "live"
         self._asked += 1
-        command: Frame = {"type": "subscribe", "id": f"subscribe-{self._asked}", "session": self.session}
+        command: Frame = {"type": "subscribe", "id": f"{self._prefix}{self._asked}", "session": self.session}
         if self.cursor is not None:
             command["cursor"] = msgspec.to_builtins(self.cursor)
         elif self.live:
@@ -128,7 +129,7 @@ class SessionView:
         return outcome
 
     def _subscribed(self, frame: Frame) -> Next:
-        if self.waiting and self._asked and frame.get("id") != f"subscribe-{self._asked}":
+        if self.waiting and self._asked and frame.get("id") != f"{self._prefix}{self._asked}":
             return "dropped"  # of an earlier subscription; the reply to the last one is still to come
         active = {known["generation"]: known for known in frame["active"]}
         if not frame["recovered"]:

@@ -55,6 +55,13 @@ async def asked(gateway: Scripted) -> AsyncIterator[tuple[Relay, Answer, Peer, S
             yield relay, answer, await beginning, story
 
 
+@contextlib.asynccontextmanager
+async def connected(gateway: Scripted) -> AsyncIterator[tuple[Relay, Peer]]:
+    greeting = asyncio.create_task(gateway.greeted())
+    async with connect(gateway.url) as relay:
+        yield relay, await greeting
+
+
 async def upto(answer: Answer, text: str) -> list[Item]:
     """The items until the texts since the last Restart are `text`."""
     items: list[Item] = []
@@ -456,3 +463,25 @@ async def test_a_view_keeps_the_newest_answers_and_every_unfinished_one(gateway:
         kept = list(following.view.generations)
         assert kept == ["slow", *(f"g{number}" for number in range(50, 250))]
         assert len(following.view.messages) == 201
+
+
+async def test_a_reply_to_a_subscribe_that_was_given_up_is_not_taken_for_the_next_ones(gateway: Scripted) -> None:
+    """Else the next one would forget what it has, and what follows its cursor would pass for everything."""
+    async with connected(gateway) as (relay, peer):
+        entering = asyncio.create_task(relay.follow("s").__aenter__())
+        earlier = await peer.command("subscribe")
+        entering.cancel()
+        await asyncio.gather(entering, return_exceptions=True)
+        await peer.command("unsubscribe")
+        later = asyncio.create_task(relay.follow("s", cursor=Cursor("e1", 7)).__aenter__())
+        second = await peer.command("subscribe")
+        reply = {"type": "subscribed", "session": "s", "epoch": "e1", "head": 7, "active": []}
+        await peer.send(**reply, id=earlier["id"], at=0, recovered=False)
+        await peer.send(type="unsubscribed", id="unsubscribe", session="s")
+        await peer.send(**reply, id=second["id"], at=7, recovered=True)
+        following = await later
+        await peer.live(8, message("g1"))
+        change = await anext(following)
+        assert isinstance(change, Applied)
+        assert (change.first, following.cursor) == (8, Cursor("e1", 8))
+        await following.__aexit__(None, None, None)
