@@ -133,6 +133,7 @@ class Channel:
         if len(self._doubts) > KEEP_GENERATIONS:
             self._doubts.clear()
         self._doubts.update(doubtful)
+        self._start, self.whole = "start", True  # from live on, what is in doubt would never come again
         tries = max(self._doubts[name] for name in doubtful)
         self._forget(delay_s=0 if tries == 1 else self._again.next())
         return True

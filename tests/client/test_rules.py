@@ -177,6 +177,16 @@ async def test_a_text_that_was_wrong_begins_again_when_it_is_rebuilt(gateway: Sc
         assert (joined(items), restarts(items)) == ("Hello", 1)
 
 
+async def test_a_rebuild_begins_at_the_beginning_also_where_the_session_was_joined_live(gateway: Scripted) -> None:
+    """From live on, the end that did not prove, and the text before it, would never come again."""
+    async with asked(gateway) as (_, answer, peer, story):
+        await peer.live(3, Story("g1").tokens(["Hexlo"]))
+        await upto(answer, "Hexlo")
+        story.tokens(["Hello"])
+        await peer.live(4, story.end())
+        assert (await peer.subscribed()).get("from", "start") == "start"
+
+
 @pytest.mark.usefixtures("longest_waits")
 async def test_a_log_whose_own_checksum_is_wrong_is_asked_for_three_times_and_then_shown(gateway: Scripted) -> None:
     async with asked(gateway) as (relay, answer, peer, story):
