@@ -118,6 +118,7 @@ class Generation:
         try:
             async with asyncio.timeout(self._settings.answer_timeout_s):
                 finished = await self._stream(await self._prompt())
+            self._complete(finished)
         except TimeoutError:
             self._fail("provider_timeout", retryable=True, detail={"deadline": "answer_timeout_s"})
         except ProviderError as error:
@@ -130,8 +131,6 @@ class Generation:
             metrics.bugs.labels("generation").inc()
             self._log.exception("generation_failed")
             self._fail("internal", retryable=True, detail=describe(error))
-        else:
-            self._complete(finished)
 
     async def _prompt(self) -> Prompt:
         asked, ours = self._job.provider, self._provider.name

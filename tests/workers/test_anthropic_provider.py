@@ -355,6 +355,14 @@ async def test_a_finish_mark_with_a_usage_that_is_none_costs_the_usage_only(usag
     assert parts == [Text("x"), Finished("stop", "test-model", None)]
 
 
+@pytest.mark.parametrize("named", [{"a": 1}, 5, "half a \ud83d", "m" * 300, ""])
+async def test_a_model_named_by_what_is_no_name_is_the_one_that_was_asked_for(named: Any) -> None:
+    start, stop = event("message_start", message={"model": named, "usage": None}), event("message_stop")
+    garbage = f"{start}\n\nevent: message_stop\ndata: {stop}"
+    parts = await parts_of(Script(tokens=["x"], garbage_after=1, garbage=garbage))
+    assert parts == [Text("x"), Finished("other", "test-model", None)]
+
+
 async def test_a_whole_answer_does_not_wait_long_for_the_end_of_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.providers.anthropic.TAIL_S", 0.05)
     script = Script(tokens=["x"], hold_before=2, usage={"prompt_tokens": 3, "completion_tokens": 1})

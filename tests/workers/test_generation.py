@@ -11,7 +11,7 @@ from relay import settings
 from relay.errors import StorageError
 from relay.log.keys import Keys
 from relay.log.session_log import Claim, Outcome, SessionLog
-from tests.log.in_memory import SESSION_TTL_S, job_of, redis_in_memory, snapshot
+from tests.log.in_memory import SESSION_TTL_S, job_of, redis_in_memory, session_log_on, snapshot
 from workers.generation import Generation
 from workers.providers.base import Finished, Part, Prompt, Text
 
@@ -59,3 +59,22 @@ async def test_an_end_whose_reply_was_lost_is_ours_also_when_the_lease_is_renewe
         assert log.lost
         assert ended("complete") == before + 1
         assert (await snapshot(log))["reason"] == "complete"
+
+
+class NoName(OneToken):
+    """As a provider of one's own may; those here name none that is none."""
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        yield Text("all of it")
+        yield Finished("stop", "half a \ud83d", None)
+
+
+async def test_a_finish_that_cannot_be_written_fails_the_answer_and_the_model_is_not_asked_again() -> None:
+    async with redis_in_memory() as redis:
+        log = session_log_on(redis)
+        await log.admit(job_of())
+        claim = await log.claim("s", "g1", "w", 1000, 0)
+        assert isinstance(claim, Claim)
+        assert await Generation(job_of(), claim, NoName(), log, settings.load()).run() is True
+        shown = await snapshot(log)
+        assert (shown["reason"], shown["error"]["code"], shown["text"]) == ("failed", "internal", "all of it")

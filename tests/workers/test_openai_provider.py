@@ -256,6 +256,13 @@ async def test_what_fails_after_the_finish_mark_costs_the_usage_only(fault: str)
     assert parts == [Text("x"), Text("y"), Finished("stop", "test-model", None)]
 
 
+@pytest.mark.parametrize("named", [{"a": 1}, 5, "half a \ud83d", "m" * 300, ""])
+async def test_a_model_named_by_what_is_no_name_is_the_one_that_was_asked_for(named: Any) -> None:
+    finish = json.dumps({"model": named, "choices": [{"delta": {}, "finish_reason": "stop"}]})
+    parts = await parts_of(Script(tokens=["x"], garbage_after=1, garbage=finish))
+    assert parts == [Text("x"), Finished("stop", "test-model", None)]
+
+
 async def test_a_whole_answer_does_not_wait_long_for_its_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.providers.openai.TAIL_S", 0.05)
     async with FakeProvider(Script(tokens=["x"], hold_before=2)) as fake, provider_of(fake) as provider:

@@ -18,7 +18,7 @@ from anthropic.types import MessageParam, RawMessageStreamEvent, ThinkingConfigP
 from relay.errors import SettingsError
 from relay.protocol.words import Finish
 from workers.providers import access
-from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn
+from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn, model_named
 from workers.providers.failures import Failures
 
 BASE_URL = "https://api.anthropic.com"
@@ -143,7 +143,7 @@ class _Answer:
         if event.type == "content_block_start":  # a block may begin with text, though Anthropic's own do not
             return self._text(event.content_block)
         if event.type == "message_start":
-            self.model = event.message.model or self.model
+            self.model = model_named(event.message.model, self.model)
             self._input_tokens = _input_tokens(event.message.usage)
         elif event.type == "message_delta":
             if event.delta.stop_reason:

@@ -15,6 +15,8 @@ import msgspec
 
 from relay.protocol.words import Finish
 
+MAX_NAME_LENGTH = 256  # of a model
+
 Failure = Literal["provider_error", "provider_timeout", "provider_rate_limited", "provider_refused", "truncated"]
 
 
@@ -82,6 +84,12 @@ class Provider(Protocol):
     async def aclose(self) -> None:
         """Close idle connections; called once, after the last stream has ended."""
         ...
+
+
+def model_named(said: object, asked: str) -> str:
+    """The model that a response names; `asked` where that is no name: the SDKs pass on whatever a server sends."""
+    is_name = isinstance(said, str) and 0 < len(said) <= MAX_NAME_LENGTH and said.isprintable()
+    return str(said) if is_name else asked
 
 
 def describe(error: BaseException) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from relay.errors import SettingsError
 from relay.protocol.words import Finish
 from workers.providers import access
-from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text
+from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, model_named
 from workers.providers.failures import Failures
 
 BASE_URL = "https://api.openai.com/v1"
@@ -123,7 +123,7 @@ class _Answer:
         return Finished("filter" if self._refused else self.finish, self.model, self._usage)
 
     def _parts(self, chunk: ChatCompletionChunk) -> list[Part]:
-        self.model = chunk.model or self.model
+        self.model = model_named(chunk.model, self.model)
         if chunk.usage:  # on every chunk with some servers, then counted up to here
             self._usage = _usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens) or self._usage
         if not chunk.choices:  # the usage chunk; Azure's first one too
