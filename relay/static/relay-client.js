@@ -225,7 +225,7 @@ export class Session extends EventTarget {
   get degraded() { return this.#degraded || this.#link.degraded(); }
 
   submit(body, { signal } = {}) {
-    const command = { request_id: draw(), ...body, type: "submit", session: this.name };
+    const command = { ...body, request_id: body.request_id ?? draw(), type: "submit", session: this.name };
     return this.#link.request(command, signal).then(({ generation, duplicate }) => ({ generation, duplicate }));
   }
 

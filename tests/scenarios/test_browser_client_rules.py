@@ -124,6 +124,23 @@ async def test_the_answer_to_an_unsubscribe_does_not_end_the_session_that_was_fo
         assert await tab.events("s", "deleted") == []
 
 
+@pytest.mark.parametrize("given", ["undefined", "null", "'mine'"])
+async def test_every_submit_has_one_request_id_however_often_it_is_sent(browser: Browser, given: str) -> None:
+    def busy(command: Frame) -> list[Frame]:
+        first = command["type"] == "submit" and len(gateway.named("submit")) == 1
+        error = {"type": "error", "id": command["id"], "code": "unavailable", "message": "", "retryable": True}
+        return [error] if first else obliging(command)
+
+    async with ScriptedGateway(busy) as gateway:
+        tab = await following(browser, gateway)
+        await tab.run(f"() => promise('p', sessions.s.submit({{ content: '?', request_id: {given} }}))")
+        assert "value" in await tab.settled("p")
+        ids = [command.get("request_id") for command in gateway.named("submit")]
+        assert ids[0]
+        assert ids == ids[:1] * 2
+        assert given != "'mine'" or ids[0] == "mine"
+
+
 async def test_gaps_without_end_do_not_loop_hot(browser: Browser) -> None:
     def gaps(command: Frame) -> list[Frame]:
         return [subscribed(command), live(9, TOKENS)] if command["type"] == "subscribe" else []
