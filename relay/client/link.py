@@ -26,8 +26,10 @@ _MAX_FRAME_BYTES = 32 * 1024 * 1024  # twice the largest max_frame_bytes that a 
 _WELCOME_WITHIN_S = 10.0
 _HEARTBEAT_S = 15.0
 _CLOSE_WITHIN_S = 1.0
+_STEADY_S = 2.0
 _TRY_AGAIN = {408, 425, 429}  # of the 4xx: the others will not change their mind
 _TOO_MANY = 4429
+_NEVER = float("inf")
 
 Token = str | Callable[[], str] | None
 Due = tuple[list[bytes], float | None]
@@ -60,7 +62,7 @@ class Link:
         self._work = asyncio.Event()
         self._seen = False  # whether a gateway ever greeted us: before, a refusal means a wrong address
         self._alive_at = asyncio.get_running_loop().time()
-        self._useful = False  # whether this connection was of use: then the next one is tried at once
+        self._useful_from = _NEVER  # from then on this connection was of use: the next one is tried at once
         self._come_back_at: float | None = None
         self._patience_s = _WELCOME_WITHIN_S
 
@@ -138,11 +140,11 @@ class Link:
             sentence = f"the gateway closed the connection: {reason or code}"
             raise Disconnected(sentence, close_code=code) from closed
         if code == _TOO_MANY:
-            self._useful = False  # it went well until then; the next one would end in the same way
+            self._useful_from = _NEVER  # it went well until then; the next one would end in the same way
 
     async def _converse(self, websocket: ClientConnection, welcome: Frame) -> None:
         """Until the connection is lost, one way or another. Raises Disconnected if that was the last one."""
-        self._useful = False
+        self._useful_from = _now() + _STEADY_S
         self._talk.connected(welcome)
         self._work.set()
         writer = asyncio.create_task(self._write(websocket), name="relay client writer")
@@ -155,7 +157,7 @@ class Link:
             if self._come_back_at is None:
                 websocket.transport.abort()
         finally:
-            if self._useful:
+            if _now() >= self._useful_from:
                 self._backoff.reset()
             self._alive_at = _now()
             self._talk.lost()
@@ -169,7 +171,8 @@ class Link:
                     self._come_back_at = _now() + frame["reconnect_in_ms"] / 1000
                 until = _now() + self._patience_s
                 patience.reschedule(until if self._come_back_at is None else min(until, self._come_back_at))
-                self._useful = self._useful or ("session" in frame and frame["type"] != "error")
+                if "seq" in frame:  # something new; a mere reply would come from a gateway that breaks at once, too
+                    self._useful_from = 0.0
                 self._talk.frame(frame)
 
     async def _write(self, websocket: ClientConnection) -> None:

@@ -168,6 +168,19 @@ async def test_a_gateway_that_greets_and_closes_is_not_hammered(gateway: Scripte
 
 
 @pytest.mark.usefixtures("longest_waits")
+async def test_a_gateway_that_breaks_at_each_subscribe_is_not_hammered(gateway: Scripted) -> None:
+    async with following(gateway) as (_, _, peer, _):
+        at = [peer.at]
+        for _ in range(3):
+            peer.cut()
+            peer = await gateway.greeted()
+            at.append(peer.at)
+            await peer.subscribed()
+    gaps = [later - earlier for earlier, later in pairwise(at)]
+    assert all(gap >= bound for gap, bound in zip(gaps, [0.1, 0.2, 0.4], strict=True))
+
+
+@pytest.mark.usefixtures("longest_waits")
 async def test_a_close_for_too_many_requests_is_answered_by_longer_and_longer_waits(gateway: Scripted) -> None:
     async with following(gateway) as (_, _, peer, _):
         at = [peer.at]
