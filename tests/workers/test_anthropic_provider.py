@@ -522,6 +522,7 @@ async def test_cancelling_the_reading_task_closes_the_upstream_connection(script
         (None, None, "ANTHROPIC_API_KEY"),
         ("", "", "ANTHROPIC_API_KEY"),
         ("key\n", None, "ANTHROPIC_API_KEY"),
+        ("key ", None, "ANTHROPIC_API_KEY"),
         ("schlüssel", None, "ANTHROPIC_API_KEY"),
         ("key", "api.example.org", "ANTHROPIC_BASE_URL"),
         ("key", "ftp://api.example.org", "ANTHROPIC_BASE_URL"),

@@ -320,6 +320,14 @@ def test_errors_without_a_status_are_classed_by_when_they_come(
     assert classify(error).retryable is retryable
 
 
+def test_the_log_line_of_a_header_that_cannot_be_sent_does_not_quote_it() -> None:
+    error = openai.APIConnectionError(request=httpx2.Request("GET", "http://127.0.0.1"))
+    error.__cause__ = httpx2.LocalProtocolError("Illegal header value b'Bearer sk-secret '")
+    line = str(Failures(openai).classify(error))
+    assert "LocalProtocolError" in line
+    assert "secret" not in line
+
+
 async def test_the_log_line_of_a_refused_key_does_not_quote_it() -> None:
     _, error = await failure_of(Script(status=401, status_body='{"error": {"message": "bad key: sk-secret"}}'))
     assert "401" in str(error)
@@ -383,6 +391,7 @@ async def test_cancelling_the_reading_task_closes_the_upstream_connection(script
         (None, None, "OPENAI_API_KEY"),
         ("", "", "OPENAI_API_KEY"),
         ("key\n", None, "OPENAI_API_KEY"),
+        ("key ", None, "OPENAI_API_KEY"),
         ("schlüssel", None, "OPENAI_API_KEY"),
         ("key", "api.example.org/v1", "OPENAI_BASE_URL"),
         ("key", "ftp://api.example.org/v1", "OPENAI_BASE_URL"),

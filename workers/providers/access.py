@@ -25,7 +25,7 @@ def base_url(name: str, value: str) -> httpx2.URL:
 def api_key(name: str, value: str | None) -> str:
     """The key of the setting `name`, a placeholder where there is none. Raises SettingsError that does not quote it."""
     key = value or PLACEHOLDER_KEY
-    if not key.isascii() or not key.isprintable():  # a newline at the end of a secret's file, mostly
+    if not key.isascii() or not key.isprintable() or key != key.strip():  # the end of a secret's file, mostly
         raise SettingsError(f"{name} holds characters that no HTTP header can")
     return key
 

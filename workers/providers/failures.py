@@ -68,10 +68,13 @@ class Failures:
         if isinstance(error, self._api) and not isinstance(error, self._wrapper):
             names = [f"{name}={str(value)[:60]}" for name in _FIELDS if (value := getattr(error, name, None))]
             return " ".join([type(error).__name__, *names])
-        line = "{error}: {detail}".format(**describe(error))
-        if error.__cause__ is not None:
-            line += " ({error}: {detail})".format(**describe(error.__cause__))
-        return line
+        return " from ".join(_line(one) for one in (error, error.__cause__) if one is not None)
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, httpx2.LocalProtocolError):  # quotes the header that cannot be sent: the key, mostly
+        return type(error).__name__
+    return "{error}: {detail}".format(**describe(error))
 
 
 def _by_name(error: Exception, detail: str) -> ProviderError:
