@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from relay import settings
 from relay.errors import SettingsError
 from workers import providers
 from workers.providers import NAMES
+from workers.providers.base import Finished, Prompt, Text, Turn
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,41 @@ async def test_each_provider_is_made_under_its_name(name: str) -> None:
     provider = providers.make(settings.load(provider=name, openai_api_key="k", anthropic_api_key="k"))
     assert provider.name == name
     await provider.aclose()
+
+
+FINISHED = {
+    "openai": b'data: {"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}\n\n',
+    "anthropic": b"event: content_block_delta\n"
+    b'data: {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x"}}\n\n'
+    b'event: message_delta\ndata: {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}\n\n',
+}
+NEWS = {
+    "openai": b'data: {"choices": []}\n\n',
+    "anthropic": b'event: message_delta\ndata: {"type": "message_delta", "delta": {}}\n\n',
+}
+
+
+@pytest.mark.parametrize("name", FINISHED)
+async def test_a_server_that_goes_on_after_the_finish_mark_does_not_hold_up_a_whole_answer(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + FINISHED[name])
+        with contextlib.suppress(OSError):
+            while not writer.is_closing():
+                writer.write(NEWS[name])
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    monkeypatch.setattr(f"workers.providers.{name}.TAIL_S", 0.2)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        provider = providers.make(settings.load(provider=name, openai_base_url=url, anthropic_base_url=url))
+        async with asyncio.timeout(10):
+            parts = [part async for part in provider.stream(Prompt([Turn("user", "?")]))]
+        await provider.aclose()
+    assert (parts[0], type(parts[-1]), len(parts)) == (Text("x"), Finished, 2)
 
 
 @pytest.mark.parametrize(("name", "key"), [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")])

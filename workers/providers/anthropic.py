@@ -74,7 +74,7 @@ class AnthropicProvider:
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. What fails after the finish mark costs the answer nothing."""
         answer = _Answer(prompt.model or self.model, self._reasoning)
-        streaming = False
+        streaming, tail_ends = False, None
         try:
             stream = await self._client.messages.create(
                 model=answer.model,
@@ -88,7 +88,9 @@ class AnthropicProvider:
             async with stream:  # closes the connection, however this ends
                 events = aiter(stream)
                 while True:
-                    async with asyncio.timeout(TAIL_S if answer.finish else None):
+                    if answer.finish and tail_ends is None:
+                        tail_ends = asyncio.get_running_loop().time() + TAIL_S
+                    async with asyncio.timeout_at(tail_ends):
                         event: Any = await anext(events, _END)
                     if event is _END:
                         break

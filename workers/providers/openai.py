@@ -62,7 +62,7 @@ class OpenAIProvider:
         """The answer, part by part; see Provider. What fails after the finish mark costs the usage, not the answer."""
         answer = _Answer(prompt.model or self.model, self._reasoning)
         limit = omit if prompt.max_tokens is None else prompt.max_tokens
-        streaming = False
+        streaming, tail_ends = False, None
         try:
             stream = await self._client.chat.completions.create(
                 model=answer.model,
@@ -77,7 +77,9 @@ class OpenAIProvider:
                 chunks = aiter(stream)
                 # The usage comes after the finish mark, in a chunk of its own: only the end of the body is the end.
                 while True:
-                    async with asyncio.timeout(TAIL_S if answer.finish else None):
+                    if answer.finish and tail_ends is None:
+                        tail_ends = asyncio.get_running_loop().time() + TAIL_S
+                    async with asyncio.timeout_at(tail_ends):
                         chunk = await anext(chunks, None)
                     if chunk is None:
                         break
