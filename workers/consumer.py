@@ -81,6 +81,9 @@ class Consumer:
         if verb == "stop" and generation in self._running:
             self._running[generation].stop()
 
+    def lost(self) -> None:
+        """As above."""
+
     async def _take_jobs(self) -> None:
         while True:
             while not self._room:

@@ -131,6 +131,9 @@ class Follower:
         elif seq > self.frontier:
             self._doubted("hole")
 
+    def lost(self) -> None:
+        self._doubted("lost")
+
     # What viewers ask
 
     def honours(self, epoch: str, seq: int) -> bool:

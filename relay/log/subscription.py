@@ -18,8 +18,10 @@ from redis.asyncio.connection import SSLConnection, parse_url
 
 from relay import logging, metrics
 
-PING_AFTER_S = 1.0
-DEAD_AFTER_S = 2.5
+PING_AFTER_S = 0.3
+LOST_AFTER_S = 1.0  # of silence: whoever listens had better look himself
+DEAD_AFTER_S = 2.5  # then another connection is tried
+_CHECK_S = 0.1
 _CONNECT_TIMEOUT_S = 2.0
 _BACKOFF_S = (0.05, 1.0)
 
@@ -33,6 +35,9 @@ class Listener(Protocol):
         """Subscribed, for the first time or again: anything before this moment may have been missed."""
 
     def message(self, payload: bytes) -> None: ...
+
+    def lost(self) -> None:
+        """Nothing is heard of Redis here: hints may not come for a while. `acknowledged` need not follow."""
 
 
 class Source(Protocol):
@@ -118,20 +123,30 @@ class Subscriber:
     async def _watch(self, wire: _Wire) -> None:
         """Return when the connection is lost; lose it ourselves when it has been silent for too long."""
         loop = asyncio.get_running_loop()
+        pinged_at = told_at = wire.heard_at
         try:
             while not wire.lost.done():
-                await asyncio.wait([wire.lost], timeout=PING_AFTER_S / 2)
+                await asyncio.wait([wire.lost], timeout=_CHECK_S)
                 silent_s = loop.time() - wire.heard_at
                 if silent_s > DEAD_AFTER_S:
                     break
-                if silent_s > PING_AFTER_S:
+                if silent_s > PING_AFTER_S and pinged_at < wire.heard_at + PING_AFTER_S:
+                    pinged_at = loop.time()
                     wire.send(b"PING")
+                if silent_s > LOST_AFTER_S and told_at <= wire.heard_at:
+                    told_at = loop.time()
+                    self._tell_lost()
         finally:
             self._wire = None
             wire.abort()
+        self._tell_lost()
         metrics.subscriber_losses.inc()
         reason = wire.lost.result() if wire.lost.done() else "silent"
         log.warning("subscription_lost", channels=len(self._listeners), reason=reason)
+
+    def _tell_lost(self) -> None:
+        for listener in tuple(self._listeners.values()):
+            listener.lost()
 
     def _reply(self, reply: Any) -> None:
         if isinstance(reply, list) and len(reply) == 3:
