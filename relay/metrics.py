@@ -61,6 +61,7 @@ flush_tokens = Counter("relay_flush_tokens_total", "Single tokens sent by such f
 spills = Counter("relay_spills_total", "Times that an answer had to wait in its worker for Redis")
 spills_restored = Counter("relay_spills_restored_total", "Times that what had waited was written")
 spilled_bytes = Gauge("relay_spilled_bytes", "Text that waits in this process for Redis", multiprocess_mode=_SUM)
+rebuilds = Counter("relay_rebuilds_total", "Answers made again in Redis by their worker, as they were lost there")
 abandoned = Counter("relay_generations_abandoned_total", "Generations let go by this worker", ["why"])
 first_token_s = Histogram("relay_first_token_seconds", "Claim to first token, of text or reasoning", buckets=_SECONDS)
 answer_s = Histogram("relay_answer_seconds", "Claim to end, of what was not stopped", buckets=_SECONDS)

@@ -116,6 +116,11 @@ class Batcher:
         self._pending.append(_Token(kind, text, text_bytes, encoded + 2, now_ms))
         self._pending_bytes += text_bytes
 
+    def skip(self, kind: Kind, texts: list[str]) -> None:
+        """Go on behind these: they stand in the log already. Before any `add` of their kind."""
+        self._taken[kind] += len(texts)
+        self._totals = self._totals.and_then(kind, "".join(texts))
+
     def close(self) -> None:
         """No more tokens will come: what is left leaves at once."""
         self._closed = True

@@ -149,13 +149,13 @@ class Consumer:
                 await self._queue.done(job.queue, job.session, job.generation)
             return
         metrics.claims.labels("claimed").inc()
-        generation = Generation(job, claim, self._provider, self._log, self._settings)
+        generation = Generation(job, claim, self.worker, self._provider, self._log, self._queue, self._settings)
         self._running[job.generation] = generation
         metrics.running.inc()
         try:
             ended = await generation.run()
         except asyncio.CancelledError:
-            await self._hand_over(job, claim.fence)
+            await self._hand_over(job, generation.fence)
             raise
         finally:
             metrics.running.dec()

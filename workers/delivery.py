@@ -53,7 +53,11 @@ class Finale(NamedTuple):
     message_id: str
 
 
-Write = Batch | Control | Finale
+class Rebuild(NamedTuple):
+    """Make the generation again where Redis has lost it, and begin a new count of appends."""
+
+
+Write = Batch | Control | Finale | Rebuild
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Patience:
     """How long to try in which way. Pauses double from the first to the last, each shortened at random by up to half.
 
     `try_s`: a whole try, waiting for a connection included. `spill_bytes`: UTF-8 text of one answer that may wait.
-    `lost_after_ms`: refusals of one write before it is given up.
+    `lost_after_ms`: refusals of one write before it is given up. `rebuild_ms`: between two rebuilds of one answer.
     """
 
     try_s: float = APPEND_TIMEOUT_S
@@ -70,6 +74,7 @@ class Patience:
     retry_max_ms: float = 15_000
     probe_ms: float = 100
     probe_max_ms: float = 1000
+    rebuild_ms: float = 500
     spill_bytes: int = 1024 * 1024
     lost_after_ms: float = 60_000
 
@@ -102,6 +107,11 @@ class Delivery:
         self._most_bytes = 0
         self._spilled_bytes = 0  # of what waits; what comes once Redis answers again is not the spill's
 
+    @property
+    def done(self) -> int:
+        """Number of the last append that was acknowledged."""
+        return self._done
+
     # What the flusher says
 
     async def deliver(self, write: Write) -> None:
@@ -127,6 +137,12 @@ class Delivery:
         """What is pending behind the write in hand will never be written."""
         if self.spilled:
             self._count(self._left_bytes())
+
+    def begin_anew(self) -> None:
+        """Redis has lost what was acknowledged: the next write is the first one again; what was left is void."""
+        self._done = 0
+        self._left.clear()
+        self.void()
 
     def close(self) -> None:
         """Nothing waits here any more, written or not."""

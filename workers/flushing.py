@@ -2,37 +2,60 @@
 
 Everything a generation writes goes through here in order: statuses, restart, batches, and at last the end. How a
 write reaches the log when Redis fails is delivery.py's. The provider's loop only ever adds; it never waits for Redis.
+
+When Redis turns out to have lost what it had acknowledged, the generation is made again there (rebuild.lua says what is
+left of it), and whatever is missing is said once more; nobody asks the model again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from relay import logging, metrics
-from relay.log.session_log import Outcome, SessionLog
+from relay.log.session_log import Outcome, Rebuilt, SessionLog
 from relay.protocol import events
 from relay.protocol.events import State
 from relay.protocol.words import Reason
 from workers.batching import Batch, Batcher, Kind
-from workers.delivery import Control, Delivery, Finale, Patience, Rejected, Write
+from workers.delivery import Control, Delivery, Finale, Patience, Rebuild, Rejected, Write
+from workers.said import Said
+
+MAX_EPOCHS = 16
 
 log = logging.get("flusher")
 
 
+class Place(NamedTuple):
+    """Where the log stood when it last acknowledged something of this generation; the epochs so far, newest last."""
+
+    epochs: tuple[str, ...]
+    seq: int
+
+    def moved(self, epoch: str, seq: int) -> Place:
+        known = epoch in self.epochs
+        return Place(self.epochs if known else (*self.epochs, epoch)[-MAX_EPOCHS:], seq)
+
+
 class LetGo(Exception):
-    """This worker may not write this generation any more; `why` is `stale`, `ended`, `unknown` or `behind`."""
+    """This worker may not write this generation any more; `why` is `stale` or `ended`."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
 
 
+class _Lost(Exception):
+    """Redis has lost the generation, or a part of it, or somebody else has it: a rebuild tells, and mends."""
+
+
 class Flusher:
     """`run` returns when the end is written; it raises LetGo when somebody else ended or took the generation.
 
-    `said` is the attempt's every token, written or not, until the end is: what lost text can be rebuilt from.
+    `restore` makes the generation again in Redis, given fence and place as known here. `fence` changes with that.
     """
 
     def __init__(
@@ -42,7 +65,9 @@ class Flusher:
         generation: str,
         fence: int,
         attempt: int,
+        place: Place,
         *,
+        restore: Callable[[int, Place], Awaitable[Rebuilt | Outcome]],
         lease_ms: int,
         batch_size: int,
         batch_linger_ms: float,
@@ -50,9 +75,15 @@ class Flusher:
         now_ms: Callable[[], float],
     ) -> None:
         self.attempt = attempt
-        self.said: dict[Kind, list[str]] = {"tokens": [], "reasoning": []}
+        self.fence = fence
+        self.rebuilding = False
+        self._place = place
+        self._restore = restore
+        self._said = Said()
+        self._status: tuple[State, str | None] | None = None  # the attempt's last
+        self._reason = ""  # of its restart
         self._log = session_log
-        self._session, self._generation, self._fence = session, generation, fence
+        self._session, self._generation = session, generation
         self._lease_ms = lease_ms
         self._rule = (batch_size, batch_linger_ms)
         self._batcher = Batcher(*self._rule, attempt)
@@ -60,7 +91,9 @@ class Flusher:
         self._controls: deque[Control] = deque()
         self._finale: Finale | None = None
         self._stirred = asyncio.Event()
-        self._stored = 0  # tokens of the attempt that the log has acknowledged
+        self._stored: dict[Kind, int] = {"tokens": 0, "reasoning": 0}  # of the attempt, acknowledged by the log
+        self._patience = patience
+        self._rebuilt_ms = -math.inf
         self._delivery = Delivery(
             self._send,
             patience,
@@ -73,24 +106,25 @@ class Flusher:
 
     def status(self, state: State, detail: str | None = None) -> None:
         """Only before the first token of an attempt: controls leave before what is pending."""
+        self._status = (state, detail)
         event = events.Status(self._generation, self.attempt, state, detail)
         self._control(Control("status", events.encode(event), state))
 
     def restart(self, reason: str) -> None:
         """Open the next attempt: what was written, and what is pending, is void."""
         self.attempt += 1
-        self.said = {"tokens": [], "reasoning": []}
-        self._stored = 0
+        self._status, self._reason = None, reason
+        self._said = Said()
+        self._stored = {"tokens": 0, "reasoning": 0}
         self._batcher = Batcher(*self._rule, self.attempt)
         self._delivery.void()
-        event = events.Restart(self._generation, self.attempt, reason)
-        self._control(Control("restart", events.encode(event), attempt=self.attempt))
+        self._say_restart()
 
     def token(self, kind: Kind, text: str) -> None:
         """The caller bounds the answer as a whole. Raises Overflow if the spill has no room; then it was not taken."""
         if self._delivery.spilled:
             self._delivery.hold(len(text.encode()))
-        self.said[kind].append(text)
+        self._said.add(kind, text)
         self._batcher.add(kind, text, self._now_ms())
         self._stirred.set()
 
@@ -105,6 +139,16 @@ class Flusher:
         self._batcher.close()
         self._stirred.set()
 
+    def rebuild(self) -> None:
+        """Redis has lost the generation, or a part of it: before anything else is written, make it again."""
+        self.rebuilding = True
+        self._stirred.set()
+
+    @property
+    def done(self) -> int:
+        """Number of the last append that was acknowledged."""
+        return self._delivery.done
+
     # The task
 
     async def run(self) -> None:
@@ -112,11 +156,16 @@ class Flusher:
         try:
             while True:
                 write = await self._next()
-                await self._delivery.deliver(write)
+                try:
+                    await self._delivery.deliver(write)
+                except _Lost:
+                    self.rebuild()
+                    continue
                 if isinstance(write, Finale):
                     return
         except Rejected:
             self._controls.clear()
+            self._said.cut(self._stored)
             self._batcher = Batcher(*self._rule, self.attempt)
             raise
         finally:
@@ -124,6 +173,9 @@ class Flusher:
 
     async def _next(self) -> Write:
         while True:
+            if self.rebuilding:
+                await self._begin_anew()
+                return Rebuild()
             if self._controls:
                 return self._controls.popleft()
             if (batch := self._batcher.take(self._now_ms())) is not None:
@@ -142,9 +194,55 @@ class Flusher:
         except TimeoutError:
             pass  # the batch is due
 
+    # When Redis has lost something
+
+    async def _begin_anew(self) -> None:
+        wait_ms = self._rebuilt_ms + self._patience.rebuild_ms - self._now_ms()
+        if wait_ms > 0:  # it was just rebuilt: a Redis that keeps losing it is not to be pressed
+            await asyncio.sleep(wait_ms / 1000)
+        self._delivery.begin_anew()
+
+    def _go_on(self, rebuilt: Rebuilt) -> None:
+        """Say again what is not there."""
+        self.rebuilding = False
+        self._rebuilt_ms = self._now_ms()
+        self.fence, self._place = rebuilt.fence, self._place.moved(rebuilt.epoch, rebuilt.head)
+        there = rebuilt.attempt == self.attempt
+        self._stored = {
+            "tokens": rebuilt.tokens if there else 0,
+            "reasoning": rebuilt.reasoning if there else 0,
+        }
+        self._controls.clear()
+        if not there:
+            self._say_restart()
+        if self._status is not None and not self._said:
+            self.status(*self._status)
+        self._batcher = Batcher(*self._rule, self.attempt)
+        waited_ms = self._now_ms() - self._rule[1]  # so that it leaves at once, and in as few batches as can be
+        for kind, known, missing in self._said.split(self._stored):
+            self._batcher.skip(kind, known)
+            for text in missing:
+                self._batcher.add(kind, text, waited_ms)
+        if self._finale is not None:
+            self._batcher.close()
+        metrics.rebuilds.inc()
+        log.warning(
+            "rebuilt",
+            session=self._session,
+            generation=self._generation,
+            fence=self.fence,
+            epoch=rebuilt.epoch,
+            left=self._stored["tokens"],
+        )
+
+    def _say_restart(self) -> None:
+        event = events.Restart(self._generation, self.attempt, self._reason)
+        self._control(Control("restart", events.encode(event), attempt=self.attempt))
+
     # One try of one write
 
     async def _send(self, write: Write, n: int) -> None:
+        outcome: Outcome | Rebuilt
         match write:
             case Batch():
                 outcome = await self._send_batch(write, n)
@@ -152,9 +250,17 @@ class Flusher:
                 outcome = await self._append(n, write.kind, write.body, index=write.attempt, text=write.text)
             case Finale():
                 outcome = await self._send_end(write)
-        if outcome.what not in ("written", "repeated"):
-            raise LetGo(outcome.what)
-        self._acknowledged(write)
+            case Rebuild():
+                outcome = await self._restore(self.fence, self._place)
+        match outcome:
+            case Rebuilt():
+                self._go_on(outcome)
+            case Outcome(what="written" | "repeated"):
+                self._acknowledged(write, outcome)
+            case Outcome(what=what) if what == "ended" or isinstance(write, Rebuild):
+                raise LetGo(what)
+            case _:
+                raise _Lost
 
     async def _send_batch(self, batch: Batch, n: int) -> Outcome:
         event = events.Tokens if batch.kind == "tokens" else events.Reasoning
@@ -185,7 +291,7 @@ class Flusher:
         return await self._log.append(
             self._session,
             self._generation,
-            self._fence,
+            self.fence,
             n,
             self._lease_ms,
             kind,
@@ -201,19 +307,22 @@ class Flusher:
         return await self._log.end(
             self._session,
             self._generation,
-            self._fence,
+            self.fence,
             finale.reason,
             finale.members,
-            self._stored,
+            self._stored["tokens"],
             finale.message_id,
+            self._delivery.done,
         )
 
-    def _acknowledged(self, write: Write) -> None:
+    def _acknowledged(self, write: Write, outcome: Outcome) -> None:
+        if outcome.epoch:
+            self._place = self._place.moved(outcome.epoch, outcome.seq)
         if isinstance(write, Batch):
             metrics.batches.inc()
             metrics.tokens.inc(len(write.texts))
-            if write.kind == "tokens" and write.attempt == self.attempt:
-                self._stored += len(write.texts)
+            if write.attempt == self.attempt:
+                self._stored[write.kind] += len(write.texts)
 
     def _control(self, control: Control) -> None:
         self._controls.append(control)

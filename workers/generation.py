@@ -17,12 +17,14 @@ import msgspec
 from relay import logging, metrics
 from relay.errors import StorageError
 from relay.log.jobs import Job
-from relay.log.session_log import Claim, SessionLog
+from relay.log.queue import Queue
+from relay.log.reaper import look_ms
+from relay.log.session_log import Claim, Outcome, Rebuilt, SessionLog
 from relay.protocol.words import new_id
 from relay.settings import Settings
 from workers.batching import Kind
 from workers.delivery import Patience, Rejected
-from workers.flushing import Flusher, LetGo
+from workers.flushing import Flusher, LetGo, Place
 from workers.history import prompt_for
 from workers.mending import Mender
 from workers.providers.base import Finished, Part, Prompt, Provider, ProviderError, Reasoning, Text, describe
@@ -44,8 +46,19 @@ class _Failed(Exception):
 class Generation:
     """`run` it once. Cancelling `run` closes the provider's stream and leaves the end to somebody else."""
 
-    def __init__(self, job: Job, claim: Claim, provider: Provider, session_log: SessionLog, settings: Settings) -> None:
+    def __init__(
+        self,
+        job: Job,
+        claim: Claim,
+        worker: str,
+        provider: Provider,
+        session_log: SessionLog,
+        queue: Queue,
+        settings: Settings,
+    ) -> None:
         self._job = job
+        self._worker = worker
+        self._queue = queue
         self._claim = claim
         self._provider = provider
         self._session_log = session_log
@@ -55,6 +68,7 @@ class Generation:
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._told_at: float | None = None
         self._claimed_at = time.monotonic()
+        self._first_token_s: float | None = None
         self._text_bytes = 0
         self._outcome = ("", "")  # reason and error code of the end that we said
         self._flusher = Flusher(
@@ -63,6 +77,8 @@ class Generation:
             job.generation,
             claim.fence,
             claim.attempt,
+            Place((claim.epoch,), claim.head),
+            restore=self._restore,
             lease_ms=self._lease_ms,
             batch_size=settings.batch_size,
             batch_linger_ms=settings.batch_linger_ms,
@@ -75,6 +91,11 @@ class Generation:
             ),
             now_ms=lambda: time.monotonic() * 1000,
         )
+
+    @property
+    def fence(self) -> int:
+        """Under which this worker writes; a rebuild changes it."""
+        return self._flusher.fence
 
     def stop(self) -> None:
         """A gateway says that it was stopped: its end is written already, only the stream is left to close."""
@@ -152,7 +173,6 @@ class Generation:
         deadline = loop.time() + self._settings.first_token_timeout_s
         menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
         async with aclosing(self._provider.stream(prompt)) as parts:
-            first = True
             while True:
                 part = await self._next(parts, deadline)
                 if isinstance(part, Finished):
@@ -167,9 +187,9 @@ class Generation:
                     if self._flusher.due():
                         # Deltas that arrived together come without a pause: let the flusher have its turn.
                         await asyncio.sleep(0)
-                    if first:
-                        metrics.first_token_s.observe(time.monotonic() - self._claimed_at)
-                        first = False
+                    if self._first_token_s is None:
+                        self._first_token_s = time.monotonic() - self._claimed_at
+                        metrics.first_token_s.observe(self._first_token_s)
 
     async def _next(self, parts: Any, deadline: float) -> Part:
         """The next part; the deadline moves with tokens, not with bytes: pings and comments are no progress."""
@@ -207,12 +227,23 @@ class Generation:
         self._flusher.end("failed", _encode({"provider": self._provider.name, "error": error}))
         self._log.warning("failed", code=code, provider=self._provider.name, **detail)
 
+    async def _restore(self, fence: int, place: Place) -> Rebuilt | Outcome:
+        """Redis has lost this generation, or a part of it. Its row first: should we die now, a reaper finds it."""
+        job, times = self._job, dict(self._claim.times)
+        if self._first_token_s is not None:
+            times["first"] = times["claimed"] + int(self._first_token_s * 1000)
+        await self._queue.announce(job.queue)
+        look = look_ms(self._settings.lease_s, self._settings.queue_timeout_s)
+        await self._queue.enqueue(job, look, held=True)
+        return await self._session_log.rebuild(job, fence, self._worker, self._lease_ms, place.epochs, place.seq, times)
+
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
+            fence = self._flusher.fence
             try:
                 outcome = await self._session_log.renew(
-                    self._job.session, self._job.generation, self._claim.fence, self._lease_ms
+                    self._job.session, self._job.generation, fence, self._lease_ms, self._flusher.done
                 )
             except StorageError as error:
                 metrics.storage_errors.labels("lease").inc()
@@ -220,8 +251,12 @@ class Generation:
                 continue
             if outcome.what == "ended" and self._outcome[0]:
                 return  # by our own end, perhaps, whose reply was lost: its retry tells
-            if outcome.what != "written":
+            if self._flusher.rebuilding or fence != self._flusher.fence:
+                continue  # the rebuild tells whether we may go on
+            if outcome.what == "ended":
                 raise LetGo(outcome.what)
+            if outcome.what != "written":
+                self._flusher.rebuild()
 
     async def _listen(self) -> None:
         await self._told

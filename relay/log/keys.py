@@ -12,7 +12,7 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
                       :requests     hash    request_id → generation and body hash
                       :order        list    request ids, oldest first, for the bound
                       :deleted      zset    "e EPOCH", "g GENERATION" of deleted lives, by when that may be forgotten
-                      :g:GENERATION hash    fence, owner, lease, attempt, state, count, bytes, crc, n …
+                      :g:GENERATION hash    fence, claims, owner, lease, attempt, state, count, bytes, crc, n …
                       :t:GENERATION string  the text of the current attempt
                       :r:GENERATION string  its reasoning
                       :events       channel "EPOCH SEQ BODY" of each event

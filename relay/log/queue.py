@@ -60,14 +60,23 @@ class Queue:
         """
         return bool(await _ANNOUNCE(self._commands, self._keys.queues, queue, MAX_QUEUES, self._ttl_ms))
 
-    async def enqueue(self, job: Job, look_ms: int) -> bool:
+    async def enqueue(self, job: Job, look_ms: int, *, held: bool = False) -> bool:
         """Make the job durable; False if the queue is full. A reaper looks at it after `look_ms`.
 
-        The queue has been announced by then, so that a reaper will.
+        The queue has been announced by then, so that a reaper will. `held`: a worker makes it already, and it must only
+        be found should that worker die.
         """
         key = self._keys.queue(job.queue)
         reply = await _ENQUEUE(
-            self._commands, key, job.name, job.priority, jobs.encode(job), look_ms, self._max_backlog, self._ttl_ms
+            self._commands,
+            key,
+            job.name,
+            job.priority,
+            jobs.encode(job),
+            look_ms,
+            self._max_backlog,
+            self._ttl_ms,
+            int(held),
         )
         return bool(reply != b"full")
 

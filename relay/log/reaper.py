@@ -134,7 +134,7 @@ class Reaper:
         if self._clock() - self._trouble_at < self._lease_s:
             # While Redis was away everybody's leases ran out: first let the living renew theirs.
             return "waiting"
-        lost = int(standing["fence"]) - int(standing.get("handed", 0))
+        lost = int(standing.get("claims", 0)) - int(standing.get("handed", 0))
         if lost >= self._max_takeovers:
             return await self._fail(queue, session, generation, standing["fence"], "worker_lost")
         if now_ms - max(lease, int(standing["accepted"])) > self._queue_timeout_ms:  # since when nobody has had it

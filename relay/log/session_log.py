@@ -6,6 +6,7 @@ names and types. Every method raises StorageError when Redis does not answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.scripts import Argument, Script, session_script
 from relay.log.snapshots import Snapshots
+from relay.protocol import events
 from relay.protocol.frames import Active
 from relay.protocol.words import Reason, new_epoch
 
@@ -62,12 +64,29 @@ class Admitted(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The right to write a generation. `shown`: the attempt has shown something that a restart must void."""
+    """The right to write a generation. `shown`: the attempt has shown something that a restart must void.
+
+    `times`: when it was accepted and first claimed, by Redis' clock in ms.
+    """
 
     fence: int
     attempt: int
     shown: bool
     history: list[str]
+    epoch: str
+    head: int
+    times: dict[str, int]
+
+
+class Rebuilt(NamedTuple):
+    """What stands in the log of a generation that was rebuilt: its attempt, and tokens of text and reasoning in it."""
+
+    fence: int
+    epoch: str
+    head: int
+    attempt: int
+    tokens: int
+    reasoning: int
 
 
 class Refused(NamedTuple):
@@ -78,10 +97,14 @@ class Refused(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a write: `written`, `repeated`, `stale`, `ended`, `unknown` or `behind`."""
+    """What became of a write: `written`, `repeated`, `stale`, `ended`; `unknown`, `behind`: Redis has lost something.
+
+    `seq` and `epoch`, where it was written, say where the log stands.
+    """
 
     what: str
     seq: int = 0
+    epoch: str = ""
 
 
 class Stopped(NamedTuple):
@@ -210,6 +233,15 @@ class SessionLog:
         running = zip(names[::3], names[1::3], names[2::3], strict=True)
         return [Stopped(generation, False, owner, queue) for generation, owner, queue in running]
 
+    async def rotate(self, session: str, epoch: str, *, missing: bool) -> None:
+        """Begin a new epoch: Redis has lost a part of the life `epoch`; `missing`: entries in the middle of its log."""
+        await self._run(_ROTATE, session, epoch, new_epoch(), int(missing))
+
+    async def bury(self, session: str, generation: str, attempt: int, members: bytes) -> bool:
+        """End a lost generation as `failed`, unless it is back; True if it was this call that ended it."""
+        reply = await self._run(_BURY, session, generation, attempt, _inner(members), new_epoch())
+        return bool(reply[0] == b"buried")
+
     # What workers do
 
     async def claim(
@@ -219,8 +251,16 @@ class SessionLog:
         what, *rest = reply
         if what != b"claimed":
             return Refused(what.decode(), int(rest[0]) if rest else 0)
-        fence, attempt, shown, history = rest
-        return Claim(int(fence), int(attempt), shown == b"1", [item.decode() for item in history])
+        fence, attempt, shown, history, epoch, head, *times = rest
+        return Claim(
+            int(fence),
+            int(attempt),
+            shown == b"1",
+            [item.decode() for item in history],
+            epoch.decode(),
+            int(head),
+            dict(zip(("accepted", "claimed"), map(int, times), strict=True)),
+        )
 
     async def append(
         self,
@@ -254,16 +294,35 @@ class SessionLog:
         members: bytes,
         count: int,
         message_id: str = "",
+        done: int = 0,
     ) -> Outcome:
-        """The worker's `end`; `members` is a JSON object of what only the worker knows."""
+        """The worker's `end`; `members` is a JSON object of what only the worker knows. `done`: as for `renew`."""
         return self._outcome(
-            await self._write(_END, session, generation, fence, reason, _inner(members), count, message_id)
+            await self._write(_END, session, generation, fence, reason, _inner(members), count, message_id, done)
         )
 
-    async def renew(self, session: str, generation: str, fence: int, lease_ms: int) -> Outcome:
-        """`renewed` has no seq and counts as `written`."""
-        what = (await self._write(_RENEW, session, generation, fence, lease_ms))[0].decode()
+    async def renew(self, session: str, generation: str, fence: int, lease_ms: int, done: int = 0) -> Outcome:
+        """`done`: number of the last append that was acknowledged. `renewed` has no seq and counts as `written`."""
+        what = (await self._write(_RENEW, session, generation, fence, lease_ms, done))[0].decode()
         return Outcome("written" if what == "renewed" else what)
+
+    async def rebuild(
+        self, job: Job, fence: int, worker: str, lease_ms: int, epochs: Iterable[str], seq: int, times: dict[str, int]
+    ) -> Rebuilt | Outcome:
+        """Make a generation again that Redis has lost, or a part of it, while `worker` held it under `fence`.
+
+        `epochs`: that it has written in; `seq`: of its last acknowledged write. `times`: as the claim told them.
+        """
+        question = events.encode(events.Message(job.message_id, "user", job.content, job.generation))
+        fields = _stored_fields(job) | {name: str(at_ms) for name, at_ms in times.items()}
+        what, *rest = await self._write(
+            _REBUILD, job.session, job.generation, fence, worker, lease_ms, f" {' '.join(epochs)} ", seq, new_epoch(),
+            job.request_id, job.body_hash, question, job.queued_event(), *_flatten(fields),
+        )  # fmt: skip
+        if what != b"rebuilt":
+            return Outcome(what.decode())
+        new_fence, life, head, attempt, count, reasoned = rest
+        return Rebuilt(int(new_fence), life.decode(), int(head), int(attempt), int(count), int(reasoned))
 
     async def release(self, session: str, generation: str, fence: int) -> None:
         await self._run(_RELEASE, session, generation, fence)
@@ -271,8 +330,11 @@ class SessionLog:
     # What reapers do
 
     async def standing(self, session: str, generation: str) -> dict[str, str] | None:
-        """state, fence, handed, lease, claimed, accepted of a generation (absent ones missing); None: not admitted."""
-        names = ["state", "fence", "handed", "lease", "claimed", "accepted"]
+        """state, fence, claims, handed, lease, claimed, accepted of a generation (absent ones missing).
+
+        None: it was not admitted.
+        """
+        names = ["state", "fence", "claims", "handed", "lease", "claimed", "accepted"]
         values = await call(self._commands, "HMGET", self.keys.generation(session, generation), *names)
         if values[0] is None:
             return None
@@ -296,7 +358,9 @@ class SessionLog:
 
     @staticmethod
     def _outcome(reply: list[bytes]) -> Outcome:
-        return Outcome(reply[0].decode(), int(reply[1]) if len(reply) > 1 else 0)
+        seq = int(reply[1]) if len(reply) > 1 else 0
+        epoch = reply[2].decode() if len(reply) > 2 else ""
+        return Outcome(reply[0].decode(), seq, epoch)
 
 
 def _stored_fields(job: Job) -> dict[str, str]:
@@ -328,6 +392,9 @@ _STOP = session_script("stop")
 _DELETE = session_script("delete")
 _REAP = session_script("reap")
 _TRIM = session_script("trim")
+_REBUILD = session_script("rebuild")
+_ROTATE = session_script("rotate")
+_BURY = session_script("bury")
 _RENEW = session_script("renew")
 _RELEASE = session_script("release")
 _RANGE = session_script("range")

@@ -79,6 +79,13 @@ class Snapshots:
         return [item.decode() for item in found]
 
 
+def _question(stored: dict[str, bytes]) -> dict[str, str] | None:
+    """None where Redis has lost it, and the answer with it."""
+    if "message_id" not in stored:
+        return None
+    return {"message_id": stored["message_id"].decode(), "content": stored["content"].decode()}
+
+
 def _snapshot(name: str, stored: dict[str, bytes], text: bytes, reasoning: bytes) -> dict[str, Any]:
     end = msgspec.json.decode(stored["end"]) if "end" in stored else {}
     end.pop("type", None)
@@ -87,7 +94,7 @@ def _snapshot(name: str, stored: dict[str, bytes], text: bytes, reasoning: bytes
         "generation": name,
         "attempt": int(stored["attempt"]),
         "state": stored["state"].decode(),
-        "message": {"message_id": stored["message_id"].decode(), "content": stored["content"].decode()},
+        "message": _question(stored),
         "text": text.decode(),
         "reasoning": reasoning.decode(),
         "metadata": metadata,

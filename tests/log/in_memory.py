@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import fakeredis
 import msgspec
@@ -102,7 +103,8 @@ class Writer:
     def __init__(self, session_log: SessionLog, job: Job, claim: Claim) -> None:
         self.log = session_log
         self.session, self.generation = job.session, job.generation
-        self.fence, self.attempt, self.shown, self.history = claim
+        self.claim = claim
+        self.fence, self.attempt, self.shown, self.history = claim.fence, claim.attempt, claim.shown, claim.history
         self.n = 0
         self.written: dict[Kind, list[str]] = {"tokens": [], "reasoning": []}
 
@@ -153,10 +155,15 @@ class Writer:
         )
 
 
+# The first claim in each log, for a flusher that is to be its holder.
+first_claims: WeakKeyDictionary[SessionLog, Claim] = WeakKeyDictionary()
+
+
 async def claimed(session_log: SessionLog, job: Job, worker: str = "w1", history_turns: int = 20) -> Writer:
     """Claim an admitted job; fails the test if that is refused."""
     claim = await session_log.claim(job.session, job.generation, worker, LEASE_MS, history_turns)
     assert isinstance(claim, Claim), claim
+    first_claims.setdefault(session_log, claim)
     return Writer(session_log, job, claim)
 
 

@@ -34,7 +34,7 @@ async def test_an_unknown_session_is_unknown_and_a_deleted_one_may_be_deleted_ag
 async def test_late_writers_and_late_jobs_cannot_bring_it_back(redis: Redis, session_log: SessionLog) -> None:
     writer = await admitted_and_claimed(session_log, "g1")
     await session_log.delete("s", MARK_MS)
-    assert (await writer.tokens("late")).what == "unknown"
+    assert (await writer.tokens("late")).what == "ended"
     admitted = await session_log.admit(job_of("g1"))
     assert admitted is not None
     assert not admitted.stands("g1")

@@ -216,31 +216,6 @@ async def test_it_lets_go_when_somebody_else_has_ended_it(session_log: SessionLo
     assert await session_log.snapshots.newest("s", "transcript", 9) == []
 
 
-async def test_it_lets_go_when_redis_knows_nothing_of_it(session_log: SessionLog) -> None:
-    flusher = flusher_of(Unreliable(session_log))
-    flusher.token("tokens", "Hi")
-    assert await let_go_of(flusher) == "unknown"
-
-
-async def test_it_lets_go_when_redis_has_lost_text(session_log: SessionLog) -> None:
-    await admitted_and_claimed(session_log)
-    log = Unreliable(session_log)
-    flusher = flusher_of(log)
-    running = asyncio.create_task(flusher.run())
-    flusher.token("tokens", "Hi")
-    async with asyncio.timeout(WAIT_S):
-        await log.tried.wait()
-    lost = session_log_on(redis_in_memory())
-    await admitted_and_claimed(lost)
-    log.log = lost  # an older copy of the same server: what it acknowledged is not there
-    flusher.end("complete", b"{}")
-    async with asyncio.timeout(WAIT_S):
-        with pytest.raises(LetGo) as raised:
-            await running
-    assert raised.value.why == "behind"
-    assert await written(lost) == []
-
-
 # Anything
 
 

@@ -11,7 +11,7 @@ from relay import settings
 from relay.errors import StorageError
 from relay.log.keys import Keys
 from relay.log.session_log import Claim, Outcome, SessionLog
-from tests.log.in_memory import SESSION_TTL_S, job_of, redis_in_memory, session_log_on, snapshot
+from tests.log.in_memory import SESSION_TTL_S, job_of, queue_on, redis_in_memory, session_log_on, snapshot
 from workers.generation import Generation
 from workers.providers.base import Finished, Part, Prompt, Text
 
@@ -55,7 +55,7 @@ async def test_an_end_whose_reply_was_lost_is_ours_also_when_the_lease_is_renewe
         before = ended("complete")
         # The lease is renewed every 70 ms, the end tried again after 500 ms at least.
         patient = settings.load(lease_s=0.21, flush_retry_ms=1000)
-        assert await Generation(job_of(), claim, OneToken(), log, patient).run() is True
+        assert await Generation(job_of(), claim, "w", OneToken(), log, queue_on(redis), patient).run() is True
         assert log.lost
         assert ended("complete") == before + 1
         assert (await snapshot(log))["reason"] == "complete"
@@ -75,6 +75,6 @@ async def test_a_finish_that_cannot_be_written_fails_the_answer_and_the_model_is
         await log.admit(job_of())
         claim = await log.claim("s", "g1", "w", 1000, 0)
         assert isinstance(claim, Claim)
-        assert await Generation(job_of(), claim, NoName(), log, settings.load()).run() is True
+        assert await Generation(job_of(), claim, "w", NoName(), log, queue_on(redis), settings.load()).run() is True
         shown = await snapshot(log)
         assert (shown["reason"], shown["error"]["code"], shown["text"]) == ("failed", "internal", "all of it")

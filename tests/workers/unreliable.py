@@ -9,14 +9,16 @@ from typing import Any, TypeVar
 from prometheus_client import REGISTRY
 
 from relay.errors import StorageError
-from relay.log.session_log import Outcome, SessionLog
-from tests.log.in_memory import LEASE_MS
+from relay.log.session_log import Claim, Outcome, SessionLog
+from tests.log.in_memory import LEASE_MS, first_claims, job_of
 from workers.delivery import Patience
-from workers.flushing import Flusher
+from workers.flushing import Flusher, Place
 
 NEVER_MS = 1e9
 # No pause, and no try that a busy machine could make too long.
-IMPATIENT = Patience(try_s=60, retry_ms=0, probe_ms=0, probe_max_ms=0)
+IMPATIENT = Patience(try_s=60, retry_ms=0, probe_ms=0, probe_max_ms=0, rebuild_ms=0)
+
+NOTHING_CLAIMED = Claim(1, 1, False, [], "", 0, {"accepted": 0, "claimed": 0})
 
 T = TypeVar("T")
 Write = Callable[[], Awaitable[T]]
@@ -110,13 +112,20 @@ def flusher_of(
     linger_ms: float = NEVER_MS,
     patience: Patience = IMPATIENT,
     now_ms: Manual | None = None,
+    restore: Callable[..., Awaitable[Any]] | None = None,
 ) -> Flusher:
+    """`restore`: a `rebuild` of the log's, which knows no better."""
+    claim = first_claims.get(log.log, NOTHING_CLAIMED)
     return Flusher(
         log,  # type: ignore[arg-type]
         "s",
         "g1",
-        1,
-        1,
+        claim.fence,
+        claim.attempt,
+        Place((claim.epoch,), claim.head),
+        restore=lambda fence, place: (restore or log.log.rebuild)(
+            job_of(), fence, "w1", LEASE_MS, place.epochs, place.seq, claim.times
+        ),
         lease_ms=LEASE_MS,
         batch_size=size,
         batch_linger_ms=linger_ms,

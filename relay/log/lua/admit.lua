@@ -45,8 +45,7 @@ local state = redis.call('HGET', of.state(generation), 'state')
 if state then return { 'known', generation, hash, state } end
 if redis.call('ZCARD', KEY.active) >= max_generations then return { 'full' } end
 
-local first
-if ARGV[8] ~= '' then first = write(generation, ARGV[8]) end
+local first = write_question(generation, ARGV[8])
 local status = write(generation, ARGV[9])
 first = first or status
 redis.call('HSET', of.state(generation), 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0,

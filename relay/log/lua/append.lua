@@ -5,8 +5,8 @@
 -- ARGV[8] kind: status, tokens, reasoning, data, restart   ARGV[9] body of the event
 -- ARGV[10] tokens, reasoning: index; restart: the new attempt   ARGV[11] count   ARGV[12] text (status: the state)
 -- ARGV[13] tokens: bytes of the attempt's text with this batch   ARGV[14] its running crc32
--- Returns {'written', seq}; {'repeated', seq} if it stands in the log already; {'stale'}, {'ended'}, {'unknown'};
--- {'behind', stored} if the log holds less than this append follows on from: Redis lost something.
+-- Returns {'written', seq, epoch}; {'repeated', seq, epoch} if it stands in the log already; {'stale'}, {'ended'},
+-- {'unknown'}; {'behind', stored} if the log holds less than this append follows on from: Redis lost something.
 -- Atomic because number, index, log, text and lease must agree at every moment, whoever dies next.
 
 local generation, n, kind, body = ARGV[4], tonumber(ARGV[6]), ARGV[8], ARGV[9]
@@ -16,7 +16,8 @@ if refusal then return refusal end
 
 local state = redis.call('HMGET', key, 'n', 'reply', 'count', 'reasoned')
 local done = tonumber(state[1])
-if n <= done then return { 'repeated', state[2] or '0' } end
+local epoch = redis.call('HGET', KEY.meta, 'epoch')
+if n <= done then return { 'repeated', state[2] or '0', epoch } end
 if n > done + 1 then return { 'behind', state[1] } end
 
 local lease = digits(now + tonumber(ARGV[7]))
@@ -29,9 +30,12 @@ if counter then
   if index < stored then
     -- The same tokens under another number: a batch that had landed, sent again token by token.
     redis.call('HSET', key, 'n', n, 'lease', lease)
-    return { 'repeated', state[2] or '0' }
+    return { 'repeated', state[2] or '0', epoch }
   end
   local text = kind == 'tokens' and of.text(generation) or of.reasoning(generation)
+  if kind == 'tokens' and redis.call('STRLEN', text) + #ARGV[12] ~= tonumber(ARGV[13]) then
+    return { 'behind', '0' } -- count and text disagree: the text has been lost by itself
+  end
   redis.call('APPEND', text, ARGV[12])
   redis.call('HSET', key, counter, digits(stored + count), 'shown', '1')
   if kind == 'tokens' then
@@ -51,5 +55,5 @@ end
 local seq = write(generation, body)
 redis.call('HSET', key, 'n', n, 'reply', seq, 'lease', lease)
 keep(created)
-publish()
-return { 'written', seq }
+publish(epoch)
+return { 'written', seq, epoch }

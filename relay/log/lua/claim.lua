@@ -3,20 +3,24 @@
 -- KEYS[1] meta   ARGV[1..3] see session.lua
 -- ARGV[4] generation   ARGV[5] worker   ARGV[6] lease_ms   ARGV[7] history_turns
 -- Returns {'unknown'}, {'ended'}, {'leased', ms left}, or
--- {'claimed', fence, attempt, shown, {generations of the transcript}}; shown = '1' if the attempt has shown anything.
+-- {'claimed', fence, attempt, shown, {generations of the transcript}, epoch, head, accepted_ms, claimed_ms}; shown = '1' if the attempt has shown
+-- anything.
 -- Atomic because lease and fence decide together who writes; the transcript is read in the same step, so that the
 -- history holds just the turns completed before the claim.
 
 local key = of.state(ARGV[4])
-local state = redis.call('HMGET', key, 'state', 'lease', 'shown', 'attempt')
+local state = redis.call('HMGET', key, 'state', 'lease', 'shown', 'attempt', 'fence')
 if not state[1] then return { 'unknown' } end
 if state[1] == 'ended' then return { 'ended' } end
 local left = (tonumber(state[2]) or 0) - now
 if left > 0 then return { 'leased', digits(left) } end
 
-local fence = redis.call('HINCRBY', key, 'fence', 1)
-redis.call('HSET', key, 'owner', ARGV[5], 'lease', digits(now + tonumber(ARGV[6])), 'n', 0)
+local fence = next_fence(state[5])
+redis.call('HSET', key, 'fence', fence, 'owner', ARGV[5], 'lease', digits(now + tonumber(ARGV[6])), 'n', 0)
+redis.call('HINCRBY', key, 'claims', 1)
 redis.call('HSETNX', key, 'claimed', digits(now))
 local turns = tonumber(ARGV[7])
 local history = turns > 0 and redis.call('LRANGE', KEY.transcript, -turns, -1) or {}
-return { 'claimed', digits(fence), state[4], state[3] or '0', history }
+local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
+local times = redis.call('HMGET', key, 'accepted', 'claimed')
+return { 'claimed', fence, state[4], state[3] or '0', history, meta[1], meta[2], times[1], times[2] }

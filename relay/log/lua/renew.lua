@@ -1,10 +1,13 @@
 -- renew: the worker's sign of life while it has nothing to append.
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] generation   ARGV[5] fence   ARGV[6] lease_ms
--- Returns {'renewed'}, {'stale'}, {'ended'}, {'unknown'}: all but the first mean that the worker must let go.
+-- ARGV[7] n of the last append that was acknowledged
+-- Returns {'renewed'}; {'stale'}, {'ended'}: the worker must let go; {'unknown'}, {'behind', n}: Redis has lost something.
 -- Atomic because a lease may be renewed only under the fence that holds it.
 
 local refusal = refuse(ARGV[4], ARGV[5])
 if refusal then return refusal end
+local done = redis.call('HGET', of.state(ARGV[4]), 'n')
+if tonumber(done) < tonumber(ARGV[7]) then return { 'behind', done } end
 redis.call('HSET', of.state(ARGV[4]), 'lease', digits(now + tonumber(ARGV[6])))
 return { 'renewed' }

@@ -65,13 +65,47 @@ local function keep(created)
   for _, key in ipairs(keys) do redis.call('PEXPIREAT', key, digits(expires)) end
 end
 
--- Who may write: the holder of the current fence, while the generation goes on. Returns a refusal or nil.
+-- Who may write: the holder of the current fence, while the generation goes on. Returns a refusal or nil: 'unknown' if
+-- Redis has lost the generation, or the claim (fences only rise).
 local function refuse(generation, fence)
   local state = redis.call('HMGET', of.state(generation), 'fence', 'state')
-  if not state[1] then return { 'unknown' } end
+  if not state[1] then return { was_deleted('g ' .. generation) and 'ended' or 'unknown' } end
   if state[2] == 'ended' then return { 'ended' } end
-  if state[1] ~= fence then return { 'stale' } end
+  if tonumber(state[1]) > tonumber(fence) then return { 'stale' } end
+  if tonumber(state[1]) < tonumber(fence) then return { 'unknown' } end
   return nil
+end
+
+-- The next fence. Drawn from the clock, so that one that Redis has forgotten is never drawn again.
+local function next_fence(stored, held)
+  return digits(math.max(now, tonumber(stored) + 1, (tonumber(held) or 0) + 1))
+end
+
+-- Write a generation's `message`, unless it stands in the log already. Returns its seq, nil if there is none to write.
+local function write_question(generation, body)
+  local first = redis.call('ZSCORE', KEY.generations, generation)
+  if first and #redis.call('XRANGE', KEY.log, first .. '-0', first .. '-0') > 0 then return first end
+  return body ~= '' and write(generation, body) or nil
+end
+
+-- Take a generation's entries out of the log, but for its `message`, and forget all else of it but its place. The epoch
+-- has to change, too: the caller sees to that.
+local function forget_generation(generation)
+  local from = '-'
+  repeat
+    local entries = redis.call('XRANGE', KEY.log, from, '+', 'COUNT', 500)
+    for _, entry in ipairs(entries) do
+      if entry[2][2] == generation and string.sub(entry[2][4], 1, 17) ~= '{"type":"message"' then
+        redis.call('XDEL', KEY.log, entry[1])
+      end
+      from = '(' .. entry[1]
+    end
+  until #entries < 500
+  local request_id = redis.call('HGET', of.state(generation), 'request_id')
+  if request_id then redis.call('HDEL', KEY.requests, request_id) end
+  redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
+  redis.call('ZREM', KEY.active, generation)
+  redis.call('HSET', KEY.meta, 'floor', redis.call('HGET', KEY.meta, 'seq'))
 end
 
 -- Write the one `end` of a generation, from what the log itself holds, and store its final state. `members` are
