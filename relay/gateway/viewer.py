@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
 
 from relay import logging, metrics
 from relay.errors import StorageError
 from relay.gateway.sinks import Sink
-from relay.log.follower import Burst, Follower, Trimmed
+from relay.log.follower import Burst, Follower
+from relay.log.replay import Trimmed
 from relay.protocol import frames
 from relay.protocol.frames import Subscribed
 from relay.protocol.words import Cursor
@@ -129,10 +129,10 @@ class Viewer:
 
     async def _replay(self) -> None:
         life = self._life
-        async with aclosing(self.follower.replay(self._cursor)) as replay:
-            async for seq, frame in replay:
-                await self._sink.room()
-                if life != self._life:
-                    return
-                self._sink.send(frame)
-                self._cursor = seq
+        async for seq, frame in self.follower.replay(self._cursor):
+            if life != self._life:
+                return
+            self._sink.send(frame)
+            self._cursor = seq
+            del frame  # while there is no room, a viewer is its cursor and nothing else
+            await self._sink.room()

@@ -10,31 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 from relay import logging, metrics
 from relay.errors import StorageError
+from relay.log.replay import Replay
 from relay.log.session_log import Deleted, Opened, SessionLog
 from relay.log.subscription import Source
-from relay.protocol import events, frames
-from relay.protocol.compact import Packer
+from relay.log.window import Window
+from relay.protocol import events
 from relay.protocol.frames import Active
 from relay.protocol.words import Cursor
 
 LOOK_EVERY_S = 2.0  # while a generation is open and nothing is heard of it
 IDLE_LOOK_S = 20.0  # otherwise; also keeps an empty session remembered while it has viewers
-WINDOW_EVENTS = 512
 _RETRY_S = 0.5
 
 log = logging.get("follower")
 
 Encode = Callable[[bytes], bytes]
-
-
-class Trimmed(Exception):
-    """What follows this cursor was forgotten in part; only everything anew is still true."""
 
 
 class Burst:
@@ -87,9 +82,7 @@ class Follower:
         self._log = session_log
         self._source = source
         self._channel = session_log.keys.session(session, "events")
-        self._window: deque[tuple[int, bytes]] = deque()
-        self._window_bytes = 0
-        self._max_window_bytes = window_bytes
+        self.window = Window(window_bytes)
         self._max_frame_bytes = max_frame_bytes
         self._pending: list[bytes] = []
         self._doubt = asyncio.Event()
@@ -146,27 +139,12 @@ class Follower:
         if not self.honours(cursor.epoch, cursor.seq):
             await self.look()
 
-    async def replay(self, after: int) -> AsyncGenerator[tuple[int, bytes], None]:
-        """What follows `after`, as (last seq, frame) up to what is flushed: a live event if it is one, else catchups.
+    def replay(self, after: int) -> Replay:
+        """What follows `after`, up to what is flushed."""
+        return Replay(self, self._log, after, self.flushed, max_frame_bytes=self._max_frame_bytes)
 
-        Stops early when the log begins a new life. Raises Trimmed, StorageError.
-        """
-        upto, epoch = self.flushed, self.epoch
-        packer = Packer(self.session, after, self._max_frame_bytes)
-        if self._in_window(after):
-            entries = [(seq, body) for seq, body in self._window if after < seq <= upto]
-            if len(entries) == 1:
-                yield entries[0][0], events.live_frame(self.session, *entries[0])
-                return
-            full = [frame for seq, body in entries if (frame := packer.add(seq, body))]
-            for frame in full:
-                yield frame.seq, frames.encode(frame)
-        else:
-            async for seq, body in self._entries(after, upto, epoch):
-                if (cut := packer.add(seq, body)) is not None:
-                    yield cut.seq, frames.encode(cut)
-        if epoch == self.epoch and (rest := packer.close(upto)) is not None:
-            yield rest.seq, frames.encode(rest)
+    def overtaken(self) -> None:
+        self._doubted("epoch")
 
     async def look(self) -> None:
         """Make sure that the frontier is the log's head as of now. Raises StorageError."""
@@ -255,8 +233,7 @@ class Follower:
         self.epoch, self.floor = opened.epoch, opened.floor
         self.frontier = self.flushed = opened.head
         self.active = {known.generation: known for known in opened.active}
-        self._window.clear()
-        self._window_bytes = 0
+        self.window.clear()
         self._pending.clear()
         self.keeping_up.clear()
         self._heard_at = time.monotonic()
@@ -265,10 +242,7 @@ class Follower:
         self._heard_at = time.monotonic()
         self.frontier = seq
         self._note(events.read_header(body))
-        self._window.append((seq, body))
-        self._window_bytes += len(body)
-        while self._window_bytes > self._max_window_bytes or len(self._window) > WINDOW_EVENTS:
-            self._window_bytes -= len(self._window.popleft()[1])
+        self.window.add(seq, body)
         if not self._pending:
             asyncio.get_running_loop().call_soon(self._flush)
         self._pending.append(events.live_frame(self.session, seq, body))
@@ -307,22 +281,3 @@ class Follower:
     def _doubted(self, cause: str) -> None:
         metrics.repairs.labels(cause).inc()
         self._doubt.set()
-
-    def _in_window(self, after: int) -> bool:
-        return after == self.flushed or (bool(self._window) and self._window[0][0] <= after + 1)
-
-    async def _entries(self, after: int, upto: int, epoch: str) -> AsyncIterator[tuple[int, bytes]]:
-        began_at, floor = after, None
-        while after < upto:
-            page = await self._log.range(self.session, after + 1, upto)
-            if page is None or page.epoch != epoch or self.epoch != epoch:
-                self._doubted("epoch")
-                raise StorageError("range: the log began a new life while it was read")
-            if 0 < began_at < page.floor or (floor is not None and page.floor > max(floor, 0)):
-                raise Trimmed  # of what was sent already, or of what lies between, something is forgotten
-            floor = page.floor
-            if not page.entries and page.floor < upto:
-                raise StorageError(f"range: entries {after + 1} to {upto} are missing")
-            for entry in page.entries:
-                yield entry
-            after = page.entries[-1][0] if page.entries else upto

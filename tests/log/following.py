@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 
 from relay.errors import StorageError
-from relay.log.follower import Burst, Follower, Trimmed
+from relay.log.follower import Burst, Follower
 from relay.log.keys import Keys
+from relay.log.replay import Trimmed
 from relay.log.session_log import PAGE_BYTES, Opened, Page, SessionLog
 from relay.log.subscription import Listener
 from relay.protocol.view import SessionView
@@ -173,13 +173,12 @@ class Recorder:
                 return
             life = self.lives
             try:
-                async with aclosing(self.follower.replay(self.view.last)) as replay:
-                    async for seq, frame in replay:
-                        await asyncio.sleep(0)  # room in the sink comes late
-                        if life != self.lives or self.slow:
-                            break
-                        self._show(frame)
-                        assert self.view.last == seq
+                async for seq, frame in self.follower.replay(self.view.last):
+                    if life != self.lives or self.slow:
+                        break
+                    self._show(frame)
+                    assert self.view.last == seq
+                    await asyncio.sleep(0)  # room in the sink comes late
             except Trimmed:
                 self._subscribed(0, False)
             except StorageError:

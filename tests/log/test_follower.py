@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 
 from relay.errors import StorageError
 from relay.log import follower as follower_module
-from relay.log.follower import Burst, Trimmed
+from relay.log.follower import Burst
+from relay.log.replay import Trimmed
 from relay.log.session_log import SessionLog
 from relay.protocol.frames import Active
 from tests.log.following import Recorder, Stage

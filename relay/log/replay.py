@@ -1,0 +1,93 @@
+"""What follows a cursor, as few compact frames: from the window as far as that reaches back, below it from the log.
+
+Between two frames nothing is held but the cursor: a reader that takes its time costs a number, not what it lacks.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from relay.errors import StorageError
+from relay.log.session_log import SessionLog
+from relay.log.window import Entry, Window
+from relay.protocol import events, frames
+from relay.protocol.compact import Packer
+
+Frame = tuple[int, bytes]  # last seq, encoded frame
+
+
+class Trimmed(Exception):
+    """What follows this cursor was forgotten in part; only everything anew is still true."""
+
+
+class Followed(Protocol):
+    """What a replay asks of the follower whose session it reads."""
+
+    session: str
+    epoch: str
+    window: Window
+
+    def overtaken(self) -> None:
+        """A replay has met another life of the log than the one that is followed."""
+
+
+class Replay:
+    """One reader's way from a cursor to `upto`, in one life of a log: `async for seq, frame in replay`.
+
+    Each step gives (last seq, frame): a live event if only one is lacking, else catchups that follow on. Stops early
+    when the log begins a new life. Raises Trimmed, StorageError.
+    """
+
+    def __init__(
+        self, followed: Followed, session_log: SessionLog, after: int, upto: int, *, max_frame_bytes: int
+    ) -> None:
+        self._followed = followed
+        self._epoch = followed.epoch
+        self._log = session_log
+        self._after = after
+        self._upto = upto
+        self._max_frame_bytes = max_frame_bytes
+        self._floor: int | None = None  # as the pages read so far have it
+
+    def __aiter__(self) -> Replay:
+        return self
+
+    async def __anext__(self) -> Frame:
+        if self._after >= self._upto:
+            raise StopAsyncIteration
+        frame = await self._frame()
+        if self._followed.epoch != self._epoch:
+            raise StopAsyncIteration
+        self._after = frame[0]
+        return frame
+
+    async def _frame(self) -> Frame:
+        packer = Packer(self._followed.session, self._after, self._max_frame_bytes)
+        at = self._after
+        while at < self._upto:
+            at, entries = await self._entries(at)
+            if at == self._after + 1 == self._upto and entries:
+                return at, events.live_frame(self._followed.session, *entries[0])
+            for seq, body in entries:
+                if (full := packer.add(seq, body)) is not None:
+                    return full.seq, frames.encode(full)
+        rest = packer.close(self._upto)
+        assert rest is not None
+        return self._upto, frames.encode(rest)
+
+    async def _entries(self, after: int) -> tuple[int, list[Entry]]:
+        """(up to where, entries) of the next stretch: as far as the window or one page goes."""
+        window = self._followed.window
+        # A page that was trimmed may hold, in one piece, text that the window has in batches.
+        if window.holds(after) and (self._floor is None or self._floor <= after):
+            return self._upto, window.between(after, self._upto)
+        page = await self._log.range(self._followed.session, after + 1, self._upto)
+        if page is None or page.epoch != self._epoch or self._followed.epoch != self._epoch:
+            self._followed.overtaken()
+            raise StorageError("range: the log began a new life while it was read")
+        if 0 < after < page.floor and page.floor != self._floor:
+            raise Trimmed  # of what was sent already, or of what lies between, something is forgotten
+        self._floor = page.floor
+        if not page.entries and page.floor < self._upto:
+            raise StorageError(f"range: entries {after + 1} to {self._upto} are missing")
+        return page.entries[-1][0] if page.entries else self._upto, page.entries

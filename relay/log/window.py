@@ -1,0 +1,43 @@
+"""The newest events of a followed session, at hand for whoever has missed only a few. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+WINDOW_EVENTS = 512
+
+Entry = tuple[int, bytes]
+
+
+class Window:
+    """Entries (seq, body) that follow on from each other: at most `max_bytes` of bodies and WINDOW_EVENTS of them."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: deque[Entry] = deque()
+        self._bytes = 0
+
+    def add(self, seq: int, body: bytes) -> None:
+        """Take in the entry after the last one; the oldest ones go where there is no room."""
+        self._entries.append((seq, body))
+        self._bytes += len(body)
+        while self._bytes > self._max_bytes or len(self._entries) > WINDOW_EVENTS:
+            self._bytes -= len(self._entries.popleft()[1])
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._bytes = 0
+
+    def begins_at(self) -> int | None:
+        """Seq of the oldest entry; None: it is empty."""
+        return self._entries[0][0] if self._entries else None
+
+    def holds(self, after: int) -> bool:
+        """Whether all that follows `after`, up to the newest entry, is here."""
+        return bool(self._entries) and self._entries[0][0] <= after + 1
+
+    def between(self, after: int, upto: int) -> list[Entry]:
+        """The entries after `after` up to `upto`; it `holds` the first of them."""
+        first = self._entries[0][0]
+        return list(islice(self._entries, after + 1 - first, max(0, upto + 1 - first)))
