@@ -43,6 +43,9 @@ frames = Counter("relay_frames_total", "Frames written to clients", ["kind"])
 closes = Counter("relay_closes_total", "Connections closed by the gateway", ["code"])
 submits = Counter("relay_submits_total", "Submits by outcome", ["outcome"])
 repairs = Counter("relay_repairs_total", "Times that a follower read the log, by what made it doubt", ["cause"])
+replay_pages = Counter(
+    "relay_replay_pages_total", "Pages of logs for viewers that catch up: read, or shared with others", ["what"]
+)
 epochs = Counter("relay_epoch_changes_total", "Followed sessions that began a new life")
 subscriber_losses = Counter("relay_subscriber_losses_total", "Times that the subscription connection was lost")
 

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
         65536, description="Unsent bytes of one viewer above which its events are merged instead", ge=1024
     )
     window_bytes: int = Field(262144, description="Recent events of a followed session kept at hand", ge=0)
+    replay_bytes: int = Field(
+        33554432, description="Pages of logs kept at hand for viewers that catch up together, of all sessions", ge=0
+    )
     follower_linger_s: float = Field(10, description="A session is followed this much longer than viewed", ge=0)
     max_command_bytes: int = Field(1048576, description="Largest command", ge=1024)
     max_content_bytes: int = Field(131072, description="Largest user turn", ge=16, le=131072)

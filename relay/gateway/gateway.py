@@ -23,6 +23,7 @@ from relay.gateway.websocket_protocol import EXTENSION
 from relay.log import stores
 from relay.log.connect import Connections, check
 from relay.log.follower import Follower
+from relay.log.pages import Shelf
 from relay.log.reaper import look_ms
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
@@ -51,6 +52,7 @@ class Gateway:
             mark_ms=int(settings.lost_after_s * 1000),
         )
         self.subscriber = Subscriber(settings.redis_url)
+        self.shelf = Shelf(settings.replay_bytes)
         self.hub = Hub(self._follower, settings.follower_linger_s)
         self.reaper = stores.reaper(self.log, self.queue, settings)
         self.draining = asyncio.Event()  # set once, when this gateway has been told to go
@@ -111,6 +113,7 @@ class Gateway:
             session,
             self.log,
             self.subscriber,
+            self.shelf,
             window_bytes=self.settings.window_bytes,
             max_frame_bytes=self.settings.max_frame_bytes,
         )

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from relay import logging, metrics
 from relay.errors import StorageError
+from relay.log.pages import Pages, Shelf
 from relay.log.replay import Replay
 from relay.log.session_log import Deleted, Opened, SessionLog
 from relay.log.subscription import Source
@@ -68,7 +69,14 @@ class Follower:
     """
 
     def __init__(
-        self, session: str, session_log: SessionLog, source: Source, *, window_bytes: int, max_frame_bytes: int
+        self,
+        session: str,
+        session_log: SessionLog,
+        source: Source,
+        shelf: Shelf,
+        *,
+        window_bytes: int,
+        max_frame_bytes: int,
     ) -> None:
         self.session = session
         self.epoch = ""
@@ -83,12 +91,14 @@ class Follower:
         self._source = source
         self._channel = session_log.keys.session(session, "events")
         self.window = Window(window_bytes)
+        self._pages = Pages(session, session_log, shelf)
         self._max_frame_bytes = max_frame_bytes
         self._pending: list[bytes] = []
         self._doubt = asyncio.Event()
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._looking = asyncio.Lock()
+        self._looks_begun = self._looked = 0  # running numbers of looks
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -106,6 +116,7 @@ class Follower:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._pages.clear()
 
     # What pub/sub says: hints
 
@@ -141,18 +152,23 @@ class Follower:
 
     def replay(self, after: int) -> Replay:
         """What follows `after`, up to what is flushed."""
-        return Replay(self, self._log, after, self.flushed, max_frame_bytes=self._max_frame_bytes)
+        return Replay(self, self._pages, after, self.flushed, max_frame_bytes=self._max_frame_bytes)
 
     def overtaken(self) -> None:
         self._doubted("epoch")
 
     async def look(self) -> None:
         """Make sure that the frontier is the log's head as of now. Raises StorageError."""
+        asked = self._looks_begun
         async with self._looking:
+            if self._looked > asked:
+                return  # another look, asked for by somebody else, began after this one was asked for
+            self._looks_begun = begun = self._looks_begun + 1
             try:
                 await self._read_to_head()
             except Deleted:
                 self._end()
+            self._looked = begun
 
     # How it keeps its promises
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from relay.errors import StorageError
-from relay.log.session_log import SessionLog
+from relay.log.pages import OtherLife, Pages
 from relay.log.window import Entry, Window
 from relay.protocol import events, frames
 from relay.protocol.compact import Packer
@@ -38,12 +38,10 @@ class Replay:
     when the log begins a new life. Raises Trimmed, StorageError.
     """
 
-    def __init__(
-        self, followed: Followed, session_log: SessionLog, after: int, upto: int, *, max_frame_bytes: int
-    ) -> None:
+    def __init__(self, followed: Followed, pages: Pages, after: int, upto: int, *, max_frame_bytes: int) -> None:
         self._followed = followed
         self._epoch = followed.epoch
-        self._log = session_log
+        self._pages = pages
         self._after = after
         self._upto = upto
         self._max_frame_bytes = max_frame_bytes
@@ -81,13 +79,12 @@ class Replay:
         # A page that was trimmed may hold, in one piece, text that the window has in batches.
         if window.holds(after) and (self._floor is None or self._floor <= after):
             return self._upto, window.between(after, self._upto)
-        page = await self._log.range(self._followed.session, after + 1, self._upto)
-        if page is None or page.epoch != self._epoch or self._followed.epoch != self._epoch:
+        try:
+            stretch = await self._pages.after(self._epoch, after, self._upto)
+        except OtherLife:
             self._followed.overtaken()
-            raise StorageError("range: the log began a new life while it was read")
-        if 0 < after < page.floor and page.floor != self._floor:
+            raise StorageError("range: the log began a new life while it was read") from None
+        if 0 < after < stretch.floor != self._floor:
             raise Trimmed  # of what was sent already, or of what lies between, something is forgotten
-        self._floor = page.floor
-        if not page.entries and page.floor < self._upto:
-            raise StorageError(f"range: entries {after + 1} to {self._upto} are missing")
-        return page.entries[-1][0] if page.entries else self._upto, page.entries
+        self._floor = stretch.floor
+        return min(stretch.last, self._upto), stretch.between(after, self._upto)

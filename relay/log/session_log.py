@@ -6,6 +6,7 @@ names and types. Every method raises StorageError when Redis does not answer.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from relay.protocol.words import Reason, new_epoch
 
 EMPTY_SESSION_TTL_S = 60
 PAGE_BYTES = 1024 * 1024
+READS_AT_ONCE = 16  # of followers; far fewer than the pool has connections: a stop never waits for one
 MAX_MARKS = 2000
 TRIM_ENTRIES = 500
 PIECE_BYTES = 64 * 1024
@@ -147,6 +149,7 @@ class SessionLog:
         self._append = append
         self._common = (session_ttl_s * 1000, publish_verb)
         self._bounds = (max_generations, max_requests)
+        self._reading = asyncio.Semaphore(READS_AT_ONCE)  # whoever waits here is not on a command's time yet
 
     # What gateways do
 
@@ -155,7 +158,8 @@ class SessionLog:
 
         Raises Deleted if the life of epoch `known` was deleted not long ago.
         """
-        reply = await self._run(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000, known)
+        async with self._reading:
+            reply = await self._run(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000, known)
         if not reply:
             return None
         if reply[0] == b"deleted":
@@ -172,7 +176,8 @@ class SessionLog:
         self, session: str, first: int, last: int | None = None, page_bytes: int = PAGE_BYTES
     ) -> Page | None:
         """One page of events from `first` on; None if the session does not exist."""
-        reply = await self._run(_RANGE, session, first, "+" if last is None else last, page_bytes)
+        async with self._reading:
+            reply = await self._run(_RANGE, session, first, "+" if last is None else last, page_bytes)
         if not reply:
             return None
         epoch, head, floor, flat = reply

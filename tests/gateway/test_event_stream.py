@@ -14,6 +14,7 @@ from relay.errors import ClientError
 from relay.gateway.event_stream import EventStream, Framing
 from relay.gateway.hub import Hub
 from relay.log.follower import Follower
+from relay.log.pages import Shelf
 from relay.log.session_log import SessionLog, Span
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
@@ -43,7 +44,7 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
 
         def follower(session: str) -> Follower:
             made.append(Hearsay())
-            return Follower(session, log, made[-1], window_bytes=4096, max_frame_bytes=262144)
+            return Follower(session, log, made[-1], Shelf(1_000_000), window_bytes=4096, max_frame_bytes=262144)
 
         hub = Hub(follower, linger_s=10)
         yield Gateway(log=log, hub=hub, settings=settings.load(), draining=asyncio.Event())

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from relay.errors import StorageError
 from relay.log.follower import Burst, Follower
 from relay.log.keys import Keys
+from relay.log.pages import Shelf
 from relay.log.replay import Trimmed
 from relay.log.session_log import PAGE_BYTES, Opened, Page, SessionLog
 from relay.log.subscription import Listener
@@ -196,13 +197,16 @@ def state(view: SessionView) -> dict[str, Any]:
 class Stage:
     """One session's log, its follower, and the messages that were published and not delivered yet."""
 
-    def __init__(self, redis: Redis, session_log: SessionLog, *, window_bytes: int = 4096) -> None:
+    def __init__(
+        self, redis: Redis, session_log: SessionLog, *, window_bytes: int = 4096, shelf_bytes: int = 1_000_000
+    ) -> None:
         self.redis = redis
         self.log = session_log
         self.read = Read(redis)
         self.source = Hearsay()
+        self.shelf = Shelf(shelf_bytes)
         self.follower = Follower(
-            "s", self.read, self.source, window_bytes=window_bytes, max_frame_bytes=MAX_FRAME_BYTES
+            "s", self.read, self.source, self.shelf, window_bytes=window_bytes, max_frame_bytes=MAX_FRAME_BYTES
         )
         self.in_flight: list[bytes] = []
         self.writers: dict[str, Writer] = {}
