@@ -16,6 +16,10 @@ from relay.gateway.websocket_protocol import RelayWebSocketProtocol
 from relay.settings import Settings
 
 SHUTDOWN_TIMEOUT_S = 5
+WAITING_CONNECTIONS = 2048  # in the kernel, which may allow fewer
+# In one turn of the loop, for which everything else waits. asyncio would accept all that wait, two thousand perhaps,
+# shake hands with all of them, and only then look for a stop, or for what Redis said.
+ACCEPTED_AT_ONCE = 8
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -66,6 +70,11 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._gateway = gateway
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for sock in sockets or []:
+            sock.listen(WAITING_CONNECTIONS)  # asyncio takes one number for both
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.draining.set()
         await super().shutdown(sockets)
@@ -88,6 +97,7 @@ def server(settings: Settings, *, handle_signals: bool = True) -> uvicorn.Server
         ws_max_size=4 * settings.max_command_bytes,
         ws_ping_interval=None,  # ours knows a slow reader from a dead one
         ws_per_message_deflate=False,
+        backlog=ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         lifespan="on",
         log_config=None,
