@@ -118,7 +118,7 @@ class Pages:
                 async with self._turn:
                     if (found := self._found(epoch, after)) is not None:
                         return found
-                    read = await self._read(epoch, self._lowest(after), upto)
+                    read = await self._read(epoch, self._lowest(epoch, after), upto)
                     if read.first <= after + 1 <= read.last:
                         return read
         finally:
@@ -147,12 +147,12 @@ class Pages:
         stretch = self._stretches[self._firsts[place]] if place >= 0 else None
         return stretch if stretch is not None and seq <= stretch.last else None
 
-    def _lowest(self, after: int) -> int:
+    def _lowest(self, epoch: str, after: int) -> int:
         """From where to read: for the lowest cursor that waits, so that one read serves them all.
 
         Where pages may go before their readers have had their turn, everybody reads for himself.
         """
-        if not self._shelf.has_room(PAGE_BYTES):
+        if epoch != self._epoch or not self._shelf.has_room(PAGE_BYTES):
             return after
         return min(cursor for cursor in self._waiting if self._at(cursor + 1) is None)
 

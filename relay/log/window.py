@@ -29,10 +29,6 @@ class Window:
         self._entries.clear()
         self._bytes = 0
 
-    def begins_at(self) -> int | None:
-        """Seq of the oldest entry; None: it is empty."""
-        return self._entries[0][0] if self._entries else None
-
     def holds(self, after: int) -> bool:
         """Whether all that follows `after`, up to the newest entry, is here."""
         return bool(self._entries) and self._entries[0][0] <= after + 1

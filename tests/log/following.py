@@ -198,7 +198,7 @@ class Stage:
     """One session's log, its follower, and the messages that were published and not delivered yet."""
 
     def __init__(
-        self, redis: Redis, session_log: SessionLog, *, window_bytes: int = 4096, shelf_bytes: int = 1_000_000
+        self, redis: Redis, session_log: SessionLog, *, window_bytes: int = 4096, shelf_bytes: int = 16_000_000
     ) -> None:
         self.redis = redis
         self.log = session_log
