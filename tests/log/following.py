@@ -76,6 +76,18 @@ class Read(SessionLog):
         return page
 
 
+class Held:
+    """Holds up the replies of a log's reads: `asked` when the first has come so far, until `go`."""
+
+    def __init__(self, read: Read) -> None:
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+        read.after_range = self._hold
+
+    async def _hold(self) -> None:
+        self.asked.set()
+        await self.go.wait()
+
+
 class Recorder:
     """A viewer as the gateway's: a cursor that keeps up or catches up. Any frame that is not the next one fails."""
 

@@ -14,7 +14,7 @@ from relay.log.connect import POOL_CONNECTIONS
 from relay.log.pages import OtherLife, Pages, Shelf
 from relay.log.session_log import READS_AT_ONCE, SessionLog
 from relay.log.window import Entry
-from tests.log.following import Read
+from tests.log.following import Held, Read
 from tests.log.in_memory import admitted_and_claimed, answered, job_of, session_log_on
 from tests.scenarios.processes import until
 
@@ -33,18 +33,6 @@ async def read_of(redis: Redis) -> Read:
     for number in range(EVENTS - 2):
         await writer.tokens(f"{number:050}")
     return Read(redis)
-
-
-class Held:
-    """Holds up the replies of a log's reads: `asked` when the first has come so far, until `go`."""
-
-    def __init__(self, read: Read) -> None:
-        self.asked, self.go = asyncio.Event(), asyncio.Event()
-        read.after_range = self._hold
-
-    async def _hold(self) -> None:
-        self.asked.set()
-        await self.go.wait()
 
 
 async def epoch_of(read: Read) -> str:
