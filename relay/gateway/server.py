@@ -63,6 +63,16 @@ def address(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
+def _bound_unsent(listening: socket.socket, unsent_bytes: int) -> None:
+    """Let the kernel take no more than this ahead of what it can send, on every connection accepted here (Linux).
+
+    It would hold megabytes for a slow reader: memory that nothing of ours bounds, and events that are merged no more.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        listening.setsockopt(socket.IPPROTO_TCP, option, unsent_bytes)
+
+
 class _Server(uvicorn.Server):
     """Tells the gateway first when it is to go: streams over HTTP would else hold up the shutdown."""
 
@@ -74,6 +84,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for sock in sockets or []:
             sock.listen(WAITING_CONNECTIONS)  # asyncio takes one number for both
+            _bound_unsent(sock, self._gateway.settings.viewer_buffer_bytes)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.draining.set()
