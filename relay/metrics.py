@@ -47,6 +47,7 @@ replay_pages = Counter(
     "relay_replay_pages_total", "Pages of logs for viewers that catch up: read, or shared with others", ["what"]
 )
 epochs = Counter("relay_epoch_changes_total", "Followed sessions that began a new life")
+degradations = Counter("relay_degraded_total", "Followed sessions whose log was lost from sight, each time")
 subscriber_losses = Counter("relay_subscriber_losses_total", "Times that the subscription connection was lost")
 
 # Worker

@@ -24,7 +24,7 @@ from relay.log import stores
 from relay.log.connect import Connections, check
 from relay.log.follower import Follower
 from relay.log.pages import Shelf
-from relay.log.reaper import look_ms
+from relay.log.reaper import failure, look_ms
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
 
@@ -116,4 +116,6 @@ class Gateway:
             self.shelf,
             window_bytes=self.settings.window_bytes,
             max_frame_bytes=self.settings.max_frame_bytes,
+            lost_after_s=self.settings.lost_after_s,
+            lost_members=failure("storage", self.settings.failure_message, retryable=True),
         )

@@ -55,7 +55,17 @@ class Hub:
         if failed or follower.deleted or not entry.started.done():
             self._forget(session, entry)
         else:
-            entry.linger = asyncio.get_running_loop().call_later(self._linger_s, self._forget, session, entry)
+            self._linger(session, entry)
+
+    def _linger(self, session: str, entry: _Entry) -> None:
+        """Keep it for a while, and in any case until what is missing there is back or ended."""
+        entry.linger = asyncio.get_running_loop().call_later(self._linger_s, self._leave, session, entry)
+
+    def _leave(self, session: str, entry: _Entry) -> None:
+        if entry.follower.missing:
+            self._linger(session, entry)
+        else:
+            self._forget(session, entry)
 
     async def look(self, session: str) -> None:
         """If the session is followed here, see at once what has become of it. Raises StorageError."""

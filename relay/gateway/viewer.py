@@ -32,6 +32,7 @@ class Viewer:
         self._on_unsubscribed = on_unsubscribed
         self._cursor = 0
         self._life = 0  # counts restarts: what was read for an earlier one is not sent any more
+        self._restored = False  # and it is to be told so, once it has what it lacks
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, cursor: Cursor | None, start: str, reply_id: str | None, at: int = 0) -> None:
@@ -49,6 +50,8 @@ class Viewer:
             at = 0
         follower.viewers.add(self)
         self._subscribed(at, recovered, reply_id)
+        if follower.degraded:
+            self.degraded()
 
     def feed(self, burst: Burst) -> None:
         if self._sink.writable():
@@ -60,6 +63,15 @@ class Viewer:
 
     def restart(self) -> None:
         self._subscribed(0, False, None)
+
+    def degraded(self) -> None:
+        self._restored = False
+        self._sink.send(frames.encode(frames.Degraded(session=self.follower.session)))
+
+    def restored(self) -> None:
+        self._restored = True
+        if self in self.follower.keeping_up:
+            self._tell_restored()
 
     def unsubscribed(self) -> None:
         self.close()
@@ -100,7 +112,13 @@ class Viewer:
         if self._cursor != self.follower.flushed or not self._sink.writable():
             return False
         self.follower.keeping_up.add(self)
+        if self._restored:
+            self._tell_restored()
         return True
+
+    def _tell_restored(self) -> None:
+        self._restored = False
+        self._sink.send(frames.encode(frames.Restored(session=self.follower.session)))
 
     def _catch_up(self) -> None:
         if self._task is None or self._task.done():

@@ -31,6 +31,10 @@ class _Lookout:
     def restart(self) -> None:
         self.news.set()
 
+    def degraded(self) -> None: ...
+
+    def restored(self) -> None: ...
+
     def unsubscribed(self) -> None:
         self.news.set()
 
@@ -65,9 +69,10 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
             follower.keeping_up.add(lookout)  # a new life of the log drops everybody from here
             async with answered_in_time("wait"):
                 span = await gateway.log.span(follower.session, generation)
-            if span is None:
+            lost = generation in follower.active or generation in follower.missing  # it comes back, or is ended
+            if span is None and not lost:
                 raise ClientError("not_found", "The session was deleted.")
-            if span.last is not None:
+            if span is not None and span.last is not None:
                 return True
             news = asyncio.create_task(lookout.news.wait(), name="news")
             await asyncio.wait([news, *over], return_when=asyncio.FIRST_COMPLETED)

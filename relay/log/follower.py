@@ -4,33 +4,42 @@ It subscribes, waits for the acknowledgement, opens the session, and from then o
 where the last one ended. On any doubt (a hole, another epoch, a subscription that may have missed something, silence
 while an answer is open) it reads the log. Viewers are cursors into it: those that keep up get each burst of events
 at once, joined; the others read what they lack when they can take it.
+
+When Redis turns out to have lost what was shown already, the log gets another epoch and everybody begins anew; answers
+that are missing then come back from their workers, or are ended from here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from relay import logging, metrics
 from relay.errors import StorageError
-from relay.log.pages import Pages, Shelf
+from relay.log.missing import Missing
+from relay.log.pages import Pages, Shelf, torn
 from relay.log.replay import Replay
-from relay.log.session_log import Deleted, Opened, SessionLog
+from relay.log.session_log import Deleted, Opened, Page, SessionLog
+from relay.log.sight import Sight
 from relay.log.subscription import Source
-from relay.log.window import Window
+from relay.log.window import Entry, Window
 from relay.protocol import events
 from relay.protocol.frames import Active
 from relay.protocol.words import Cursor
 
 LOOK_EVERY_S = 2.0  # while a generation is open and nothing is heard of it
 IDLE_LOOK_S = 20.0  # otherwise; also keeps an empty session remembered while it has viewers
-_RETRY_S = 0.5
+_RETRY_S = (0.5, 8.0)  # at first, at most; whatever is heard meanwhile ends the pause
+_LIVES = 16
 
 log = logging.get("follower")
 
 Encode = Callable[[bytes], bytes]
+Lost = Literal["newest", "missing"]  # events at the end of the log; entries in the middle
 
 
 class Burst:
@@ -58,6 +67,12 @@ class Follows(Protocol):
     def restart(self) -> None:
         """The log began a new life: everything this viewer has is void."""
 
+    def degraded(self) -> None:
+        """The log is lost from sight; nothing may come for a while."""
+
+    def restored(self) -> None:
+        """It is back; what is still on its way to this viewer goes first."""
+
     def unsubscribed(self) -> None:
         """The session was deleted; nothing follows."""
 
@@ -77,7 +92,10 @@ class Follower:
         *,
         window_bytes: int,
         max_frame_bytes: int,
+        lost_after_s: float,
+        lost_members: bytes,
     ) -> None:
+        """`lost_members`: what the end of an answer that nobody brings back adds to the event, a JSON object."""
         self.session = session
         self.epoch = ""
         self.frontier = 0
@@ -87,6 +105,11 @@ class Follower:
         self.active: dict[str, Active] = {}
         self.viewers: set[Follows] = set()
         self.keeping_up: set[Follows] = set()
+        self.missing = Missing(lost_after_s)
+        self._lost_members = lost_members
+        self._sight = Sight(self._degraded, self._restored)
+        self._lives: deque[str] = deque(maxlen=_LIVES)  # epochs that have gone by
+        self._torn = False  # a replay found that entries are missing
         self._log = session_log
         self._source = source
         self._channel = session_log.keys.session(session, "events")
@@ -116,6 +139,7 @@ class Follower:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._sight.close()
         self._pages.clear()
 
     # What pub/sub says: hints
@@ -140,6 +164,10 @@ class Follower:
 
     # What viewers ask
 
+    @property
+    def degraded(self) -> bool:
+        return self._sight.degraded
+
     def honours(self, epoch: str, seq: int) -> bool:
         """Whether a cursor can be continued from."""
         self._flush()  # so that no cursor is ahead of what the viewers that keep up have
@@ -156,6 +184,10 @@ class Follower:
 
     def overtaken(self) -> None:
         self._doubted("epoch")
+
+    def torn(self) -> None:
+        self._torn = True
+        self._doubted("missing")
 
     async def look(self) -> None:
         """Make sure that the frontier is the log's head as of now. Raises StorageError."""
@@ -177,40 +209,88 @@ class Follower:
             await self._log.open(self.session, known=self.epoch)  # an empty session is kept while it has viewers
         while not self.deleted:
             before = self.frontier  # events may be applied while the page is on its way
-            page = await self._log.range(self.session, before + 1)
-            if page is None or page.epoch != self.epoch or page.head < before:
+            newest = self.window.newest()
+            page = await self._log.range(self.session, before + 1 if newest is None else before)
+            if page is None or page.epoch != self.epoch:
                 await self._begin()
+                return
+            if (lost := "missing" if self._torn else _lost(page, before, newest)) is not None:
+                await self._begin_where_something_was_lost(lost, page.head)
                 return
             self.floor = page.floor
             for seq, body in page.entries:
                 if seq > self.frontier + 1:
-                    await self._begin()  # what lay between is gone: only everything anew is still true
-                    return
+                    break
                 if seq == self.frontier + 1:
                     self._apply(seq, body)
             if self.frontier >= page.head:
                 return
-            if not page.entries:
-                raise StorageError(f"range: entries {self.frontier + 1} to {page.head} are missing")
+            if self.frontier == before:
+                await self._begin()  # what lay between was trimmed: only everything anew is still true
+                return
+
+    async def _begin_where_something_was_lost(self, lost: Lost, head: int) -> None:
+        """Seqs would mean two events in one epoch, or nothing: nobody's cursor is true any more."""
+        log.warning("log_lost", session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
+        await self._log.rotate(self.session, self.epoch, missing=lost == "missing")
+        self._torn = False
+        await self._begin()
 
     async def _watch(self) -> None:
-        trouble = logging.Trouble(log, "look_failed", session=self.session)
+        trouble, failures = logging.Trouble(log, "look_failed", session=self.session), 0
         while not self.deleted:
-            await self._doubt.wait()
+            await self._until_doubted(failures)
             self._doubt.clear()
+            self._sight.trying()
             try:
                 await self.look()
+                await self._seek_missing()
                 trouble.over()
+                failures = 0
+                self._see_again()
             except StorageError as error:
                 metrics.storage_errors.labels("follower").inc()
                 trouble.failed(error)
-                await asyncio.sleep(_RETRY_S)
-                self._doubt.set()
+                failures += 1
             except Exception:  # a follower that dies in silence would leave its viewers without a word
                 metrics.bugs.labels("follower").inc()
                 log.exception("follower_failed", session=self.session)
-                await asyncio.sleep(_RETRY_S)
-                self._doubt.set()
+                failures += 1
+
+    async def _until_doubted(self, failures: int) -> None:
+        """Until there is a reason to look: after a failure, because of what is missing, or by word of somebody."""
+        pause_s = self.missing.look_every_s if self.missing else None
+        if failures:
+            first, most = _RETRY_S
+            pause_s = min(first * 2 ** min(failures - 1, 10), most) * random.uniform(0.5, 1)
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._doubt.wait()
+        except TimeoutError:
+            pass
+
+    async def _seek_missing(self) -> None:
+        """See whether answers that Redis lost are back; end those whose time is over."""
+        for known, overdue in self.missing.sought(time.monotonic()):
+            if await self._log.span(self.session, known.generation) is not None:
+                self.missing.found(known.generation)
+            elif overdue and await self._log.bury(self.session, known.generation, known.attempt, self._lost_members):
+                metrics.generations.labels("failed", "storage").inc()
+                log.warning("lost", session=self.session, generation=known.generation)
+
+    def _see_again(self) -> None:
+        if not self.missing:
+            self._sight.regained()
+
+    def _degraded(self) -> None:
+        log.warning("degraded", session=self.session)
+        for viewer in tuple(self.viewers):
+            viewer.degraded()
+
+    def _restored(self) -> None:
+        log.info("restored", session=self.session)
+        for viewer in tuple(self.viewers):
+            viewer.restored()
 
     def _watch_silence(self) -> None:
         """Look when nothing has been heard for too long; one timer, armed for the moment when that will be so."""
@@ -227,16 +307,29 @@ class Follower:
     async def _begin(self) -> None:
         opened = await self._log.open(self.session, known=self.epoch)
         assert opened is not None
+        while opened.epoch in self._lives:  # an old copy of Redis: seqs of that life were given twice since
+            await self._log.rotate(self.session, opened.epoch, missing=False)
+            opened = await self._log.open(self.session, known=self.epoch)
+            assert opened is not None
         if (opened.epoch, opened.head) == (self.epoch, self.frontier):
             return
-        anew = self.epoch != ""
+        earlier, were_active = self.epoch, self.active
         self._take(opened)
-        if anew:
+        if earlier:
             metrics.epochs.inc()
             log.warning("session_began_anew", session=self.session, epoch=opened.epoch, head=opened.head)
+            if earlier != self.epoch:
+                self._lives.append(earlier)
+                self._miss([known for name, known in were_active.items() if name not in self.active])
             for viewer in tuple(self.viewers):
                 viewer.restart()
             self._doubt.set()  # events may have been applied to the old life while the new one was read
+
+    def _miss(self, lost: list[Active]) -> None:
+        """These ran in the life before and are not in this one."""
+        if lost:
+            self.missing.add(lost, time.monotonic())
+            self._sight.lost()
 
     def _end(self) -> None:
         """The session was deleted: say so, and be nobody's follower any more."""
@@ -264,7 +357,11 @@ class Follower:
         self._pending.append(events.live_frame(self.session, seq, body))
 
     def _note(self, header: events.Header) -> None:
-        """Keep `active` true."""
+        """Keep `active` true, and what is missing."""
+        if self.missing:
+            self.missing.heard(header)
+            if not self.missing:
+                self._doubt.set()  # a look finds that all is well again; what was heard is flushed before
         generation = header.generation
         if generation is None or header.type == "message":
             return
@@ -297,3 +394,15 @@ class Follower:
     def _doubted(self, cause: str) -> None:
         metrics.repairs.labels(cause).inc()
         self._doubt.set()
+
+
+def _lost(page: Page, frontier: int, newest: Entry | None) -> Lost | None:
+    """What Redis has lost of a log that was shown up to `frontier`, whose event is `newest` where we have it."""
+    if page.head < frontier:
+        return "newest"
+    if newest is not None and page.floor < frontier:
+        if not page.entries or page.entries[0][0] != frontier:
+            return "missing"
+        if page.entries[0] != newest:
+            return "newest"  # a server that was behind took over, and was written to since
+    return "missing" if torn(page, frontier, page.head) else None

@@ -14,8 +14,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from relay import metrics
-from relay.errors import StorageError
-from relay.log.session_log import PAGE_BYTES, SessionLog
+from relay.log.session_log import PAGE_BYTES, Page, SessionLog
 from relay.log.window import Entry
 
 KEEP_S = 5.0
@@ -24,6 +23,21 @@ _ENTRY_BYTES = 150  # of an entry in memory, around its body
 
 class OtherLife(Exception):
     """The log is in another life than the one that was asked for."""
+
+
+class Torn(Exception):
+    """Entries are missing where nothing was trimmed: Redis has lost them."""
+
+
+def torn(page: Page, after: int, upto: int) -> bool:
+    """Whether entries are missing in what a read from `after` to `upto` has found; below the floor they may be."""
+    expected = max(after, page.floor) + 1
+    for seq, _ in page.entries:
+        if seq > expected:
+            return True
+        expected = max(expected, seq + 1)
+    progress = bool(page.entries) and page.entries[-1][0] > after
+    return not progress and max(after, page.floor) < upto
 
 
 class Stretch(NamedTuple):
@@ -108,7 +122,7 @@ class Pages:
     async def after(self, epoch: str, after: int, upto: int) -> Stretch:
         """A stretch that has what follows `after`, and perhaps more on both sides; `upto` is written already.
 
-        Raises StorageError; OtherLife where the log is not in that of `epoch`.
+        Raises StorageError; OtherLife where the log is not in that of `epoch`; Torn.
         """
         if (found := self._found(epoch, after)) is not None:
             return found
@@ -165,8 +179,8 @@ class Pages:
         page = await self._log.range(self._session, after + 1, upto)
         if page is None or page.epoch != epoch:
             raise OtherLife
-        if not page.entries and page.floor < upto:
-            raise StorageError(f"range: entries {after + 1} to {upto} are missing")
+        if torn(page, after, upto):
+            raise Torn
         if (page.epoch, page.floor) != (self._epoch, self._floor):
             self.clear()  # pages of different floors do not fit together
             self._epoch, self._floor = page.epoch, page.floor

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from relay.errors import StorageError
-from relay.log.pages import OtherLife, Pages
+from relay.log.pages import OtherLife, Pages, Torn
 from relay.log.window import Entry, Window
 from relay.protocol import events, frames
 from relay.protocol.compact import Packer
@@ -29,6 +29,9 @@ class Followed(Protocol):
 
     def overtaken(self) -> None:
         """A replay has met another life of the log than the one that is followed."""
+
+    def torn(self) -> None:
+        """A replay has found that entries are missing."""
 
 
 class Replay:
@@ -84,6 +87,9 @@ class Replay:
         except OtherLife:
             self._followed.overtaken()
             raise StorageError("range: the log began a new life while it was read") from None
+        except Torn:
+            self._followed.torn()
+            raise StorageError(f"range: entries behind {after} are missing") from None
         if 0 < after < stretch.floor != self._floor:
             raise Trimmed  # of what was sent already, or of what lies between, something is forgotten
         self._floor = stretch.floor

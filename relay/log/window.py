@@ -29,6 +29,9 @@ class Window:
         self._entries.clear()
         self._bytes = 0
 
+    def newest(self) -> Entry | None:
+        return self._entries[-1] if self._entries else None
+
     def holds(self, after: int) -> bool:
         """Whether all that follows `after`, up to the newest entry, is here."""
         return bool(self._entries) and self._entries[0][0] <= after + 1

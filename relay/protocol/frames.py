@@ -69,6 +69,14 @@ class Draining(Frame, frozen=True, kw_only=True, tag="draining"):
     reconnect_in_ms: int
 
 
+class Degraded(Frame, frozen=True, kw_only=True, tag="degraded"):
+    session: str
+
+
+class Restored(Frame, frozen=True, kw_only=True, tag="restored"):
+    session: str
+
+
 class ErrorFrame(Frame, frozen=True, kw_only=True, tag="error"):
     id: str | None = None
     code: str

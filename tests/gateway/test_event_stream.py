@@ -44,7 +44,16 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
 
         def follower(session: str) -> Follower:
             made.append(Hearsay())
-            return Follower(session, log, made[-1], Shelf(1_000_000), window_bytes=4096, max_frame_bytes=262144)
+            return Follower(
+                session,
+                log,
+                made[-1],
+                Shelf(1_000_000),
+                window_bytes=4096,
+                max_frame_bytes=262144,
+                lost_after_s=60,
+                lost_members=b"{}",
+            )
 
         hub = Hub(follower, linger_s=10)
         yield Gateway(log=log, hub=hub, settings=settings.load(), draining=asyncio.Event())

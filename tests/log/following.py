@@ -21,6 +21,7 @@ from tests.log.in_memory import SESSION_TTL_S, Writer, admitted_and_claimed
 
 MAX_FRAME_BYTES = 1200
 WAIT_S = 10
+LOST = b'{"error":{"code":"storage","message":"Sorry.","retryable":true}}'
 
 
 class Hearsay:
@@ -96,6 +97,7 @@ class Recorder:
         self.view = SessionView(follower.session)
         self.frames: list[bytes] = []
         self.lives = 0
+        self.told: list[str] = []
         self.deleted = False
         self.slow = False
         self._failure: AssertionError | None = None  # of a callback, where nobody would see it
@@ -128,6 +130,12 @@ class Recorder:
 
     def restart(self) -> None:
         self._subscribed(0, False)
+
+    def degraded(self) -> None:
+        self.told.append("degraded")
+
+    def restored(self) -> None:
+        self.told.append("restored")
 
     def unsubscribed(self) -> None:
         self.deleted = True
@@ -218,7 +226,14 @@ class Stage:
         self.source = Hearsay()
         self.shelf = Shelf(shelf_bytes)
         self.follower = Follower(
-            "s", self.read, self.source, self.shelf, window_bytes=window_bytes, max_frame_bytes=MAX_FRAME_BYTES
+            "s",
+            self.read,
+            self.source,
+            self.shelf,
+            window_bytes=window_bytes,
+            max_frame_bytes=MAX_FRAME_BYTES,
+            lost_after_s=60,
+            lost_members=LOST,
         )
         self.in_flight: list[bytes] = []
         self.writers: dict[str, Writer] = {}

@@ -257,7 +257,7 @@ async def test_an_idle_session_is_looked_at_now_and_then(stage: Stage, monkeypat
 
 
 async def test_a_look_that_fails_is_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "_RETRY_S", 0)
+    monkeypatch.setattr(follower_module, "_RETRY_S", (0, 0))
     await stage.follower.start()
     viewer = stage.viewer()
     await stage.tokens("a", "b")

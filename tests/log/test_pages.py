@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 from relay.errors import StorageError
 from relay.log import pages as pages_module
 from relay.log.connect import POOL_CONNECTIONS
-from relay.log.pages import OtherLife, Pages, Shelf
-from relay.log.session_log import READS_AT_ONCE, SessionLog
+from relay.log.pages import OtherLife, Pages, Shelf, Torn, torn
+from relay.log.session_log import READS_AT_ONCE, Page, SessionLog
 from relay.log.window import Entry
 from tests.log.following import Held, Read
 from tests.log.in_memory import admitted_and_claimed, answered, job_of, session_log_on
@@ -179,8 +179,24 @@ async def test_pages_from_before_something_was_forgotten_are_not_mixed_with_late
 async def test_entries_that_are_missing_above_the_floor_are_not_passed_over(redis: Redis, read: Read) -> None:
     pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
     await redis.delete("t:s:{s}:log")
-    with pytest.raises(StorageError, match="missing"):
+    with pytest.raises(Torn):
         await pages.after(epoch, 3, HEAD)
+
+
+async def test_what_was_trimmed_is_not_missing() -> None:
+    def page(floor: int, *seqs: int) -> Page:
+        return Page("e", 9, floor, [(seq, b"") for seq in seqs])
+
+    assert not torn(page(0, 4, 5), 3, 9)  # as far as the page goes
+    assert not torn(page(0), 9, 9)
+    assert torn(page(0), 8, 9)
+    assert torn(page(0, 5), 3, 9)
+    assert torn(page(0, 4, 6), 3, 9)
+    assert not torn(page(6, 2, 4, 7), 1, 9)
+    assert torn(page(6, 2, 4, 8), 1, 9)
+    assert not torn(page(6, 2), 1, 9)
+    assert not torn(page(9), 1, 9)
+    assert torn(page(6), 1, 9)
 
 
 async def test_reads_of_many_sessions_have_turns_so_that_a_stop_finds_a_connection(

@@ -1,0 +1,60 @@
+"""Answers that a new life of the log does not know: Redis has lost them. Their workers bring them back, or nobody does.
+Pure; `now_s` is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from relay.protocol import events
+from relay.protocol.frames import Active
+
+_PATIENCE = 0.8  # of `lost_after_s`: the end has to be written and shown by then
+
+
+@dataclass
+class _Lost:
+    known: Active
+    overdue_s: float
+    is_back: bool = False  # but its text is not
+
+
+class Missing:
+    """What one follower has shown as running and cannot find any more."""
+
+    def __init__(self, lost_after_s: float) -> None:
+        self._patience_s = lost_after_s * _PATIENCE
+        self._lost: dict[str, _Lost] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._lost)
+
+    def __contains__(self, generation: str) -> bool:
+        return generation in self._lost
+
+    @property
+    def look_every_s(self) -> float:
+        """Often enough to be in time."""
+        return min(2.0, self._patience_s / 8)
+
+    def add(self, known: Iterable[Active], now_s: float) -> None:
+        for one in known:
+            self._lost.setdefault(one.generation, _Lost(one, now_s + self._patience_s))
+
+    def heard(self, header: events.Header) -> None:
+        """An event of the new life; an answer that had shown text is back when its text is."""
+        lost = self._lost.get(header.generation or "")
+        if lost is None or header.type == "message":
+            return
+        lost.is_back = True
+        if lost.known.state != "streaming" or header.type in ("tokens", "end"):
+            del self._lost[lost.known.generation]
+
+    def found(self, generation: str) -> None:
+        """It had come back, or had ended, before anybody here looked."""
+        self._lost.pop(generation, None)
+
+    def sought(self, now_s: float) -> list[tuple[Active, bool]]:
+        """Those that nothing was heard of, and whether their time is over."""
+        return [(lost.known, now_s >= lost.overdue_s) for lost in self._lost.values() if not lost.is_back]
