@@ -74,8 +74,10 @@ def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, r
     """The WebSocket gateway; needs a Redis and, somewhere, a relay-worker."""
     from relay.gateway import processes as several
     from relay.gateway.server import listen, server
+    from relay.log.fitness import refuse_unfit
 
     loaded = _load(host=host, port=port, processes=processes, redis_url=redis)
+    refuse_unfit(loaded.redis_url)
     if loaded.processes > 1:
         several.run(loaded)
         return

@@ -13,6 +13,7 @@ import uvicorn
 
 from relay import embedded
 from relay.gateway.server import address, listen, server
+from relay.log.fitness import refuse_unfit
 from relay.settings import Settings
 from workers import providers, worker
 from workers.providers.base import Provider
@@ -25,6 +26,8 @@ def run(settings: Settings, *, own_redis: bool) -> None:
     with ExitStack() as stack:
         if own_redis:
             settings = settings.model_copy(update={"redis_url": stack.enter_context(embedded.server())})
+        else:
+            refuse_unfit(settings.redis_url)
         asyncio.run(_run(settings, provider, sock))
 
 

@@ -1,7 +1,7 @@
 """Every error this project raises on purpose, as one tree.
 
 RelayError                a mistake or a limit that a person can act on; the sentence says which setting or field
-├── SettingsError         the command line or environment is wrong; ends the process with one line
+├── SettingsError         the command line, environment or Redis' own policy is wrong; ends the process with one line
 ├── StorageError          Redis did not answer, or not as it should; always worth another try
 │   └── UnreadableJob     what it answered was written by a release that this one does not understand
 ├── ClientError           theirs: reaches a client as `error {code, message, retryable}` or as an HTTP status
@@ -36,7 +36,7 @@ class RelayError(Exception):
 
 
 class SettingsError(RelayError):
-    """A setting cannot be used; the text names it."""
+    """A setting, ours or Redis' own, cannot be used; the text names it."""
 
 
 class StorageError(RelayError):

@@ -9,6 +9,7 @@ import typer
 
 from relay import logging, settings
 from relay.errors import RelayError
+from relay.log.fitness import refuse_unfit
 from workers import providers, worker
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=True)
@@ -43,6 +44,7 @@ def serve(
             metrics_port=metrics_port,
         )
         logging.configure(loaded.log_level)
+        refuse_unfit(loaded.redis_url)
         asyncio.run(_until_signalled(loaded))
     except RelayError as error:
         typer.echo(f"relay-worker: {error}", err=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from relay import logging
-from relay.errors import RelayError
 from relay.log import stores
-from relay.log.connect import Connections, check
+from relay.log.connect import Connections
+from relay.log.fitness import Fitness
 from relay.log.offers import Offer
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
@@ -19,7 +19,10 @@ log = logging.get("worker")
 
 
 async def run(settings: Settings, provider: Provider, stopping: asyncio.Event) -> None:
-    """Serve one queue until `stopping` is set; closes the provider. Raises SettingsError before it has begun."""
+    """Serve one queue until `stopping` is set; closes the provider. Raises SettingsError before it has begun.
+
+    Whether Redis evicts was asked before (fitness.py).
+    """
     with metrics_port(settings.metrics_host, settings.metrics_port) as port:
         await _serve(settings, provider, stopping, port)
 
@@ -30,22 +33,21 @@ async def _serve(settings: Settings, provider: Provider, stopping: asyncio.Event
     queue = stores.queue(redis, settings)
     subscriber = Subscriber(settings.redis_url)
     consumer = Consumer(session_log, queue, subscriber, provider, settings.queue, settings)
-    try:
-        await check(redis.commands)
-    except RelayError as error:
-        log.error("not_ready", detail=str(error))
+    fitness = Fitness(lambda: [redis.commands])
+    await fitness.look()
     subscriber.start()
     reaper = asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper")
     offers, offer = stores.offers(redis, settings), _offer(settings, provider)
     await offers.make_known(offer)
     offering = asyncio.create_task(offers.keep(offer), name="offering")
+    watching = asyncio.create_task(fitness.watch(), name="fitness")
     log.info("serving", queue=settings.queue, provider=provider.name, worker=consumer.worker, metrics_port=port)
     try:
         await consumer.run(stopping)
     finally:
-        for task in (reaper, offering):
+        for task in (reaper, offering, watching):
             task.cancel()
-        await asyncio.gather(reaper, offering, return_exceptions=True)
+        await asyncio.gather(reaper, offering, watching, return_exceptions=True)
         await subscriber.aclose()
         await provider.aclose()
         await redis.aclose()

@@ -10,8 +10,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
-from relay import logging
-from relay.errors import ClientError, RelayError
+from relay.errors import ClientError
 from relay.gateway.answers import error_answer
 from relay.gateway.codecs import CODECS, JSON, Codec
 from relay.gateway.connection import Connection, LiveSink
@@ -21,7 +20,8 @@ from relay.gateway.sinks import AsgiSink, TransportSink
 from relay.gateway.submissions import Submissions
 from relay.gateway.websocket_protocol import EXTENSION
 from relay.log import stores
-from relay.log.connect import Connections, check
+from relay.log.connect import Connections
+from relay.log.fitness import Fitness
 from relay.log.follower import Follower
 from relay.log.pages import Shelf
 from relay.log.reaper import failure, look_ms
@@ -29,8 +29,6 @@ from relay.log.subscription import Subscriber
 from relay.settings import Settings
 
 RECONNECT_SPREAD_MS = (200, 3000)
-
-log = logging.get("gateway")
 
 
 class Gateway:
@@ -40,6 +38,7 @@ class Gateway:
         self.settings = settings
         self.limits = settings.limits
         self.redis = Connections(settings.redis_url)
+        self.fitness = Fitness(lambda: [self.redis.commands])
         self.log = stores.session_log(self.redis, settings)
         self.queue = stores.queue(self.redis, settings)
         self.menu = Menu(stores.offers(self.redis, settings), settings.queues, self.limits)
@@ -59,17 +58,16 @@ class Gateway:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        try:
-            await check(self.redis.commands)
-        except RelayError as error:
-            log.error("not_ready", detail=str(error))
+        await self.fitness.look()
         self.subscriber.start()
         reaper = asyncio.create_task(self.reaper.run(), name="reaper")
+        watching = asyncio.create_task(self.fitness.watch(), name="fitness")
         try:
             yield
         finally:
-            reaper.cancel()
-            await asyncio.gather(reaper, return_exceptions=True)
+            for task in (reaper, watching):
+                task.cancel()
+            await asyncio.gather(reaper, watching, return_exceptions=True)
             await self.hub.aclose()
             await self.subscriber.aclose()
             await self.redis.aclose()

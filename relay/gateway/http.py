@@ -146,6 +146,8 @@ async def ready(request: Request) -> Response:
             await call(gateway.redis.commands, "PING")
     except (StorageError, TimeoutError):
         return error_answer(ClientError("unavailable", "Redis does not answer.", retry_after_s=1))
+    if gateway.fitness.against:
+        return error_answer(ClientError("unavailable", gateway.fitness.against, retry_after_s=1))
     return answer({"status": "ready"})
 
 

@@ -28,7 +28,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from relay.errors import RelayError, SettingsError, StorageError
+from relay.errors import SettingsError, StorageError
 
 T = TypeVar("T")
 
@@ -130,26 +130,3 @@ def _refused(error: Exception) -> bool:
     if not isinstance(error, ResponseError | DataError) or isinstance(error, _OUTAGES):
         return False
     return _OUTAGE_CODES.search(str(error)) is None
-
-
-async def check(redis: Redis) -> None:
-    """One look before a process begins. Raises RelayError with a sentence if Redis cannot be used at all."""
-    try:
-        await call(redis, "PING")
-    except StorageError as error:
-        raise StorageError(f"Redis does not answer ({error}); is --redis / RELAY_REDIS_URL right?") from None
-    policy = await _eviction_policy(redis)
-    if policy not in ("", "noeviction"):  # volatile-… too: all our keys have a time to live
-        raise RelayError(
-            f"Redis may evict what an unfinished answer needs: maxmemory-policy is {policy}; set noeviction."
-        )
-
-
-async def _eviction_policy(redis: Redis) -> str:
-    """'' where the host hides it."""
-    try:
-        config: dict[Any, Any] = await redis.config_get("maxmemory-policy")
-    except RedisError:
-        return ""
-    value = next(iter(config.values()), b"")
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -19,13 +19,12 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
 )
 
 from relay import embedded
-from relay.errors import RelayError, SettingsError, StorageError
-from relay.log.connect import Connections, call, check, storage_error, transaction
+from relay.errors import SettingsError, StorageError
+from relay.log.connect import Connections, call, storage_error, transaction
 from tests.log.in_memory import admitted_and_claimed, session_log_on
 
 Answers = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -122,8 +121,6 @@ async def test_nobody_there_is_a_storage_error() -> None:
     redis = Connections(url)
     with pytest.raises(StorageError):
         await call(redis.append, "PING")
-    with pytest.raises(StorageError, match="RELAY_REDIS_URL"):
-        await check(redis.commands)
     await redis.aclose()
 
 
@@ -187,37 +184,3 @@ async def test_a_transaction_answers_for_each_of_its_commands(redis: Redis) -> N
 def test_an_address_that_is_none_names_the_setting(url: str) -> None:
     with pytest.raises(SettingsError, match="RELAY_REDIS_URL"):
         Connections(url)
-
-
-@pytest.mark.parametrize(
-    "policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-ttl", "volatile-random"]
-)
-async def test_a_server_that_may_evict_our_keys_is_refused(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch, policy: str
-) -> None:
-    monkeypatch.setattr(redis, "config_get", _answering({b"maxmemory-policy": policy.encode()}))
-    with pytest.raises(RelayError, match=f"{policy}.*noeviction"):
-        await check(redis)
-
-
-@pytest.mark.parametrize("config", [{b"maxmemory-policy": b"noeviction"}, {"maxmemory-policy": "noeviction"}, {}])
-async def test_a_server_that_evicts_nothing_or_does_not_say_is_taken(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch, config: dict[str | bytes, str | bytes]
-) -> None:
-    monkeypatch.setattr(redis, "config_get", _answering(config))
-    await check(redis)
-
-
-async def test_a_host_that_hides_its_configuration_is_taken(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refused(*_: str) -> None:
-        raise RedisError("unknown command CONFIG")
-
-    monkeypatch.setattr(redis, "config_get", refused)
-    await check(redis)
-
-
-def _answering(config: object) -> Callable[..., Awaitable[object]]:
-    async def config_get(*_: str) -> object:
-        return config
-
-    return config_get

@@ -60,16 +60,21 @@ class World:
         self._processes: list[Process] = []
 
     async def gateway(self, *flags: str, **settings: str) -> Gateway:
-        gateway = self._spawn(Gateway, ["relay", "gateway", "--port", "0", *flags], "gateway", settings)
-        line = await until(lambda: gateway.logged("listening") or gateway.code is not None, "the gateway listens")
-        assert isinstance(line, dict), gateway.stderr.read_text()
-        gateway.url = f"http://127.0.0.1:{line['port']}"
+        """A gateway that has Redis."""
+        gateway = await self.listening_gateway(*flags, **settings)
         while True:
             try:
                 if (await gateway.http("GET", "/readyz"))[0] == 200:
                     return gateway
             except OSError:
                 assert gateway.code is None, gateway.stderr.read_text()
+
+    async def listening_gateway(self, *flags: str, **settings: str) -> Gateway:
+        gateway = self._spawn(Gateway, ["relay", "gateway", "--port", "0", *flags], "gateway", settings)
+        line = await until(lambda: gateway.logged("listening") or gateway.code is not None, "the gateway listens")
+        assert isinstance(line, dict), gateway.stderr.read_text()
+        gateway.url = f"http://127.0.0.1:{line['port']}"
+        return gateway
 
     async def worker(self, *flags: str, provider: str = "openai", wait: bool = True, **settings: str) -> Process:
         """A worker with the fake provider; with `wait` until it serves (one that is to crash may never)."""

@@ -1,0 +1,122 @@
+"""Whether a Redis can be relied on: one that evicts may take what an unfinished answer needs, and says nothing.
+
+Asked before a process begins, where it refuses the start; and by the process for as long as it lives, because a Redis
+that was away, was failed over or was configured anew may answer differently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from redis.exceptions import NoPermissionError, RedisError
+
+from relay import logging, metrics
+from relay.errors import SettingsError, StorageError
+from relay.log.connect import Connections, cancellable, storage_error
+
+SETTING = "maxmemory-policy"
+RETRY_S = 1.0
+LOOK_S = 30.0
+
+log = logging.get("redis")
+
+
+class Server(Protocol):
+    """One master, as a client or as a Cluster's node."""
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Awaitable[Any]: ...
+
+
+async def check(servers: Sequence[Server]) -> bool:
+    """False if one of them hides its policy. Raises StorageError if one does not answer, SettingsError if one evicts.
+
+    `volatile-…` evicts as well: all our keys have a time to live.
+    """
+    policies = [await _policy(server) for server in servers]
+    for policy in policies:
+        if policy not in (None, "noeviction"):
+            raise SettingsError(
+                f"Redis may evict what an unfinished answer needs: its {SETTING} is {policy}; set it to noeviction"
+            )
+    return None not in policies
+
+
+def refuse_unfit(redis_url: str) -> None:
+    """One look before a process listens or serves. Raises SettingsError; a Redis that is away refuses nothing."""
+
+    async def look() -> None:
+        redis = Connections(redis_url)
+        try:
+            await check([redis.commands])
+        except StorageError:
+            pass  # it is asked again by the process, which says so
+        finally:
+            await redis.aclose()
+
+    asyncio.run(look())
+
+
+class Fitness:
+    """What a process knows of its Redis. `against`: the sentence that speaks against serving, "" if there is none."""
+
+    def __init__(self, servers: Callable[[], Sequence[Server]]) -> None:
+        self.against = "Redis does not answer."
+        self._servers = servers
+        self._said = ""
+        self._hidden = False
+
+    async def look(self) -> None:
+        """Ask once. Raises nothing: what is new is logged."""
+        try:
+            told = await check(self._servers())
+        except SettingsError as error:
+            self.against = f"{error}."
+            self._say(self.against)
+        except StorageError as error:  # one that was known stays known: its outages are told elsewhere
+            if not self._said:
+                self._say(f"Redis does not answer ({error}); is --redis / RELAY_REDIS_URL right?")
+        else:
+            if self._said:
+                log.info("ready")
+            self.against = self._said = ""
+            if not told and not self._hidden:
+                self._hidden = True
+                log.warning("policy_hidden", detail=f"Redis does not show its {SETTING}; it must be noeviction.")
+
+    async def watch(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(RETRY_S if self.against else LOOK_S)
+            try:
+                await self.look()
+            except Exception:  # a gateway that is not ready would else never be again
+                metrics.bugs.labels("fitness").inc()
+                log.exception("fitness_failed")
+
+    def _say(self, sentence: str) -> None:
+        if sentence != self._said:
+            self._said = sentence
+            log.error("not_ready", detail=sentence)
+
+
+async def _policy(server: Server) -> str | None:
+    """None where the host hides it. Raises StorageError."""
+    await _ask(server, "PING")
+    try:
+        # One word, as redis-py spells it: then its reply is a map under either protocol.
+        config: dict[Any, Any] = await _ask(server, "CONFIG GET", SETTING)
+    except StorageError as error:
+        if error.refused or isinstance(error.__cause__, NoPermissionError):
+            return None
+        raise
+    value = next(iter(config.values()), None)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+async def _ask(server: Server, *command: str) -> Any:
+    try:
+        return await cancellable(server.execute_command(*command))
+    except (RedisError, OSError) as error:
+        raise storage_error(command[0], error) from error

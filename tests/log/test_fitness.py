@@ -1,0 +1,141 @@
+"""A Redis that evicts is refused, one that hides whether it does is taken, and one that changes is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from relay import embedded
+from relay.errors import SettingsError, StorageError
+from relay.log import fitness
+from relay.log.connect import Connections
+from relay.log.fitness import Fitness, check, refuse_unfit
+from tests.scenarios.processes import until
+
+EVICTING = ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-ttl", "volatile-random"]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with embedded.server() as url:
+        yield url
+
+
+@pytest.fixture
+async def admin(url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(url) as admin:
+        yield admin
+        await admin.execute_command("ACL", "SETUSER", "default", "+@all")  # type: ignore[no-untyped-call]
+        await admin.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.fixture
+async def redis(url: str) -> AsyncIterator[Redis]:
+    redis = Connections(url)
+    yield redis.commands
+    await redis.aclose()
+
+
+async def hide_configuration(admin: Redis) -> None:
+    await admin.execute_command("ACL", "SETUSER", "default", "-config")  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("policy", EVICTING)
+async def test_a_server_that_may_evict_our_keys_is_refused(admin: Redis, redis: Redis, policy: str) -> None:
+    await admin.config_set("maxmemory-policy", policy)
+    with pytest.raises(SettingsError, match=f"maxmemory-policy is {policy}; set it to noeviction"):
+        await check([redis])
+
+
+async def test_one_that_evicts_among_several_is_refused(admin: Redis, redis: Redis) -> None:
+    with embedded.server() as other:
+        third = Connections(other)
+        assert await check([redis, third.commands])
+        await third.commands.config_set("maxmemory-policy", "volatile-lru")
+        with pytest.raises(SettingsError, match="volatile-lru"):
+            await check([redis, third.commands])
+        await third.aclose()
+
+
+async def test_a_server_that_evicts_nothing_is_taken(redis: Redis) -> None:
+    assert await check([redis])
+
+
+async def test_a_host_that_hides_its_configuration_is_taken(admin: Redis, redis: Redis) -> None:
+    await admin.config_set("maxmemory-policy", "allkeys-lru")
+    await hide_configuration(admin)
+    assert not await check([redis])
+
+
+async def test_nobody_there_is_no_verdict() -> None:
+    with embedded.server() as gone:
+        pass
+    redis = Connections(gone)
+    with pytest.raises(StorageError, match=r"^PING: "):
+        await check([redis.commands])
+    await redis.aclose()
+
+
+def test_the_look_before_a_start_refuses_one_that_evicts_and_none_that_is_away() -> None:
+    with embedded.server() as url:
+        refuse_unfit(url)
+        asyncio.run(_set_policy(url, "allkeys-lru"))
+        with pytest.raises(SettingsError, match="maxmemory-policy"):
+            refuse_unfit(url)
+    refuse_unfit(url)
+
+
+async def test_a_process_learns_of_a_policy_that_changes_and_says_each_change_once(
+    admin: Redis, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitness, "RETRY_S", 0.001)
+    monkeypatch.setattr(fitness, "LOOK_S", 0.001)
+    known = Fitness(lambda: [redis])
+    with capture_logs() as lines:
+        await known.look()
+        assert known.against == ""
+        watching = asyncio.create_task(known.watch())
+        await admin.config_set("maxmemory-policy", "allkeys-lru")
+        await until(lambda: "allkeys-lru" in known.against, "it is noticed")
+        await admin.config_set("maxmemory-policy", "volatile-ttl")
+        await until(lambda: "volatile-ttl" in known.against, "so is the next")
+        await admin.config_set("maxmemory-policy", "noeviction")
+        await until(lambda: not known.against, "it is ready again")
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert [line["event"] for line in lines] == ["not_ready", "not_ready", "ready"]
+    assert lines[0]["log_level"] == "error"
+
+
+async def test_a_process_that_began_without_redis_says_so_once_and_looks_again() -> None:
+    with embedded.server() as gone:
+        pass
+    redis = Connections(gone)
+    known = Fitness(lambda: [redis.commands])
+    with capture_logs() as lines:
+        await known.look()
+        await known.look()
+    assert known.against == "Redis does not answer."
+    assert [line["event"] for line in lines] == ["not_ready"]
+    assert "RELAY_REDIS_URL" in lines[0]["detail"]
+    await redis.aclose()
+
+
+async def test_a_hidden_policy_is_one_warning_that_names_it(admin: Redis, redis: Redis) -> None:
+    await hide_configuration(admin)
+    known = Fitness(lambda: [redis])
+    with capture_logs() as lines:
+        await known.look()
+        await known.look()
+    assert known.against == ""
+    assert [(line["event"], line["log_level"]) for line in lines] == [("policy_hidden", "warning")]
+    assert "maxmemory-policy" in lines[0]["detail"]
+
+
+async def _set_policy(url: str, policy: str) -> None:
+    async with Redis.from_url(url) as redis:
+        await redis.config_set("maxmemory-policy", policy)
