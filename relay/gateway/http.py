@@ -145,7 +145,7 @@ async def ready(request: Request) -> Response:
         async with asyncio.timeout(READY_TIMEOUT_S):
             await call(gateway.redis.commands, "PING")
     except (StorageError, TimeoutError):
-        return error_answer(ClientError("unavailable", "Redis does not answer.", retry_after_s=1))
+        return error_answer(ClientError("unavailable", "Redis does not answer as it should.", retry_after_s=1))
     if gateway.fitness.against:
         return error_answer(ClientError("unavailable", gateway.fitness.against, retry_after_s=1))
     return answer({"status": "ready"})

@@ -103,20 +103,15 @@ class Fitness:
 
 async def _policy(server: Server) -> str | None:
     """None where the host hides it. Raises StorageError."""
-    await _ask(server, "PING")
     try:
         # One word, as redis-py spells it: then its reply is a map under either protocol.
-        config: dict[Any, Any] = await _ask(server, "CONFIG GET", SETTING)
-    except StorageError as error:
-        if error.refused or isinstance(error.__cause__, NoPermissionError):
+        config: dict[Any, Any] = await cancellable(server.execute_command("CONFIG GET", SETTING))
+    except NoPermissionError:
+        return None
+    except (RedisError, OSError) as error:
+        failure = storage_error("CONFIG GET", error)
+        if failure.refused:
             return None
-        raise
+        raise failure from error
     value = next(iter(config.values()), None)
     return value.decode() if isinstance(value, bytes) else value
-
-
-async def _ask(server: Server, *command: str) -> Any:
-    try:
-        return await cancellable(server.execute_command(*command))
-    except (RedisError, OSError) as error:
-        raise storage_error(command[0], error) from error

@@ -135,7 +135,7 @@ class Queue:
 
     async def look_at(self, queue: str, session: str, generation: str, at_ms: int) -> None:
         """Have the reapers look at this row at `at_ms` (Redis' clock), if it is still open."""
-        await call(self._commands, "ZADD", self._keys.queue(queue), "XX", at_ms, jobs.job_name(session, generation))
+        await _LOOK(self._commands, self._keys.queue(queue), jobs.job_name(session, generation), at_ms)
 
     async def requeue(
         self, queue: str, session: str, generation: str, idle_ms: int
@@ -165,4 +165,5 @@ _ENQUEUE = queue_script("enqueue")
 _TAKE = queue_script("take")
 _DONE = queue_script("done")
 _DUE = queue_script("due")
+_LOOK = queue_script("look")
 _REQUEUE = queue_script("requeue")

@@ -24,6 +24,8 @@ DEAD_AFTER_S = 2.5  # then another connection is tried
 _CHECK_S = 0.1
 _CONNECT_TIMEOUT_S = 2.0
 _BACKOFF_S = (0.05, 1.0)
+# A Redis whose disk is full, that loads its data or has lost its master refuses a PING, but no subscription: it lives.
+_ANSWERS_TO_A_PING = ("MISCONF ", "LOADING ", "MASTERDOWN ")
 
 log = logging.get("subscription")
 
@@ -159,7 +161,7 @@ class Subscriber:
                 for waiting in self._waiting.pop(name, []):
                     if not waiting.done():
                         waiting.set_result(None)
-        elif isinstance(reply, hiredis.ReplyError):
+        elif isinstance(reply, hiredis.ReplyError) and not str(reply).startswith(_ANSWERS_TO_A_PING):
             log.error("subscription_refused", detail=str(reply)[:200])
             if self._wire is not None:
                 self._wire.abort()

@@ -6,9 +6,7 @@
 
 local function page(index)
   local rows = redis.call('ZRANGEBYSCORE', index, '-inf', digits(now), 'LIMIT', 0, ARGV[1])
-  for _, job in ipairs(rows) do
-    redis.call('ZADD', index, 'XX', digits(now + tonumber(ARGV[2])), job)
-  end
+  for _, job in ipairs(rows) do look_again(index, job, now + tonumber(ARGV[2])) end
   return rows
 end
 

@@ -17,7 +17,7 @@ local stored = redis.call('HMGET', of.state(generation), 'count', 'n')
 if tonumber(ARGV[8]) > tonumber(stored[1]) or tonumber(ARGV[10]) > tonumber(stored[2]) then
   return { 'behind', stored[1] }
 end
-if ARGV[9] ~= '' then redis.call('HSET', of.state(generation), 'answer_id', ARGV[9]) end
 local seq = end_generation(generation, ARGV[6], ARGV[7])
+if ARGV[9] ~= '' then redis.call('HSET', of.state(generation), 'answer_id', ARGV[9]) end
 publish()
 return { 'written', seq }

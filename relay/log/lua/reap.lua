@@ -10,7 +10,7 @@ local state = redis.call('HMGET', key, 'state', 'fence', 'lease')
 if not state[1] then return { 'unknown' } end
 if state[1] == 'ended' then return { 'ended' } end
 if state[2] ~= ARGV[5] or (tonumber(state[3]) or 0) > now then return { 'alive' } end
-redis.call('HINCRBY', key, 'fence', 1)
 end_generation(ARGV[4], 'failed', ARGV[6])
+redis.call('HINCRBY', key, 'fence', 1)
 publish()
 return { 'reaped' }

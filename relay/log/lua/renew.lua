@@ -9,5 +9,6 @@ local refusal = refuse(ARGV[4], ARGV[5])
 if refusal then return refusal end
 local done = redis.call('HGET', of.state(ARGV[4]), 'n')
 if tonumber(done) < tonumber(ARGV[7]) then return { 'behind', done } end
+redis.call('HDEL', of.state(ARGV[4]), 'lease') -- goes through where memory is full (session.lua): who lives is not to lose it
 redis.call('HSET', of.state(ARGV[4]), 'lease', digits(now + tonumber(ARGV[6])))
 return { 'renewed' }

@@ -5,6 +5,11 @@
 --
 -- Order within a script: state and log first, publish last. Under memory pressure a script that publishes first
 -- shows text that no log holds.
+--
+-- Where memory is full, Redis refuses a script at its first write, if that is one that may take memory, and lets it
+-- through to its end otherwise; it never stops in the middle. So the first write decides: what begins or grows (admit,
+-- claim, append) starts with one that is refused, and leaves no trace; what ends or frees starts with one that is not
+-- (HDEL, ZREM, XDEL …), because a full Redis must be able to stop, to end and to become empty again.
 
 local session, ttl_ms, publish_verb = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local clock = redis.call('TIME')
@@ -121,8 +126,8 @@ local function end_generation(generation, reason, members)
     .. ',"reason":"' .. reason .. '","count":' .. count .. ',"text_bytes":' .. bytes .. ',"crc32":' .. crc
     .. ',"timings_ms":{' .. table.concat(timings, ',') .. '}'
     .. (members ~= '' and ',' .. members or '') .. '}'
+  redis.call('HDEL', key, 'owner', 'lease') -- the first write: an end goes through where memory is full
   redis.call('HSET', key, 'state', 'ended', 'end', body)
-  redis.call('HDEL', key, 'owner', 'lease')
   redis.call('ZREM', KEY.active, generation)
   if reason == 'complete' then
     -- A retry takes the place of the answer that its question had.

@@ -8,7 +8,7 @@ local key = of.state(ARGV[4])
 local state = redis.call('HMGET', key, 'state', 'owner', 'queue')
 if not state[1] then return { 'unknown' } end
 if state[1] == 'ended' then return { 'ended' } end
-redis.call('HINCRBY', key, 'fence', 1)
 end_generation(ARGV[4], 'stopped', '')
+redis.call('HINCRBY', key, 'fence', 1)
 publish()
 return { 'stopped', state[2] or '', state[3] or '' }

@@ -16,6 +16,8 @@ local from = state[3] and tonumber(state[3]) + 1 or tonumber(first)
 local at = { tokens = tonumber(state[5] or 0), reasoning = tonumber(state[6] or 0) }
 local open, pieces, dropped, reached = {}, {}, nil, last
 
+redis.call('HDEL', key, 'trimmed') -- goes through where memory is full (session.lua): trimming frees it
+
 local function drop(entry)
   redis.call('XDEL', KEY.log, entry[1])
   dropped = reached
