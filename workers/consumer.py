@@ -18,7 +18,7 @@ from relay.errors import StorageError
 from relay.log.connect import BLOCK_S
 from relay.log.jobs import Job
 from relay.log.queue import Queue
-from relay.log.session_log import Refused, SessionLog
+from relay.log.session_log import Claim, Refused, SessionLog
 from relay.log.subscription import Source
 from relay.settings import Settings
 from workers.generation import Generation
@@ -45,6 +45,7 @@ class Consumer:
         self._settings = settings
         self._room = settings.concurrency  # jobs that may be taken now
         self._freed = asyncio.Event()
+        self._leaving = False
         self._trouble = logging.Trouble(log, "take_failed", queue=name)
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,6 +58,7 @@ class Consumer:
         taking = asyncio.create_task(self._take_jobs(), name="consumer")
         told = asyncio.create_task(stopping.wait(), name="stopping")
         await asyncio.wait([taking, told], return_when=asyncio.FIRST_COMPLETED)
+        self._leaving = True
         for task in (taking, told, listening):
             task.cancel()
         await asyncio.gather(taking, told, listening, return_exceptions=True)
@@ -130,6 +132,28 @@ class Consumer:
             log.exception("job_failed", session=job.session, generation=job.generation)
 
     async def _claim_and_run(self, job: Job) -> None:
+        claim = await self._claim_in_the_end(job)
+        if claim is not None:
+            await self._run(job, claim)
+
+    async def _claim_in_the_end(self, job: Job) -> Claim | None:
+        """Asks for as long as Redis is away or full: its entry has been read, so nobody else would see the job before
+        a reaper does, and that one may find that it has waited too long. None: it is not for us.
+        """
+        trouble = logging.Trouble(log, "claim_failed", session=job.session, generation=job.generation)
+        while True:
+            try:
+                claim = await self._claim(job)
+                trouble.over()
+                return claim
+            except StorageError as error:
+                if error.refused or self._leaving:
+                    raise
+                metrics.storage_errors.labels("consumer").inc()
+                trouble.failed(error)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _claim(self, job: Job) -> Claim | None:
         admitted = await self._log.admit(job)
         crashpoint("claim.admitted")
         if admitted is None or not admitted.stands(job.generation):
@@ -137,7 +161,7 @@ class Consumer:
             # session was deleted.
             await self._queue.done(job.queue, job.session, job.generation)
             metrics.claims.labels("foreign").inc()
-            return
+            return None
         lease_ms = int(self._settings.lease_s * 1000)
         claim = await self._log.claim(
             job.session, job.generation, self.worker, lease_ms, (self._settings.history_turns + 1) // 2
@@ -147,8 +171,11 @@ class Consumer:
             metrics.claims.labels(claim.why).inc()
             if claim.why == "ended":
                 await self._queue.done(job.queue, job.session, job.generation)
-            return
+            return None
         metrics.claims.labels("claimed").inc()
+        return claim
+
+    async def _run(self, job: Job, claim: Claim) -> None:
         generation = Generation(job, claim, self.worker, self._provider, self._log, self._queue, self._settings)
         self._running[job.generation] = generation
         metrics.running.inc()

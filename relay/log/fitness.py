@@ -17,6 +17,7 @@ from relay.errors import SettingsError, StorageError
 from relay.log.connect import Connections, cancellable, storage_error
 
 SETTING = "maxmemory-policy"
+TRIES = 2  # before a start: the first may time out because everything else starts as well
 RETRY_S = 1.0
 LOOK_S = 30.0
 
@@ -49,9 +50,12 @@ def refuse_unfit(redis_url: str) -> None:
     async def look() -> None:
         redis = Connections(redis_url)
         try:
-            await check([redis.commands])
-        except StorageError:
-            pass  # it is asked again by the process, which says so
+            for _ in range(TRIES):
+                try:
+                    await check([redis.commands])
+                    return
+                except StorageError:
+                    pass  # it is asked again by the process, which says so
         finally:
             await redis.aclose()
 
