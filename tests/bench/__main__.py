@@ -23,6 +23,7 @@ from relay.log.keys import Keys
 from relay.log.session_log import Claim, SessionLog
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
+from tests.bench.footprint import footprint
 from workers.batching import Batcher
 
 ROUNDS = 7
@@ -122,6 +123,7 @@ BENCHES: dict[str, Callable[[], object]] = {
     "compaction": compaction,
     "fan-out": fan_out,
     "append": lambda: asyncio.run(appending()),
+    "footprint": footprint,
 }
 
 
