@@ -47,6 +47,7 @@ class Consumer:
         self._freed = asyncio.Event()
         self._leaving = False
         self._trouble = logging.Trouble(log, "take_failed", queue=name)
+        self._claiming: set[str] = set()  # generations; a reaper may have sent one again meanwhile
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -122,7 +123,7 @@ class Consumer:
         """One job from taken to done. What goes wrong with Redis here leaves it to the reapers."""
         crashpoint("claim.taken")
         try:
-            if job.generation not in self._running:
+            if job.generation not in self._running and job.generation not in self._claiming:
                 await self._claim_and_run(job)
         except StorageError as error:
             metrics.storage_errors.labels("consumer").inc()
@@ -132,7 +133,11 @@ class Consumer:
             log.exception("job_failed", session=job.session, generation=job.generation)
 
     async def _claim_and_run(self, job: Job) -> None:
-        claim = await self._claim_in_the_end(job)
+        self._claiming.add(job.generation)
+        try:
+            claim = await self._claim_in_the_end(job)
+        finally:
+            self._claiming.remove(job.generation)
         if claim is not None:
             await self._run(job, claim)
 
