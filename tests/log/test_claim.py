@@ -42,6 +42,13 @@ async def test_a_claim_that_redis_has_forgotten_has_a_lower_fence_than_the_next(
     assert (await before.tokens("late")).what == "stale"
 
 
+async def test_a_claim_whose_reply_was_lost_is_granted_again(session_log: SessionLog) -> None:
+    first = await admitted_and_claimed(session_log)
+    second = await claimed(session_log, job_of(), "w1")
+    assert second.fence > first.fence
+    assert (await first.tokens("late")).what == "stale"
+
+
 async def test_a_claim_is_refused_while_a_lease_is_alive(session_log: SessionLog, clock: Clock) -> None:
     await admitted_and_claimed(session_log)
     clock.advance(ms=LEASE_MS - 1)

@@ -2,18 +2,18 @@
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua
 -- ARGV[4] generation   ARGV[5] worker   ARGV[6] lease_ms   ARGV[7] history_turns
--- Returns {'unknown'}, {'ended'}, {'leased', ms left}, or
+-- Returns {'unknown'}, {'ended'}, {'leased', ms left} if another worker has it, or
 -- {'claimed', fence, attempt, shown, {generations of the transcript}, epoch, head, accepted_ms, claimed_ms}; shown = '1' if the attempt has shown
 -- anything.
 -- Atomic because lease and fence decide together who writes; the transcript is read in the same step, so that the
 -- history holds just the turns completed before the claim.
 
 local key = of.state(ARGV[4])
-local state = redis.call('HMGET', key, 'state', 'lease', 'shown', 'attempt', 'fence')
+local state = redis.call('HMGET', key, 'state', 'lease', 'shown', 'attempt', 'fence', 'owner')
 if not state[1] then return { 'unknown' } end
 if state[1] == 'ended' then return { 'ended' } end
 local left = (tonumber(state[2]) or 0) - now
-if left > 0 then return { 'leased', digits(left) } end
+if left > 0 and state[6] ~= ARGV[5] then return { 'leased', digits(left) } end
 
 local fence = next_fence(state[5])
 redis.call('HSET', key, 'fence', fence, 'owner', ARGV[5], 'lease', digits(now + tonumber(ARGV[6])), 'n', 0)
