@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import random
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from relay import embedded
+from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import World, world
 
 
@@ -21,3 +25,18 @@ def redis_url() -> Iterator[str]:
 async def relay(redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
     async with world(redis_url, tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+async def proxy(relay: World) -> AsyncIterator[Proxy]:
+    """Between whoever is given its URL and the world's Redis."""
+    async with Proxy(relay.redis_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Another one each time; what pytest shows of a failure names its seed, and RELAY_TEST_SEED repeats it."""
+    seed = int(os.environ.get("RELAY_TEST_SEED") or secrets.randbelow(10**6))
+    print(f"RELAY_TEST_SEED={seed}")
+    return random.Random(seed)

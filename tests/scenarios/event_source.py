@@ -30,16 +30,22 @@ class EventSource:
         self.retry: int | None = None
         self.body = b""  # of a refusal
         self.over = asyncio.Event()
+        self.heard_at = 0.0  # loop time of the last line
         self._http = httpx2.AsyncClient(trust_env=False, timeout=httpx2.Timeout(TIMEOUT_S))
         self._request = self._http.build_request(method, url, json=body, headers={**_ACCEPT, **(headers or {})})
-        self._holes = "generation=" in url or method == "POST"  # of one generation only: seqs rise with holes
-        self._news = asyncio.Condition()
+        client.holes = "generation=" in url or method == "POST"  # of one generation only: seqs rise with holes
+        self._news = client.news
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> EventSource:
-        response = await self._http.send(self._request, stream=True)
+        try:
+            response = await self._http.send(self._request, stream=True)
+        except BaseException:
+            await self._http.aclose()
+            raise
         self.status, self.headers = response.status_code, dict(response.headers)
         self._response = response
+        self.heard_at = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._read())
         return self
 
@@ -67,6 +73,14 @@ class EventSource:
         except TimeoutError:
             raise AssertionError(f"{what} did not come; the last events: {self.events[-5:]}") from None
 
+    async def heard(self, within_s: float) -> None:
+        """Until the next event, or that long."""
+        try:
+            async with asyncio.timeout(within_s), self._news:
+                await self._news.wait()
+        except TimeoutError:
+            pass  # comments are no events
+
     async def ended(self) -> None:
         """Until the server has closed the stream."""
         await asyncio.wait_for(self.over.wait(), TIMEOUT_S)
@@ -78,6 +92,7 @@ class EventSource:
                 return
             lines: list[str] = []
             async for line in self._response.aiter_lines():
+                self.heard_at = asyncio.get_running_loop().time()
                 if line:
                     lines.append(line)
                 else:
@@ -107,7 +122,7 @@ class EventSource:
             self.events.append((fields.get("id"), fields["event"], frame))
             if self.client.view.waiting and frame["type"] == "subscribed":
                 frame = {**frame, "id": self.client.view.subscribe()["id"]}  # an HTTP request is a subscribe
-            if self._holes and "seq" in frame:
+            if self.client.holes and "seq" in frame:
                 first = frame.get("from", frame["seq"])
                 assert first > self.client.view.last
                 self.client.view.last = first - 1

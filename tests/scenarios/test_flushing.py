@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
-
-import pytest
 
 from tests.scenarios.client import Client, check
 from tests.scenarios.flushes import Flushes, flushes, restored, spilled
@@ -16,12 +13,6 @@ from tests.scenarios.world import Script, World
 
 TOKENS = [f"w{number} " for number in range(300)]
 TEXT = "".join(TOKENS)
-
-
-@pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
-    async with Proxy(redis_url) as proxy:
-        yield proxy
 
 
 async def behind(proxy: Proxy, relay: World, **settings: Any) -> Process:

@@ -1,0 +1,141 @@
+"""What networks do between each pair of parts, at random points of an answer: viewers see no difference but time.
+
+Each scenario has four viewers that are judged frame by frame, and a provider that may be asked only once. A failure
+shows its seed; RELAY_TEST_SEED repeats it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.fakes.provider import Script
+from tests.scenarios.proxy import Proxy
+from tests.scenarios.viewers import Viewers, watching
+from tests.scenarios.wire import Direction, Wire, some_bytes
+from tests.scenarios.world import World
+
+TOKENS = [f"w{number} 🙂 " for number in range(250)]
+TEXT = "".join(TOKENS)
+
+Fault = Callable[[Wire, random.Random, World], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def _paced(relay: World) -> None:
+    relay.fake.script = Script(tokens=TOKENS, tokens_per_second=100)
+
+
+# The faults
+
+
+async def cut(wire: Wire, chance: random.Random, relay: World) -> None:
+    await _now_and_then(chance, lambda: wire.cut())
+
+
+async def reset(wire: Wire, chance: random.Random, relay: World) -> None:
+    await _now_and_then(chance, lambda: wire.cut(reset=True))
+
+
+async def cut_at_a_byte_up(wire: Wire, chance: random.Random, relay: World) -> None:
+    await _at_bytes(wire, chance, "up")
+
+
+async def cut_at_a_byte_down(wire: Wire, chance: random.Random, relay: World) -> None:
+    await _at_bytes(wire, chance, "down")
+
+
+async def black_hole(wire: Wire, chance: random.Random, relay: World) -> None:
+    async with wire.black_hole():
+        await asyncio.sleep(3)
+
+
+async def stalled_up(wire: Wire, chance: random.Random, relay: World) -> None:
+    async with wire.stalled("up"):
+        await asyncio.sleep(chance.uniform(0.2, 4))
+
+
+async def stalled_down(wire: Wire, chance: random.Random, relay: World) -> None:
+    async with wire.stalled("down"):
+        await asyncio.sleep(chance.uniform(0.2, 4))
+
+
+async def frozen(wire: Wire, chance: random.Random, relay: World) -> None:
+    async with wire.frozen():
+        await asyncio.sleep(5)
+
+
+async def slow(wire: Wire, chance: random.Random, relay: World) -> None:
+    async with wire.slow(0.2):
+        await relay.fake.wait_for(lambda fake: fake.calls[0].finished)
+
+
+async def away(wire: Wire, chance: random.Random, relay: World) -> None:
+    async with wire.away():
+        await asyncio.sleep(chance.uniform(0.2, 3))
+
+
+async def _now_and_then(chance: random.Random, fault: Callable[[], None]) -> None:
+    for _ in range(chance.randrange(1, 5)):
+        fault()
+        await asyncio.sleep(chance.uniform(0, 0.5))
+
+
+async def _at_bytes(wire: Wire, chance: random.Random, direction: Direction) -> None:
+    for _ in range(3):
+        async with wire.cutting(direction, some_bytes(chance, 3000), reset=chance.random() < 0.5) as planned:
+            await asyncio.wait([asyncio.ensure_future(planned.struck.wait())], timeout=1)
+
+
+def faults(*default: Fault, slow_ones: tuple[Fault, ...] = ()) -> pytest.MarkDecorator:
+    """A scenario for each; those that are long, or much like another one, only with everything."""
+    chosen = [pytest.param(fault, id=fault.__name__) for fault in default]
+    rest = [pytest.param(fault, id=fault.__name__, marks=pytest.mark.slow) for fault in slow_ones]
+    return pytest.mark.parametrize("fault", [*chosen, *rest])
+
+
+async def _in_mid_answer(viewers: Viewers, generation: str, chance: random.Random) -> None:
+    await viewers.steady.shows(generation, chance.randrange(1, 150))
+
+
+# Gateway and Redis
+
+
+@faults(
+    cut, black_hole, stalled_down,
+    slow_ones=(reset, cut_at_a_byte_up, cut_at_a_byte_down, stalled_up, frozen, slow, away),
+)  # fmt: skip
+async def test_between_gateway_and_redis(relay: World, proxy: Proxy, chance: random.Random, fault: Fault) -> None:
+    gateway = await relay.gateway(RELAY_REDIS_URL=proxy.url)
+    await relay.worker()
+    async with watching(relay, gateway.url, chance) as viewers:
+        generation = await viewers.ask(gateway)
+        await _in_mid_answer(viewers, generation, chance)
+        await fault(proxy, chance, relay)
+        end = await viewers.saw(generation, TEXT)
+        assert viewers.steady.connections == 1, "Redis is no reason to hang up on anybody"
+    assert end["attempt"] == 1
+    assert len(relay.fake.calls) == 1
+
+
+# Worker and Redis
+
+
+@faults(
+    reset, cut_at_a_byte_down,
+    slow_ones=(cut, cut_at_a_byte_up, black_hole, stalled_up, stalled_down, frozen, slow, away),
+)  # fmt: skip
+async def test_between_worker_and_redis(relay: World, proxy: Proxy, chance: random.Random, fault: Fault) -> None:
+    gateway = await relay.gateway()
+    await relay.worker(RELAY_REDIS_URL=proxy.url)
+    async with watching(relay, gateway.url, chance) as viewers:
+        generation = await viewers.ask(gateway)
+        await _in_mid_answer(viewers, generation, chance)
+        await fault(proxy, chance, relay)
+        end = await viewers.saw(generation, TEXT)
+        assert viewers.steady.connections == 1
+    assert end["attempt"] == 1
+    assert len(relay.fake.calls) == 1
