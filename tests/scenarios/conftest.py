@@ -12,6 +12,7 @@ import pytest
 
 from relay import embedded
 from tests.scenarios.proxy import Proxy
+from tests.scenarios.server import Server
 from tests.scenarios.world import World, world
 
 
@@ -24,6 +25,22 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 async def relay(redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
     async with world(redis_url, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    """A Redis of this test's own, which it may kill."""
+    async with Server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def own(server: Server, tmp_path: Path) -> AsyncIterator[World]:
+    """A world on that server."""
+    directory = tmp_path / "own"
+    directory.mkdir()
+    async with world(server.url, directory) as made:
         yield made
 
 

@@ -105,6 +105,12 @@ class Proxy(Wire):
             for connection in subscribing:
                 connection.hear_again()
 
+    def lose_subscriptions(self) -> None:
+        """They are half-open from now on: neither side learns that nothing arrives any more."""
+        for connection in self.connections:
+            if isinstance(connection, _RedisConnection) and connection.pushes:
+                connection.dead = True
+
     def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Connection:
         return _RedisConnection(self, reader, writer)
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.fakes.provider import Script
+from tests.scenarios.processes import until
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.viewers import Viewers, watching
 from tests.scenarios.wire import Direction, Wire, some_bytes
@@ -78,6 +79,11 @@ async def away(wire: Wire, chance: random.Random, relay: World) -> None:
         await asyncio.sleep(chance.uniform(0.2, 3))
 
 
+async def longer_than_leases(wire: Wire, chance: random.Random, relay: World) -> None:
+    async with wire.away():
+        await asyncio.sleep(float(relay.settings["RELAY_LEASE_S"]) * 1.5)
+
+
 async def _now_and_then(chance: random.Random, fault: Callable[[], None]) -> None:
     for _ in range(chance.randrange(1, 5)):
         fault()
@@ -139,3 +145,68 @@ async def test_between_worker_and_redis(relay: World, proxy: Proxy, chance: rand
         assert viewers.steady.connections == 1
     assert end["attempt"] == 1
     assert len(relay.fake.calls) == 1
+
+
+@faults(longer_than_leases, slow_ones=(frozen, black_hole))
+async def test_a_worker_that_is_without_redis_for_longer_than_its_lease_goes_on_where_it_was(
+    relay: World, proxy: Proxy, chance: random.Random, fault: Fault
+) -> None:
+    """It is the only one; the gateway, which has Redis, sees the lease run out and queues the job again."""
+    relay.settings |= {"RELAY_LEASE_S": "0.5"}
+    gateway = await relay.gateway()
+    await relay.worker(RELAY_REDIS_URL=proxy.url)
+    async with watching(relay, gateway.url, chance) as viewers:
+        generation = await viewers.ask(gateway)
+        await _in_mid_answer(viewers, generation, chance)
+        await fault(proxy, chance, relay)
+        await viewers.saw(generation, TEXT)
+        await _no_other_attempt(relay, viewers, generation)
+
+
+@pytest.mark.parametrize("fault", [pytest.param(frozen, marks=pytest.mark.slow), longer_than_leases])
+async def test_while_redis_is_away_for_everybody_nobody_takes_an_answer_over(
+    relay: World, proxy: Proxy, chance: random.Random, fault: Fault
+) -> None:
+    relay.settings |= {"RELAY_LEASE_S": "2", "RELAY_REDIS_URL": proxy.url}
+    gateway = await relay.gateway()
+    for _ in range(2):
+        await relay.worker()
+    async with watching(relay, gateway.url, chance) as viewers:
+        generation = await viewers.ask(gateway)
+        await _in_mid_answer(viewers, generation, chance)
+        await fault(proxy, chance, relay)
+        await viewers.saw(generation, TEXT)
+        await _no_other_attempt(relay, viewers, generation)
+        assert viewers.steady.connections == 1
+
+
+async def _no_other_attempt(relay: World, viewers: Viewers, generation: str) -> None:
+    """Neither on the screen nor at the provider, until the job itself is gone."""
+    queue = f"{relay.prefix}:q:{{default}}"
+
+    async def is_done() -> bool:
+        return not (await relay.redis.zcard(f"{queue}:open") or await relay.redis.hlen(f"{queue}:entries"))
+
+    await until(is_done, "the job is gone")
+    assert viewers.steady.client.shown(generation).attempt == 1
+    assert len(relay.fake.calls) == 1
+
+
+# Client and gateway
+
+
+@faults(
+    cut, cut_at_a_byte_down, black_hole,
+    slow_ones=(reset, cut_at_a_byte_up, stalled_up, stalled_down, frozen, slow, away),
+)  # fmt: skip
+async def test_between_client_and_gateway(relay: World, chance: random.Random, fault: Fault) -> None:
+    gateway = await relay.gateway(RELAY_HEARTBEAT_S="0.5")
+    await relay.worker()
+    async with Wire(gateway.url) as wire, watching(relay, wire.url, chance, silence_s=2) as viewers:
+        generation = await viewers.ask(gateway)
+        await _in_mid_answer(viewers, generation, chance)
+        await fault(wire, chance, relay)
+        end = await viewers.saw(generation, TEXT)
+    assert end["attempt"] == 1
+    assert len(relay.fake.calls) == 1
+    assert relay.fake.calls[0].client_gone_at is None, "no viewer's connection has to do with the provider's"

@@ -18,6 +18,7 @@ import httpx2
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from relay.protocol.view import Frame
+from tests.fakes.provider import Call
 from tests.scenarios.client import Client, check
 from tests.scenarios.event_source import EventSource
 from tests.scenarios.processes import TIMEOUT_S
@@ -151,7 +152,7 @@ class Viewers:
         self.stream = StreamViewer("stream", url, self.session, chance, silence_s)
         self.all = [self.steady, self.restless, self.late, self.stream]
 
-    async def ask(self, gateway: Gateway) -> str:
+    async def ask(self, gateway: Gateway, *, provider_is_asked: bool = True) -> str:
         """Submit, past every fault, and begin to watch. The late one comes at a random token of the provider's."""
         for viewer in (self.steady, self.restless, self.stream):
             viewer.start()
@@ -160,7 +161,7 @@ class Viewers:
         status, reply, _ = await gateway.http("POST", path, {"content": "Go"})
         assert status == 202, reply
         late = self._chance.randrange(len(self._script_tokens()))
-        self.late.start(self._relay.fake.wait_for(lambda fake: fake.calls and fake.calls[0].sent >= late, TIMEOUT_S))
+        self.late.start(self._sent(late) if provider_is_asked else None)
         return str(reply["generation"])
 
     async def saw(self, generation: str, text: str, reason: str = "complete") -> Frame:
@@ -171,10 +172,20 @@ class Viewers:
         ends = [check(viewer.client, generation, text, reason) for viewer in self.all]
         return ends[0]
 
+    async def _sent(self, tokens: int) -> None:
+        """Until the provider has come so far, or to its end."""
+        await self._relay.fake.wait_for(
+            lambda fake: fake.calls and (fake.calls[0].sent >= tokens or _is_over(fake.calls[0])), TIMEOUT_S
+        )
+
     def _script_tokens(self) -> list[str]:
         script = self._relay.fake.script
         assert not callable(script)
         return script.tokens
+
+
+def _is_over(call: Call) -> bool:
+    return call.held or call.finished or call.client_gone_at is not None
 
 
 @asynccontextmanager
