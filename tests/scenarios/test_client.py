@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 
 import pytest
 
@@ -12,6 +11,7 @@ from relay.client import Answer, Applied, Change, End, RequestRefused, Restart, 
 from relay.protocol.view import Frame
 from tests.fakes.script import Script
 from tests.scenarios.processes import until
+from tests.scenarios.wire import Wire
 from tests.scenarios.world import World
 
 TOKENS = [f"wörd{number} 😀\n" for number in range(200)]
@@ -36,51 +36,6 @@ async def read(answer: Answer) -> tuple[str, int, str]:
 async def grown(answer: Answer, count: int) -> None:
     """Wait until so many tokens are shown."""
     await until(lambda: answer.shown is not None and answer.shown.count >= count, f"{count} tokens")
-
-
-class Wire:
-    """A way to the gateway that can be cut in the middle."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    def cut(self) -> int:
-        """How many connections that took with it."""
-        cut = list(self._writers)
-        for writer in cut:
-            writer.transport.abort()
-        return len(cut)
-
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there = await asyncio.open_connection("127.0.0.1", self._port)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, there[1]}
-        try:
-            await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
-        finally:
-            self._writers -= {writer, there[1]}
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):  # cut: that is the point
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
-
-
-@contextlib.asynccontextmanager
-async def wire(url: str) -> AsyncIterator[tuple[str, Wire]]:
-    """(address, wire) to the gateway at `url`."""
-    made = Wire(int(url.rpartition(":")[2]))
-    server = await asyncio.start_server(made.carry, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", made
-        made.cut()
 
 
 async def test_a_question_gets_its_answer(relay: World) -> None:
@@ -114,12 +69,12 @@ async def test_the_text_is_exact_through_socket_after_cut_socket(relay: World) -
     relay.fake.script = Script(tokens=TOKENS, tokens_per_second=100)
     gateway = await relay.gateway()
     await relay.worker()
-    async with wire(gateway.url) as (url, cuttable), connect(url) as client:
+    async with Wire(gateway.url) as wire, connect(wire.url) as client:
         answer = await client.submit("s", "q")
         reading = asyncio.create_task(read(answer))
         for count in range(20, 200, 20):
             await grown(answer, count)
-            assert cuttable.cut()
+            assert wire.cut()
         assert await reading == (TEXT, 0, "complete")
     assert len(relay.fake.calls) == 1
 
@@ -128,11 +83,11 @@ async def test_a_submit_cut_off_again_and_again_makes_one_answer(relay: World) -
     relay.fake.script = Script(tokens=TOKENS)
     gateway = await relay.gateway()
     await relay.worker()
-    async with wire(gateway.url) as (url, cuttable), connect(url) as client:
+    async with Wire(gateway.url) as wire, connect(wire.url) as client:
         submitting = asyncio.create_task(client.submit("s", "q"))
         for _ in range(5):
             await asyncio.sleep(0.02)
-            cuttable.cut()
+            wire.cut()
         assert await read(await submitting) == (TEXT, 0, "complete")
     assert len(relay.fake.calls) == 1
 

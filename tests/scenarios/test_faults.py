@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from relay.client import Applied, Rebuilt, connect
 from tests.fakes.provider import Script
-from tests.scenarios.processes import until
+from tests.scenarios.processes import TIMEOUT_S, until
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.viewers import Viewers, watching
 from tests.scenarios.wire import Direction, Wire, some_bytes
@@ -84,7 +85,7 @@ async def longer_than_leases(wire: Wire, chance: random.Random, relay: World) ->
         await asyncio.sleep(float(relay.settings["RELAY_LEASE_S"]) * 1.5)
 
 
-async def _now_and_then(chance: random.Random, fault: Callable[[], None]) -> None:
+async def _now_and_then(chance: random.Random, fault: Callable[[], object]) -> None:
     for _ in range(chance.randrange(1, 5)):
         fault()
         await asyncio.sleep(chance.uniform(0, 0.5))
@@ -203,10 +204,27 @@ async def test_between_client_and_gateway(relay: World, chance: random.Random, f
     gateway = await relay.gateway(RELAY_HEARTBEAT_S="0.5")
     await relay.worker()
     async with Wire(gateway.url) as wire, watching(relay, wire.url, chance, silence_s=2) as viewers:
+        program = asyncio.create_task(_follow(wire.url, viewers.session))
         generation = await viewers.ask(gateway)
         await _in_mid_answer(viewers, generation, chance)
         await fault(wire, chance, relay)
         end = await viewers.saw(generation, TEXT)
+        assert await asyncio.wait_for(program, TIMEOUT_S) == TEXT
     assert end["attempt"] == 1
     assert len(relay.fake.calls) == 1
     assert relay.fake.calls[0].client_gone_at is None, "no viewer's connection has to do with the provider's"
+
+
+async def _follow(url: str, session: str) -> str:
+    """The text of the session's first answer as the Python client applied it, event by event."""
+    texts: list[str] = []
+    async with connect(url) as client, client.follow(session) as following:
+        async for change in following:
+            match change:
+                case Rebuilt():
+                    texts.clear()
+                case Applied(events=events):
+                    texts += [event["text"] for event in events if event["type"] == "tokens"]
+                    if any(event["type"] == "end" for event in events):
+                        break
+    return "".join(texts)

@@ -75,10 +75,12 @@ class Wire:
 
     # Faults
 
-    def cut(self, *, reset: bool = False) -> None:
-        """Every connection, once: by FIN, or by RST."""
-        for connection in tuple(self.connections):
+    def cut(self, *, reset: bool = False) -> int:
+        """Every connection, once: by FIN, or by RST. How many there were."""
+        connections = tuple(self.connections)
+        for connection in connections:
             connection.cut(reset=reset)
+        return len(connections)
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
