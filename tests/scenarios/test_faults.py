@@ -72,7 +72,7 @@ async def frozen(wire: Wire, chance: random.Random, relay: World) -> None:
 
 async def slow(wire: Wire, chance: random.Random, relay: World) -> None:
     async with wire.slow(0.2):
-        await relay.fake.wait_for(lambda fake: fake.calls[0].finished)
+        await relay.fake.wait_for(lambda fake: fake.calls[0].finished, TIMEOUT_S)
 
 
 async def away(wire: Wire, chance: random.Random, relay: World) -> None:
@@ -112,8 +112,8 @@ async def _in_mid_answer(viewers: Viewers, generation: str, chance: random.Rando
 
 
 @faults(
-    cut, black_hole, stalled_down,
-    slow_ones=(reset, cut_at_a_byte_up, cut_at_a_byte_down, stalled_up, frozen, slow, away),
+    cut,
+    slow_ones=(reset, cut_at_a_byte_up, cut_at_a_byte_down, black_hole, stalled_up, stalled_down, frozen, slow, away),
 )  # fmt: skip
 async def test_between_gateway_and_redis(relay: World, proxy: Proxy, chance: random.Random, fault: Fault) -> None:
     gateway = await relay.gateway(RELAY_REDIS_URL=proxy.url)
@@ -132,8 +132,8 @@ async def test_between_gateway_and_redis(relay: World, proxy: Proxy, chance: ran
 
 
 @faults(
-    reset, cut_at_a_byte_down,
-    slow_ones=(cut, cut_at_a_byte_up, black_hole, stalled_up, stalled_down, frozen, slow, away),
+    reset,
+    slow_ones=(cut, cut_at_a_byte_up, cut_at_a_byte_down, black_hole, stalled_up, stalled_down, frozen, slow, away),
 )  # fmt: skip
 async def test_between_worker_and_redis(relay: World, proxy: Proxy, chance: random.Random, fault: Fault) -> None:
     gateway = await relay.gateway()
@@ -148,7 +148,7 @@ async def test_between_worker_and_redis(relay: World, proxy: Proxy, chance: rand
     assert len(relay.fake.calls) == 1
 
 
-@faults(longer_than_leases, slow_ones=(frozen, black_hole))
+@faults(slow_ones=(longer_than_leases, frozen, black_hole))
 async def test_a_worker_that_is_without_redis_for_longer_than_its_lease_goes_on_where_it_was(
     relay: World, proxy: Proxy, chance: random.Random, fault: Fault
 ) -> None:
@@ -164,7 +164,7 @@ async def test_a_worker_that_is_without_redis_for_longer_than_its_lease_goes_on_
         await _no_other_attempt(relay, viewers, generation)
 
 
-@pytest.mark.parametrize("fault", [pytest.param(frozen, marks=pytest.mark.slow), longer_than_leases])
+@faults(longer_than_leases, slow_ones=(frozen,))
 async def test_while_redis_is_away_for_everybody_nobody_takes_an_answer_over(
     relay: World, proxy: Proxy, chance: random.Random, fault: Fault
 ) -> None:
@@ -197,8 +197,8 @@ async def _no_other_attempt(relay: World, viewers: Viewers, generation: str) -> 
 
 
 @faults(
-    cut, cut_at_a_byte_down, black_hole,
-    slow_ones=(reset, cut_at_a_byte_up, stalled_up, stalled_down, frozen, slow, away),
+    cut_at_a_byte_down,
+    slow_ones=(cut, reset, cut_at_a_byte_up, black_hole, stalled_up, stalled_down, frozen, slow, away),
 )  # fmt: skip
 async def test_between_client_and_gateway(relay: World, chance: random.Random, fault: Fault) -> None:
     gateway = await relay.gateway(RELAY_HEARTBEAT_S="0.5")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.provider import Script
-from tests.scenarios.processes import Process
+from tests.scenarios.processes import TIMEOUT_S, Process
 from tests.scenarios.viewers import watching
 from tests.scenarios.wire import Wire
 from tests.scenarios.world import World
@@ -39,6 +39,7 @@ def come(wire: Wire) -> str:
     return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
+@pytest.mark.slow
 async def test_without_a_fault_the_wire_makes_no_difference(relay: World, wire: Wire, chance: random.Random) -> None:
     gateway, _ = await relay.gateway(), await behind(wire, relay)
     async with watching(relay, gateway.url, chance) as viewers:
@@ -46,7 +47,7 @@ async def test_without_a_fault_the_wire_makes_no_difference(relay: World, wire: 
     assert come(wire) == TEXT
 
 
-@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("reset", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_a_stream_that_is_cut_behind_any_byte_is_truncated(
     relay: World, wire: Wire, chance: random.Random, reset: bool
 ) -> None:
@@ -65,6 +66,7 @@ async def test_a_stream_that_is_cut_behind_any_byte_is_truncated(
     assert len(relay.fake.calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["black_hole", "stalled_down"])
 async def test_a_stream_that_falls_silent_fails_at_its_deadline(
     relay: World, wire: Wire, chance: random.Random, fault: str
@@ -79,6 +81,7 @@ async def test_a_stream_that_falls_silent_fails_at_its_deadline(
     assert len(relay.fake.calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["reset", "cut", "black_hole", "away"])
 async def test_a_provider_that_is_lost_before_its_first_byte_fails_without_text(
     relay: World, wire: Wire, chance: random.Random, fault: str
@@ -91,7 +94,7 @@ async def test_a_provider_that_is_lost_before_its_first_byte_fails_without_text(
                 end = await viewers.saw(await viewers.ask(gateway, provider_is_asked=False), "", "failed")
         else:
             generation = await viewers.ask(gateway)
-            await relay.fake.wait_for(lambda fake: fake.calls and fake.calls[0].held)
+            await relay.fake.wait_for(lambda fake: fake.calls and fake.calls[0].held, TIMEOUT_S)
             if fault == "black_hole":
                 async with wire.black_hole():
                     end = await viewers.saw(generation, "", "failed")

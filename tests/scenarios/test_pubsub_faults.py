@@ -10,7 +10,7 @@ import pytest
 
 from relay.log.follower import LOOK_EVERY_S
 from tests.fakes.provider import Script
-from tests.scenarios.processes import until
+from tests.scenarios.processes import TIMEOUT_S, until
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.viewers import Viewers, watching
 from tests.scenarios.world import Gateway, World
@@ -32,15 +32,13 @@ async def gateway(relay: World, proxy: Proxy) -> Gateway:
     return await relay.gateway(RELAY_REDIS_URL=proxy.url)
 
 
+ONE_KIND: list[dict[str, float]] = [{"dropped": 0.3}, {"doubled": 0.3}, {"swapped": 0.3}, {"late": 0.3}]
+ALL_KINDS: dict[str, float] = {"dropped": 0.1, "doubled": 0.1, "swapped": 0.1, "late": 0.1}
+
+
 @pytest.mark.parametrize(
     "shares",
-    [
-        {"dropped": 0.3},
-        {"doubled": 0.3},
-        {"swapped": 0.3},
-        {"late": 0.3},
-        {"dropped": 0.1, "doubled": 0.1, "swapped": 0.1, "late": 0.1},
-    ],
+    [ALL_KINDS, *(pytest.param(shares, marks=pytest.mark.slow) for shares in ONE_KIND)],
     ids=lambda shares: "_and_".join(shares),
 )
 async def test_messages_meet_with_everything(
@@ -53,6 +51,7 @@ async def test_messages_meet_with_everything(
     _asked_once(relay, viewers)
 
 
+@pytest.mark.slow
 async def test_not_one_message_comes_from_some_token_on(
     relay: World, proxy: Proxy, gateway: Gateway, chance: random.Random
 ) -> None:
@@ -66,6 +65,7 @@ async def test_not_one_message_comes_from_some_token_on(
     _asked_once(relay, viewers)
 
 
+@pytest.mark.slow
 async def test_a_subscription_that_is_silently_gone_and_silently_back(
     relay: World, proxy: Proxy, gateway: Gateway, chance: random.Random
 ) -> None:
@@ -98,6 +98,7 @@ async def test_a_subscription_that_is_half_open(
     _asked_once(relay, viewers)
 
 
+@pytest.mark.slow
 async def test_redis_drops_its_subscribers_again_and_again(
     relay: World, gateway: Gateway, chance: random.Random
 ) -> None:
@@ -112,6 +113,7 @@ async def test_redis_drops_its_subscribers_again_and_again(
     _asked_once(relay, viewers)
 
 
+@pytest.mark.slow
 async def test_a_subscriber_that_redis_drops_for_being_slow(
     relay: World, proxy: Proxy, gateway: Gateway, chance: random.Random
 ) -> None:
@@ -134,7 +136,7 @@ async def test_a_subscriber_that_redis_drops_for_being_slow(
 
 async def _shows_soon(relay: World, viewers: Viewers, generation: str) -> None:
     """The provider holds back its finish: everything before it is shown although nothing more is heard."""
-    await relay.fake.wait_for(lambda fake: fake.calls and fake.calls[0].held)
+    await relay.fake.wait_for(lambda fake: fake.calls and fake.calls[0].held, TIMEOUT_S)
     held_at = time.monotonic()
     await viewers.steady.shows(generation, len(TOKENS))
     assert time.monotonic() - held_at < SOON_S
