@@ -40,6 +40,7 @@ class Client:
         self.ends: Counter[str] = Counter()
         self.after_end: list[Frame] = []
         self.unsubscribed = 0  # times that it was told so unasked
+        self.notices: list[tuple[str, float]] = []  # degraded and restored, and their loop times
         self.welcome: Frame = {}
         self.connection: ClientConnection | None = None
         self.gone = asyncio.Event()  # the other side has hung up
@@ -171,6 +172,8 @@ class Client:
             if outcome != "applied" and not waiting:
                 self.wrong[outcome] += 1
             self._judge(frame)
+        if frame["type"] in ("degraded", "restored"):
+            self.notices.append((frame["type"], asyncio.get_running_loop().time()))
         if frame["type"] == "unsubscribed" and not frame.get("id"):
             self.unsubscribed += 1
         reply = self._replies.pop(frame.get("id") or "", None)

@@ -168,7 +168,7 @@ async def test_a_worker_that_is_without_redis_for_longer_than_its_lease_goes_on_
 async def test_while_redis_is_away_for_everybody_nobody_takes_an_answer_over(
     relay: World, proxy: Proxy, chance: random.Random, fault: Fault
 ) -> None:
-    relay.settings |= {"RELAY_LEASE_S": "2", "RELAY_REDIS_URL": proxy.url}
+    relay.settings |= {"RELAY_LEASE_S": "3", "RELAY_REDIS_URL": proxy.url}
     gateway = await relay.gateway()
     for _ in range(2):
         await relay.worker()
