@@ -201,9 +201,9 @@ async def _no_other_attempt(relay: World, viewers: Viewers, generation: str) -> 
     slow_ones=(cut, reset, cut_at_a_byte_up, black_hole, stalled_up, stalled_down, frozen, slow, away),
 )  # fmt: skip
 async def test_between_client_and_gateway(relay: World, chance: random.Random, fault: Fault) -> None:
-    gateway = await relay.gateway(RELAY_HEARTBEAT_S="0.5")
+    gateway = await relay.gateway(RELAY_HEARTBEAT_S="1")
     await relay.worker()
-    async with Wire(gateway.url) as wire, watching(relay, wire.url, chance, silence_s=2) as viewers:
+    async with Wire(gateway.url) as wire, watching(relay, wire.url, chance, silence_s=3) as viewers:
         program = asyncio.create_task(_follow(wire.url, viewers.session))
         generation = await viewers.ask(gateway)
         await _in_mid_answer(viewers, generation, chance)

@@ -74,6 +74,14 @@ class Viewer:
     async def ended(self, generation: str) -> None:
         await self.until(lambda: self.client.ends[generation], f"the end of {generation}")
 
+    async def settled(self) -> None:
+        """Until whatever was on its way has come, or was lost with the connection."""
+        if self.client.connection is not None:
+            try:
+                await self._alive_until(await self.client.begin(type="ping"))
+            except ConnectionClosed:
+                pass
+
     def count(self, generation: str) -> int:
         shown = self.client.view.generations.get(generation)
         return shown.count if shown is not None else 0
@@ -168,7 +176,7 @@ class Viewers:
         """All of them come to the same end, with exactly this text, and nothing follows it."""
         for viewer in self.all:
             await viewer.ended(generation)
-        await self.steady.client.command(type="ping")  # whatever is still on its way to that one comes before the reply
+        await self.steady.settled()
         ends = [check(viewer.client, generation, text, reason) for viewer in self.all]
         return ends[0]
 
