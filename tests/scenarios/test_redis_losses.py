@@ -40,12 +40,13 @@ async def test_it_comes_back_without_any(own: World, server: Server, gateway: Ga
 async def test_it_comes_back_with_what_it_had_some_tokens_before(
     own: World, server: Server, gateway: Gateway, chance: random.Random
 ) -> None:
+    own.fake.script = Script(tokens=TOKENS, tokens_per_second=100, hold_before=100)
     async with watching(own, gateway.url, chance) as viewers:
         generation = await viewers.ask(gateway)
-        before = chance.randrange(1, 100)
-        await viewers.steady.shows(generation, before)
+        await viewers.steady.shows(generation, chance.randrange(1, 100))
         old = server.copy()
-        await viewers.steady.shows(generation, before + chance.randrange(1, 60))
+        own.fake.release()
+        await viewers.steady.shows(generation, 100 + chance.randrange(1, 60))
         server.kill()
         server.lose(instead=old)
         await asyncio.sleep(chance.uniform(0, 3))
