@@ -110,7 +110,7 @@ class Process:
         if self.code is None:
             self.signal(signal.SIGTERM)
             try:
-                await self.exited(10)
+                await self.exited()
             except AssertionError:
                 await self.kill()
                 raise

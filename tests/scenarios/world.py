@@ -20,6 +20,8 @@ from tests.scenarios.processes import TIMEOUT_S, Process, until
 
 __all__ = ["Gateway", "Script", "World", "world"]
 
+START_S = 60.0  # on a machine that many share; nothing is proven by how fast a process starts
+
 P = TypeVar("P", bound=Process)
 
 
@@ -71,7 +73,9 @@ class World:
 
     async def listening_gateway(self, *flags: str, **settings: str) -> Gateway:
         gateway = self._spawn(Gateway, ["relay", "gateway", "--port", "0", *flags], "gateway", settings)
-        line = await until(lambda: gateway.logged("listening") or gateway.code is not None, "the gateway listens")
+        line = await until(
+            lambda: gateway.logged("listening") or gateway.code is not None, "the gateway listens", START_S
+        )
         assert isinstance(line, dict), gateway.stderr.read_text()
         gateway.url = f"http://127.0.0.1:{line['port']}"
         return gateway
@@ -83,7 +87,7 @@ class World:
             settings = fake | settings
         worker = self._spawn(Process, ["relay-worker", "--provider", provider, *flags], "worker", settings)
         if wait:
-            await until(lambda: worker.logged("serving") or worker.code is not None, "the worker serves")
+            await until(lambda: worker.logged("serving") or worker.code is not None, "the worker serves", START_S)
             assert worker.code is None, worker.stderr.read_text()
         return worker
 
