@@ -71,7 +71,7 @@ async def test_a_stream_that_is_cut_behind_any_byte_is_truncated(
 async def test_a_stream_that_falls_silent_fails_at_its_deadline(
     relay: World, wire: Wire, chance: random.Random, fault: str
 ) -> None:
-    gateway, _ = await relay.gateway(), await behind(wire, relay, RELAY_TOKEN_TIMEOUT_S="1")
+    gateway, _ = await relay.gateway(), await behind(wire, relay, RELAY_TOKEN_TIMEOUT_S="2")
     async with watching(relay, gateway.url, chance) as viewers:
         generation = await viewers.ask(gateway)
         await viewers.steady.shows(generation, chance.randrange(1, 150))
@@ -87,7 +87,8 @@ async def test_a_provider_that_is_lost_before_its_first_byte_fails_without_text(
     relay: World, wire: Wire, chance: random.Random, fault: str
 ) -> None:
     relay.fake.script = Script(tokens=TOKENS, hold_status=True)
-    gateway, _ = await relay.gateway(), await behind(wire, relay, RELAY_FIRST_TOKEN_TIMEOUT_S="1")
+    deadline = {"RELAY_FIRST_TOKEN_TIMEOUT_S": "5"} if fault == "black_hole" else {}
+    gateway, _ = await relay.gateway(), await behind(wire, relay, **deadline)
     async with watching(relay, gateway.url, chance) as viewers:
         if fault == "away":
             async with wire.away():
