@@ -34,6 +34,7 @@ class Client:
         self.view = SessionView(session)
         self.frames: list[Frame] = []  # every log frame and `subscribed`, over all connections
         self.raw: list[bytes] = []  # the same, as they came
+        self.kinds: list[str] = []  # types of all frames
         self.record: list[Frame] = []  # those that the rules let it take: what the checker judges
         self.holes = False  # it follows one generation only
         self.wrong: Counter[str] = Counter()
@@ -162,6 +163,7 @@ class Client:
 
     def take(self, frame: Frame, raw: bytes = b"") -> None:
         """Apply one frame and judge it."""
+        self.kinds.append(frame["type"])
         if frame.get("session") == self.session and (frame["type"] == "subscribed" or "seq" in frame):
             waiting = self.view.waiting
             outcome = self.view.apply(frame)
