@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Callable
 
 from relay import logging, metrics
 from relay.log.session_log import Outcome, Rebuilt, SessionLog
@@ -23,21 +22,9 @@ from relay.protocol.words import Reason
 from workers.batching import Batch, Batcher, Kind
 from workers.delivery import Control, Delivery, Finale, Patience, Rebuild, Rejected, Write
 from workers.said import Said
-
-MAX_EPOCHS = 16
+from workers.writing import Place, Restore, Writer
 
 log = logging.get("flusher")
-
-
-class Place(NamedTuple):
-    """Where the log stood when it last acknowledged something of this generation; the epochs so far, newest last."""
-
-    epochs: tuple[str, ...]
-    seq: int
-
-    def moved(self, epoch: str, seq: int) -> Place:
-        known = epoch in self.epochs
-        return Place(self.epochs if known else (*self.epochs, epoch)[-MAX_EPOCHS:], seq)
 
 
 class LetGo(Exception):
@@ -55,7 +42,7 @@ class _Lost(Exception):
 class Flusher:
     """`run` returns when the end is written; it raises LetGo when somebody else ended or took the generation.
 
-    `restore` makes the generation again in Redis, given fence and place as known here. `fence` changes with that.
+    `restore` makes the generation again in Redis, given fence and place as known here.
     """
 
     def __init__(
@@ -67,7 +54,7 @@ class Flusher:
         attempt: int,
         place: Place,
         *,
-        restore: Callable[[int, Place], Awaitable[Rebuilt | Outcome]],
+        restore: Restore,
         lease_ms: int,
         batch_size: int,
         batch_linger_ms: float,
@@ -75,16 +62,12 @@ class Flusher:
         now_ms: Callable[[], float],
     ) -> None:
         self.attempt = attempt
-        self.fence = fence
         self.rebuilding = False
-        self._place = place
-        self._restore = restore
         self._said = Said()
         self._status: tuple[State, str | None] | None = None  # the attempt's last
         self._reason = ""  # of its restart
-        self._log = session_log
         self._session, self._generation = session, generation
-        self._lease_ms = lease_ms
+        self._writer = Writer(session_log, session, generation, fence, place, restore, lease_ms)
         self._rule = (batch_size, batch_linger_ms)
         self._batcher = Batcher(*self._rule, attempt)
         self._now_ms = now_ms
@@ -143,6 +126,11 @@ class Flusher:
         """Redis has lost the generation, or a part of it: before anything else is written, make it again."""
         self.rebuilding = True
         self._stirred.set()
+
+    @property
+    def fence(self) -> int:
+        """Under which it writes; a rebuild changes it."""
+        return self._writer.fence
 
     @property
     def done(self) -> int:
@@ -206,7 +194,6 @@ class Flusher:
         """Say again what is not there."""
         self.rebuilding = False
         self._rebuilt_ms = self._now_ms()
-        self.fence, self._place = rebuilt.fence, self._place.moved(rebuilt.epoch, rebuilt.head)
         there = rebuilt.attempt == self.attempt
         self._stored = {
             "tokens": rebuilt.tokens if there else 0,
@@ -242,82 +229,17 @@ class Flusher:
     # One try of one write
 
     async def _send(self, write: Write, n: int) -> None:
-        outcome: Outcome | Rebuilt
-        match write:
-            case Batch():
-                outcome = await self._send_batch(write, n)
-            case Control():
-                outcome = await self._append(n, write.kind, write.body, index=write.attempt, text=write.text)
-            case Finale():
-                outcome = await self._send_end(write)
-            case Rebuild():
-                outcome = await self._restore(self.fence, self._place)
-        match outcome:
-            case Rebuilt():
-                self._go_on(outcome)
+        match await self._writer.write(write, n, self._stored["tokens"]):
+            case Rebuilt() as rebuilt:
+                self._go_on(rebuilt)
             case Outcome(what="written" | "repeated"):
-                self._acknowledged(write, outcome)
+                self._acknowledged(write)
             case Outcome(what=what) if what == "ended" or isinstance(write, Rebuild):
                 raise LetGo(what)
             case _:
                 raise _Lost
 
-    async def _send_batch(self, batch: Batch, n: int) -> Outcome:
-        event = events.Tokens if batch.kind == "tokens" else events.Reasoning
-        count, text = len(batch.texts), batch.text
-        return await self._append(
-            n,
-            batch.kind,
-            events.encode(event(self._generation, batch.attempt, batch.index, count, text)),
-            index=batch.index,
-            count=count,
-            text=text,
-            text_bytes=batch.after.text_bytes,
-            crc32=batch.after.crc32,
-        )
-
-    async def _append(
-        self,
-        n: int,
-        kind: str,
-        body: bytes,
-        *,
-        index: int = 0,
-        count: int = 0,
-        text: str = "",
-        text_bytes: int = 0,
-        crc32: int = 0,
-    ) -> Outcome:
-        return await self._log.append(
-            self._session,
-            self._generation,
-            self.fence,
-            n,
-            self._lease_ms,
-            kind,
-            body,
-            index=index,
-            count=count,
-            text=text,
-            text_bytes=text_bytes,
-            crc32=crc32,
-        )
-
-    async def _send_end(self, finale: Finale) -> Outcome:
-        return await self._log.end(
-            self._session,
-            self._generation,
-            self.fence,
-            finale.reason,
-            finale.members,
-            self._stored["tokens"],
-            finale.message_id,
-            self._delivery.done,
-        )
-
-    def _acknowledged(self, write: Write, outcome: Outcome) -> None:
-        if outcome.epoch:
-            self._place = self._place.moved(outcome.epoch, outcome.seq)
+    def _acknowledged(self, write: Write) -> None:
         if isinstance(write, Batch):
             metrics.batches.inc()
             metrics.tokens.inc(len(write.texts))

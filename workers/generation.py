@@ -24,10 +24,11 @@ from relay.protocol.words import new_id
 from relay.settings import Settings
 from workers.batching import Kind
 from workers.delivery import Patience, Rejected
-from workers.flushing import Flusher, LetGo, Place
+from workers.flushing import Flusher, LetGo
 from workers.history import prompt_for
 from workers.mending import Mender
 from workers.providers.base import Finished, Part, Prompt, Provider, ProviderError, Reasoning, Text, describe
+from workers.writing import Place
 
 _RETRY_S = 0.3
 

@@ -12,7 +12,8 @@ from relay.errors import StorageError
 from relay.log.session_log import Claim, Outcome, SessionLog
 from tests.log.in_memory import LEASE_MS, first_claims, job_of
 from workers.delivery import Patience
-from workers.flushing import Flusher, Place
+from workers.flushing import Flusher
+from workers.writing import Place
 
 NEVER_MS = 1e9
 # No pause, and no try that a busy machine could make too long.
