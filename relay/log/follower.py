@@ -114,7 +114,7 @@ class Follower:
         self._source = source
         self._channel = session_log.keys.session(session, "events")
         self.window = Window(window_bytes)
-        self._pages = Pages(session, session_log, shelf)
+        self.pages = Pages(session, session_log, shelf)
         self._max_frame_bytes = max_frame_bytes
         self._pending: list[bytes] = []
         self._doubt = asyncio.Event()
@@ -140,7 +140,7 @@ class Follower:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._sight.close()
-        self._pages.clear()
+        self.pages.clear()
 
     # What pub/sub says: hints
 
@@ -180,7 +180,7 @@ class Follower:
 
     def replay(self, after: int) -> Replay:
         """What follows `after`, up to what is flushed."""
-        return Replay(self, self._pages, after, self.flushed, max_frame_bytes=self._max_frame_bytes)
+        return Replay(self, self.pages, after, self.flushed, max_frame_bytes=self._max_frame_bytes)
 
     def overtaken(self) -> None:
         self._doubted("epoch")

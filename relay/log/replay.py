@@ -5,11 +5,12 @@ Between two frames nothing is held but the cursor: a reader that takes its time 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from relay.errors import StorageError
-from relay.log.pages import OtherLife, Pages, Torn
-from relay.log.window import Entry, Window
+from relay.log.pages import Block, OtherLife, Pages, Torn
+from relay.log.window import Window
 from relay.protocol import events, frames
 from relay.protocol.compact import Packer
 
@@ -66,22 +67,25 @@ class Replay:
         packer = Packer(self._followed.session, self._after, self._max_frame_bytes)
         at = self._after
         while at < self._upto:
-            at, entries = await self._entries(at)
-            if at == self._after + 1 == self._upto and entries:
-                return at, events.live_frame(self._followed.session, *entries[0])
-            for seq, body in entries:
-                if (full := packer.add(seq, body)) is not None:
-                    return full.seq, frames.encode(full)
+            at, blocks = await self._blocks(at)
+            for entries, compacted in blocks:
+                if at == self._after + 1 == self._upto:
+                    return at, events.live_frame(self._followed.session, *entries[0])
+                if compacted is not None and packer.take(entries[-1][0], compacted):
+                    continue
+                for seq, body in entries:
+                    if (full := packer.add(seq, body)) is not None:
+                        return full.seq, frames.encode(full)
         rest = packer.close(self._upto)
         assert rest is not None
         return self._upto, frames.encode(rest)
 
-    async def _entries(self, after: int) -> tuple[int, list[Entry]]:
+    async def _blocks(self, after: int) -> tuple[int, Iterable[Block]]:
         """(up to where, entries) of the next stretch: as far as the window or one page goes."""
         window = self._followed.window
         # A page that was trimmed may hold, in one piece, text that the window has in batches.
         if window.holds(after) and (self._floor is None or self._floor <= after):
-            return self._upto, window.between(after, self._upto)
+            return self._upto, [Block(window.between(after, self._upto))]
         try:
             stretch = await self._pages.after(self._epoch, after, self._upto)
         except OtherLife:
@@ -93,4 +97,5 @@ class Replay:
         if 0 < after < stretch.floor != self._floor:
             raise Trimmed  # of what was sent already, or of what lies between, something is forgotten
         self._floor = stretch.floor
-        return min(stretch.last, self._upto), stretch.between(after, self._upto)
+        upto = min(stretch.last, self._upto)
+        return upto, stretch.blocks(after, upto)

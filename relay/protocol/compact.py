@@ -20,12 +20,14 @@ _FRAME_OVERHEAD_BYTES = 280
 _GROWTH_BYTES = 24
 _COMMA_BYTES = 1
 # A Server-Sent Event escapes them, and a frame has one bound over every transport.
-_ESCAPED = [(char.encode(), 6 - len(char.encode())) for char in "\x85\u2028\u2029"]
+_ESCAPED = [(char.encode(), 6 - len(char.encode())) for char in "\x85\u2028\u2029"]  # none of them is ASCII
 _TEXT = {"tokens": events.Tokens, "reasoning": events.Reasoning}
 
 
 def _size(body: bytes) -> int:
     """Bytes of an event where it takes the most."""
+    if body.isascii():
+        return len(body)
     return len(body) + sum(body.count(raw) * more for raw, more in _ESCAPED)
 
 
@@ -81,6 +83,11 @@ class Compactor:
         """Whether one more event surely stays within `max_bytes`."""
         return self.size + _size(body) + _GROWTH_BYTES + _COMMA_BYTES <= max_bytes
 
+    def all_fit(self, bodies: list[bytes], max_bytes: int) -> bool:
+        """Whether these surely do, all of them."""
+        more = sum(_size(body) + _GROWTH_BYTES + _COMMA_BYTES for body in bodies)
+        return self.size + more <= max_bytes
+
     def add(self, body: bytes) -> None:
         header = events.read_header(body)
         generation = header.generation
@@ -130,6 +137,14 @@ class Compactor:
         self._open = {key: number for key, number in self._open.items() if key[1] != generation}
 
 
+def compacted(bodies: Iterable[bytes]) -> list[bytes]:
+    """Events in order, compacted; compacted once more together with others, they give what all would have given."""
+    compactor = Compactor()
+    for body in bodies:
+        compactor.add(body)
+    return [bytes(body) for body in compactor.events()]
+
+
 def catchups(
     session: str, after: int, entries: Iterable[tuple[int, bytes]], upto: int, max_bytes: int
 ) -> Iterator[frames.Catchup]:
@@ -163,6 +178,15 @@ class Packer:
         self._compactor.add(body)
         self._last = seq
         return full
+
+    def take(self, seq: int, bodies: list[bytes]) -> bool:
+        """Take in what several events up to `seq` were compacted to, if there is room for all of it."""
+        if not self._compactor.all_fit(bodies, self._max_bytes):
+            return False
+        for body in bodies:
+            self._compactor.add(body)
+        self._last = seq
+        return True
 
     def close(self, upto: int) -> frames.Catchup | None:
         """The rest, which covers everything up to `upto`; None if there is nothing to cover."""

@@ -47,7 +47,7 @@ async def everything(pages: Pages, epoch: str, after: int, upto: int = HEAD) -> 
     while after < upto:
         stretch = await pages.after(epoch, after, upto)
         assert stretch.first <= after + 1 <= stretch.last
-        found += stretch.between(after, upto)
+        found += [entry for block in stretch.blocks(after, upto) for entry in block.entries]
         after = stretch.last
     return found
 
@@ -172,7 +172,7 @@ async def test_pages_from_before_something_was_forgotten_are_not_mixed_with_late
     assert (await pages.after(epoch, 2, 4)).floor == 0
     await log.admit(job_of("g2"))  # forgets g1: seqs 1 to 4
     later = await pages.after(epoch, 0, 2)
-    assert (later.floor, later.entries) == (4, [])
+    assert (later.floor, list(later.blocks(0, 2))) == (4, [])
     assert (await pages.after(epoch, 3, 6)).floor == 4
 
 

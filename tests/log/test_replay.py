@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,10 +12,14 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from relay.log.replay import Replay
 from relay.log.session_log import SessionLog
 from relay.log.window import Window
-from tests.log.following import Held, Stage
-from tests.log.in_memory import Writer
+from relay.protocol import events, frames
+from relay.protocol.compact import catchups
+from relay.protocol.view import SessionView
+from tests.log.following import MAX_FRAME_BYTES, Held, Stage
+from tests.log.in_memory import Writer, admitted_and_claimed
 
 
 @pytest.fixture
@@ -109,3 +114,48 @@ async def test_whoever_asks_for_a_look_gets_one_that_began_after_he_asked(stage:
     await first
     await second
     assert stage.follower.frontier == 33
+
+
+@pytest.mark.parametrize("max_frame_bytes", [MAX_FRAME_BYTES, 262_144])
+async def test_what_was_compacted_for_everybody_gives_each_cursor_what_it_would_have_got_alone(
+    redis: Redis, session_log: SessionLog, max_frame_bytes: int
+) -> None:
+    chance = random.Random(3)
+    writers = [await admitted_and_claimed(session_log, name) for name in ("g1", "g2")]
+    for number in range(250):
+        writer = chance.choice(writers)
+        what = chance.choice(["tokens"] * 12 + ["reasoning", "status", "data"] + ["restart"] * (number == 100))
+        if what in ("tokens", "reasoning"):
+            await getattr(writer, what)(f"{number} \u2028")
+        elif what == "status":
+            await writer.status("thinking")
+        elif what == "data":
+            await writer.data({"number": number})
+        else:
+            await writer.restart()
+    stage = Stage(redis, session_log, window_bytes=0)
+    await stage.follower.start()
+    stage.read.page_bytes = 9000
+    page = await session_log.range("s", 1)
+    assert page is not None
+    for after in [0, 1, 63, 64, 65, 127, *(chance.randrange(page.head) for _ in range(30))]:
+        replay = Replay(stage.follower, stage.follower.pages, after, page.head, max_frame_bytes=max_frame_bytes)
+        got = [frame async for _, frame in replay]
+        entries = page.entries[after:]
+        alone = [frames.encode(frame) for frame in catchups("s", after, entries, page.head, max_frame_bytes)]
+        assert all(len(frame) <= max_frame_bytes for frame in got)
+        assert len(got) <= len(alone) + len(alone) // 10
+        if len(got) == len(alone) == 1 and page.head - after > 1:
+            assert got == alone
+        before = [events.live_frame("s", *entry) for entry in page.entries[:after]]
+        assert shown(before + got) == shown(before + alone)
+    await stage.aclose()
+
+
+def shown(frames_in_order: list[bytes]) -> Any:
+    """What a client shows."""
+    view = SessionView("s")
+    view.epoch, view.waiting = "e", False
+    for frame in frames_in_order:
+        assert view.apply(msgspec.json.decode(frame)) == "applied"
+    return view.last, {name: (one.text, one.reasoning, one.data, one.state) for name, one in view.generations.items()}
