@@ -14,6 +14,8 @@ from relay.protocol import frames
 from relay.protocol.frames import Subscribed
 from relay.protocol.words import Cursor
 
+# Of live events at once; more than that, after an outage of Redis say, comes merged: every viewer would hold all of it.
+MAX_BURST_BYTES = 128 * 1024 + 1024  # one event fits
 _RETRY_S = 0.5
 
 log = logging.get("viewer")
@@ -54,7 +56,7 @@ class Viewer:
             self.degraded()
 
     def feed(self, burst: Burst) -> None:
-        if self._sink.writable():
+        if self._sink.writable() and burst.size_bytes <= MAX_BURST_BYTES:
             self._sink.burst(burst)
             self._cursor = burst.last
         else:

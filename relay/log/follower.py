@@ -49,6 +49,7 @@ class Burst:
         self.first = first
         self.last = first + len(payloads) - 1
         self.payloads = payloads
+        self.size_bytes = sum(map(len, payloads))
         self._joined: dict[Encode, bytes] = {}
 
     def joined(self, framing: Encode) -> bytes:

@@ -1,0 +1,111 @@
+"""A viewer: a cursor into a follower. What its sink has no room for waits in the log, not here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from relay.gateway.viewer import MAX_BURST_BYTES, Viewer
+from relay.log.follower import Burst
+from tests.log.following import Stage
+from tests.log.in_memory import Clock, redis_in_memory, session_log_on
+
+
+class Tray:
+    """A sink that has room when the test says so, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.bursts = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self._news = asyncio.Condition()
+
+    def send(self, payload: bytes) -> None:
+        self.frames.append(msgspec.json.decode(payload))
+
+    def burst(self, burst: Burst) -> None:
+        self.bursts += 1
+        for payload in burst.payloads:
+            self.send(payload)
+
+    def writable(self) -> bool:
+        return self.open.is_set()
+
+    async def room(self) -> None:
+        await self.open.wait()
+
+    def close(self, code: int, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def spans(self) -> list[tuple[int, int]]:
+        return [(frame.get("from", frame["seq"]), frame["seq"]) for frame in self.frames if "seq" in frame]
+
+
+@pytest.fixture
+async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    Clock().install(monkeypatch)
+    async with redis_in_memory() as redis:
+        made = Stage(redis, session_log_on(redis), window_bytes=1_000_000)
+        await made.follower.start()
+        yield made
+        await made.aclose()
+
+
+@pytest.fixture
+async def tray(stage: Stage) -> AsyncIterator[Tray]:
+    tray = Tray()
+    viewer = Viewer(stage.follower, tray, lambda _: None)
+    viewer.begin(None, "start", None)
+    yield tray
+    await viewer.aclose()
+
+
+async def settled(stage: Stage) -> None:
+    """Let what is due on the loop happen; nothing here waits for anything else."""
+    stage.deliver()
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_who_keeps_up_gets_each_burst_as_it_is(stage: Stage, tray: Tray) -> None:
+    await stage.tokens("a", "b")
+    await settled(stage)
+    await stage.tokens("c")
+    await settled(stage)
+    assert tray.bursts == 2
+    assert tray.spans() == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]
+
+
+async def test_who_has_no_room_gets_what_he_missed_in_one_frame_and_then_keeps_up(stage: Stage, tray: Tray) -> None:
+    await stage.tokens("a")
+    await settled(stage)
+    tray.open.clear()
+    for text in "bcd":
+        await stage.tokens(text)
+        await settled(stage)
+    assert tray.spans()[-1] == (3, 3)
+    tray.open.set()
+    await settled(stage)
+    assert tray.spans()[3:] == [(4, 6)]
+    await stage.tokens("e")
+    await settled(stage)
+    assert tray.spans()[4:] == [(7, 7)]
+    assert tray.bursts == 2
+
+
+async def test_more_at_once_than_a_viewer_should_hold_comes_merged(stage: Stage, tray: Tray) -> None:
+    batches = MAX_BURST_BYTES // 1000 + 1
+    await stage.tokens(*["x" * 1000] * batches)
+    await settled(stage)
+    assert tray.bursts == 0
+    assert tray.spans()[0][0] == 1
+    assert tray.spans()[-1][1] == batches + 2
+    assert len(tray.spans()) > 1  # the stage's frames are small
+    await stage.tokens("y")
+    await settled(stage)
+    assert tray.bursts == 1
