@@ -22,7 +22,8 @@ from relay.gateway.http_protocol import EXTENSION
 from relay.gateway.sinks import Outbox
 from relay.gateway.submissions import answered_in_time
 from relay.gateway.viewer import Viewer
-from relay.log.follower import Burst, Follower
+from relay.log.audience import Burst
+from relay.log.follower import Follower
 from relay.log.session_log import Span
 from relay.protocol import events, frames
 from relay.protocol.words import Cursor

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from relay import metrics
 from relay.gateway.codecs import Codec
 from relay.gateway.websocket_protocol import CLOSE_TIMEOUT_S, RelayWebSocketProtocol
-from relay.log.follower import Burst
+from relay.log.audience import Burst
 
 
 class Sink(Protocol):

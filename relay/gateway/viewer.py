@@ -8,7 +8,8 @@ from collections.abc import Callable
 from relay import logging, metrics
 from relay.errors import StorageError
 from relay.gateway.sinks import Sink
-from relay.log.follower import Burst, Follower
+from relay.log.audience import Burst
+from relay.log.follower import Follower
 from relay.log.replay import Trimmed
 from relay.protocol import frames
 from relay.protocol.frames import Subscribed
@@ -50,7 +51,7 @@ class Viewer:
             at = follower.frontier
         elif not follower.honours(follower.epoch, at):
             at = 0
-        follower.viewers.add(self)
+        follower.audience.viewers.add(self)
         self._subscribed(at, recovered, reply_id)
         if follower.degraded:
             self.degraded()
@@ -60,7 +61,7 @@ class Viewer:
             self._sink.burst(burst)
             self._cursor = burst.last
         else:
-            self.follower.keeping_up.discard(self)
+            self.follower.audience.keeping_up.discard(self)
             self._catch_up()
 
     def restart(self) -> None:
@@ -72,7 +73,7 @@ class Viewer:
 
     def restored(self) -> None:
         self._restored = True
-        if self in self.follower.keeping_up:
+        if self in self.follower.audience.keeping_up:
             self._tell_restored()
 
     def unsubscribed(self) -> None:
@@ -82,8 +83,8 @@ class Viewer:
 
     def close(self) -> None:
         """Send nothing more, from this moment on."""
-        self.follower.viewers.discard(self)
-        self.follower.keeping_up.discard(self)
+        self.follower.audience.viewers.discard(self)
+        self.follower.audience.keeping_up.discard(self)
         if self._task is not None:
             self._task.cancel()
 
@@ -106,14 +107,14 @@ class Viewer:
             active=list(follower.active.values()),
         )
         self._sink.send(frames.encode(reply))
-        self.follower.keeping_up.discard(self)
+        self.follower.audience.keeping_up.discard(self)
         if not self._keep_up():
             self._catch_up()
 
     def _keep_up(self) -> bool:
-        if self._cursor != self.follower.flushed or not self._sink.writable():
+        if self._cursor != self.follower.audience.flushed or not self._sink.writable():
             return False
-        self.follower.keeping_up.add(self)
+        self.follower.audience.keeping_up.add(self)
         if self._restored:
             self._tell_restored()
         return True

@@ -11,7 +11,8 @@ from relay.errors import ClientError
 from relay.gateway.event_stream import hung_up
 from relay.gateway.gateway import Gateway
 from relay.gateway.submissions import answered_in_time
-from relay.log.follower import Burst, Follower
+from relay.log.audience import Burst
+from relay.log.follower import Follower
 from relay.protocol import events
 
 
@@ -65,8 +66,8 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
     try:
         while True:
             lookout.news.clear()
-            follower.viewers.add(lookout)
-            follower.keeping_up.add(lookout)  # a new life of the log drops everybody from here
+            follower.audience.viewers.add(lookout)
+            follower.audience.keeping_up.add(lookout)  # a new life of the log drops everybody from here
             async with answered_in_time("wait"):
                 span = await gateway.log.span(follower.session, generation)
             lost = generation in follower.active or generation in follower.missing  # it comes back, or is ended
@@ -81,5 +82,5 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
                 await asyncio.gather(news, return_exceptions=True)
                 return False
     finally:
-        follower.viewers.discard(lookout)
-        follower.keeping_up.discard(lookout)
+        follower.audience.viewers.discard(lookout)
+        follower.audience.keeping_up.discard(lookout)

@@ -15,18 +15,18 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Literal, Protocol
 
 from relay import logging, metrics
 from relay.errors import StorageError
+from relay.log.audience import Audience
+from relay.log.loss import Loss, loss
 from relay.log.missing import Missing
-from relay.log.pages import Pages, Shelf, torn
+from relay.log.pages import Pages, Shelf
 from relay.log.replay import Replay
-from relay.log.session_log import Deleted, Opened, Page, SessionLog
+from relay.log.session_log import Deleted, Opened, SessionLog
 from relay.log.sight import Sight
 from relay.log.subscription import Source
-from relay.log.window import Entry, Window
+from relay.log.window import Window
 from relay.protocol import events
 from relay.protocol.frames import Active
 from relay.protocol.words import Cursor
@@ -37,45 +37,6 @@ _RETRY_S = (0.5, 8.0)  # at first, at most; whatever is heard meanwhile ends the
 _LIVES = 16
 
 log = logging.get("follower")
-
-Encode = Callable[[bytes], bytes]
-Lost = Literal["newest", "missing"]  # events at the end of the log; entries in the middle
-
-
-class Burst:
-    """Live events `first` … `last`, encoded once per framing and written once per viewer."""
-
-    def __init__(self, first: int, payloads: list[bytes]) -> None:
-        self.first = first
-        self.last = first + len(payloads) - 1
-        self.payloads = payloads
-        self.size_bytes = sum(map(len, payloads))
-        self._joined: dict[Encode, bytes] = {}
-
-    def joined(self, framing: Encode) -> bytes:
-        """All payloads in this framing, as one run of bytes."""
-        if framing not in self._joined:
-            self._joined[framing] = b"".join(map(framing, self.payloads))
-        return self._joined[framing]
-
-
-class Follows(Protocol):
-    """What a follower asks of a viewer."""
-
-    def feed(self, burst: Burst) -> None:
-        """Live events for a viewer that has everything before them. Must not block or raise."""
-
-    def restart(self) -> None:
-        """The log began a new life: everything this viewer has is void."""
-
-    def degraded(self) -> None:
-        """The log is lost from sight; nothing may come for a while."""
-
-    def restored(self) -> None:
-        """It is back; what is still on its way to this viewer goes first."""
-
-    def unsubscribed(self) -> None:
-        """The session was deleted; nothing follows."""
 
 
 class Follower:
@@ -100,12 +61,10 @@ class Follower:
         self.session = session
         self.epoch = ""
         self.frontier = 0
-        self.flushed = 0
         self.floor = 0
         self.deleted = False
         self.active: dict[str, Active] = {}
-        self.viewers: set[Follows] = set()
-        self.keeping_up: set[Follows] = set()
+        self.audience = Audience()
         self.missing = Missing(lost_after_s)
         self._lost_members = lost_members
         self._sight = Sight(self._degraded, self._restored)
@@ -117,7 +76,6 @@ class Follower:
         self.window = Window(window_bytes)
         self.pages = Pages(session, session_log, shelf)
         self._max_frame_bytes = max_frame_bytes
-        self._pending: list[bytes] = []
         self._doubt = asyncio.Event()
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -171,8 +129,8 @@ class Follower:
 
     def honours(self, epoch: str, seq: int) -> bool:
         """Whether a cursor can be continued from."""
-        self._flush()  # so that no cursor is ahead of what the viewers that keep up have
-        return epoch == self.epoch and (seq == 0 or self.floor <= seq <= self.flushed)
+        self.audience.flush()  # so that no cursor is ahead of what the viewers that keep up have
+        return epoch == self.epoch and (seq == 0 or self.floor <= seq <= self.audience.flushed)
 
     async def reach(self, cursor: Cursor) -> None:
         """Another gateway may have shown a client more than was heard of here. Raises StorageError."""
@@ -181,7 +139,7 @@ class Follower:
 
     def replay(self, after: int) -> Replay:
         """What follows `after`, up to what is flushed."""
-        return Replay(self, self.pages, after, self.flushed, max_frame_bytes=self._max_frame_bytes)
+        return Replay(self, self.pages, after, self.audience.flushed, max_frame_bytes=self._max_frame_bytes)
 
     def overtaken(self) -> None:
         self._doubted("epoch")
@@ -215,7 +173,7 @@ class Follower:
             if page is None or page.epoch != self.epoch:
                 await self._begin()
                 return
-            if (lost := "missing" if self._torn else _lost(page, before, newest)) is not None:
+            if (lost := "missing" if self._torn else loss(page, before, newest)) is not None:
                 await self._begin_where_something_was_lost(lost, page.head)
                 return
             self.floor = page.floor
@@ -230,7 +188,7 @@ class Follower:
                 await self._begin()  # what lay between was trimmed: only everything anew is still true
                 return
 
-    async def _begin_where_something_was_lost(self, lost: Lost, head: int) -> None:
+    async def _begin_where_something_was_lost(self, lost: Loss, head: int) -> None:
         """Seqs would mean two events in one epoch, or nothing: nobody's cursor is true any more."""
         log.warning("log_lost", session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
         await self._log.rotate(self.session, self.epoch, missing=lost == "missing")
@@ -285,13 +243,11 @@ class Follower:
 
     def _degraded(self) -> None:
         log.warning("degraded", session=self.session)
-        for viewer in tuple(self.viewers):
-            viewer.degraded()
+        self.audience.degraded()
 
     def _restored(self) -> None:
         log.info("restored", session=self.session)
-        for viewer in tuple(self.viewers):
-            viewer.restored()
+        self.audience.restored()
 
     def _watch_silence(self) -> None:
         """Look when nothing has been heard for too long; one timer, armed for the moment when that will be so."""
@@ -322,8 +278,7 @@ class Follower:
             if earlier != self.epoch:
                 self._lives.append(earlier)
                 self._miss([known for name, known in were_active.items() if name not in self.active])
-            for viewer in tuple(self.viewers):
-                viewer.restart()
+            self.audience.restart()
             self._doubt.set()  # events may have been applied to the old life while the new one was read
 
     def _miss(self, lost: list[Active]) -> None:
@@ -335,17 +290,14 @@ class Follower:
     def _end(self) -> None:
         """The session was deleted: say so, and be nobody's follower any more."""
         self.deleted = True
-        self._flush()
-        for viewer in tuple(self.viewers):
-            viewer.unsubscribed()
+        self.audience.unsubscribed()
 
     def _take(self, opened: Opened) -> None:
         self.epoch, self.floor = opened.epoch, opened.floor
-        self.frontier = self.flushed = opened.head
+        self.frontier = opened.head
+        self.audience.begin(opened.head)
         self.active = {known.generation: known for known in opened.active}
         self.window.clear()
-        self._pending.clear()
-        self.keeping_up.clear()
         self._heard_at = time.monotonic()
 
     def _apply(self, seq: int, body: bytes) -> None:
@@ -353,9 +305,7 @@ class Follower:
         self.frontier = seq
         self._note(events.read_header(body))
         self.window.add(seq, body)
-        if not self._pending:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._pending.append(events.live_frame(self.session, seq, body))
+        self.audience.add(events.live_frame(self.session, seq, body))
 
     def _note(self, header: events.Header) -> None:
         """Keep `active` true, and what is missing."""
@@ -382,28 +332,6 @@ class Follower:
             if len(self.active) == 1:
                 self._watch_silence()
 
-    def _flush(self) -> None:
-        """Hand everything pending to the viewers that keep up: joined once, written once each."""
-        if not self._pending:
-            return  # a new life began meanwhile
-        burst = Burst(self.flushed + 1, self._pending)
-        self._pending = []
-        self.flushed = burst.last
-        for viewer in tuple(self.keeping_up):
-            viewer.feed(burst)
-
     def _doubted(self, cause: str) -> None:
         metrics.repairs.labels(cause).inc()
         self._doubt.set()
-
-
-def _lost(page: Page, frontier: int, newest: Entry | None) -> Lost | None:
-    """What Redis has lost of a log that was shown up to `frontier`, whose event is `newest` where we have it."""
-    if page.head < frontier:
-        return "newest"
-    if newest is not None and page.floor < frontier:
-        if not page.entries or page.entries[0][0] != frontier:
-            return "missing"
-        if page.entries[0] != newest:
-            return "newest"  # a server that was behind took over, and was written to since
-    return "missing" if torn(page, frontier, page.head) else None

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from relay import metrics
-from relay.log.session_log import PAGE_BYTES, Page, SessionLog
+from relay.log.loss import torn
+from relay.log.session_log import PAGE_BYTES, SessionLog
 from relay.log.window import Entry
 from relay.protocol.compact import compacted
 
@@ -30,17 +31,6 @@ class OtherLife(Exception):
 
 class Torn(Exception):
     """Entries are missing where nothing was trimmed: Redis has lost them."""
-
-
-def torn(page: Page, after: int, upto: int) -> bool:
-    """Whether entries are missing in what a read from `after` to `upto` has found; below the floor they may be."""
-    expected = max(after, page.floor) + 1
-    for seq, _ in page.entries:
-        if seq > expected:
-            return True
-        expected = max(expected, seq + 1)
-    progress = bool(page.entries) and page.entries[-1][0] > after
-    return not progress and max(after, page.floor) < upto
 
 
 class Block(NamedTuple):

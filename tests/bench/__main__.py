@@ -17,7 +17,7 @@ import redis.asyncio
 
 from relay import embedded
 from relay.gateway.websocket_protocol import text_frame
-from relay.log.follower import Burst
+from relay.log.audience import Burst
 from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.session_log import Claim, SessionLog

@@ -8,7 +8,7 @@ from typing import Any
 
 from relay.gateway.codecs import JSON
 from relay.gateway.sinks import AsgiSink
-from relay.log.follower import Burst
+from relay.log.audience import Burst
 
 
 class Peer:

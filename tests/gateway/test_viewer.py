@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from relay.gateway.viewer import MAX_BURST_BYTES, Viewer
-from relay.log.follower import Burst
+from relay.log.audience import Burst
 from tests.log.following import Stage
 from tests.log.in_memory import Clock, redis_in_memory, session_log_on
 

@@ -10,7 +10,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from relay.errors import StorageError
-from relay.log.follower import Burst, Follower
+from relay.log.audience import Burst
+from relay.log.follower import Follower
 from relay.log.keys import Keys
 from relay.log.pages import Shelf
 from relay.log.replay import Trimmed
@@ -107,7 +108,7 @@ class Recorder:
     def join(self, cursor: tuple[str, int] | None = None) -> bool:
         """Begin as a subscribe does; whether the cursor was honoured."""
         recovered = cursor is not None and self.follower.honours(*cursor)
-        self.follower.viewers.add(self)
+        self.follower.audience.viewers.add(self)
         self._subscribed(cursor[1] if cursor is not None and recovered else 0, recovered)
         return recovered
 
@@ -122,7 +123,7 @@ class Recorder:
         assert burst.first == self.view.last + 1
         assert burst.last == burst.first + len(burst.payloads) - 1
         if self.slow:
-            self.follower.keeping_up.discard(self)
+            self.follower.audience.keeping_up.discard(self)
             return
         for payload in burst.payloads:
             self._show(payload)
@@ -143,7 +144,7 @@ class Recorder:
     def drain(self) -> None:
         """Take everything again, if it was slow."""
         self.slow = False
-        if self not in self.follower.keeping_up and (self._task is None or self._task.done()):
+        if self not in self.follower.audience.keeping_up and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._catch_up())
             self._task.add_done_callback(lambda _: self._moved.set())
 
@@ -162,8 +163,8 @@ class Recorder:
             self._task.result()
 
     async def leave(self) -> None:
-        self.follower.viewers.discard(self)
-        self.follower.keeping_up.discard(self)
+        self.follower.audience.viewers.discard(self)
+        self.follower.audience.keeping_up.discard(self)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -176,7 +177,7 @@ class Recorder:
         }  # fmt: skip
         self.view.apply(frame)
         self.view.last = at  # a viewer that is new here and brings a cursor
-        self.follower.keeping_up.discard(self)
+        self.follower.audience.keeping_up.discard(self)
         self._moved.set()
         if not self.slow:
             self.drain()
@@ -189,8 +190,8 @@ class Recorder:
 
     async def _catch_up(self) -> None:
         while not self.slow:
-            if self.view.last == self.follower.flushed and self.view.epoch == self.follower.epoch:
-                self.follower.keeping_up.add(self)
+            if self.view.last == self.follower.audience.flushed and self.view.epoch == self.follower.epoch:
+                self.follower.audience.keeping_up.add(self)
                 return
             life = self.lives
             try:

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from relay.errors import StorageError
 from relay.log import follower as follower_module
-from relay.log.follower import Burst
+from relay.log.audience import Burst
 from relay.log.replay import Trimmed
 from relay.log.session_log import SessionLog
 from relay.protocol.frames import Active
@@ -54,7 +54,7 @@ async def test_it_begins_at_the_head_of_a_log_that_has_events(stage: Stage) -> N
     await stage.tokens("Hel", "lo")
     await stage.follower.start()
     assert stage.source.channel == "t:s:{s}:events"
-    assert (stage.follower.frontier, stage.follower.flushed) == (4, 4)
+    assert (stage.follower.frontier, stage.follower.audience.flushed) == (4, 4)
     assert stage.follower.active == {"g1": Active("g1", 1, "streaming")}
     viewer = stage.viewer()
     await viewer.reaches(4)

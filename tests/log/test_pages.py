@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from relay.errors import StorageError
 from relay.log import pages as pages_module
 from relay.log.connect import POOL_CONNECTIONS
-from relay.log.pages import OtherLife, Pages, Shelf, Torn, torn
+from relay.log.loss import torn
+from relay.log.pages import OtherLife, Pages, Shelf, Torn
 from relay.log.session_log import READS_AT_ONCE, Page, SessionLog
 from relay.log.window import Entry
 from tests.log.following import Held, Read

@@ -10,11 +10,13 @@ from relay.protocol.frames import (
     Accepted,
     Active,
     Catchup,
+    Degraded,
     Draining,
     ErrorFrame,
     Frame,
     Heartbeat,
     Pong,
+    Restored,
     Stopping,
     Subscribed,
     Unsubscribed,
@@ -60,6 +62,8 @@ FRAMES: list[tuple[Frame, bytes]] = [
     (Pong(), b'{"type":"pong"}'),
     (Heartbeat(), b'{"type":"heartbeat"}'),
     (Draining(reconnect_in_ms=1500), b'{"type":"draining","reconnect_in_ms":1500}'),
+    (Degraded(session="s"), b'{"type":"degraded","session":"s"}'),
+    (Restored(session="s"), b'{"type":"restored","session":"s"}'),
     (
         ErrorFrame(id="7", code="unavailable", message="Später.", retryable=True, retry_after_s=1.5, session="s"),
         b'{"type":"error","id":"7","code":"unavailable","message":"Sp\xc3\xa4ter.","retryable":true,'
