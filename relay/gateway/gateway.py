@@ -42,6 +42,7 @@ class Gateway:
         self.log = stores.session_log(self.redis, settings)
         self.queue = stores.queue(self.redis, settings)
         self.menu = Menu(stores.offers(self.redis, settings), settings.queues, self.limits)
+        self.hub = Hub(self._follower, settings.follower_linger_s)
         self.submissions = Submissions(
             self.menu,
             self.log,
@@ -49,10 +50,10 @@ class Gateway:
             self.redis.commands,
             look_ms=look_ms(settings.lease_s, settings.queue_timeout_s),
             mark_ms=int(settings.lost_after_s * 1000),
+            expect=self.hub.expect,
         )
         self.subscriber = Subscriber(settings.redis_url)
         self.shelf = Shelf(settings.replay_bytes)
-        self.hub = Hub(self._follower, settings.follower_linger_s)
         self.reaper = stores.reaper(self.log, self.queue, settings)
         self.draining = asyncio.Event()  # set once, when this gateway has been told to go
 

@@ -67,6 +67,12 @@ class Hub:
         else:
             self._forget(session, entry)
 
+    def expect(self, session: str) -> None:
+        """If the session is followed here, something is about to come."""
+        entry = self._entries.get(session)
+        if entry is not None:
+            entry.follower.expect()
+
     async def look(self, session: str) -> None:
         """If the session is followed here, see at once what has become of it. Raises StorageError."""
         entry = self._entries.get(session)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -46,14 +46,24 @@ class Submissions:
     """Turns submits into jobs and stops into ends."""
 
     def __init__(
-        self, menu: Menu, session_log: SessionLog, queue: Queue, redis: Redis, *, look_ms: int, mark_ms: int
+        self,
+        menu: Menu,
+        session_log: SessionLog,
+        queue: Queue,
+        redis: Redis,
+        *,
+        look_ms: int,
+        mark_ms: int,
+        expect: Callable[[str], None],
     ) -> None:
+        """`expect` is told of each session that something was submitted to."""
         self._menu = menu
         self._log = session_log
         self._queue = queue
         self._redis = redis
         self._look_ms = look_ms
         self._mark_ms = mark_ms
+        self._expect = expect
 
     async def submit(self, submit: Submit) -> Accepted:
         """Accepted once the job is durable; any number of equal submits make one generation.
@@ -63,6 +73,7 @@ class Submissions:
         """
         async with answered_in_time("submit"):
             accepted = await self._submit(submit)
+        self._expect(submit.session)
         metrics.submits.labels("duplicate" if accepted.duplicate else "accepted").inc()
         return accepted
 

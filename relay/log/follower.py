@@ -78,6 +78,7 @@ class Follower:
         self._max_frame_bytes = max_frame_bytes
         self._doubt = asyncio.Event()
         self._heard_at = 0.0
+        self._expecting = False
         self._timer: asyncio.TimerHandle | None = None
         self._looking = asyncio.Lock()
         self._looks_begun = self._looked = 0  # running numbers of looks
@@ -136,6 +137,11 @@ class Follower:
         """Another gateway may have shown a client more than was heard of here. Raises StorageError."""
         if not self.honours(cursor.epoch, cursor.seq):
             await self.look()
+
+    def expect(self) -> None:
+        """An event is written just now; if it is not heard of soon, look."""
+        self._expecting, self._heard_at = True, time.monotonic()
+        self._watch_silence()
 
     def replay(self, after: int) -> Replay:
         """What follows `after`, up to what is flushed."""
@@ -252,10 +258,11 @@ class Follower:
     def _watch_silence(self) -> None:
         """Look when nothing has been heard for too long; one timer, armed for the moment when that will be so."""
         now = time.monotonic()
-        every_s = LOOK_EVERY_S if self.active else IDLE_LOOK_S
+        every_s = LOOK_EVERY_S if self.active or self._expecting else IDLE_LOOK_S
         due_s = self._heard_at + every_s - now
         if due_s <= 0:
             self._heard_at, due_s = now, every_s
+            self._expecting = False
             self._doubted("silence")
         if self._timer is not None:
             self._timer.cancel()
@@ -302,6 +309,7 @@ class Follower:
 
     def _apply(self, seq: int, body: bytes) -> None:
         self._heard_at = time.monotonic()
+        self._expecting = False
         self.frontier = seq
         self._note(events.read_header(body))
         self.window.add(seq, body)

@@ -10,7 +10,8 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -18,6 +19,8 @@ from relay import logging, metrics
 from relay.errors import StorageError, UnreadableJob
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog
+
+T = TypeVar("T")
 
 PAGE = 100
 
@@ -78,7 +81,7 @@ class Reaper:
 
     async def _round(self) -> None:
         backlog: dict[str, int] = {}
-        for name in self._own | set(await self._queue.names()):
+        for name in self._own | set(await self._promptly(self._queue.names())):
             await self.sweep(name)
             backlog[name] = await self._queue.backlog(name)
         metrics.backlog.labels("all").set(sum(backlog.values()))
@@ -87,7 +90,7 @@ class Reaper:
 
     async def sweep(self, queue: str) -> None:
         """One page of one queue. Raises StorageError."""
-        due = await self._queue.due(queue, PAGE, self._look_ms)
+        due = await self._promptly(self._queue.due(queue, PAGE, self._look_ms))
         for session, generation in due.rows:
             what = await self._look_if_it_can(queue, session, generation, due.now_ms)
             metrics.reaped.labels(what).inc()
@@ -95,6 +98,14 @@ class Reaper:
                 log.info("reaped", what=what, session=session, generation=generation, queue=queue)
         for session, generation in due.trims:
             await self._trim(queue, session, generation)
+
+    async def _promptly(self, reply: Awaitable[T]) -> T:
+        """A reply that took long is trouble too: while a frozen Redis held it up, nobody could renew a lease."""
+        asked_at = self._clock()
+        answer = await reply
+        if self._clock() - asked_at > self._lease_s / 3:
+            self._trouble_at = self._clock()
+        return answer
 
     async def _look_if_it_can(self, queue: str, session: str, generation: str, now_ms: int) -> str:
         """A session that Redis lost in part may refuse for good; nobody else's answer may wait for it."""

@@ -246,6 +246,17 @@ async def test_an_answer_that_begins_makes_it_look_more_often(stage: Stage, monk
     await viewer.reaches(5)
 
 
+async def test_what_is_expected_and_not_heard_of_is_looked_for_soon(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
+    await stage.follower.start()
+    viewer = stage.viewer()
+    await stage.writer()  # admitted; nobody tells the follower
+    stage.follower.expect()
+    await viewer.reaches(2)
+
+
 async def test_an_idle_session_is_looked_at_now_and_then(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower_module, "IDLE_LOOK_S", 0.01)
     await stage.follower.start()

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from relay.errors import StorageError
 from relay.log.jobs import Job
-from relay.log.queue import Queue
+from relay.log.queue import Due, Queue
 from relay.log.reaper import Reaper, failure, look_ms
 from relay.log.session_log import Refused, SessionLog
 from tests.log.in_memory import (
@@ -41,6 +41,41 @@ def reaper_of(session_log: SessionLog, queue: Queue) -> Reaper:
         max_takeovers=MAX_TAKEOVERS,
         failure_message="Sorry.",
     )
+
+
+class Slow(Queue):
+    """Each reply about what is due takes so long; the reaper's own clock goes on meanwhile."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.__dict__ = queue.__dict__
+        self.takes_s = 0.0
+        self.now_s = 1000.0
+
+    async def due(self, *arguments: Any) -> Due:
+        self.now_s += self.takes_s
+        return await super().due(*arguments)
+
+
+async def test_after_a_reply_that_took_long_nobody_is_taken_for_dead_at_once(
+    session_log: SessionLog, queue: Queue, clock: Clock
+) -> None:
+    slow = Slow(queue)
+    reaper = Reaper(
+        session_log, slow, lease_s=LEASE_S, queue_timeout_s=QUEUE_TIMEOUT_S, max_takeovers=MAX_TAKEOVERS,
+        failure_message="Sorry.", clock=lambda: slow.now_s,
+    )  # fmt: skip
+    job = await accepted(session_log, queue)
+    await next_job(queue)
+    await claimed(session_log, job)
+    clock.advance(s=LEASE_S + LOOK_S)
+    slow.takes_s = LEASE_S / 2
+    await reaper.sweep("default")
+    assert await next_job(queue) is None
+    slow.takes_s = 0
+    clock.advance(s=LEASE_S)
+    slow.now_s += LEASE_S
+    await reaper.sweep("default")
+    assert await next_job(queue) == job
 
 
 @pytest.fixture
