@@ -47,7 +47,7 @@ def test(rest: list[str]) -> int:
     rest = [argument for argument in rest if argument != "--all"]
     if everything:
         install_system_packages()
-    selection = [] if everything else ["-m", "not slow"]
+    selection = ["--hypothesis-profile=all"] if everything else ["-m", "not slow"]
     # More at a time than there are cores on a small machine: scenarios wait for processes more than they compute.
     parallel = [] if any(argument.startswith("-n") for argument in rest) else ["-n", "3", "--dist", "worksteal"]
     return become(str(PYTHON), "-m", "pytest", *selection, *parallel, *rest)

@@ -9,6 +9,10 @@ from hypothesis import settings
 settings.register_profile("relay", deadline=None)
 settings.load_profile("relay")
 
+from tests import examples
+
+examples.register()
+
 
 @pytest.fixture
 def anyio_backend() -> str:

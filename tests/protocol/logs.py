@@ -29,17 +29,17 @@ class Story:
         self.generation = generation
         self.attempt = 1
         self.texts: list[str] = []
-        self.reasonings = 0
+        self.reasonings: list[str] = []
         self.ended = False
 
     def tokens(self, texts: list[str]) -> Body:
         index = len(self.texts)
-        self.texts += texts
+        self.texts = [*self.texts, *texts]
         return events.encode(events.Tokens(self.generation, self.attempt, index, len(texts), "".join(texts)))
 
     def reasoning(self, texts: list[str]) -> Body:
-        index = self.reasonings
-        self.reasonings += len(texts)
+        index = len(self.reasonings)
+        self.reasonings = [*self.reasonings, *texts]
         return events.encode(events.Reasoning(self.generation, self.attempt, index, len(texts), "".join(texts)))
 
     def status(self, state: events.State) -> Body:
@@ -50,7 +50,7 @@ class Story:
 
     def restart(self, skipped: int = 0) -> Body:
         self.attempt += 1 + skipped
-        self.texts, self.reasonings = [], 0
+        self.texts, self.reasonings = [], []
         return events.encode(events.Restart(self.generation, self.attempt, "worker_lost"))
 
     def end(self, reason: str = "complete") -> Body:
@@ -62,6 +62,15 @@ class Story:
                 "count": len(self.texts), "text_bytes": len(encoded), "crc32": zlib.crc32(encoded),
             }
         )  # fmt: skip
+
+    def again(self) -> list[Body]:
+        """What brings it back after the log was lost: question, attempt, and all that was said in it so far."""
+        texts, reasonings, opened = self.texts, self.reasonings, []
+        if self.attempt > 1:
+            opened = [events.encode(events.Restart(self.generation, self.attempt, "worker_lost"))]
+        self.texts, self.reasonings = [], []
+        said = [self.reasoning(reasonings)] if reasonings else []
+        return [message(self.generation), *opened, *said, *([self.tokens(texts)] if texts else [])]
 
     def future(self) -> Body:
         """An event of a type that this release has not heard of."""
