@@ -1,4 +1,4 @@
 # The same tasks for fingers used to make; see tasks.py.
-.PHONY: run test check bench
-run test check bench:
+.PHONY: run test check bench mutants soak
+run test check bench mutants soak:
 	@python3 tasks.py $@ $(ARGS)

@@ -6,6 +6,8 @@ python3 tasks.py run [...]     the demo: gateway, worker, embedded server and pa
 python3 tasks.py test [--all]  the tests; --all adds those that need Redis, Chromium or minutes
 python3 tasks.py check         ruff and mypy
 python3 tasks.py bench [...]   the benchmarks
+python3 tasks.py mutants       breaks the code in known ways, and shows which tests notice
+python3 tasks.py soak [...]    random faults for a while (--minutes N), and a count of what was promised
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ PYTHON = BIN / "python"
 
 
 def main(arguments: list[str]) -> int:
-    tasks = {"run": run, "test": test, "check": check, "bench": bench}
+    tasks = {"run": run, "test": test, "check": check, "bench": bench, "mutants": mutants, "soak": soak}
     name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if name not in tasks:
         print(__doc__)
@@ -65,6 +67,16 @@ def check(rest: list[str]) -> int:
 def bench(rest: list[str]) -> int:
     set_up(["-e", ".[dev]", "--group", "test"], "test")
     return become(str(PYTHON), "-m", "tests.bench", *rest)
+
+
+def mutants(rest: list[str]) -> int:
+    set_up(["-e", ".[dev]", "--group", "test"], "test")
+    return become(str(PYTHON), "-m", "tests.mutants", *rest)
+
+
+def soak(rest: list[str]) -> int:
+    set_up(["-e", ".[dev]", "--group", "test"], "test")
+    return become(str(PYTHON), "-m", "tests.soak", *rest)
 
 
 def set_up(packages: list[str], name: str) -> None:

@@ -1,0 +1,161 @@
+"""The sessions under soak: each asks one question after the other, and every viewer of it is asked what it shows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+
+from relay.protocol.view import Frame
+from tests.fakes.provider import FakeProvider
+from tests.fakes.script import Body, Script, prompt_of
+from tests.scenarios.client import Client
+from tests.soak.figures import Tally
+from tests.soak.fleet import Fleet
+from tests.soak.viewer import Viewer
+
+END_WITHIN_S = 120.0
+_WORDS = ["one ", "zwei ", "три ", "四", "🙂 ", "e\u0301 ", '"6"\n', "sieben, "]
+
+
+class Model:
+    """What the fake provider says. Each call of a question says something else: so two calls cannot be mistaken."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.asked: Counter[str] = Counter()
+        self._chance = chance
+
+    def __call__(self, body: Body) -> Script:
+        question = prompt_of(body)
+        self.asked[question] += 1
+        tokens = says(question, self.asked[question])
+        breaks = self._chance.randrange(len(tokens)) if self._chance.random() < 0.03 else None
+        return Script(tokens=tokens, tokens_per_second=self._chance.choice([10, 20, 40, 400]), cut_after=breaks)
+
+
+def says(question: str, call: int) -> list[str]:
+    chance = random.Random(f"{question} {call}")
+    return [f"{question}/{call} ", *chance.choices(_WORDS, k=chance.randint(5, 80))]
+
+
+class Session:
+    """One conversation. `run` asks until `over()`; `known`: how every answer so far went."""
+
+    def __init__(
+        self, number: int, viewers: int, fleet: Fleet, model: Model, chance: random.Random, tally: Tally,
+        *, lose_data: bool,
+    ) -> None:  # fmt: skip
+        self.name = f"s{number}"
+        self.viewers = [
+            Viewer(self.name, f"{self.name} viewer {place}", codec, partial(fleet.url, number + place), tally)
+            for place, codec in zip(range(viewers), cycle(["json", "msgpack"]))
+        ]
+        self.known: dict[str, tuple[str, str]] = {}
+        self._fleet = fleet
+        self._model = model
+        self._chance = chance
+        self._tally = tally
+        self._lose_data = lose_data
+
+    async def run(self, over: Callable[[], bool]) -> None:
+        following = [asyncio.create_task(viewer.follow(), name=viewer.name) for viewer in self.viewers]
+        try:
+            turn = 0
+            while not over():
+                turn += 1
+                await self._turn(f"{self.name} q{turn}", f"r{turn}")
+                await asyncio.sleep(self._chance.uniform(0, 5))
+        finally:
+            for task in following:
+                task.cancel()
+            for outcome in await asyncio.gather(*following, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    self._tally.breaks("bug", f"{self.name}: {outcome!r}")
+
+    async def _turn(self, question: str, request_id: str) -> None:
+        asker = self.viewers[0]
+        command = {"type": "submit", "session": self.name, "request_id": request_id, "content": question}
+        reply = await asker.ask(**command)
+        if reply["type"] != "accepted":
+            self._tally.answers[f"refused: {reply['code']}"] += 1
+            return
+        generation = reply["generation"]
+        if self._chance.random() < 0.1:
+            other = await self.viewers[-1].ask(**command)
+            if other.get("generation") != generation:
+                self._tally.breaks("second_generation", f"{question}: {generation}, then {other}")
+        stopped = await self._stop(generation) if self._chance.random() < 0.15 else None
+        ends = await asyncio.gather(*(self._end(viewer, generation) for viewer in self.viewers))
+        self._judge(question, generation, ends, stopped)
+        await self._judge_calls(question, generation)
+
+    async def _stop(self, generation: str) -> Frame:
+        await asyncio.sleep(self._chance.uniform(0, 3))
+        self._tally.fault("answer stopped by a viewer", self.name)
+        return await self._chance.choice(self.viewers).ask(type="stop", session=self.name, generation=generation)
+
+    async def _end(self, viewer: Viewer, generation: str) -> tuple[str, str, str] | None:
+        """(reason, error code, text) as this viewer shows it; None if no end comes."""
+        if self._chance.random() < 0.3:
+            self._tally.fault("viewer cut off", viewer.name)
+            viewer.cut_now()
+        try:
+            shown = await viewer.ended(generation, END_WITHIN_S)
+        except AssertionError:
+            return None
+        assert shown.end is not None
+        return shown.end["reason"], (shown.end.get("error") or {}).get("code", ""), shown.text
+
+    def _judge(
+        self, question: str, generation: str, ends: list[tuple[str, str, str] | None], stopped: Frame | None
+    ) -> None:
+        known = [end for end in ends if end is not None]
+        if len(known) < len(ends):
+            self._tally.breaks("missing_end", f"{question}, {generation}: {[end and end[:2] for end in ends]}")
+        if not known:
+            self._tally.answers["no end"] += 1
+            return
+        reason, code, text = known[0]
+        self._tally.answers[f"{reason} {code}".strip()] += 1
+        self.known[generation] = (reason, text)
+        if any(end != known[0] for end in known):
+            self._tally.breaks("differs", f"{question}, {generation}: {known}")
+        texts = ["".join(says(question, call)) for call in range(1, self._model.asked[question] + 1)]
+        if not (text in texts if reason == "complete" else text == "" or any(one.startswith(text) for one in texts)):
+            self._tally.breaks("mixed", f"{question}, {generation}, {reason}: {text!r} is none of {texts}")
+        if (
+            stopped is not None
+            and stopped.get("already_ended") is False
+            and reason != "stopped"
+            and not self._lose_data
+        ):
+            self._tally.breaks("stop_lost", f"{question}, {generation}: ended {reason}")
+
+    async def _judge_calls(self, question: str, generation: str) -> None:
+        """A provider is asked once for each claim; a stop and a reaper raise the fence too, and claim nothing."""
+        calls, fence = self._model.asked[question], await self._fleet.fence(self.name, generation)
+        self._tally.calls[calls] += 1
+        if calls > fence and not self._lose_data:
+            self._tally.breaks("calls", f"{question}, {generation}: {calls} calls, fence {fence}")
+
+    async def look_again(self, url: str) -> None:
+        """As somebody sees it who comes when all is over."""
+        async with Client(url, self.name) as client:
+            await client.subscribe()
+            for generation, (reason, text) in self.known.items():
+                if self._lose_data and generation not in client.view.generations:
+                    continue
+                shown = await client.ended(generation)
+                assert shown.end is not None
+                if (shown.end["reason"], shown.text) != (reason, text):
+                    now = (shown.end["reason"], shown.text)
+                    self._tally.breaks("differs", f"{generation} for a newcomer: {now}, it was {(reason, text)}")
+
+
+def judge_calls(fake: FakeProvider, tally: Tally) -> None:
+    for call in fake.calls:
+        if not call.finished and call.client_gone_at is None:
+            tally.breaks("stream_open", f"of {call.prompt!r}, {call.sent} tokens sent")

@@ -1,0 +1,123 @@
+"""A viewer under soak: it reconnects with its cursor for as long as it is wanted, and judges whatever comes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from websockets.exceptions import InvalidHandshake, WebSocketException
+
+from relay.protocol.view import Frame
+from tests.scenarios.client import Client
+from tests.soak.figures import Tally
+
+REPLY_S = 8.0
+_KEPT = 4  # ended answers; a soak is long
+
+
+class Viewer(Client):
+    """`follow` runs until it is cancelled. What a frame breaks is told to the tally at once."""
+
+    def __init__(self, session: str, name: str, codec: str, address: Callable[[], str], tally: Tally) -> None:
+        super().__init__("http://none", session, codec)
+        self.name = name
+        self._address = address
+        self._tally = tally
+        self._again = asyncio.Event()
+        self._last: deque[str] = deque(maxlen=8)
+        self._ended_twice: set[str] = set()
+
+    async def follow(self) -> None:
+        while True:
+            self.url = self._address().replace("http", "ws", 1) + "/v1/ws"
+            try:
+                await self._follow_once()
+            except (OSError, EOFError, TimeoutError, WebSocketException, InvalidHandshake):
+                pass  # it comes back
+            finally:
+                await self._hang_up()
+            self._tally.reconnects += 1
+            await asyncio.sleep(random.uniform(0.05, 0.5))
+
+    async def ask(self, **command: Any) -> Frame:
+        """The reply to a command that bears a repeat, however often it takes; errors that may pass are waited out."""
+        while True:
+            try:
+                reply = await asyncio.wait_for(await self.begin(**command), REPLY_S)
+                if reply["type"] != "error" or not reply["retryable"]:
+                    return reply
+            except (AssertionError, OSError, TimeoutError, WebSocketException):
+                pass  # not connected just now, or not any more
+            await asyncio.sleep(0.2)
+
+    def cut_now(self) -> None:
+        """The connection is gone, nobody says goodbye."""
+        if self.connection is not None:
+            self.connection.transport.abort()
+
+    def take(self, frame: Frame, raw: bytes = b"") -> None:
+        if frame.get("session") == self.session and "seq" in frame and self.view.waiting:
+            return  # of an earlier subscription
+        before = (self.view.epoch, self.view.last, self.wrong.total())
+        super().take(frame, raw)
+        self.frames.clear()
+        self.raw.clear()
+        if frame.get("session") != self.session:
+            return
+        self._tally.frames += 1
+        self._last.append(_brief(frame))
+        if self.wrong.total() > before[2]:
+            self._judge_wrong(before)
+        self._judge_ends()
+        self.view.prune(_KEPT)
+
+    def _judge_wrong(self, before: tuple[str | None, int, int]) -> None:
+        (outcome,) = self.wrong
+        self.wrong.clear()
+        promise = {"gap": "lost", "dropped": "doubled", "mismatch": "mismatch"}[outcome]
+        self._tally.breaks(promise, f"{self.name} stood at {before[:2]}; its last frames: {' | '.join(self._last)}")
+        if outcome == "mismatch":
+            self.view.forget()
+        self._again.set()
+
+    def _judge_ends(self) -> None:
+        for event in self.after_end:
+            self._tally.breaks("after_end", f"{self.name}: {_brief(event)}; its last frames: {' | '.join(self._last)}")
+        self.after_end.clear()
+        for generation, ends in self.ends.items():
+            if ends > 1 and generation not in self._ended_twice:
+                self._ended_twice.add(generation)
+                self._tally.breaks(
+                    "second_end", f"{self.name}: {generation}; its last frames: {' | '.join(self._last)}"
+                )
+
+    async def _follow_once(self) -> None:
+        await self.connect()
+        assert self._reader is not None
+        while not self._reader.done():
+            self._again.clear()
+            reply = await asyncio.wait_for(await self.begin(**self.view.subscribe()), REPLY_S)
+            if reply["type"] == "error":
+                await asyncio.sleep(0.3)
+                continue
+            again = asyncio.create_task(self._again.wait())
+            await asyncio.wait([self._reader, again], return_when=asyncio.FIRST_COMPLETED)
+            again.cancel()
+        self._reader.result()
+
+    async def _hang_up(self) -> None:
+        if self.connection is not None:
+            await self.cut()
+
+
+def _brief(frame: Frame) -> str:
+    named = {name: frame[name] for name in ("from", "seq", "at", "head", "recovered", "epoch") if name in frame}
+    events = frame.get("events", [frame])
+    what = [
+        f"{event['type']}@{event.get('attempt', '')}:{event.get('index', '')}+{event.get('count', '')}"
+        for event in events
+    ]
+    return f"{frame['type']}{named} {' '.join(what[:6])}"
