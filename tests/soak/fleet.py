@@ -77,7 +77,7 @@ class Fleet:
     async def fence(self, session: str, generation: str) -> int:
         """Of a generation: raised by each claim, by a stop and by a reaper. 0: Redis knows nothing of it."""
         key = Keys(self.world.prefix).generation(session, generation)
-        return int(await self.world.redis.hget(key, "fence") or 0)  # type: ignore[misc]  # redis-py's stubs
+        return int(await self.world.redis.hget(key, "fence") or 0)
 
     # One fault after the other
 

@@ -33,7 +33,7 @@ class Model:
         self.asked[question] += 1
         tokens = says(question, self.asked[question])
         breaks = self._chance.randrange(len(tokens)) if self._chance.random() < 0.03 else None
-        return Script(tokens=tokens, tokens_per_second=self._chance.choice([10, 20, 40, 400]), cut_after=breaks)
+        return Script(tokens=tokens, tokens_per_second=self._chance.choice([5, 10, 20, 400]), cut_after=breaks)
 
 
 def says(question: str, call: int) -> list[str]:
@@ -67,7 +67,7 @@ class Session:
             while not over():
                 turn += 1
                 await self._turn(f"{self.name} q{turn}", f"r{turn}")
-                await asyncio.sleep(self._chance.uniform(0, 5))
+                await asyncio.sleep(self._chance.uniform(0, 10))
         finally:
             for task in following:
                 task.cancel()
