@@ -135,3 +135,25 @@ async def test_a_job_that_a_second_worker_gets_stays_with_the_first_while_it_liv
         await client.ended(generation)
         assert check(client, generation, TEXT)["attempt"] == 1
         assert len(relay.fake.calls) == 1
+
+
+async def test_a_cursor_into_what_was_merged_since_is_not_honoured(relay: World) -> None:
+    relay.fake.script = Script(tokens=TOKENS, hold_before=40, tokens_per_second=400)
+    relay.settings = {"RELAY_TRIM_AFTER_S": "1", "RELAY_FOLLOWER_LINGER_S": "0", "RELAY_BATCH_SIZE": "5"}
+    gateway = await relay.gateway()
+    await relay.worker()
+    async with Client(gateway.url, "s") as client:
+        generation = await begun(client, 40)
+        await client.cut()
+        relay.fake.release()
+        log = Keys(relay.prefix).session("s", "log")
+        await until(lambda: _merged(relay, log), "the batches are merged")
+        await client.connect()
+        assert (await client.subscribe())["recovered"] is False
+        await client.ended(generation)
+        check(client, generation, TEXT)
+
+
+async def _merged(relay: World, log: str) -> bool:
+    """Of the batches one is left, beside the question, three statuses and the end."""
+    return bool(await relay.redis.xlen(log) == 6)

@@ -1,0 +1,1 @@
+"""Breaks the code in known ways, one at a time, and shows which tests notice. `python -m tests.mutants`."""

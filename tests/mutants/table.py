@@ -1,0 +1,139 @@
+"""The mutants: each takes out one rule on which exactness stands. `scenarios` run real processes, `units` do not."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_CRASHES = "tests/scenarios/test_crashes.py::test_"
+_DOUBTS = "tests/scenarios/test_doubts.py::test_"
+_FLUSHING = "tests/scenarios/test_flushing.py::test_"
+_STOP = "tests/scenarios/test_stop.py::test_"
+_APPEND = "tests/log/test_append.py::test_"
+_CLAIM = "tests/log/test_claim.py::test_"
+_END = "tests/log/test_end.py::test_"
+_FOLLOWER = "tests/log/test_follower.py::test_"
+_VIEW = "tests/protocol/test_view.py::test_"
+
+
+class Change(NamedTuple):
+    """`source` stands exactly once in the file; a test holds that, so that this table cannot rot."""
+
+    source: str
+    replacement: str
+
+
+class Mutant(NamedTuple):
+    """All of `tests` are expected to turn red."""
+
+    name: str
+    file: str
+    changes: list[Change]
+    scenarios: list[str]
+    units: list[str]
+
+    @property
+    def tests(self) -> list[str]:
+        return [*self.scenarios, *self.units]
+
+
+MUTANTS = [
+    Mutant(
+        "a follower that trusts pub/sub",
+        "relay/log/follower.py",
+        [Change("elif seq == self.frontier + 1:", "elif seq > 0:")],
+        [_DOUBTS + "what_pub_sub_says_twice_early_or_of_another_life_is_not_shown"],
+        [
+            _FOLLOWER + "a_message_that_comes_twice_is_shown_once",
+            _FOLLOWER + "messages_out_of_order_are_shown_in_order",
+        ],
+    ),
+    Mutant(
+        "an append without its number",
+        "relay/log/lua/append.lua",
+        [Change("if n <= done then return { 'repeated', state[2] or '0' } end\n", "")],
+        [_DOUBTS + "statuses_whose_replies_are_lost_are_written_once"],
+        [_APPEND + "a_number_that_is_repeated_is_answered_as_it_was_then"],
+    ),
+    Mutant(
+        "no fence",
+        "relay/log/lua/session.lua",
+        [Change("if state[1] ~= fence then return { 'stale' } end", "")],
+        [_CRASHES + "a_frozen_worker_that_wakes_up_bounces_off_the_fence"],
+        [_APPEND + "a_worker_that_lost_its_claim_writes_nothing_more"],
+    ),
+    Mutant(
+        "no index check",
+        "relay/log/lua/append.lua",
+        [Change("if index < stored then", "if false then")],
+        [_FLUSHING + "a_batch_that_landed_unseen_and_whose_tokens_land_unseen_is_written_once"],
+        [_APPEND + "tokens_that_are_stored_already_are_not_stored_again_under_another_number"],
+    ),
+    Mutant(
+        "publish before write",
+        "relay/log/lua/append.lua",
+        [
+            Change(
+                "local lease = digits(now + tonumber(ARGV[7]))\n",
+                "local lease = digits(now + tonumber(ARGV[7]))\n"
+                "local before = redis.call('HMGET', KEY.meta, 'epoch', 'seq')\n"
+                "redis.call(publish_verb, KEY.events, before[1] .. ' ' .. digits(before[2] + 1) .. ' ' .. body)\n",
+            ),
+            Change("keep(created)\npublish()\n", "keep(created)\n"),
+        ],
+        [_DOUBTS + "a_redis_that_is_full_is_shown_no_further_than_it_holds"],
+        [],
+    ),
+    Mutant(
+        "a lost epoch change",
+        "relay/log/follower.py",
+        [Change("if page is None or page.epoch != self.epoch or page.head < before:", "if page is None:")],
+        [_DOUBTS + "a_log_that_began_anew_as_long_as_the_old_one_is_told_as_another_life"],
+        [
+            _FOLLOWER + "a_new_epoch_restarts_every_viewer",
+            _FOLLOWER + "a_log_that_went_back_begins_anew_for_its_viewers",
+        ],
+    ),
+    Mutant(
+        "a lease that protects nobody",
+        "relay/log/lua/claim.lua",
+        [Change("if left > 0 then return { 'leased', digits(left) } end", "")],
+        [_DOUBTS + "a_job_that_a_second_worker_gets_stays_with_the_first_while_it_lives"],
+        [_CLAIM + "a_claim_is_refused_while_a_lease_is_alive"],
+    ),
+    Mutant(
+        "a takeover without a restart",
+        "relay/log/lua/claim.lua",
+        [Change("return { 'claimed', digits(fence), state[4], state[3] or '0', history }",
+                "return { 'claimed', digits(fence), state[4], '0', history }")],
+        [_CRASHES + "a_worker_killed_in_mid_answer_is_replaced_and_its_text_is_void"],
+        [_CLAIM + "a_claim_tells_whether_its_attempt_has_shown_anything"],
+    ),
+    Mutant(
+        "a stop that ends again what has ended",
+        "relay/log/lua/stop.lua",
+        [Change("if state[1] == 'ended' then return { 'ended' } end", "")],
+        [_STOP + "stops_racing_with_the_end_leave_exactly_one_end"],
+        [_END + "a_stop_of_what_has_ended_or_never_was_writes_nothing"],
+    ),
+    Mutant(
+        "a stop that is not told to the worker's appends",
+        "relay/log/lua/session.lua",
+        [Change("if state[2] == 'ended' then return { 'ended' } end", "")],
+        [_STOP + "a_stop_holds_while_the_worker_is_frozen"],
+        [_APPEND + "nothing_is_written_after_the_end_or_without_a_generation"],
+    ),
+    Mutant(
+        "a cursor below the floor is honoured",
+        "relay/log/follower.py",
+        [Change("self.floor <= seq <= self.flushed", "seq <= self.flushed")],
+        [_DOUBTS + "a_cursor_into_what_was_merged_since_is_not_honoured"],
+        [_FOLLOWER + "a_cursor_below_the_floor_is_not_honoured_except_at_the_very_beginning"],
+    ),
+    Mutant(
+        "a client that shows what follows a gap",
+        "relay/protocol/view.py",
+        [Change("if first != self.last + 1:", "if last <= self.last:")],
+        [],
+        [_VIEW + "a_frame_that_starts_later_is_a_gap_and_changes_nothing"],
+    ),
+]  # fmt: skip
