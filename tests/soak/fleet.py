@@ -110,14 +110,12 @@ class Fleet:
 
     async def killed(self, place: Place) -> None:
         assert place.process is not None
-        await place.process.kill()
+        place.process.signal(signal.SIGKILL)
         await self._again(place)
 
     async def told_to_go(self, place: Place) -> None:
         assert place.process is not None
-        process = place.process
-        process.signal(signal.SIGTERM)
-        await process.exited(60)
+        place.process.signal(signal.SIGTERM)
         await self._again(place)
 
     async def paused(self, place: Place) -> None:
@@ -169,9 +167,11 @@ class Fleet:
         await self.world.redis.flushall()
 
     async def _again(self, place: Place) -> None:
+        """Another one in its place. Nobody is sent to the one that goes."""
         assert place.process is not None
-        self.ended.append(place.process)
-        place.process = None
+        going, place.process = place.process, None
+        self.ended.append(going)
+        await going.exited(60)
         await asyncio.sleep(self._chance.uniform(0, 2))
         await self._begin(place)
 

@@ -114,7 +114,10 @@ class Session:
     ) -> None:
         known = [end for end in ends if end is not None]
         if len(known) < len(ends):
-            self._tally.breaks("missing_end", f"{question}, {generation}: {[end and end[:2] for end in ends]}")
+            standing = "\n    ".join(viewer.standing() for viewer in self.viewers)
+            self._tally.breaks(
+                "missing_end", f"{question}, {generation}: {[end and end[:2] for end in ends]}\n    {standing}"
+            )
         if not known:
             self._tally.answers["no end"] += 1
             return

@@ -27,10 +27,12 @@ class Viewer(Client):
         self._address = address
         self._tally = tally
         self._again = asyncio.Event()
+        self._served = False  # whether the connection has brought a subscription
         self._last: deque[str] = deque(maxlen=8)
         self._ended_twice: set[str] = set()
 
     async def follow(self) -> None:
+        failures = 0
         while True:
             self.url = self._address().replace("http", "ws", 1) + "/v1/ws"
             try:
@@ -39,8 +41,9 @@ class Viewer(Client):
                 pass  # it comes back
             finally:
                 await self._hang_up()
+            failures = 0 if self._served else failures + 1
             self._tally.reconnects += 1
-            await asyncio.sleep(random.uniform(0.05, 0.5))
+            await asyncio.sleep(random.uniform(0.05, min(3.0, 0.3 * 2 ** min(failures, 4))))
 
     async def ask(self, **command: Any) -> Frame:
         """The reply to a command that bears a repeat, however often it takes; errors that may pass are waited out."""
@@ -52,6 +55,11 @@ class Viewer(Client):
             except (AssertionError, OSError, TimeoutError, WebSocketException):
                 pass  # not connected just now, or not any more
             await asyncio.sleep(0.2)
+
+    def standing(self) -> str:
+        """Where it is and what it has seen, in words."""
+        way = f"connected to {self.url}" if self.connection is not None else "not connected"
+        return f"{self.name}, {way}, at {self.view.cursor}, waiting {self.view.waiting}: {' | '.join(self._last)}"
 
     def cut_now(self) -> None:
         """The connection is gone, nobody says goodbye."""
@@ -95,6 +103,7 @@ class Viewer(Client):
                 )
 
     async def _follow_once(self) -> None:
+        self._served = False
         await self.connect()
         assert self._reader is not None
         while not self._reader.done():
@@ -103,6 +112,7 @@ class Viewer(Client):
             if reply["type"] == "error":
                 await asyncio.sleep(0.3)
                 continue
+            self._served = True
             again = asyncio.create_task(self._again.wait())
             await asyncio.wait([self._reader, again], return_when=asyncio.FIRST_COMPLETED)
             again.cancel()
