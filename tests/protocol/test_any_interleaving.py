@@ -220,5 +220,5 @@ class Interleaving(RuleBasedStateMachine):
         return self.screens[which % len(self.screens)]
 
 
-Interleaving.TestCase.settings = tries(120, steps=60)
+Interleaving.TestCase.settings = tries(80, steps=60)
 TestInterleaving = Interleaving.TestCase
