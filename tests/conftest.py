@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+from tests import examples
+
 # No example is to be quick: machines are shared, and speed has its benchmarks.
 settings.register_profile("relay", deadline=None)
 settings.load_profile("relay")
-
-from tests import examples
-
 examples.register()
 
 

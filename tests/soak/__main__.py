@@ -13,6 +13,7 @@ import asyncio
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tests.soak.figures import Tally
 from tests.soak.fleet import Fleet, memory_mib
 from tests.soak.sessions import Model, Session, judge_calls
 
-SETTLED_WITHIN_S = 60.0
+SETTLED_WITHIN_S = 120.0
 CANCELLED = "timeout graceful shutdown exceeded"  # uvicorn, of clients that do not answer when it goes
 EXPECTED = {"not_ready"}  # errors that a process may log that starts while Redis is away
 
@@ -35,7 +36,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--sessions", type=int, default=100)
     parser.add_argument("--viewers", type=int, default=2, help="of each session")
-    parser.add_argument("--pause-s", type=float, default=1.0, help="mean pause between two faults")
+    parser.add_argument("--pause-s", type=float, default=1.5, help="mean pause between two faults")
     parser.add_argument("--lose-data", action="store_true", help="now and then Redis loses everything")
     parser.add_argument("--logs", type=Path, help="keep what the processes log in this directory")
     options = parser.parse_args()
@@ -75,21 +76,34 @@ async def soak(options: argparse.Namespace, redis_url: str, logs: Path) -> Tally
 
 async def _run(sessions: list[Session], fleet: Fleet, tally: Tally, options: argparse.Namespace) -> None:
     seconds: float = options.minutes * 60
+    tally.began_at = time.monotonic()
 
     def over() -> bool:
         return tally.elapsed_s() > seconds
 
     faults = asyncio.create_task(fleet.run((0, 2 * options.pause_s)), name="faults")
     telling = asyncio.create_task(_tell(tally), name="telling")
-    talking = asyncio.ensure_future(_talk(sessions, over))
-    await asyncio.wait([faults, talking], return_when=asyncio.FIRST_COMPLETED)
-    for task in (faults, telling):
-        task.cancel()
-    outcomes = await asyncio.gather(faults, telling, talking, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
+    talking = asyncio.create_task(_talk(sessions, over), name="talking")
+    await asyncio.wait([faults, talking], timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    faults.cancel()
+    await _outcome(faults)
     await fleet.settle()
+    _, talks = await asyncio.wait([talking], timeout=SETTLED_WITHIN_S)
+    if talks:
+        for session in sessions:
+            session.give_up()
+        talking.cancel()
+    telling.cancel()
+    await _outcome(telling)
+    await _outcome(talking)
+
+
+async def _outcome(task: asyncio.Task[None]) -> None:
+    """Wait for it; a failure of its own is ours, its cancellation is not."""
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass
 
 
 async def _talk(sessions: list[Session], over: Callable[[], bool]) -> None:

@@ -43,6 +43,7 @@ class Tally:
         self.calls: Counter[int] = Counter()  # provider calls of an answer → answers
         self.reconnects = 0
         self.frames = 0
+        self.slow = 0  # answers that took more than a minute
         self.broken: Counter[str] = Counter()
         self.evidence: list[str] = []
         self.memory: list[tuple[str, float, float]] = []  # what, MiB at the beginning, at the end
@@ -65,7 +66,11 @@ class Tally:
 
     def table(self) -> str:
         answers = sum(self.answers.values())
-        lines = [f"{self.elapsed_s():.0f} s, {answers} answers, {self.frames} frames, {self.reconnects} reconnects", ""]
+        lines = [
+            f"{self.elapsed_s():.0f} s, {answers} answers, {self.frames} frames, {self.reconnects} reconnects, "
+            f"{self.slow} answers took more than a minute",
+            "",
+        ]
         lines += _rows("faults injected", self.faults.most_common())
         lines += _rows("answers", self.answers.most_common())
         lines += _rows("provider calls of an answer", [(str(calls), n) for calls, n in sorted(self.calls.items())])

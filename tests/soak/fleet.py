@@ -74,10 +74,10 @@ class Fleet:
     def processes(self) -> list[tuple[str, Process]]:
         return [(place.name, place.process) for place in self.places if place.process is not None]
 
-    async def fence(self, session: str, generation: str) -> int:
-        """Of a generation: raised by each claim, by a stop and by a reaper. 0: Redis knows nothing of it."""
+    async def claims(self, session: str, generation: str) -> int:
+        """How often a generation was claimed. 0: Redis knows nothing of it."""
         key = Keys(self.world.prefix).generation(session, generation)
-        return int(await self.world.redis.hget(key, "fence") or 0)
+        return int(await self.world.redis.hget(key, "claims") or 0)
 
     # One fault after the other
 
