@@ -52,6 +52,7 @@ class Hand:
         self._said: list[str] = []
         self._totals = Totals()
         self._done = 0
+        self._noted = 0
         answer.holders.append(self)
         answer.leased_until_ms = clock.now_ms + LEASE_MS
         if claim.shown:
@@ -70,7 +71,9 @@ class Hand:
         self.left.append(Batch("tokens", self._attempt, index, texts, before, self._totals))
 
     def notes(self) -> None:
-        body = events.encode(events.Data(self._answer.generation, self._attempt, "note", len(self._said)))
+        self._noted += 1
+        note = f"{self._noted} of {self._fence}"
+        body = events.encode(events.Data(self._answer.generation, self._attempt, "note", note))
         self.left.append(Control("data", body))
 
     def restarts(self) -> None:
@@ -158,7 +161,7 @@ class Hand:
         assert answer.ended is None, "written after the end"
         answer.leased_until_ms = self._clock.now_ms + LEASE_MS
         if isinstance(write, Control):
-            assert write.body not in answer.controls or write.kind == "data"
+            assert write.body not in answer.controls, "written twice"
             answer.controls.append(write.body)
             if write.kind == "restart":
                 assert write.attempt > answer.attempt

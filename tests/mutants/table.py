@@ -50,14 +50,14 @@ MUTANTS = [
     Mutant(
         "an append without its number",
         "relay/log/lua/append.lua",
-        [Change("if n <= done then return { 'repeated', state[2] or '0' } end\n", "")],
+        [Change("if n <= done then return { 'repeated', state[2] or '0', epoch } end\n", "")],
         [_DOUBTS + "statuses_whose_replies_are_lost_are_written_once"],
         [_APPEND + "a_number_that_is_repeated_is_answered_as_it_was_then"],
     ),
     Mutant(
         "no fence",
         "relay/log/lua/session.lua",
-        [Change("if state[1] ~= fence then return { 'stale' } end", "")],
+        [Change("if tonumber(state[1]) > tonumber(fence) then return { 'stale' } end", "")],
         [_CRASHES + "a_frozen_worker_that_wakes_up_bounces_off_the_fence"],
         [_APPEND + "a_worker_that_lost_its_claim_writes_nothing_more"],
     ),
@@ -78,7 +78,7 @@ MUTANTS = [
                 "local before = redis.call('HMGET', KEY.meta, 'epoch', 'seq')\n"
                 "redis.call(publish_verb, KEY.events, before[1] .. ' ' .. digits(before[2] + 1) .. ' ' .. body)\n",
             ),
-            Change("keep(created)\npublish()\n", "keep(created)\n"),
+            Change("keep(created)\npublish(epoch)\n", "keep(created)\n"),
         ],
         [_DOUBTS + "a_redis_that_is_full_is_shown_no_further_than_it_holds"],
         [],
@@ -103,8 +103,8 @@ MUTANTS = [
     Mutant(
         "a takeover without a restart",
         "relay/log/lua/claim.lua",
-        [Change("return { 'claimed', digits(fence), state[4], state[3] or '0', history }",
-                "return { 'claimed', digits(fence), state[4], '0', history }")],
+        [Change("return { 'claimed', fence, state[4], state[3] or '0', history,",
+                "return { 'claimed', fence, state[4], '0', history,")],
         [_CRASHES + "a_worker_killed_in_mid_answer_is_replaced_and_its_text_is_void"],
         [_CLAIM + "a_claim_tells_whether_its_attempt_has_shown_anything"],
     ),

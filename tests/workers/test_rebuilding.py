@@ -49,12 +49,27 @@ class Forgetful(Unreliable):
         await self.redis.flushall()
 
     async def keep(self) -> None:
-        self._copy = {key: await self.redis.dump(key) or b"" for key in await self.redis.keys()}
+        """All keys as of one moment: others may be at work."""
+        names = await self.redis.keys()
+        while True:
+            async with self.redis.pipeline(transaction=True) as moment:
+                for name in names:
+                    moment.dump(name)
+                moment.keys()
+                *values, now = await moment.execute()
+            if set(now) == set(names):
+                self._copy = {name: value or b"" for name, value in zip(names, values, strict=True)}
+                return
+            names = now
 
     async def go_back(self) -> None:
-        await self.lose_everything()
-        for key, value in self._copy.items():
-            await self.redis.restore(key, 0, value)
+        """In one moment, as a server does that comes back with what its disk has."""
+        self.losses += 1
+        async with self.redis.pipeline(transaction=True) as moment:
+            moment.flushall()
+            for key, value in self._copy.items():
+                moment.restore(key, 0, value)
+            await moment.execute()
 
     async def _unreliably(self, write: Callable[[], Awaitable[Any]], text: str) -> Any:
         actions = {"gone": self.lose_everything, "kept": self.keep, "back": self.go_back}
