@@ -87,7 +87,7 @@ class Session:
         generation = reply["generation"]
         if self._chance.random() < 0.1:
             other = await self.viewers[-1].ask(**command)
-            if other.get("generation") != generation:
+            if other.get("generation") != generation and not self._lose_data:
                 self._tally.breaks("second_generation", f"{question}: {generation}, then {other}")
         stopped = await self._stop(generation) if self._chance.random() < 0.15 else None
         self.asking = (question, generation)
