@@ -58,7 +58,7 @@ MUTANTS = [
         "no fence",
         "relay/log/lua/session.lua",
         [Change("if tonumber(state[1]) > tonumber(fence) then return { 'stale' } end", "")],
-        [_CRASHES + "a_frozen_worker_that_wakes_up_bounces_off_the_fence"],
+        [_DOUBTS + "a_frozen_worker_that_wakes_up_cannot_end_what_another_one_writes"],
         [_APPEND + "a_worker_that_lost_its_claim_writes_nothing_more"],
     ),
     Mutant(

@@ -5,6 +5,7 @@ Each of these scenarios is the one that turns red when the rule that it is about
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -135,6 +136,24 @@ async def test_a_job_that_a_second_worker_gets_stays_with_the_first_while_it_liv
         await client.ended(generation)
         assert check(client, generation, TEXT)["attempt"] == 1
         assert len(relay.fake.calls) == 1
+
+
+async def test_a_frozen_worker_that_wakes_up_cannot_end_what_another_one_writes(relay: World) -> None:
+    relay.settings = {"RELAY_LEASE_S": "1"}
+    relay.fake.script = Script(tokens=TOKENS[:30], hold_before=30)
+    gateway, frozen = await relay.gateway(), await relay.worker()
+    async with Client(gateway.url, "s") as client:
+        generation = await begun(client, 30)
+        frozen.signal(signal.SIGSTOP)
+        relay.fake.script = Script(tokens=TOKENS, hold_before=40)
+        await relay.worker()
+        await client.until(lambda: client.shown(generation).attempt == 2 and client.shown(generation).count == 40, "40")
+        frozen.signal(signal.SIGCONT)
+        relay.fake.release(0)
+        await until(lambda: frozen.logged("let_go") or frozen.logged("ended"), "the frozen worker is done with it")
+        relay.fake.release()
+        await client.ended(generation)
+        assert check(client, generation, TEXT)["attempt"] == 2
 
 
 async def test_a_cursor_into_what_was_merged_since_is_not_honoured(relay: World) -> None:
