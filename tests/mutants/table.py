@@ -64,7 +64,11 @@ MUTANTS = [
     Mutant(
         "no index check",
         "relay/log/lua/append.lua",
-        [Change("if index < stored then", "if false then")],
+        [
+            Change("if index < stored then", "if false then"),
+            # What the text's length says keeps it out as well, by a rebuild.
+            Change("STRLEN', text) + #ARGV[12] ~= tonumber(ARGV[13]) then", "STRLEN', text) < 0 then"),
+        ],
         [_FLUSHING + "a_batch_that_landed_unseen_and_whose_tokens_land_unseen_is_written_once"],
         [_APPEND + "tokens_that_are_stored_already_are_not_stored_again_under_another_number"],
     ),
