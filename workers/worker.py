@@ -9,7 +9,6 @@ from relay.errors import RelayError
 from relay.log import stores
 from relay.log.connect import Connections, check
 from relay.log.offers import Offer
-from relay.log.subscription import Subscriber
 from relay.settings import Settings
 from workers.consumer import Consumer
 from workers.metrics_port import metrics_port
@@ -28,7 +27,7 @@ async def _serve(settings: Settings, provider: Provider, stopping: asyncio.Event
     redis = Connections(settings.redis_url)
     session_log = stores.session_log(redis, settings)
     queue = stores.queue(redis, settings)
-    subscriber = Subscriber(settings.redis_url)
+    subscriber = stores.subscriber(redis)
     consumer = Consumer(session_log, queue, subscriber, provider, settings.queue, settings)
     try:
         await check(redis.commands)

@@ -24,7 +24,6 @@ from relay.log import stores
 from relay.log.connect import Connections, check
 from relay.log.follower import Follower
 from relay.log.reaper import look_ms
-from relay.log.subscription import Subscriber
 from relay.settings import Settings
 
 RECONNECT_SPREAD_MS = (200, 3000)
@@ -50,7 +49,7 @@ class Gateway:
             look_ms=look_ms(settings.lease_s, settings.queue_timeout_s),
             mark_ms=int(settings.lost_after_s * 1000),
         )
-        self.subscriber = Subscriber(settings.redis_url)
+        self.subscriber = stores.subscriber(self.redis)
         self.hub = Hub(self._follower, settings.follower_linger_s)
         self.reaper = stores.reaper(self.log, self.queue, settings)
         self.draining = asyncio.Event()  # set once, when this gateway has been told to go

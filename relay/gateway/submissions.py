@@ -7,13 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from redis.asyncio import Redis
-
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
 from relay.gateway.menu import Menu
-from relay.log.connect import call
+from relay.log.connect import AnyRedis, call, publish_verb
 from relay.log.jobs import Job
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog, Stopped
@@ -46,7 +44,7 @@ class Submissions:
     """Turns submits into jobs and stops into ends."""
 
     def __init__(
-        self, menu: Menu, session_log: SessionLog, queue: Queue, redis: Redis, *, look_ms: int, mark_ms: int
+        self, menu: Menu, session_log: SessionLog, queue: Queue, redis: AnyRedis, *, look_ms: int, mark_ms: int
     ) -> None:
         self._menu = menu
         self._log = session_log
@@ -161,7 +159,8 @@ class Submissions:
         try:
             async with asyncio.timeout_at(deadline):
                 if stopped.owner:
-                    await call(self._redis, "PUBLISH", self._log.keys.worker(stopped.owner), f"stop {generation}")
+                    verb, channel = await publish_verb(self._redis), self._log.keys.worker(stopped.owner)
+                    await call(self._redis, verb, channel, f"stop {generation}")
                 if stopped.queue:
                     await self._queue.done(stopped.queue, session, generation)
         except (StorageError, TimeoutError) as error:

@@ -25,7 +25,8 @@ from redis.exceptions import (
 
 from relay import embedded
 from relay.errors import RelayError, SettingsError, StorageError
-from relay.log.connect import Connections, call, check, storage_error, transaction
+from relay.log.connect import Connections, call, check, transaction
+from relay.log.failures import storage_error
 from tests.log.in_memory import admitted_and_claimed, session_log_on
 
 Answers = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
