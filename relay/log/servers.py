@@ -45,7 +45,7 @@ class Map(NamedTuple):
 
 
 class Servers:
-    """`map` is what is known, None before anything is. `changed` is called after every change of it."""
+    """`map`: what is known, None before anything is. `failures`: how often in a row nothing could be learned."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -56,9 +56,11 @@ class Servers:
         self._changed: list[Callable[[], None]] = []
         self._learning: asyncio.Task[None] | None = None
         self._learned_at = -AGAIN_AFTER_S
+        self.failures = 0
         self._trouble = logging.Trouble(log, "servers_unknown")
 
     def on_change(self, changed: Callable[[], None]) -> None:
+        """Have this called after every change of the map."""
         self._changed.append(changed)
 
     async def known(self) -> Map:
@@ -99,8 +101,10 @@ class Servers:
             return
         error = task.exception()
         if isinstance(error, Exception):
+            self.failures += 1
             self._trouble.failed(error)
         else:
+            self.failures = 0
             self._trouble.over()
 
     async def _learn_once(self) -> None:

@@ -71,11 +71,6 @@ class Server:
         where["password"] = password or None
         self.redis = Redis(**where, **({"ssl": True, **tls} if tls else {}))
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
     async def start(self) -> None:
         port = ["--port", "0", "--tls-port"] if self._tls else ["--port"]
         kind: list[str] = []
@@ -114,6 +109,10 @@ class Server:
 
     async def ask(self, *command: Any) -> Any:
         return await self.redis.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """As by `kill -9`; returns when it is gone."""
@@ -211,7 +210,7 @@ async def cluster(directory: Path, *, masters: int = 3, replicas: int = 0) -> As
         "--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",
     )  # fmt: skip
     everybody = [Server(directory, *options) for _ in range(masters + replicas)]
-    async with _running(everybody) as servers:
+    async with running(everybody) as servers:
         made = Cluster(servers, masters)
         await made.form()
         yield made
@@ -251,12 +250,12 @@ async def watched(directory: Path, *, password: str = "") -> AsyncIterator[Watch
     """Run them for the duration of the block. With a password, the Sentinels want it, too."""
     secret: tuple[str, ...] = ("--requirepass", password, "--masterauth", password) if password else ()
     master = Server(directory, *secret, password=password)
-    async with _running([master]):
+    async with running([master]):
         follows = ("--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
         replica = Server(directory, *secret, *follows, password=password)
         secret = ("--requirepass", password) if password else ()
         sentinels = [Server(directory, *secret, password=password, sentinel=True) for _ in range(3)]
-        async with _running([replica, *sentinels]):
+        async with running([replica, *sentinels]):
             for sentinel in sentinels:
                 await _have_it_watch(sentinel, master, password)
             await until(lambda: _all_know(sentinels), "the Sentinels know the replica and each other")
@@ -309,12 +308,13 @@ async def with_tls(directory: Path, certificate: dict[str, str]) -> AsyncIterato
         "--tls-ca-cert-file", certificate["ca"],
     )  # fmt: skip
     client = {"ssl_ca_certs": certificate["ca"], "ssl_certfile": certificate["cert"], "ssl_keyfile": certificate["key"]}
-    async with _running([Server(directory, *options, tls=client)]) as servers:
+    async with running([Server(directory, *options, tls=client)]) as servers:
         yield servers[0]
 
 
 @asynccontextmanager
-async def _running(servers: list[Server]) -> AsyncIterator[list[Server]]:
+async def running(servers: list[Server]) -> AsyncIterator[list[Server]]:
+    """Run these for the duration of the block."""
     try:
         for server in servers:
             await server.start()
