@@ -108,7 +108,7 @@ async def check(redis: AnyRedis) -> None:
 async def _knows(redis: Redis, command: str) -> bool:
     """True where the host hides it."""
     try:
-        count = await cancellable(redis.execute_command("COMMAND", "INFO", command))  # type: ignore[no-untyped-call]
+        count = await cancellable(redis.execute_command("COMMAND INFO", command))  # type: ignore[no-untyped-call]
     except (RedisError, OSError):
         return True
     return any(count)

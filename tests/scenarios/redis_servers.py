@@ -5,13 +5,14 @@ Each is a process in a directory of its own, listens on a free port of 127.0.0.1
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -205,15 +206,18 @@ class Cluster:
 @asynccontextmanager
 async def cluster(directory: Path, *, masters: int = 3, replicas: int = 0) -> AsyncIterator[Cluster]:
     """Run one for the duration of the block."""
-    options: tuple[str, ...] = (
+    made = _cluster(directory, masters, replicas)
+    async with running(made.servers):
+        await made.form()
+        yield made
+
+
+def _cluster(directory: Path, masters: int, replicas: int) -> Cluster:
+    options = (
         "--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--repl-ping-replica-period", "1",
         "--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",
     )  # fmt: skip
-    everybody = [Server(directory, *options) for _ in range(masters + replicas)]
-    async with running(everybody) as servers:
-        made = Cluster(servers, masters)
-        await made.form()
-        yield made
+    return Cluster([Server(directory, *options) for _ in range(masters + replicas)], masters)
 
 
 async def nothing_is_on_its_way(master: Server) -> bool:
@@ -221,6 +225,26 @@ async def nothing_is_on_its_way(master: Server) -> bool:
     info = await master.redis.info("replication")
     replicas = [info[name] for name in info if re.fullmatch(r"slave\d+", name)]
     return bool(replicas) and all(replica["offset"] == info["master_repl_offset"] for replica in replicas)
+
+
+@contextmanager
+def cluster_for_many(directory: Path) -> Iterator[str]:
+    """Run three masters for as long as many tests need them, each in an event loop of its own; yields their URL."""
+    made = _cluster(directory, 3, 0)
+
+    async def begin() -> None:
+        for server in made.servers:
+            await server.start()
+        await made.form()
+        for server in made.servers:
+            await server.redis.aclose()
+
+    try:
+        asyncio.run(begin())
+        yield made.url
+    finally:
+        for server in made.servers:
+            server.kill()
 
 
 class Watched:
