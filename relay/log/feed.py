@@ -43,8 +43,8 @@ class Hears(Protocol):
     def lost(self, names: Iterable[bytes]) -> None:
         """For these channels there may be no messages for a while; said once."""
 
-    def turned_away(self, names: Iterable[bytes]) -> None:
-        """The server will not, or no longer, publish these; they are not of this feed any more."""
+    def turned_away(self, names: Iterable[bytes], *, moved: bool) -> None:
+        """The server will not publish these, now or (`moved`) any more; they are not of this feed any more."""
 
     def moved(self, slot: int, host: str, port: int, said_by: Endpoint) -> None:
         """The server said who has this slot."""
@@ -149,7 +149,7 @@ class Feed:
             if not self._leaving[name]:
                 del self._leaving[name]
         elif name in self.channels:
-            self._turn_away([name])
+            self._turn_away([name], moved=True)
 
     def _refused(self, why: str) -> None:
         """An error does not say to which command; a server that is asked again answers again."""
@@ -157,16 +157,16 @@ class Feed:
         if code == "MOVED":
             slot, where = int(rest[0]), rest[1].rpartition(":")
             self._hears.moved(slot, where[0], int(where[2]), self.endpoint)
-            self._turn_away([name for name in self._asked if key_slot(name) == slot])
+            self._turn_away([name for name in self._asked if key_slot(name) == slot], moved=True)
             return
         if code in _NOT_NOW:
-            self._turn_away(list(self._asked))
+            self._turn_away(list(self._asked), moved=False)
             return
         log.error("subscription_refused", detail=why[:200])
         if self._wire is not None:
             self._wire.abort()
 
-    def _turn_away(self, names: list[bytes]) -> None:
+    def _turn_away(self, names: list[bytes], *, moved: bool) -> None:
         self.channels.difference_update(names)
         self._asked.difference_update(names)
-        self._hears.turned_away(names)
+        self._hears.turned_away(names, moved=moved)

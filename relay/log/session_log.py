@@ -13,8 +13,7 @@ import msgspec
 from relay.log.connect import AnyRedis, call, publish_verb, transaction
 from relay.log.jobs import Job
 from relay.log.keys import Keys
-from relay.log.routed import Argument
-from relay.log.scripts import Script, session_script
+from relay.log.scripts import Argument, Script, session_script
 from relay.log.snapshots import Snapshots
 from relay.protocol.frames import Active
 from relay.protocol.words import Reason, new_epoch

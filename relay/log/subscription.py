@@ -20,7 +20,7 @@ from relay.log.feed import Feed
 from relay.log.servers import Servers
 
 _PLACE_AFTER_S = 0.02  # of a change: not at once, as two servers may each say that the other one has a slot
-_PLACE_AGAIN_S = 0.25  # while nobody is known to have a channel's slot
+_PLACE_AGAIN_S = 0.25  # while nobody is known to have a channel's slot, or its server will not publish it now
 
 
 class Listener(Protocol):
@@ -110,11 +110,11 @@ class Subscriber:
     def silent(self) -> None:
         self._servers.doubt()
 
-    def turned_away(self, names: Iterable[bytes]) -> None:
+    def turned_away(self, names: Iterable[bytes], *, moved: bool) -> None:
         for name in names:
             self._places.pop(name, None)
         self._servers.doubt()
-        self._place_soon()
+        self._place_soon(_PLACE_AFTER_S if moved else _PLACE_AGAIN_S)
 
     def moved(self, slot: int, host: str, port: int, said_by: Endpoint) -> None:
         self._servers.moved(slot, host, port, said_by)

@@ -95,7 +95,9 @@ class Server:
     def url(self) -> str:
         """With TLS, where the server is set up so."""
         options = "&".join(f"{name}={value}" for name, value in (self._tls or {}).items())
-        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0?{options}"
+        scheme = "rediss" if self._tls else "redis"
+        kind = "+cluster" if "--cluster-enabled" in self._options else ""
+        return f"{scheme}{kind}://127.0.0.1:{self.port}/0?{options}"
 
     @property
     def runs(self) -> bool:
@@ -325,15 +327,18 @@ def certificates(directory: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def with_tls(directory: Path, certificate: dict[str, str]) -> AsyncIterator[Server]:
-    """A server that speaks TLS only, and wants to see a client's certificate; `certificate`: ca, cert and key files."""
+async def with_tls(directory: Path, files: dict[str, str], *, clustered: bool = False) -> AsyncIterator[Server]:
+    """A server that speaks TLS only, and wants to see a client's certificate; `clustered`: it is a whole Cluster."""
     options = (
-        "--tls-cert-file", certificate["cert"], "--tls-key-file", certificate["key"],
-        "--tls-ca-cert-file", certificate["ca"],
+        "--tls-cert-file", files["cert"], "--tls-key-file", files["key"], "--tls-ca-cert-file", files["ca"],
+        *(("--cluster-enabled", "yes", "--tls-cluster", "yes") if clustered else ()),
     )  # fmt: skip
-    client = {"ssl_ca_certs": certificate["ca"], "ssl_certfile": certificate["cert"], "ssl_keyfile": certificate["key"]}
-    async with running([Server(directory, *options, tls=client)]) as servers:
-        yield servers[0]
+    client = {"ssl_ca_certs": files["ca"], "ssl_certfile": files["cert"], "ssl_keyfile": files["key"]}
+    server = Server(directory, *options, tls=client)
+    async with running([server]):
+        if clustered:
+            await Cluster([server], 1).form()
+        yield server
 
 
 @asynccontextmanager

@@ -73,6 +73,10 @@ async def test_sessions_on_every_master_are_exact_and_all_pub_sub_is_sharded(
             await client.ended(generation)
             check(client, generation, TEXT)
             await client.disconnect()
+        for server in servers.masters:
+            published = await server.redis.info("commandstats")
+            assert "cmdstat_spublish" in published
+            assert "cmdstat_publish" not in published
 
 
 async def test_a_viewer_that_is_cut_goes_on_by_its_cursor_at_another_gateway(relay: World) -> None:

@@ -17,9 +17,10 @@ pytestmark = pytest.mark.slow
 TOKENS = [f"w{number} " for number in range(100)]
 
 
-async def test_an_answer_and_a_stop_over_tls(tmp_path: Path) -> None:
-    files = certificates(tmp_path)
-    async with with_tls(tmp_path, files) as server, world(server.url, tmp_path) as relay:
+@pytest.mark.parametrize("kind", ["one server", "a Cluster"])
+async def test_an_answer_and_a_stop_over_tls(tmp_path: Path, kind: str) -> None:
+    files, clustered = certificates(tmp_path), kind == "a Cluster"
+    async with with_tls(tmp_path, files, clustered=clustered) as server, world(server.url, tmp_path) as relay:
         relay.fake.script = Script(tokens=TOKENS, tokens_per_second=200)
         gateway, _worker = await relay.gateway(), await relay.worker()
         async with Client(gateway.url, "s") as client:
@@ -40,6 +41,7 @@ async def test_a_server_whose_certificate_nobody_vouches_for_is_not_talked_to(tm
     files, others = certificates(tmp_path), certificates(other)
     async with with_tls(tmp_path, files) as server, world(server.url, tmp_path) as relay:
         url = server.url.replace(files["ca"], others["ca"])
+        assert url != server.url
         gateway = relay.spawn("relay", "gateway", "--port", "0", RELAY_REDIS_URL=url)
         line = await until(lambda: gateway.logged("not_ready"), "it says that it cannot use this Redis")
         assert "CERTIFICATE_VERIFY_FAILED" in line["detail"] or "certificate verify failed" in line["detail"]

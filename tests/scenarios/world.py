@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import anyio.to_thread
 import redis.asyncio
 from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import Sentinel
 
 from relay.log.address import parse
@@ -159,7 +160,8 @@ def client(redis_url: str) -> redis.asyncio.Redis:
     address = parse(redis_url)
     if address.kind == "cluster":
         nodes = [ClusterNode(*seed) for seed in address.seeds]
-        return RedisCluster(startup_nodes=nodes)  # type: ignore[return-value]  # close enough for what tests ask
+        tls = address.connection_class is SSLConnection
+        return RedisCluster(startup_nodes=nodes, ssl=tls, **address.options)  # type: ignore[return-value]  # close enough for what tests ask
     if address.kind == "sentinel":
         options = address.sentinel_options
         made: redis.asyncio.Redis = Sentinel(address.seeds, sentinel_kwargs=options).master_for(  # type: ignore[no-untyped-call]
