@@ -59,6 +59,7 @@ class Feed:
         self._address = address
         self._verbs = (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if sharded else (b"SUBSCRIBE", b"UNSUBSCRIBE")
         self._hears = hears
+        self._log = log.bind(server=f"{endpoint.host}:{endpoint.port}")
         self._asked: set[bytes] = set()  # and not answered yet
         self._leaving: Counter[bytes] = Counter()  # unsubscribed by us, not answered yet
         self._wire: Wire | None = None
@@ -89,7 +90,7 @@ class Feed:
                 failures = 0
                 await self._watch(wire)
             except (OSError, TimeoutError, hiredis.HiredisError) as error:
-                log.warning("subscription_failed", error=type(error).__name__, detail=str(error)[:200])
+                self._log.warning("subscription_failed", error=type(error).__name__, detail=str(error)[:200])
             failures += 1
             self._hears.silent()
             ceiling = min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(failures, 8))
@@ -119,7 +120,7 @@ class Feed:
             wire.abort()
         metrics.subscriber_losses.inc()
         reason = wire.lost.result() if wire.lost.done() else "silent"
-        log.warning("subscription_lost", channels=len(self.channels), reason=reason)
+        self._log.warning("subscription_lost", channels=len(self.channels), reason=reason)
         self._hears.lost(tuple(self.channels))
 
     def _begin(self, wire: Wire) -> None:
@@ -162,7 +163,7 @@ class Feed:
         if code in _NOT_NOW:
             self._turn_away(list(self._asked), moved=False)
             return
-        log.error("subscription_refused", detail=why[:200])
+        self._log.error("subscription_refused", detail=why[:200])
         if self._wire is not None:
             self._wire.abort()
 
