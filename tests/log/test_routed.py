@@ -16,7 +16,8 @@ from relay.log.session_log import SessionLog
 from relay.settings import load
 from tests.log.in_memory import Writer, admitted_and_claimed
 from tests.scenarios.processes import until
-from tests.scenarios.redis_servers import Cluster, Server, cluster
+from tests.scenarios.redis_cluster import Cluster, cluster
+from tests.scenarios.redis_servers import Server
 
 pytestmark = pytest.mark.slow
 

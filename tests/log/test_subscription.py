@@ -15,7 +15,8 @@ from relay import embedded
 from relay.log.connect import Connections, call, publish_verb
 from relay.log.subscription import Subscriber
 from tests.scenarios.processes import free_port, until
-from tests.scenarios.redis_servers import Cluster, Server, cluster, running
+from tests.scenarios.redis_cluster import Cluster, cluster
+from tests.scenarios.redis_servers import Server, running
 
 WITHIN_S = 10
 

@@ -11,7 +11,8 @@ import pytest
 from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import Process, until
-from tests.scenarios.redis_servers import Cluster, Server, cluster
+from tests.scenarios.redis_cluster import Cluster, cluster
+from tests.scenarios.redis_servers import Server
 from tests.scenarios.world import World, world
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.scenarios.redis_servers import cluster_for_many
+from tests.scenarios.redis_cluster import cluster_for_many
 from tests.scenarios.test_answers import (
     test_a_viewer_whose_socket_is_cut_at_every_frame_ends_with_the_exact_text,
     test_a_worker_makes_no_more_answers_at_a_time_than_it_may_and_the_urgent_ones_first,

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import until
-from tests.scenarios.redis_servers import Watched, watched
+from tests.scenarios.redis_sentinel import Watched, watched
 from tests.scenarios.world import World, world
 
 pytestmark = pytest.mark.slow

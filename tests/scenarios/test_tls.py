@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import until
-from tests.scenarios.redis_servers import certificates, with_tls
+from tests.scenarios.redis_tls import certificates, with_tls
 from tests.scenarios.world import World, world
 
 pytestmark = pytest.mark.slow
