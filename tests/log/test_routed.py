@@ -16,7 +16,7 @@ from relay.log.session_log import SessionLog
 from relay.settings import load
 from tests.log.in_memory import Writer, admitted_and_claimed
 from tests.scenarios.processes import until
-from tests.scenarios.redis_cluster import Cluster, cluster
+from tests.scenarios.redis_cluster import Cluster, cluster, leads
 from tests.scenarios.redis_servers import Server
 
 pytestmark = pytest.mark.slow
@@ -134,8 +134,7 @@ async def test_a_master_that_steps_down_is_left_for_the_new_one(
     master, replica = servers.masters[0], servers.replicas[0]
     key = await key_on(servers, master)
     await call(redis.commands, "SET", key, "1")
-    await replica.ask("CLUSTER", "FAILOVER")
-    await until(lambda: _leads(replica), "the replica has taken over")
+    await servers.hand_over(replica)
     assert await call(redis.commands, "INCR", key) == 2
 
 
@@ -160,7 +159,7 @@ async def test_while_a_master_is_away_only_its_slots_are_and_then_none(servers: 
             return False
 
     await until(answers, "the replica answers in its place")
-    assert await _leads(replica)
+    assert await leads(replica)
 
 
 async def test_a_task_that_waits_for_a_slot_can_be_cancelled(servers: Cluster, writer: Writer) -> None:
@@ -178,7 +177,3 @@ async def _turned_away(servers: Cluster) -> bool:
     """Whether a script of ours has answered TRYAGAIN."""
     stats = [await server.redis.info("errorstats") for server in servers.masters]
     return any("errorstat_TRYAGAIN" in found for found in stats)
-
-
-async def _leads(server: Server) -> bool:
-    return bool((await server.ask("ROLE"))[0] == "master")

@@ -166,7 +166,7 @@ async def test_a_master_that_steps_down_takes_nothing_with_it(servers: Cluster) 
     async with desk(servers.url) as here:
         channel = (await channels_of(servers))[0]
         ear = await here.listen(channel)
-        await servers.replicas[0].ask("CLUSTER", "FAILOVER")
+        await servers.hand_over(servers.replicas[0])
         await until(lambda: ear.acknowledgements > 1, "it is subscribed again")
         await here.reaches(channel, ear, "again")
         assert ear.losses == 0

@@ -72,6 +72,17 @@ class Cluster:
             if server.runs:
                 await server.ask("CLUSTER", "SETSLOT", slot, "NODE", await self.name(target))
 
+    async def hand_over(self, replica: Server) -> None:
+        """Have a replica take its master's place while that lives; a server gives up such an attempt after 5 s."""
+        for _ in range(4):
+            await replica.ask("CLUSTER", "FAILOVER")
+            try:
+                await until(lambda: leads(replica), "the replica leads", 6)
+                return
+            except AssertionError:
+                continue
+        raise AssertionError("the replica did not take over")
+
     async def caught_up(self, master: Server) -> None:
         """Wait until the master's replicas have everything that it has."""
         await until(lambda: nothing_is_on_its_way(master), "the replicas have caught up")
@@ -91,6 +102,11 @@ class Cluster:
 
     async def _follows(self, replica: Server) -> bool:
         return (await replica.redis.info("replication")).get("master_link_status") == "up"
+
+
+async def leads(server: Server) -> bool:
+    """Whether it is a master, as it sees it."""
+    return bool((await server.ask("ROLE"))[0] == "master")
 
 
 @asynccontextmanager
