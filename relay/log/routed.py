@@ -60,6 +60,8 @@ class Routed:
         clients, self._clients = self._clients, {}
         for redis in clients.values():
             await close(redis)
+        for task in self._closing:
+            task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def _at_owner(self, key: str, run: Callable[[Redis], Awaitable[T]]) -> T:
@@ -100,9 +102,17 @@ class Routed:
     def _leave_those_that_went(self) -> None:
         assert self._servers.map is not None
         for endpoint in self._clients.keys() - self._servers.map.masters():
-            task = asyncio.create_task(close(self._clients.pop(endpoint)), name="leaving a server")
+            task = asyncio.create_task(self._leave(self._clients.pop(endpoint)), name="leaving a server")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    async def _leave(self, redis: Redis) -> None:
+        """What is under way may still be answered, or told where to go, until its own time is over."""
+        try:
+            await redis.connection_pool.disconnect(inuse_connections=False)
+            await asyncio.sleep(self._timeout_s)
+        finally:
+            await close(redis)
 
 
 async def transaction_on(redis: Redis, *commands: tuple[Argument, ...]) -> list[Any]:
