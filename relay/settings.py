@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RELAY_", extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
     # Redis
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, 6.2 or newer")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis or Valkey, 6.2 or newer; also a Cluster (7.0), Sentinels, TLS"
+    )
     prefix: str = Field("relay", description="First part of every key", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
 
     # Gateway

@@ -9,7 +9,6 @@ from relay.log import stores
 from relay.log.connect import Connections
 from relay.log.fitness import Fitness
 from relay.log.offers import Offer
-from relay.log.subscription import Subscriber
 from relay.settings import Settings
 from workers.consumer import Consumer
 from workers.metrics_port import metrics_port
@@ -31,9 +30,9 @@ async def _serve(settings: Settings, provider: Provider, stopping: asyncio.Event
     redis = Connections(settings.redis_url)
     session_log = stores.session_log(redis, settings)
     queue = stores.queue(redis, settings)
-    subscriber = Subscriber(settings.redis_url)
+    subscriber = stores.subscriber(redis)
     consumer = Consumer(session_log, queue, subscriber, provider, settings.queue, settings)
-    fitness = Fitness(lambda: [redis.commands])
+    fitness = Fitness(redis.commands)
     await fitness.look()
     subscriber.start()
     reaper = asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper")

@@ -25,7 +25,6 @@ from relay.log.fitness import Fitness
 from relay.log.follower import Follower
 from relay.log.pages import Shelf
 from relay.log.reaper import failure, look_ms
-from relay.log.subscription import Subscriber
 from relay.settings import Settings
 
 RECONNECT_SPREAD_MS = (200, 3000)
@@ -38,7 +37,7 @@ class Gateway:
         self.settings = settings
         self.limits = settings.limits
         self.redis = Connections(settings.redis_url)
-        self.fitness = Fitness(lambda: [self.redis.commands])
+        self.fitness = Fitness(self.redis.commands)
         self.log = stores.session_log(self.redis, settings)
         self.queue = stores.queue(self.redis, settings)
         self.menu = Menu(stores.offers(self.redis, settings), settings.queues, self.limits)
@@ -52,7 +51,7 @@ class Gateway:
             mark_ms=int(settings.lost_after_s * 1000),
             expect=self.hub.expect,
         )
-        self.subscriber = Subscriber(settings.redis_url)
+        self.subscriber = stores.subscriber(self.redis)
         self.shelf = Shelf(settings.replay_bytes)
         self.reaper = stores.reaper(self.log, self.queue, settings)
         self.draining = asyncio.Event()  # set once, when this gateway has been told to go

@@ -143,7 +143,7 @@ async def ready(request: Request) -> Response:
         return error_answer(ClientError("unavailable", "This gateway is going.", retry_after_s=1))
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
-            await call(gateway.redis.commands, "PING")
+            await call(gateway.redis.commands, "EXISTS", gateway.log.keys.queues)  # every submit needs its server
     except (StorageError, TimeoutError):
         return error_answer(ClientError("unavailable", "Redis does not answer as it should.", retry_after_s=1))
     if gateway.fitness.against:

@@ -7,13 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from redis.asyncio import Redis
-
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
 from relay.gateway.menu import Menu
-from relay.log.connect import call
+from relay.log.connect import AnyRedis, call, publish_verb
 from relay.log.jobs import Job
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog, Stopped
@@ -50,7 +48,7 @@ class Submissions:
         menu: Menu,
         session_log: SessionLog,
         queue: Queue,
-        redis: Redis,
+        redis: AnyRedis,
         *,
         look_ms: int,
         mark_ms: int,
@@ -172,7 +170,8 @@ class Submissions:
         try:
             async with asyncio.timeout_at(deadline):
                 if stopped.owner:
-                    await call(self._redis, "PUBLISH", self._log.keys.worker(stopped.owner), f"stop {generation}")
+                    verb, channel = await publish_verb(self._redis), self._log.keys.worker(stopped.owner)
+                    await call(self._redis, verb, channel, f"stop {generation}")
                 if stopped.queue:
                     await self._queue.done(stopped.queue, session, generation)
         except (StorageError, TimeoutError) as error:

@@ -7,14 +7,17 @@ that was away, was failed over or was configured anew may answer differently.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
+from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from relay import logging, metrics
 from relay.errors import SettingsError, StorageError
-from relay.log.connect import Connections, cancellable, storage_error
+from relay.log.connect import AnyRedis, Connections
+from relay.log.failures import cancellable, storage_error
+from relay.log.routed import Routed
 
 SETTING = "maxmemory-policy"
 TRIES = 2  # before a start: the first may time out because everything else starts as well
@@ -24,17 +27,24 @@ LOOK_S = 30.0
 log = logging.get("redis")
 
 
-class Server(Protocol):
-    """One master, as a client or as a Cluster's node."""
+async def check(redis: AnyRedis) -> bool:
+    """Whether it is known to be fit; False if a server hides its policy.
 
-    def execute_command(self, *arguments: Any, **options: Any) -> Awaitable[Any]: ...
-
-
-async def check(servers: Sequence[Server]) -> bool:
-    """False if one of them hides its policy. Raises StorageError if one does not answer, SettingsError if one evicts.
-
-    `volatile-…` evicts as well: all our keys have a time to live.
+    Raises StorageError if one does not answer; SettingsError if one evicts, or is a Cluster without sharded pub/sub.
     """
+    if not isinstance(redis, Routed):
+        return await keep_everything([redis])
+    try:
+        servers, sharded = await redis.masters(), await redis.sharded()
+    except (RedisError, OSError) as error:
+        raise storage_error("PING", error) from error
+    if sharded and not await _knows(servers[0], "SPUBLISH"):
+        raise SettingsError("A Redis Cluster has to be of version 7.0 or newer: this one has no sharded pub/sub")
+    return await keep_everything(servers)
+
+
+async def keep_everything(servers: Sequence[Redis]) -> bool:
+    """As `check`, of these servers. `volatile-…` evicts as well: all our keys have a time to live."""
     policies = [await _policy(server) for server in servers]
     for policy in policies:
         if policy not in (None, "noeviction"):
@@ -52,7 +62,7 @@ def refuse_unfit(redis_url: str) -> None:
         try:
             for _ in range(TRIES):
                 try:
-                    await check([redis.commands])
+                    await check(redis.commands)
                     return
                 except StorageError:
                     pass  # it is asked again by the process, which says so
@@ -65,16 +75,16 @@ def refuse_unfit(redis_url: str) -> None:
 class Fitness:
     """What a process knows of its Redis. `against`: the sentence that speaks against serving, "" if there is none."""
 
-    def __init__(self, servers: Callable[[], Sequence[Server]]) -> None:
+    def __init__(self, redis: AnyRedis) -> None:
         self.against = "Redis does not answer."
-        self._servers = servers
+        self._redis = redis
         self._said = ""
         self._hidden = False
 
     async def look(self) -> None:
         """Ask once. Raises nothing: what is new is logged."""
         try:
-            told = await check(self._servers())
+            told = await check(self._redis)
         except SettingsError as error:
             self.against = f"{error}."
             self._say(self.against)
@@ -105,11 +115,20 @@ class Fitness:
             log.error("not_ready", detail=sentence)
 
 
-async def _policy(server: Server) -> str | None:
+async def _knows(server: Redis, command: str) -> bool:
+    """True where the host hides it."""
+    try:
+        count = await cancellable(server.execute_command("COMMAND INFO", command))  # type: ignore[no-untyped-call]
+    except (RedisError, OSError):
+        return True
+    return any(count)
+
+
+async def _policy(server: Redis) -> str | None:
     """None where the host hides it. Raises StorageError."""
     try:
         # One word, as redis-py spells it: then its reply is a map under either protocol.
-        config: dict[Any, Any] = await cancellable(server.execute_command("CONFIG GET", SETTING))
+        config: dict[Any, Any] = await cancellable(server.execute_command("CONFIG GET", SETTING))  # type: ignore[no-untyped-call]
     except NoPermissionError:
         return None
     except (RedisError, OSError) as error:

@@ -6,10 +6,10 @@ import asyncio
 import time
 
 import msgspec
-from redis.asyncio import Redis
 
 from relay import logging, metrics
 from relay.errors import StorageError
+from relay.log.connect import AnyRedis
 from relay.log.keys import Keys
 from relay.log.scripts import queue_script
 
@@ -41,7 +41,7 @@ _OFFER = queue_script("offer")
 class Offers:
     """The offers under one prefix. Every method raises StorageError."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: AnyRedis, keys: Keys) -> None:
         self._redis = redis
         self._key = keys.offers
         self._current: list[Offer] = []

@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import msgspec
-from redis.asyncio import Redis
 
 from relay import logging, metrics
 from relay.errors import UnreadableJob
 from relay.log import jobs
-from relay.log.connect import call
+from relay.log.connect import AnyRedis, call
 from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.scripts import queue_script
@@ -38,8 +37,8 @@ class Queue:
 
     def __init__(
         self,
-        commands: Redis,
-        blocking: Redis,
+        commands: AnyRedis,
+        blocking: AnyRedis,
         keys: Keys,
         *,
         max_backlog: int,

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
-from relay.log.connect import cancellable, storage_error
+from relay.log.connect import AnyRedis, execute
+from relay.log.failures import storage_error
 from relay.log.keys import lua_names
+from relay.log.routed import Argument as Argument  # what scripts are given
 
 _LUA = files("relay.log") / "lua"
+_LOADS = 3  # a slot may move to a server that has not the script either
 
-Argument = str | bytes | int | float
+# While a slot of a Cluster is on its way, the keys of a session may lie on two servers, and a script that finds one of
+# them elsewhere fails in its middle, with one half written. So none begins then: two keys that never exist make the
+# server look whether the slot is open.
+_WHOLE_SLOT = """
+if string.find(KEYS[1], '{', 1, true) then
+  local found = redis.pcall('EXISTS', KEYS[1] .. '?', KEYS[1] .. '??')
+  if type(found) == 'table' then return redis.error_reply('TRYAGAIN the slot is on its way to another server') end
+end
+"""
 
 
 class Script:
@@ -21,19 +32,19 @@ class Script:
 
     def __init__(self, name: str, shared: str) -> None:
         self.name = name
-        self.source = lua_names() + "".join((_LUA / f"{part}.lua").read_text() for part in (shared, name))
-        self._sha: str | None = None
+        parts = ((_LUA / f"{part}.lua").read_text() for part in (shared, name))
+        self.source = lua_names() + _WHOLE_SLOT + "".join(parts)
+        self._sha = hashlib.sha1(self.source.encode()).hexdigest()
 
-    async def __call__(self, redis: Redis, key: str, *arguments: Argument) -> Any:
+    async def __call__(self, redis: AnyRedis, key: str, *arguments: Argument) -> Any:
         """Run it. Raises StorageError; whether it took effect is then unknown, and every script bears a repeat."""
         try:
-            if self._sha is not None:
+            for _ in range(_LOADS):
                 try:
-                    return await cancellable(redis.evalsha(self._sha, 1, key, *arguments))
-                except NoScriptError:
-                    pass  # another server, or it was restarted: it learns the script again below
-            self._sha = await cancellable(redis.script_load(self.source))
-            return await cancellable(redis.evalsha(self._sha, 1, key, *arguments))
+                    return await execute(redis, key, "EVALSHA", self._sha, 1, key, *arguments)
+                except NoScriptError:  # its first run here, another server, or one that was restarted
+                    await execute(redis, key, "SCRIPT LOAD", self.source)
+            return await execute(redis, key, "EVALSHA", self._sha, 1, key, *arguments)
         except (RedisError, OSError) as error:
             raise storage_error(self.name, error) from error
 

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
-from redis.asyncio import Redis
 
-from relay.log.connect import call, transaction
+from relay.log.connect import AnyRedis, call, publish_verb, transaction
 from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.scripts import Argument, Script, session_script
@@ -134,20 +133,21 @@ class SessionLog:
 
     def __init__(
         self,
-        commands: Redis,
-        append: Redis,
+        commands: AnyRedis,
+        append: AnyRedis,
         keys: Keys,
         *,
         session_ttl_s: int,
         max_generations: int,
         max_requests: int,
-        publish_verb: str = "PUBLISH",
+        publish_verb: str | None = None,
     ) -> None:
         self.keys = keys
         self.snapshots = Snapshots(commands, keys)
         self._commands = commands
         self._append = append
-        self._common = (session_ttl_s * 1000, publish_verb)
+        self._ttl_ms = session_ttl_s * 1000
+        self._verb = publish_verb  # None: what the kind of Redis asks for
         self._bounds = (max_generations, max_requests)
         self._reading = asyncio.Semaphore(READS_AT_ONCE)  # whoever waits here is not on a command's time yet
 
@@ -356,10 +356,14 @@ class SessionLog:
         return bool(reply[0] == b"more")
 
     async def _run(self, script: Script, session: str, *arguments: Argument) -> Any:
-        return await script(self._commands, self.keys.session(session), session, *self._common, *arguments)
+        return await self._script(self._commands, script, session, *arguments)
 
     async def _write(self, script: Script, session: str, *arguments: Argument) -> Any:
-        return await script(self._append, self.keys.session(session), session, *self._common, *arguments)
+        return await self._script(self._append, script, session, *arguments)
+
+    async def _script(self, redis: AnyRedis, script: Script, session: str, *arguments: Argument) -> Any:
+        verb = self._verb or await publish_verb(redis)
+        return await script(redis, self.keys.session(session), session, self._ttl_ms, verb, *arguments)
 
     @staticmethod
     def _outcome(reply: list[bytes]) -> Outcome:

@@ -7,16 +7,15 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
-from relay.log.connect import call, transaction
+from relay.log.connect import AnyRedis, call, transaction
 from relay.log.keys import Keys
 
 
 class Snapshots:
     """Of the sessions under one prefix."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: AnyRedis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
 

@@ -8,6 +8,7 @@ from relay.log.offers import Offers
 from relay.log.queue import Queue
 from relay.log.reaper import Reaper
 from relay.log.session_log import SessionLog
+from relay.log.subscription import Subscriber
 from relay.settings import Settings
 
 
@@ -35,6 +36,10 @@ def queue(redis: Connections, settings: Settings) -> Queue:
 
 def offers(redis: Connections, settings: Settings) -> Offers:
     return Offers(redis.commands, Keys(settings.prefix))
+
+
+def subscriber(redis: Connections) -> Subscriber:
+    return Subscriber(redis.servers)
 
 
 def reaper(log: SessionLog, jobs: Queue, settings: Settings, own_queue: str | None = None) -> Reaper:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from relay.log.connect import AnyRedis
 from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.queue import Queue
@@ -54,7 +55,7 @@ def redis_in_memory() -> Redis:
     return client
 
 
-def session_log_on(redis: Redis, *, max_generations: int = 200, max_requests: int = 1000) -> SessionLog:
+def session_log_on(redis: AnyRedis, *, max_generations: int = 200, max_requests: int = 1000) -> SessionLog:
     return SessionLog(
         redis,
         redis,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 from redis import exceptions
@@ -24,43 +22,10 @@ from redis.exceptions import (
 
 from relay import embedded
 from relay.errors import SettingsError, StorageError
-from relay.log.connect import Connections, call, storage_error, transaction
+from relay.log.connect import Connections, call, transaction
+from relay.log.failures import storage_error
+from tests.log.answering import pong, server_that
 from tests.log.in_memory import admitted_and_claimed, session_log_on
-
-Answers = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def server_that(answers: Answers) -> AsyncIterator[str]:
-    """A server on loopback that treats every connection so; yields its URL."""
-    conversations: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        conversations.add(task)
-        try:
-            await answers(reader, writer)
-        except (ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-    finally:
-        server.close()
-        for task in conversations:
-            task.cancel()
-        await asyncio.gather(*conversations, return_exceptions=True)
-
-
-async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Whatever is asked, one PONG for each command."""
-    while data := await reader.read(65536):
-        writer.write(b"+PONG\r\n" * sum(line.startswith(b"*") for line in data.split(b"\r\n")))
-        await writer.drain()
 
 
 async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from relay.log.subscription import Subscriber
+from relay.log import stores
+from relay.log.connect import Connections
 from tests.scenarios.processes import until
 from tests.scenarios.proxy import Proxy
 
@@ -41,7 +42,8 @@ class Channel:
         self.listener = Heard()
         self.name = secrets.token_hex(4)
         self._redis = Redis.from_url(redis_url)
-        self._subscriber = Subscriber(proxy.url)
+        self._through = Connections(proxy.url)
+        self._subscriber = stores.subscriber(self._through)
 
     async def __aenter__(self) -> Channel:
         self._subscriber.start()
@@ -50,6 +52,7 @@ class Channel:
 
     async def __aexit__(self, *_: object) -> None:
         await self._subscriber.aclose()
+        await self._through.aclose()
         await self._redis.aclose()
 
     async def say(self, *messages: bytes) -> int:

@@ -1,0 +1,75 @@
+"""What a failure of Redis says: of this one command, of the server as it is, or of being at the wrong server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationWrongNumberOfArgsError,
+    ClusterDownError,
+    DataError,
+    MaxConnectionsError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+
+from relay.errors import StorageError
+
+T = TypeVar("T")
+
+# Error replies that say how the server is, not what is wrong with the command: redis-py's classes, and the codes that
+# it has no class for or that a script passes on in the middle of its text (Redis 6.2: "… @user_script: 1: -OOM …").
+_OUTAGES = (
+    AskError, AuthenticationWrongNumberOfArgsError, ClusterDownError, NoPermissionError, NoScriptError,
+    OutOfMemoryError, ReadOnlyError, TryAgainError,
+)  # fmt: skip
+_OUTAGE_CODES = re.compile(
+    r"(?:^|[ -])(?:OOM|READONLY|MISCONF|LOADING|BUSY|NOREPLICAS|NOSCRIPT|NOPERM|NOAUTH|CLUSTERDOWN|MASTERDOWN|TRYAGAIN"
+    r"|UNBLOCKED) "
+)
+# Outages that another server would not mend.
+_RIGHT_SERVER = (MaxConnectionsError, NoPermissionError, NoScriptError, OutOfMemoryError, TryAgainError)
+
+
+def storage_error(what: object, error: Exception) -> StorageError:
+    return StorageError(f"{what}: {type(error).__name__}: {str(error)[:200]}", refused=_refused(error))
+
+
+def wrong_server(error: Exception) -> bool:
+    """Whether another server may have taken this one's place."""
+    return not isinstance(error, _RIGHT_SERVER) and not _refused(error)
+
+
+def _refused(error: Exception) -> bool:
+    """Whether it is about this one command; everything else is an outage, which other commands would meet as well."""
+    if not isinstance(error, ResponseError | DataError) or isinstance(error, _OUTAGES):
+        return False
+    return _OUTAGE_CODES.search(str(error)) is None
+
+
+async def cancellable(command: Awaitable[T]) -> T:
+    """Await a command of redis-py's so that a cancellation is never lost.
+
+    redis-py 8.1 writes through `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes as the
+    write has just finished. The task would go on as if nobody had told it to end.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        result = await command
+    except Exception:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError from None
+        raise
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result

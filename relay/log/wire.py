@@ -1,0 +1,69 @@
+"""A connection that subscribes: commands to bytes and bytes to replies, on a hiredis reader."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
+
+from relay.log.address import Address, Endpoint
+
+
+async def connect(address: Address, endpoint: Endpoint, on_reply: Callable[[Any], None]) -> Wire:
+    """Raises OSError. What the server says to a wrong password comes as a reply."""
+    loop = asyncio.get_running_loop()
+    if address.connection_class is UnixDomainSocketConnection:
+        _, wire = await loop.create_unix_connection(lambda: Wire(on_reply), endpoint.host)
+    else:
+        tls = _tls(address.options) if address.connection_class is SSLConnection else None
+        _, wire = await loop.create_connection(lambda: Wire(on_reply), endpoint.host, endpoint.port, ssl=tls)
+    if password := address.options.get("password"):
+        user = [address.options["username"].encode()] if address.options.get("username") else []
+        wire.send(b"AUTH", *user, password.encode())
+    return wire
+
+
+def _tls(options: dict[str, Any]) -> ssl.SSLContext:
+    """The same context that redis-py makes of the URL's ssl_… options."""
+    named = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    context: ssl.SSLContext = SSLConnection(**named).ssl_context.get()
+    return context
+
+
+class Wire(asyncio.Protocol):
+    """RESP2, which every server speaks without being asked. `lost` is why it was lost, once it is."""
+
+    def __init__(self, on_reply: Callable[[Any], None]) -> None:
+        self._on_reply = on_reply
+        self._reader = hiredis.Reader()
+        self._transport: asyncio.Transport | None = None
+        loop = asyncio.get_running_loop()
+        self._time = loop.time
+        self.heard_at = loop.time()
+        self.lost: asyncio.Future[str] = loop.create_future()
+
+    def send(self, *command: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub says a 1-tuple
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._time()
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            self._on_reply(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(type(exc).__name__ if exc else "closed")
