@@ -47,9 +47,9 @@ class Gateway:
             self.log,
             self.queue,
             self.redis.commands,
+            self.hub,
             look_ms=look_ms(settings.lease_s, settings.queue_timeout_s),
             mark_ms=int(settings.lost_after_s * 1000),
-            expect=self.hub.expect,
         )
         self.subscriber = stores.subscriber(self.redis)
         self.shelf = Shelf(settings.replay_bytes)
@@ -116,4 +116,5 @@ class Gateway:
             max_frame_bytes=self.settings.max_frame_bytes,
             lost_after_s=self.settings.lost_after_s,
             lost_members=failure("storage", self.settings.failure_message, retryable=True),
+            orphaned=self.reaper.end_orphan,
         )

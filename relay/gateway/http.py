@@ -19,7 +19,7 @@ from relay.gateway.event_stream import HEADERS, EventStream
 from relay.gateway.gateway import Gateway
 from relay.gateway.submissions import answered_in_time
 from relay.gateway.waiting import until_ended
-from relay.log.connect import call
+from relay.log.connect import ping
 from relay.protocol import commands
 from relay.protocol.commands import Submit
 
@@ -143,7 +143,7 @@ async def ready(request: Request) -> Response:
         return error_answer(ClientError("unavailable", "This gateway is going.", retry_after_s=1))
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
-            await call(gateway.redis.commands, "EXISTS", gateway.log.keys.queues)  # every submit needs its server
+            await ping(gateway.redis.commands, gateway.log.keys.queues)  # every submit needs the server of this key
     except (StorageError, TimeoutError):
         return error_answer(ClientError("unavailable", "Redis does not answer as it should.", retry_after_s=1))
     if gateway.fitness.against:

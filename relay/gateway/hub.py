@@ -67,11 +67,10 @@ class Hub:
         else:
             self._forget(session, entry)
 
-    def expect(self, session: str) -> None:
-        """If the session is followed here, something is about to come."""
+    def at_hand(self, session: str) -> Follower | None:
+        """The session's follower, if it is followed here."""
         entry = self._entries.get(session)
-        if entry is not None:
-            entry.follower.expect()
+        return entry.follower if entry is not None else None
 
     async def look(self, session: str) -> None:
         """If the session is followed here, see at once what has become of it. Raises StorageError."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
+from relay.gateway.hub import Hub
 from relay.gateway.menu import Menu
 from relay.log.connect import AnyRedis, call, publish_verb
 from relay.log.jobs import Job
@@ -49,19 +50,18 @@ class Submissions:
         session_log: SessionLog,
         queue: Queue,
         redis: AnyRedis,
+        hub: Hub,
         *,
         look_ms: int,
         mark_ms: int,
-        expect: Callable[[str], None],
     ) -> None:
-        """`expect` is told of each session that something was submitted to."""
         self._menu = menu
         self._log = session_log
         self._queue = queue
         self._redis = redis
+        self._hub = hub
         self._look_ms = look_ms
         self._mark_ms = mark_ms
-        self._expect = expect
 
     async def submit(self, submit: Submit) -> Accepted:
         """Accepted once the job is durable; any number of equal submits make one generation.
@@ -71,7 +71,8 @@ class Submissions:
         """
         async with answered_in_time("submit"):
             accepted = await self._submit(submit)
-        self._expect(submit.session)
+        if (follower := self._hub.at_hand(submit.session)) is not None:
+            follower.expect()
         metrics.submits.labels("duplicate" if accepted.duplicate else "accepted").inc()
         return accepted
 
@@ -79,7 +80,7 @@ class Submissions:
         """End it now; True if it had ended before. Raises ClientError: `not_found`, `unavailable`."""
         deadline = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
         async with answered_in_time("stop"):
-            stopped = await self._log.stop(session, generation)
+            stopped = await self._log.stop(session, generation) or await self._stop_lost(session, generation)
         if stopped is None:
             raise ClientError("not_found", "There is no such generation in this session.")
         if not stopped.already_ended:
@@ -90,12 +91,24 @@ class Submissions:
         """End what runs and forget the session. Raises ClientError: `not_found`, `unavailable`."""
         deadline = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
         async with answered_in_time("delete"):
-            running = await self._log.delete(session, self._mark_ms)
+            follower = self._hub.at_hand(session)
+            shown = follower.shown() if follower is not None else ([], [])
+            running = await self._log.delete(session, self._mark_ms, *shown)
         if running is None:
             raise ClientError("not_found", "There is no such session.")
         log.info("deleted", session=session, running=len(running))
         for stopped in running:
             await self._tidy(session, stopped, deadline)
+
+    async def _stop_lost(self, session: str, generation: str) -> Stopped | None:
+        """Redis has lost an answer that runs, and its worker will bring it back: then it finds that it has ended."""
+        follower = self._hub.at_hand(session)
+        known = follower.running(generation) if follower is not None else None
+        if known is None:
+            return None
+        if await self._log.bury(session, generation, known.attempt, b"{}", "stopped"):
+            return Stopped(generation, already_ended=False)
+        return await self._log.stop(session, generation)  # it has just come back
 
     async def _submit(self, submit: Submit) -> Accepted:
         body_hash = submit.body_hash()

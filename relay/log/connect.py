@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from relay.log.address import parse
 from relay.log.failures import cancellable, storage_error
-from relay.log.routed import Argument, Routed, transaction_on
+from relay.log.routed import Argument, Routed
 from relay.log.servers import Servers
 
 APPEND_TIMEOUT_S = 1.0
@@ -56,16 +56,6 @@ async def call(redis: AnyRedis, *command: Argument) -> Any:
         raise storage_error(command[0], error) from error
 
 
-async def transaction(redis: AnyRedis, *commands: tuple[Argument, ...]) -> list[Any]:
-    """Several commands of one slot at one moment. Raises StorageError."""
-    try:
-        if isinstance(redis, Routed):
-            return await redis.transaction(_key(commands[0]), *commands)
-        return await cancellable(transaction_on(redis, *commands))
-    except (RedisError, OSError) as error:
-        raise storage_error(commands[0][0], error) from error
-
-
 async def publish_verb(redis: AnyRedis) -> str:
     """PUBLISH, or for a Cluster SPUBLISH: classic pub/sub would flood all of its servers. Raises StorageError."""
     try:
@@ -79,6 +69,14 @@ async def execute(redis: AnyRedis, key: str, *command: Argument) -> Any:
     if isinstance(redis, Routed):
         return await redis.execute(key, *command)
     return await cancellable(redis.execute_command(*command))  # type: ignore[no-untyped-call]
+
+
+async def ping(redis: AnyRedis, key: str) -> None:
+    """Raises StorageError unless the server of `key` answers; one whose disk is full refuses."""
+    try:
+        await execute(redis, key, "PING")
+    except (RedisError, OSError) as error:
+        raise storage_error("PING", error) from error
 
 
 def _key(command: tuple[Argument, ...]) -> str:

@@ -15,6 +15,7 @@ import asyncio
 import random
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 from relay import logging, metrics
 from relay.errors import StorageError
@@ -56,8 +57,12 @@ class Follower:
         max_frame_bytes: int,
         lost_after_s: float,
         lost_members: bytes,
+        orphaned: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """`lost_members`: what the end of an answer that nobody brings back adds to the event, a JSON object."""
+        """`lost_members`: what the end of an answer that nobody brings back adds to the event, a JSON object.
+
+        `orphaned` is asked now and then about each running answer: no queue may know of it any more.
+        """
         self.session = session
         self.epoch = ""
         self.frontier = 0
@@ -67,6 +72,9 @@ class Follower:
         self.audience = Audience()
         self.missing = Missing(lost_after_s)
         self._lost_members = lost_members
+        self._orphaned = orphaned
+        self._orphans_every_s = lost_after_s / 2
+        self._orphans_sought = time.monotonic()
         self._sight = Sight(self._degraded, self._restored)
         self._lives: deque[str] = deque(maxlen=_LIVES)  # epochs that have gone by
         self._torn = False  # a replay found that entries are missing
@@ -143,6 +151,14 @@ class Follower:
         self._expecting, self._heard_at = True, time.monotonic()
         self._watch_silence()
 
+    def running(self, generation: str) -> Active | None:
+        """What was shown of it last, unless it has ended; Redis may have lost it since."""
+        return self.active.get(generation) or self.missing.known(generation)
+
+    def shown(self) -> tuple[list[str], list[str]]:
+        """(epochs, generations not ended) that viewers here have been shown."""
+        return [*self._lives, self.epoch], [*self.active, *self.missing]
+
     def replay(self, after: int) -> Replay:
         """What follows `after`, up to what is flushed."""
         return Replay(self, self.pages, after, self.audience.flushed, max_frame_bytes=self._max_frame_bytes)
@@ -210,6 +226,7 @@ class Follower:
             try:
                 await self.look()
                 await self._seek_missing()
+                await self._seek_orphans()
                 trouble.over()
                 failures = 0
                 self._see_again()
@@ -242,6 +259,13 @@ class Follower:
             elif overdue and await self._log.bury(self.session, known.generation, known.attempt, self._lost_members):
                 metrics.generations.labels("failed", "storage").inc()
                 log.warning("lost", session=self.session, generation=known.generation)
+
+    async def _seek_orphans(self) -> None:
+        if time.monotonic() - self._orphans_sought < self._orphans_every_s:
+            return
+        self._orphans_sought = time.monotonic()
+        for generation in tuple(self.active):
+            await self._orphaned(self.session, generation)
 
     def _see_again(self) -> None:
         if not self.missing:
@@ -284,15 +308,12 @@ class Follower:
             log.warning("session_began_anew", session=self.session, epoch=opened.epoch, head=opened.head)
             if earlier != self.epoch:
                 self._lives.append(earlier)
-                self._miss([known for name, known in were_active.items() if name not in self.active])
+                self.missing.add(
+                    [one for name, one in were_active.items() if name not in self.active], time.monotonic()
+                )
+                self._sight.lost()
             self.audience.restart()
             self._doubt.set()  # events may have been applied to the old life while the new one was read
-
-    def _miss(self, lost: list[Active]) -> None:
-        """These ran in the life before and are not in this one."""
-        if lost:
-            self.missing.add(lost, time.monotonic())
-            self._sight.lost()
 
     def _end(self) -> None:
         """The session was deleted: say so, and be nobody's follower any more."""

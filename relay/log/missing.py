@@ -4,7 +4,7 @@ Pure; `now_s` is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from relay.protocol import events
@@ -29,6 +29,13 @@ class Missing:
 
     def __bool__(self) -> bool:
         return bool(self._lost)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lost)
+
+    def known(self, generation: str) -> Active | None:
+        lost = self._lost.get(generation)
+        return lost.known if lost is not None else None
 
     def __contains__(self, generation: str) -> bool:
         return generation in self._lost

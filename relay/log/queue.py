@@ -114,6 +114,11 @@ class Queue:
         body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), jobs.job_name(session, generation))
         return self._read(body) if body is not None else None
 
+    async def knows(self, queue: str, session: str, generation: str) -> bool:
+        """Whether a job is still open."""
+        name = jobs.job_name(session, generation)
+        return bool(await call(self._commands, "HEXISTS", self._keys.queue(queue, "jobs"), name))
+
     async def done(self, queue: str, session: str, generation: str) -> None:
         """Remove everything of a job whose generation has ended, or will never be."""
         name = jobs.job_name(session, generation)

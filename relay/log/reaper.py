@@ -99,6 +99,18 @@ class Reaper:
         for session, generation in due.trims:
             await self._trim(queue, session, generation)
 
+    async def end_orphan(self, session: str, generation: str) -> None:
+        """End an answer that nobody writes and no queue knows of: Redis has lost its job, or its end.
+
+        Raises StorageError.
+        """
+        standing = await self._log.standing(session, generation)
+        if standing is None or standing["state"] == "ended" or self._clock() - self._trouble_at < self._lease_s:
+            return
+        if not await self._queue.knows(standing["queue"], session, generation):
+            what = await self._fail(standing["queue"], session, generation, standing["fence"], "storage")
+            metrics.reaped.labels(what).inc()
+
     async def _promptly(self, reply: Awaitable[T]) -> T:
         """A reply that took long is trouble too: while a frozen Redis held it up, nobody could renew a lease."""
         asked_at = self._clock()

@@ -44,10 +44,6 @@ class Routed:
         """One command about `key`."""
         return await self._at_owner(key, lambda redis: redis.execute_command(*command))  # type: ignore[no-untyped-call]
 
-    async def transaction(self, key: str, *commands: tuple[Argument, ...]) -> list[Any]:
-        """Several commands about the slot of `key`, at one moment."""
-        return await self._at_owner(key, lambda redis: transaction_on(redis, *commands))
-
     async def sharded(self) -> bool:
         """Whether it is a Cluster: then pub/sub is by slot, too, and the verbs are SPUBLISH and SSUBSCRIBE."""
         return (await self._servers.known()).sharded
@@ -113,10 +109,3 @@ class Routed:
             await asyncio.sleep(self._timeout_s)
         finally:
             await close(redis)
-
-
-async def transaction_on(redis: Redis, *commands: tuple[Argument, ...]) -> list[Any]:
-    async with redis.pipeline(transaction=True) as pipe:
-        for command in commands:
-            pipe.execute_command(*command)
-        return await pipe.execute()

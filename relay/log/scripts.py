@@ -30,10 +30,10 @@ end
 class Script:
     """One file of lua/, with the names of keys.py and the part that its slot shares put in front."""
 
-    def __init__(self, name: str, shared: str) -> None:
+    def __init__(self, name: str, *shared: str) -> None:
         self.name = name
-        parts = ((_LUA / f"{part}.lua").read_text() for part in (shared, name))
-        self.source = lua_names() + _WHOLE_SLOT + "".join(parts)
+        parts = ((_LUA / f"{part}.lua").read_text() for part in (*shared, name))
+        self.source = (lua_names() if shared else "") + _WHOLE_SLOT + "".join(parts)
         self._sha = hashlib.sha1(self.source.encode()).hexdigest()
 
     async def __call__(self, redis: AnyRedis, key: str, *arguments: Argument) -> Any:
@@ -49,9 +49,21 @@ class Script:
             raise storage_error(self.name, error) from error
 
 
+async def read(redis: AnyRedis, *reads: tuple[str, ...]) -> list[Any]:
+    """Several plain reads of one slot at one moment, each as its words. Raises StorageError."""
+    words: list[Argument] = []
+    for one in reads:
+        words += [len(one), *one]
+    replies: list[Any] = await _READ(redis, reads[0][1], *words)
+    return replies
+
+
 def session_script(name: str) -> Script:
     return Script(name, "session")
 
 
 def queue_script(name: str) -> Script:
     return Script(name, "queue")
+
+
+_READ = Script("read")

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from relay.log.connect import AnyRedis, call, publish_verb, transaction
+from relay.log.connect import AnyRedis, call, publish_verb
 from relay.log.jobs import Job
 from relay.log.keys import Keys
-from relay.log.scripts import Argument, Script, session_script
+from relay.log.scripts import Argument, Script, read, session_script
 from relay.log.snapshots import Snapshots
 from relay.protocol import events
 from relay.protocol.frames import Active
@@ -194,7 +194,7 @@ class SessionLog:
 
     async def span(self, session: str, generation: str) -> Span | None:
         """None: there is no such generation."""
-        epoch, first, last = await transaction(
+        epoch, first, last = await read(
             self._commands,
             ("HGET", self.keys.session(session), "epoch"),
             ("ZSCORE", self.keys.session(session, "generations"), generation),
@@ -229,9 +229,15 @@ class SessionLog:
         ended = what == b"ended"
         return Stopped(generation, ended, *(item.decode() for item in rest))
 
-    async def delete(self, session: str, mark_ms: int) -> list[Stopped] | None:
-        """End what runs and forget everything; what ran. None: there is no such session, nor was there lately."""
-        what, *rest = await self._run(_DELETE, session, mark_ms, MAX_MARKS)
+    async def delete(
+        self, session: str, mark_ms: int, epochs: Iterable[str] = (), generations: Iterable[str] = ()
+    ) -> list[Stopped] | None:
+        """End what runs and forget everything; what ran. None: there is no such session, nor was there lately.
+
+        `epochs` and `generations` that the caller has shown are not to come back either, should Redis have lost them.
+        """
+        marks = [f"e {epoch}" for epoch in epochs] + [f"g {generation}" for generation in generations]
+        what, *rest = await self._run(_DELETE, session, mark_ms, MAX_MARKS, *marks)
         if what == b"unknown":
             return None
         names = [item.decode() for item in rest]
@@ -242,9 +248,11 @@ class SessionLog:
         """Begin a new epoch: Redis has lost a part of the life `epoch`; `missing`: entries in the middle of its log."""
         await self._run(_ROTATE, session, epoch, new_epoch(), int(missing))
 
-    async def bury(self, session: str, generation: str, attempt: int, members: bytes) -> bool:
-        """End a lost generation as `failed`, unless it is back; True if it was this call that ended it."""
-        reply = await self._run(_BURY, session, generation, attempt, _inner(members), new_epoch())
+    async def bury(
+        self, session: str, generation: str, attempt: int, members: bytes, reason: Reason = "failed"
+    ) -> bool:
+        """End a lost generation, unless it is back; True if it was this call that ended it."""
+        reply = await self._run(_BURY, session, generation, attempt, _inner(members), new_epoch(), reason)
         return bool(reply[0] == b"buried")
 
     # What workers do
@@ -335,11 +343,11 @@ class SessionLog:
     # What reapers do
 
     async def standing(self, session: str, generation: str) -> dict[str, str] | None:
-        """state, fence, claims, handed, lease, claimed, accepted of a generation (absent ones missing).
+        """state, fence, claims, handed, lease, claimed, accepted, queue of a generation (absent ones missing).
 
         None: it was not admitted.
         """
-        names = ["state", "fence", "claims", "handed", "lease", "claimed", "accepted"]
+        names = ["state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue"]
         values = await call(self._commands, "HMGET", self.keys.generation(session, generation), *names)
         if values[0] is None:
             return None

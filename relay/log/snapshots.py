@@ -1,5 +1,5 @@
-"""Snapshots: what a session holds, read as a whole. No script is needed: what is read together does not change any
-more, or is one answer's state at one moment. Every method raises StorageError.
+"""Snapshots: what a session holds, read as a whole. What is read together does not change any more, or is one
+answer's state at one moment. Every method raises StorageError.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from relay.log.connect import AnyRedis, call, transaction
+from relay.log.connect import AnyRedis, call
 from relay.log.keys import Keys
+from relay.log.scripts import read
 
 
 class Snapshots:
@@ -28,14 +29,14 @@ class Snapshots:
         """These generations as in the snapshot; those that do not exist are left out."""
         found = []
         for name in wanted:  # one at a time: each may hold max_answer_bytes of text
-            fields, text, reasoning = await transaction(
+            fields, text, reasoning = await read(
                 self._redis,
                 ("HGETALL", self._keys.generation(session, name)),
                 ("GET", self._keys.generation(session, name, "text")),
                 ("GET", self._keys.generation(session, name, "reasoning")),
             )
             if fields:
-                stored = {key.decode(): value for key, value in fields.items()}
+                stored = {key.decode(): value for key, value in zip(fields[::2], fields[1::2], strict=True)}
                 found.append(_snapshot(name, stored, text or b"", reasoning or b""))
         return found
 
@@ -44,7 +45,7 @@ class Snapshots:
         turns: list[dict[str, Any]] = []
         for name in completed:
             key = self._keys.generation(session, name)
-            (message_id, content, answer_id), text = await transaction(
+            (message_id, content, answer_id), text = await read(
                 self._redis,
                 ("HMGET", key, "message_id", "content", "answer_id"),
                 ("GET", self._keys.generation(session, name, "text")),
@@ -67,7 +68,7 @@ class Snapshots:
         if not generations:
             return []
         keys = [self._keys.generation(session, name) for name in generations]
-        found = await transaction(self._redis, *(("HGET", key, "message_id") for key in keys))
+        found = await read(self._redis, *(("HGET", key, "message_id") for key in keys))
         return [item.decode() if item is not None else "" for item in found]
 
     async def newest(self, session: str, name: str, limit: int) -> list[str]:

@@ -19,7 +19,7 @@ from relay.log.session_log import SessionLog, Span
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from relay.protocol.words import Cursor
-from tests.log.following import Hearsay
+from tests.log.following import Hearsay, no_orphans
 from tests.log.in_memory import Clock, admitted_and_claimed, redis_in_memory, session_log_on
 
 WAIT_S = 10
@@ -53,6 +53,7 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
                 max_frame_bytes=262144,
                 lost_after_s=60,
                 lost_members=b"{}",
+                orphaned=no_orphans,
             )
 
         hub = Hub(follower, linger_s=10)

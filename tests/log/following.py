@@ -25,6 +25,10 @@ WAIT_S = 10
 LOST = b'{"error":{"code":"storage","message":"Sorry.","retryable":true}}'
 
 
+async def no_orphans(session: str, generation: str) -> None:
+    """Every job is known to its queue."""
+
+
 class Hearsay:
     """A source whose messages the test delivers, drops, doubles and reorders as it likes."""
 
@@ -235,6 +239,7 @@ class Stage:
             max_frame_bytes=MAX_FRAME_BYTES,
             lost_after_s=60,
             lost_members=LOST,
+            orphaned=no_orphans,
         )
         self.in_flight: list[bytes] = []
         self.writers: dict[str, Writer] = {}

@@ -22,8 +22,9 @@ from redis.exceptions import (
 
 from relay import embedded
 from relay.errors import SettingsError, StorageError
-from relay.log.connect import Connections, call, transaction
+from relay.log.connect import Connections, call
 from relay.log.failures import storage_error
+from relay.log.scripts import read
 from tests.log.answering import pong, server_that
 from tests.log.in_memory import admitted_and_claimed, session_log_on
 
@@ -76,7 +77,7 @@ async def test_a_server_that_hangs_up_is_a_storage_error_that_names_the_command(
         with pytest.raises(StorageError, match=r"^PING: "):
             await call(redis.commands, "PING")
         with pytest.raises(StorageError, match=r"^GET: "):
-            await transaction(redis.append, ("GET", "a"), ("GET", "b"))
+            await call(redis.append, "GET", "a")
         await redis.aclose()
 
 
@@ -141,8 +142,11 @@ async def test_an_append_that_finds_no_memory_is_not_refused_and_one_that_finds_
     assert (full.value.refused, wrong.value.refused) == (False, True)
 
 
-async def test_a_transaction_answers_for_each_of_its_commands(redis: Redis) -> None:
-    assert await transaction(redis, ("SET", "a", "1"), ("INCR", "a"), ("GET", "a")) == [True, 2, b"2"]
+async def test_reads_at_one_moment_answer_each_for_itself(redis: Redis) -> None:
+    await redis.set("a", "1")
+    await redis.hset("h", mapping={"x": "2"})
+    reads = ("GET", "a"), ("GET", "none"), ("HMGET", "h", "x", "y"), ("HGETALL", "h")
+    assert await read(redis, *reads) == [b"1", None, [b"2", None], [b"x", b"2"]]
 
 
 @pytest.mark.parametrize("url", ["", "localhost", "http://localhost", "redis://localhost:port"])

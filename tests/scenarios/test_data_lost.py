@@ -13,6 +13,7 @@ from relay import embedded
 from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.event_source import EventSource
+from tests.scenarios.processes import until
 from tests.scenarios.world import Gateway, World, world
 
 TOKENS = [f"w{number} " for number in range(100)]
@@ -130,3 +131,42 @@ async def test_who_waits_by_http_or_streams_one_answer_gets_it_all_the_same(rela
             assert follower.shown(generation).end is not None
         assert await waiting == (200, TEXT)
     assert len(relay.fake.calls) == 1
+
+
+async def test_a_stop_between_the_loss_and_the_rebuild_holds_and_closes_the_upstream_request(relay: World) -> None:
+    gateway, _ = await relay.gateway(), await relay.worker(RELAY_LEASE_S="6")
+    async with Client(gateway.url, "s") as client:
+        generation = await half_shown(client)
+        await relay.redis.flushall()
+        reply = await client.stop(generation)
+        assert (reply["type"], reply["already_ended"]) == ("stopping", False)
+        end = (await client.ended(generation)).end
+        assert end is not None
+        assert end["reason"] == "stopped"
+        await relay.fake.wait_for(lambda fake: fake.calls[0].client_gone_at)
+        assert client.ends[generation] == 1
+        assert (await client.stop(generation))["already_ended"] is True
+
+
+async def test_a_delete_between_the_loss_and_the_rebuild_holds(relay: World) -> None:
+    gateway, worker = await relay.gateway(), await relay.worker(RELAY_LEASE_S="6")
+    async with Client(gateway.url, "s") as client:
+        await half_shown(client)
+        await relay.redis.flushall()
+        assert (await gateway.http("DELETE", "/v1/sessions/s"))[0] == 204
+        await client.until(lambda: client.unsubscribed == 1, "unsubscribed")
+        await relay.fake.wait_for(lambda fake: fake.calls[0].client_gone_at)
+        await until(lambda: worker.logged("let_go"), "the worker lets go")
+    assert (await gateway.http("GET", "/v1/sessions/s"))[0] == 404
+
+
+async def test_an_answer_that_no_queue_knows_of_any_more_is_ended_by_who_follows_it(relay: World) -> None:
+    gateway = await relay.gateway()
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        generation = await client.submit("q")
+        await client.until(lambda: generation in client.view.generations, "queued")
+        await relay.redis.delete(*[key for key in await relay.keys() if ":q:" in key])
+        end = (await client.ended(generation)).end
+        assert end is not None
+        assert (end["reason"], end["error"]["code"]) == ("failed", "storage")

@@ -1,7 +1,8 @@
--- bury: end a generation that Redis has lost and that no worker has brought back.
+-- bury: end a generation that Redis has lost: nobody has brought it back in time, or it was stopped meanwhile.
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] generation   ARGV[5] its attempt, as last seen
--- ARGV[6] further members of the event, JSON without braces (its error)   ARGV[7] epoch to draw, should there be no session
+-- ARGV[6] further members of the event, JSON without braces (its error)   ARGV[7] epoch to draw, should there be no
+-- session   ARGV[8] reason
 -- Returns {'buried'}; {'known'} if it is there, running or ended, or went with a deleted session.
 -- Atomic because its worker may rebuild it at the same moment; then that wins.
 
@@ -11,7 +12,7 @@ ensure_session(ARGV[7])
 redis.call('HSET', key, 'state', 'queued', 'attempt', ARGV[5], 'fence', digits(now), 'n', 0, 'count', 0, 'reasoned', 0,
   'bytes', 0, 'crc', 0, 'accepted', digits(now))
 redis.call('ZADD', KEY.generations, 'NX', redis.call('HGET', KEY.meta, 'seq') + 1, ARGV[4])
-end_generation(ARGV[4], 'failed', ARGV[6])
+end_generation(ARGV[4], ARGV[8], ARGV[6])
 keep({ KEY.log, KEY.generations, key })
 publish()
 return { 'buried' }

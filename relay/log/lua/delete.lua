@@ -2,14 +2,16 @@
 -- follower cannot bring it back.
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] mark_ms   ARGV[5] max_marks
+-- ARGV[6…] further marks: epochs and generations that the caller has shown and Redis may have lost
 -- Returns {'unknown'}, {'gone'} (deleted before), or {'deleted', generation, owner or '', queue or '', …} of those that
 -- had not ended: their workers are to be told, their queues to be tidied.
 -- Atomic because nobody may see half a session, and no append may fall between the ends and the deletion.
 
 local epoch = redis.call('HGET', KEY.meta, 'epoch')
-if not epoch then return { redis.call('EXISTS', KEY.deleted) == 1 and 'gone' or 'unknown' } end
+if not epoch and #ARGV < 6 then return { redis.call('EXISTS', KEY.deleted) == 1 and 'gone' or 'unknown' } end
+epoch = epoch or '-'
 
-local reply, marks = { 'deleted' }, { 'e ' .. epoch }
+local reply, marks = { 'deleted' }, { 'e ' .. epoch, unpack(ARGV, 6) }
 for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
   local state = redis.call('HMGET', of.state(generation), 'owner', 'queue')
   end_generation(generation, 'stopped', '')

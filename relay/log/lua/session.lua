@@ -23,11 +23,11 @@ local function digits(number) return string.format('%.0f', number) end
 local function ensure_session(new_epoch)
   local epoch = redis.call('HGET', KEY.meta, 'epoch')
   if epoch then return epoch end
+  redis.call('HSET', KEY.meta, 'v', 1, 'epoch', new_epoch, 'seq', 0, 'floor', 0, 'expires', 0)
   for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
     redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
   end
   redis.call('DEL', KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
-  redis.call('HSET', KEY.meta, 'v', 1, 'epoch', new_epoch, 'seq', 0, 'floor', 0, 'expires', 0)
   return new_epoch
 end
 
