@@ -121,7 +121,9 @@ class Generation:
         if let_go is not None:
             return self._let_go(let_go.why)
         metrics.generations.labels(*self._outcome).inc()
-        self._log.info("ended", reason=self._outcome[0], code=self._outcome[1], provider=self._provider.name)
+        self._log.info(
+            "ended", fence=self.fence, reason=self._outcome[0], code=self._outcome[1], provider=self._provider.name
+        )
         metrics.answer_s.observe(time.monotonic() - self._claimed_at)
         return True
 
