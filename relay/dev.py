@@ -27,7 +27,7 @@ def run(settings: Settings, *, own_redis: bool) -> None:
         if own_redis:
             settings = settings.model_copy(update={"redis_url": stack.enter_context(embedded.server())})
         else:
-            refuse_unfit(settings.redis_url)
+            asyncio.run(refuse_unfit(settings.redis_url))
         asyncio.run(_run(settings, provider, sock))
 
 

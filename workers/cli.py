@@ -44,7 +44,6 @@ def serve(
             metrics_port=metrics_port,
         )
         logging.configure(loaded.log_level)
-        refuse_unfit(loaded.redis_url)
         asyncio.run(_until_signalled(loaded))
     except RelayError as error:
         typer.echo(f"relay-worker: {error}", err=True)
@@ -56,4 +55,6 @@ async def _until_signalled(loaded: settings.Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    await worker.run(loaded, providers.make(loaded), stopping)
+    provider = providers.make(loaded)  # first: what is wrong with its settings needs no Redis to be said
+    await refuse_unfit(loaded.redis_url)
+    await worker.run(loaded, provider, stopping)

@@ -54,22 +54,18 @@ async def keep_everything(servers: Sequence[Redis]) -> bool:
     return None not in policies
 
 
-def refuse_unfit(redis_url: str) -> None:
+async def refuse_unfit(redis_url: str) -> None:
     """One look before a process listens or serves. Raises SettingsError; a Redis that is away refuses nothing."""
-
-    async def look() -> None:
-        redis = Connections(redis_url)
-        try:
-            for _ in range(TRIES):
-                try:
-                    await check(redis.commands)
-                    return
-                except StorageError:
-                    pass  # it is asked again by the process, which says so
-        finally:
-            await redis.aclose()
-
-    asyncio.run(look())
+    redis = Connections(redis_url)
+    try:
+        for _ in range(TRIES):
+            try:
+                await check(redis.commands)
+                return
+            except StorageError:
+                pass  # it is asked again by the process, which says so
+    finally:
+        await redis.aclose()
 
 
 class Fitness:

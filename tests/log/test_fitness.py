@@ -83,11 +83,11 @@ async def test_nobody_there_is_no_verdict() -> None:
 
 def test_the_look_before_a_start_refuses_one_that_evicts_and_none_that_is_away() -> None:
     with embedded.server() as url:
-        refuse_unfit(url)
+        asyncio.run(refuse_unfit(url))
         asyncio.run(_set_policy(url, "allkeys-lru"))
         with pytest.raises(SettingsError, match="maxmemory-policy"):
-            refuse_unfit(url)
-    refuse_unfit(url)
+            asyncio.run(refuse_unfit(url))
+    asyncio.run(refuse_unfit(url))
 
 
 async def test_a_process_learns_of_a_policy_that_changes_and_says_each_change_once(

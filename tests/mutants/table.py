@@ -126,7 +126,7 @@ MUTANTS = [
     Mutant(
         "a cursor below the floor is honoured",
         "relay/log/follower.py",
-        [Change("self.floor <= seq <= self.flushed", "seq <= self.flushed")],
+        [Change("self.floor <= seq <= self.audience.flushed", "seq <= self.audience.flushed")],
         [_DOUBTS + "a_cursor_into_what_was_merged_since_is_not_honoured"],
         [_FOLLOWER + "a_cursor_below_the_floor_is_not_honoured_except_at_the_very_beginning"],
     ),

@@ -68,12 +68,16 @@ class World:
     async def gateway(self, *flags: str, **settings: str) -> Gateway:
         """A gateway that has Redis."""
         gateway = await self.listening_gateway(*flags, **settings)
-        while True:
+
+        async def ready() -> bool:
             try:
-                if (await gateway.http("GET", "/readyz"))[0] == 200:
-                    return gateway
+                return (await gateway.http("GET", "/readyz"))[0] == 200
             except OSError:
                 assert gateway.code is None, gateway.stderr.read_text()
+                return False
+
+        await until(ready, "the gateway is ready", START_S)
+        return gateway
 
     async def listening_gateway(self, *flags: str, **settings: str) -> Gateway:
         gateway = self._spawn(Gateway, ["relay", "gateway", "--port", "0", *flags], "gateway", settings)
