@@ -212,6 +212,24 @@ async def test_text_that_was_lost_by_itself_is_noticed_and_written_anew(session_
     assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
 
 
+async def test_what_another_worker_has_shown_is_never_gone_on_from(
+    session_log: SessionLog, redis: Redis, clock: Clock
+) -> None:
+    frozen = await admitted_and_claimed(session_log)
+    kept = await copy(redis)
+    clock.advance(ms=LEASE_MS)
+    other = await claimed(session_log, job_of(), "w2")
+    await go_back_to(redis, kept)  # the takeover is lost, and the first one wakes up
+    assert (await frozen.tokens("of", " another call")).what == "written"
+    assert (await other.status("thinking")).what == "unknown"
+    made = await rebuilt(other, worker="w2")
+    assert isinstance(made, Rebuilt)
+    assert (made.attempt, made.tokens) == (1, 0)
+    assert made.epoch != other.claim.epoch
+    assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
+    assert await rebuilt(frozen) == Outcome("stale")
+
+
 async def test_a_retry_brings_its_question_only_where_the_log_has_lost_it(
     session_log: SessionLog, redis: Redis
 ) -> None:

@@ -24,11 +24,11 @@ local function rebuilt()
   return { 'rebuilt', state[1], meta[1], meta[2], state[2], state[3], state[4] }
 end
 
-local state = redis.call('HMGET', key, 'state', 'fence', 'owner', 'replaced', 'attempt', 'bytes')
+local state = redis.call('HMGET', key, 'state', 'fence', 'owner', 'replaced', 'shown', 'bytes')
 local known = state[1] and true or false
+local mine = state[3] == worker -- or of an earlier rebuild of its own that came late
 if state[1] == 'ended' then return { 'ended' } end
 if known then
-  local mine = state[3] == worker -- or of an earlier rebuild of its own that came late
   if mine and state[4] == held then return rebuilt() end
   if not mine and tonumber(state[2]) > tonumber(held) then return { 'stale' } end
 else
@@ -41,7 +41,10 @@ end
 
 -- In a life that the worker has written in, seqs that were acknowledged will be given again, to other events: no cursor
 -- of it is true any more.
-if known and redis.call('STRLEN', of.text(generation)) ~= tonumber(state[6]) then
+-- What another worker has shown (its takeover by this one was lost, and it lives) is nothing to go on from, though it
+-- may be as long and of the same attempt: text of two calls is never mixed.
+local foreign = known and not mine and state[5] == '1'
+if foreign or known and redis.call('STRLEN', of.text(generation)) ~= tonumber(state[6]) then
   forget_generation(generation)
   known, new_life = false, true
 end
