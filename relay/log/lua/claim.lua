@@ -17,7 +17,7 @@ if left > 0 and state[6] ~= ARGV[5] then return { 'leased', digits(left) } end
 
 local fence = next_fence(state[5])
 redis.call('HSET', key, 'fence', fence, 'owner', ARGV[5], 'lease', digits(now + tonumber(ARGV[6])), 'n', 0)
-redis.call('HINCRBY', key, 'claims', 1)
+if left <= 0 then redis.call('HINCRBY', key, 'claims', 1) end -- a reply that was lost is no worker that was lost
 redis.call('HSETNX', key, 'claimed', digits(now))
 local turns = tonumber(ARGV[7])
 local history = turns > 0 and redis.call('LRANGE', KEY.transcript, -turns, -1) or {}
