@@ -315,6 +315,28 @@ async def test_where_entries_are_missing_running_answers_are_left_to_their_worke
     assert questions == ["m-g0", "m-g1"]
 
 
+async def test_a_submit_that_is_tried_again_before_the_rebuild_makes_no_other_generation(
+    session_log: SessionLog, redis: Redis
+) -> None:
+    writer = await admitted_and_claimed(session_log)
+    await session_log.rotate("s", writer.claim.epoch, missing=True)
+    twin = await session_log.admit(job_of("g2", request_id="r-g1", body_hash="h-g1"))
+    assert twin is not None
+    assert (twin.fresh, twin.generation) == (False, "g1")
+    assert isinstance(await rebuilt(writer), Rebuilt)
+    assert await redis.llen(session_log.keys.session("s", "order")) == 1
+
+
+async def test_what_nobody_had_claimed_is_admitted_again_by_its_own_job(session_log: SessionLog, redis: Redis) -> None:
+    await session_log.admit(job_of())
+    await session_log.rotate("s", await epoch(session_log), missing=True)
+    admitted = await session_log.admit(job_of())
+    assert admitted is not None
+    assert admitted.fresh
+    assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
+    assert await redis.llen(session_log.keys.session("s", "order")) == 1
+
+
 # Bury
 
 

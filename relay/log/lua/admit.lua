@@ -39,7 +39,11 @@ ensure_session(ARGV[4])
 local known = redis.call('HGET', KEY.requests, request_id)
 if known then
   local owner, known_hash = string.match(known, '^(%S+) (%S+)$')
-  return { 'known', owner, known_hash, redis.call('HGET', of.state(owner), 'state') or 'forgotten' }
+  local state = redis.call('HGET', of.state(owner), 'state')
+  -- Ours, without a state, but with its place: to be made again, because entries of it were missing (rotate.lua).
+  if state or owner ~= generation or not redis.call('ZSCORE', KEY.generations, generation) then
+    return { 'known', owner, known_hash, state or 'forgotten' }
+  end
 end
 local state = redis.call('HGET', of.state(generation), 'state')
 if state then return { 'known', generation, hash, state } end
@@ -52,8 +56,8 @@ redis.call('HSET', of.state(generation), 'state', 'queued', 'attempt', 1, 'fence
   'reasoned', 0, 'bytes', 0, 'crc', 0, 'accepted', digits(now), 'request_id', request_id, unpack(ARGV, 12))
 redis.call('ZADD', KEY.generations, first, generation)
 redis.call('ZADD', KEY.active, first, generation)
-redis.call('HSET', KEY.requests, request_id, generation .. ' ' .. hash)
-if redis.call('RPUSH', KEY.order, request_id) > max_requests then
+if redis.call('HSET', KEY.requests, request_id, generation .. ' ' .. hash) == 1
+  and redis.call('RPUSH', KEY.order, request_id) > max_requests then
   redis.call('HDEL', KEY.requests, redis.call('LPOP', KEY.order))
 end
 if redis.call('ZCARD', KEY.generations) > max_generations then forget_oldest() end

@@ -93,8 +93,8 @@ local function write_question(generation, body)
   return body ~= '' and write(generation, body) or nil
 end
 
--- Take a generation's entries out of the log, but for its `message`, and forget all else of it but its place. The epoch
--- has to change, too: the caller sees to that.
+-- Take a generation's entries out of the log, but for its `message`, and forget all else of it but its place and its
+-- request: a submit that is tried again must find it. The epoch has to change, too: the caller sees to that.
 local function forget_generation(generation)
   local from = '-'
   repeat
@@ -106,8 +106,6 @@ local function forget_generation(generation)
       from = '(' .. entry[1]
     end
   until #entries < 500
-  local request_id = redis.call('HGET', of.state(generation), 'request_id')
-  if request_id then redis.call('HDEL', KEY.requests, request_id) end
   redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
   redis.call('ZREM', KEY.active, generation)
   redis.call('HSET', KEY.meta, 'floor', redis.call('HGET', KEY.meta, 'seq'))
