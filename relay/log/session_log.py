@@ -62,7 +62,7 @@ class Admitted(NamedTuple):
 
     def stands(self, generation: str) -> bool:
         """Whether a job's generation exists and is its own: else the job is to be dropped."""
-        return self.generation == generation and self.state != "deleted"
+        return self.generation == generation and self.state not in ("deleted", "forgotten")
 
 
 class Claim(NamedTuple):
