@@ -204,6 +204,7 @@ async def test_text_that_was_lost_by_itself_is_noticed_and_written_anew(session_
     writer = await admitted_and_claimed(session_log)
     seq = (await writer.tokens("a", "b")).seq
     await redis.delete(session_log.keys.generation("s", "g1", "text"))
+    assert (await writer.end("complete", "a1")).what == "behind"
     assert (await writer.tokens("c")).what == "behind"
     made = await rebuilt(writer, seq)
     assert isinstance(made, Rebuilt)
