@@ -117,9 +117,10 @@ local function end_generation(generation, reason, members)
   local key = of.state(generation)
   local got = redis.call('HMGET', key, 'attempt', 'count', 'bytes', 'crc', 'accepted', 'claimed', 'first', 'retry_of', 'message_id')
   local attempt, count, bytes, crc, accepted, claimed, first, retry_of, message_id = unpack(got)
-  local timings = { '"total":' .. digits(now - accepted) }
-  if claimed then timings[#timings + 1] = '"queued":' .. digits(claimed - accepted) end
-  if first then timings[#timings + 1] = '"first_token":' .. digits(first - accepted) end
+  local function since_accepted(at) return digits(math.max(0, at - accepted)) end -- after a failover clocks may go back
+  local timings = { '"total":' .. since_accepted(now) }
+  if claimed then timings[#timings + 1] = '"queued":' .. since_accepted(claimed) end
+  if first then timings[#timings + 1] = '"first_token":' .. since_accepted(first) end
   local body = '{"type":"end","generation":"' .. generation .. '","attempt":' .. attempt
     .. ',"reason":"' .. reason .. '","count":' .. count .. ',"text_bytes":' .. bytes .. ',"crc32":' .. crc
     .. ',"timings_ms":{' .. table.concat(timings, ',') .. '}'
