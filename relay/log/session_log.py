@@ -329,8 +329,10 @@ class SessionLog:
         new_fence, life, head, attempt, count, reasoned = rest
         return Rebuilt(int(new_fence), life.decode(), int(head), int(attempt), int(count), int(reasoned))
 
-    async def release(self, session: str, generation: str, fence: int) -> None:
-        await self._run(_RELEASE, session, generation, fence)
+    async def release(self, session: str, generation: str, fence: int) -> bool:
+        """Give it back, if it is held; False: Redis has lost it."""
+        reply = await self._run(_RELEASE, session, generation, fence)
+        return bool(reply[0] != b"unknown")
 
     # What reapers do
 
