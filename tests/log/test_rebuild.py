@@ -140,6 +140,20 @@ async def test_of_two_workers_that_both_held_it_one_goes_on(
     assert await rebuilt(frozen) == Outcome("stale")
 
 
+async def test_two_workers_never_hold_the_same_fence_though_the_clock_goes_back(
+    session_log: SessionLog, redis: Redis, clock: Clock
+) -> None:
+    frozen = await admitted_and_claimed(session_log)
+    await session_log.release("s", "g1", frozen.fence)
+    clock.advance(s=-3600)
+    other = await claimed(session_log, job_of(), "w2")
+    await redis.flushall()
+    made = await rebuilt(frozen)
+    assert isinstance(made, Rebuilt)
+    assert other.fence > frozen.fence < made.fence != other.fence
+    assert (await other.status("thinking")).what in ("stale", "unknown")
+
+
 async def test_the_expiry_covers_what_was_rebuilt(session_log: SessionLog, redis: Redis) -> None:
     writer = await admitted_and_claimed(session_log)
     await redis.flushall()

@@ -66,7 +66,7 @@ if not known then
   end
   keep({ KEY.log, KEY.generations, KEY.active, KEY.requests, KEY.order, key })
 end
-redis.call('HSET', key, 'fence', next_fence(state[2] or 0, held), 'replaced', held, 'owner', worker, 'n', 1,
+redis.call('HSET', key, 'fence', next_fence(worker, state[2] or 0, held), 'replaced', held, 'owner', worker, 'n', 1,
   'lease', digits(now + tonumber(ARGV[7])))
 publish()
 return rebuilt()

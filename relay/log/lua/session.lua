@@ -81,9 +81,12 @@ local function refuse(generation, fence)
   return nil
 end
 
--- The next fence. Drawn from the clock, so that one that Redis has forgotten is never drawn again.
-local function next_fence(stored, held)
-  return digits(math.max(now, tonumber(stored) + 1, (tonumber(held) or 0) + 1))
+-- The next fence: higher than the stored one and the one held. From the clock, so that one that Redis has forgotten is
+-- not drawn again; its last digits from the worker, so that two workers do not hold the same where the clock went back.
+local function next_fence(worker, stored, held)
+  local highest, own = math.max(tonumber(stored), tonumber(held) or 0), 0
+  for place = 1, #worker do own = (own * 31 + string.byte(worker, place)) % 1000 end
+  return digits(math.max(now, math.floor(highest / 1000) + 1) * 1000 + own)
 end
 
 -- Write a generation's `message`, unless it stands in the log already. Returns its seq, nil if there is none to write.
