@@ -245,6 +245,27 @@ async def test_what_another_worker_has_shown_is_never_gone_on_from(
     assert await rebuilt(frozen) == Outcome("stale")
 
 
+async def test_an_attempt_that_another_worker_has_opened_is_not_gone_back_from(
+    session_log: SessionLog, redis: Redis, clock: Clock
+) -> None:
+    first = await admitted_and_claimed(session_log)
+    await first.tokens("a")
+    clock.advance(ms=LEASE_MS)
+    other = await claimed(session_log, job_of(), "w2")
+    await other.restart()
+    kept = await copy(redis)
+    await redis.flushall()
+    clock.advance(ms=1)
+    made = await rebuilt(first)
+    assert isinstance(made, Rebuilt)
+    first.fence, first.n = made.fence, 1
+    await go_back_to(redis, kept)  # an old copy, and not the one that its worker saw last
+    again = await rebuilt(first)
+    assert isinstance(again, Rebuilt)
+    assert (again.attempt, again.tokens) == (1, 0)
+    assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
+
+
 async def test_a_retry_brings_its_question_only_where_the_log_has_lost_it(
     session_log: SessionLog, redis: Redis
 ) -> None:

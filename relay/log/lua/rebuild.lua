@@ -24,7 +24,7 @@ local function rebuilt()
   return { 'rebuilt', state[1], meta[1], meta[2], state[2], state[3], state[4] }
 end
 
-local state = redis.call('HMGET', key, 'state', 'fence', 'owner', 'replaced', 'shown', 'bytes')
+local state = redis.call('HMGET', key, 'state', 'fence', 'owner', 'replaced', 'shown', 'bytes', 'attempt')
 local known = state[1] and true or false
 local mine = state[3] == worker -- or of an earlier rebuild of its own that came late
 if state[1] == 'ended' then return { 'ended' } end
@@ -42,8 +42,9 @@ end
 -- In a life that the worker has written in, seqs that were acknowledged will be given again, to other events: no cursor
 -- of it is true any more.
 -- What another worker has shown (its takeover by this one was lost, and it lives) is nothing to go on from, though it
--- may be as long and of the same attempt: text of two calls is never mixed.
-local foreign = known and not mine and state[5] == '1'
+-- may be as long and of the same attempt: text of two calls is never mixed. Nor is an attempt that it has opened: this
+-- worker's may be lower, and attempts only rise.
+local foreign = known and not mine and (state[5] == '1' or state[7] ~= '1')
 if foreign or known and redis.call('STRLEN', of.text(generation)) ~= tonumber(state[6]) then
   forget_generation(generation)
   known, new_life = false, true
