@@ -18,7 +18,6 @@ from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.scripts import Argument, Script, session_script
 from relay.log.snapshots import Snapshots
-from relay.protocol import events
 from relay.protocol.frames import Active
 from relay.protocol.words import Reason, new_epoch
 
@@ -318,11 +317,10 @@ class SessionLog:
 
         `epochs`: that it has written in; `seq`: of its last acknowledged write. `times`: as the claim told them.
         """
-        question = events.encode(events.Message(job.message_id, "user", job.content, job.generation))
         fields = _stored_fields(job) | {name: str(at_ms) for name, at_ms in times.items()}
         what, *rest = await self._write(
             _REBUILD, job.session, job.generation, fence, worker, lease_ms, f" {' '.join(epochs)} ", seq, new_epoch(),
-            job.request_id, job.body_hash, question, job.queued_event(), *_flatten(fields),
+            job.request_id, job.body_hash, job.message_event(), job.queued_event(), *_flatten(fields),
         )  # fmt: skip
         if what != b"rebuilt":
             return Outcome(what.decode())

@@ -283,6 +283,22 @@ async def test_a_retry_brings_its_question_only_where_the_log_has_lost_it(
     assert questions == ["m-g1"]
 
 
+async def test_a_question_that_two_retries_bring_back_is_brought_once(session_log: SessionLog, redis: Redis) -> None:
+    retry: dict[str, Any] = {"retry_of": "g1", "message_id": "m-g1", "content": "question of g1"}
+    await answered(session_log, job_of("g1"), "no", reason="failed")
+    writers = [await admitted_and_claimed(session_log, name, **retry) for name in ("g2", "g3")]
+    await redis.flushall()
+    for writer in writers:
+        assert isinstance(await rebuilt(writer, **retry), Rebuilt)
+    questions = [event["message_id"] for event in await whole_log(session_log) if event["type"] == "message"]
+    assert questions == ["m-g1"]
+
+
+async def test_a_retry_whose_job_alone_is_left_brings_its_question(session_log: SessionLog) -> None:
+    await session_log.admit(job_of("g2", retry_of="g1", message_id="m-g1", content="question of g1"))
+    assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
+
+
 # What must not come back
 
 

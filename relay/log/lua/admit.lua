@@ -3,7 +3,7 @@
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] epoch, should the session be new
 -- ARGV[5] generation   ARGV[6] request_id   ARGV[7] body hash
--- ARGV[8] body of the `message` event, '' for a retry   ARGV[9] body of `status queued`
+-- ARGV[8] body of the `message` event   ARGV[9] body of `status queued`
 -- ARGV[10] max_generations   ARGV[11] max_requests   ARGV[12…] further fields of the generation, name and value
 -- Returns {'admitted' | 'known', generation, body hash, state}: 'known' also if it is ours from before;
 -- {'full'} if max_generations are active. The state is `deleted` if the generation went with its session.
@@ -49,7 +49,7 @@ local state = redis.call('HGET', of.state(generation), 'state')
 if state then return { 'known', generation, hash, state } end
 if redis.call('ZCARD', KEY.active) >= max_generations then return { 'full' } end
 
-local first = write_question(generation, ARGV[8])
+local first = write_question(generation, ARGV[8], 12)
 local status = write(generation, ARGV[9])
 first = first or status
 redis.call('HSET', of.state(generation), 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0,

@@ -52,10 +52,7 @@ end
 if new_life then redis.call('HSET', KEY.meta, 'epoch', ARGV[10]) end
 
 if not known then
-  local fields = {}
-  for index = 15, #ARGV, 2 do fields[ARGV[index]] = ARGV[index + 1] end
-  local asked_before = fields.retry_of and redis.call('EXISTS', of.state(fields.retry_of)) == 1
-  local first = write_question(generation, asked_before and '' or ARGV[13])
+  local first = write_question(generation, ARGV[13], 15)
   local status = write(generation, ARGV[14])
   first = first or status
   redis.call('HSET', key, 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0, 'reasoned', 0, 'bytes', 0,

@@ -89,11 +89,21 @@ local function next_fence(worker, stored, held)
   return digits(math.max(now, math.floor(highest / 1000) + 1) * 1000 + own)
 end
 
--- Write a generation's `message`, unless it stands in the log already. Returns its seq, nil if there is none to write.
-local function write_question(generation, body)
+-- Write a generation's `message`, unless it stands in the log already: as its own, or, for a retry, as that of what it
+-- retries or of another retry (Redis may have lost either). `from`: where in ARGV its fields begin, name and value.
+-- Returns its seq, nil if there is none to write.
+local function write_question(generation, body, from)
   local first = redis.call('ZSCORE', KEY.generations, generation)
   if first and #redis.call('XRANGE', KEY.log, first .. '-0', first .. '-0') > 0 then return first end
-  return body ~= '' and write(generation, body) or nil
+  local fields = {}
+  for index = from, #ARGV, 2 do fields[ARGV[index]] = ARGV[index + 1] end
+  if fields.retry_of then
+    if redis.call('EXISTS', of.state(fields.retry_of)) == 1 then return nil end
+    for _, other in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
+      if redis.call('HGET', of.state(other), 'message_id') == fields.message_id then return nil end
+    end
+  end
+  return body ~= '' and write(generation, body) or nil -- '': an earlier release's gateway sent a retry
 end
 
 -- Take a generation's entries out of the log, but for its `message`, and forget all else of it but its place and its
