@@ -48,7 +48,7 @@ async def test_a_worker_that_leaves_hands_its_job_over_even_if_redis_has_lost_it
         running = asyncio.create_task(Consumer(log, queue, Silence(), provider, "default", impatient).run(stopping))
         async with asyncio.timeout(10):
             await provider.asked.wait()
-            while not await redis.exists(log.keys.generation("s", "g1", "text")):
+            while not await redis.exists(log.keys.generation("s", "g1", "text")):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             if lost:
                 await redis.flushall()
