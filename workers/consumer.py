@@ -18,6 +18,7 @@ from relay.errors import StorageError
 from relay.log.connect import BLOCK_S
 from relay.log.jobs import Job
 from relay.log.queue import Queue
+from relay.log.reaper import look_ms
 from relay.log.session_log import Claim, Refused, SessionLog
 from relay.log.subscription import Source
 from relay.settings import Settings
@@ -200,7 +201,11 @@ class Consumer:
     async def _hand_over(self, job: Job, fence: int) -> None:
         """This worker goes: another one may begin at once. If Redis is away, the lease runs out instead."""
         try:
-            await self._log.release(job.session, job.generation, fence)
+            if not await self._log.release(job.session, job.generation, fence):
+                # No time is left to rebuild it; but what it takes to make it anew is here, and perhaps only here.
+                await self._queue.announce(job.queue)
+                look = look_ms(self._settings.lease_s, self._settings.queue_timeout_s)
+                await self._queue.enqueue(job, look, held=True)  # accepted already: a full queue is no reason
             await self._queue.requeue(job.queue, job.session, job.generation, 0)
             log.info("handed_over", session=job.session, generation=job.generation)
         except StorageError as error:

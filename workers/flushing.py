@@ -65,7 +65,7 @@ class Flusher:
         self.rebuilding = False
         self._said = Said()
         self._status: tuple[State, str | None] | None = None  # the attempt's last
-        self._reason = ""  # of its restart
+        self._reason = "worker_lost"  # of its restart; if that was not ours, of the one that we took over from
         self._session, self._generation = session, generation
         self._writer = Writer(session_log, session, generation, fence, place, restore, lease_ms)
         self._rule = (batch_size, batch_linger_ms)

@@ -36,9 +36,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
         return job_name(self.session, self.generation)
 
     def message_event(self) -> bytes:
-        """The user's turn as an event; b"" for a retry, whose turn stands in the log already."""
-        if self.retry_of is not None:
-            return b""
+        """The user's turn as an event. That of a retry stands in the log already, unless Redis has lost it."""
         return events.encode(events.Message(self.message_id, "user", self.content, self.generation))
 
     def queued_event(self) -> bytes:

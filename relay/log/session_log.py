@@ -17,7 +17,6 @@ from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.scripts import Argument, Script, read, session_script
 from relay.log.snapshots import Snapshots
-from relay.protocol import events
 from relay.protocol.frames import Active
 from relay.protocol.words import Reason, new_epoch
 
@@ -61,7 +60,7 @@ class Admitted(NamedTuple):
 
     def stands(self, generation: str) -> bool:
         """Whether a job's generation exists and is its own: else the job is to be dropped."""
-        return self.generation == generation and self.state != "deleted"
+        return self.generation == generation and self.state not in ("deleted", "forgotten")
 
 
 class Claim(NamedTuple):
@@ -326,19 +325,20 @@ class SessionLog:
 
         `epochs`: that it has written in; `seq`: of its last acknowledged write. `times`: as the claim told them.
         """
-        question = events.encode(events.Message(job.message_id, "user", job.content, job.generation))
         fields = _stored_fields(job) | {name: str(at_ms) for name, at_ms in times.items()}
         what, *rest = await self._write(
             _REBUILD, job.session, job.generation, fence, worker, lease_ms, f" {' '.join(epochs)} ", seq, new_epoch(),
-            job.request_id, job.body_hash, question, job.queued_event(), *_flatten(fields),
+            job.request_id, job.body_hash, job.message_event(), job.queued_event(), *_flatten(fields),
         )  # fmt: skip
         if what != b"rebuilt":
             return Outcome(what.decode())
         new_fence, life, head, attempt, count, reasoned = rest
         return Rebuilt(int(new_fence), life.decode(), int(head), int(attempt), int(count), int(reasoned))
 
-    async def release(self, session: str, generation: str, fence: int) -> None:
-        await self._run(_RELEASE, session, generation, fence)
+    async def release(self, session: str, generation: str, fence: int) -> bool:
+        """Give it back, if it is held; False: Redis has lost it."""
+        reply = await self._run(_RELEASE, session, generation, fence)
+        return bool(reply[0] != b"unknown")
 
     # What reapers do
 

@@ -49,6 +49,22 @@ async def test_a_claim_whose_reply_was_lost_is_granted_again(session_log: Sessio
     assert (await first.tokens("late")).what == "stale"
 
 
+async def test_a_claim_that_is_granted_again_counts_as_one_worker_until_its_lease_runs_out(
+    session_log: SessionLog, clock: Clock
+) -> None:
+    await admitted_and_claimed(session_log)
+    for _ in range(2):
+        await claimed(session_log, job_of(), "w1")
+    standing = await session_log.standing("s", "g1")
+    assert standing is not None
+    assert standing["claims"] == "1"
+    clock.advance(ms=LEASE_MS)
+    await claimed(session_log, job_of(), "w1")
+    standing = await session_log.standing("s", "g1")
+    assert standing is not None
+    assert standing["claims"] == "2"
+
+
 async def test_a_claim_is_refused_while_a_lease_is_alive(session_log: SessionLog, clock: Clock) -> None:
     await admitted_and_claimed(session_log)
     clock.advance(ms=LEASE_MS - 1)

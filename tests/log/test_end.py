@@ -48,6 +48,14 @@ async def test_an_end_says_everything_that_the_log_and_the_worker_know(session_l
     ]
 
 
+async def test_where_the_clock_has_gone_back_no_time_is_negative(session_log: SessionLog, clock: Clock) -> None:
+    writer = await admitted_and_claimed(session_log)
+    clock.advance(s=-60)
+    await writer.tokens("Hi")
+    await writer.end("failed")
+    assert (await snapshot(session_log))["timings_ms"] == {"total": 0, "queued": 0, "first_token": 0}
+
+
 async def test_the_end_is_stored_as_the_generations_state(session_log: SessionLog) -> None:
     writer = await admitted_and_claimed(session_log, metadata={"user": "u"})
     await writer.tokens("Hi")

@@ -277,6 +277,21 @@ async def test_an_entry_that_was_lost_is_made_again(queue: Queue, redis: Redis) 
     assert await taken(queue) == "g1"
 
 
+async def test_a_job_that_a_worker_brought_back_has_its_priority_when_it_needs_an_entry(
+    queue: Queue, redis: Redis
+) -> None:
+    await queue.enqueue(job_of("g1"), LOOK_MS)
+    await queue.enqueue(job_of("g2", priority="high"), LOOK_MS, held=True)
+    assert [await taken(queue), await taken(queue)] == ["g1", None]
+    assert await requeued(queue, "g2") == "requeued"
+    assert await redis.xlen("t:q:{default}:high") == 1
+    assert await taken(queue) == "g2"
+    await queue.enqueue(job_of("g3"), LOOK_MS, held=True)
+    for name in ("g1", "g2", "g3"):
+        await queue.done("default", "s", name)
+    assert set((await left(redis)).values()) == {0}
+
+
 async def test_a_job_that_is_done_is_gone_and_so_is_its_row(queue: Queue, redis: Redis) -> None:
     await queue.enqueue(job_of(), LOOK_MS)
     await redis.hdel("t:q:{default}:jobs", "s g1")

@@ -206,6 +206,18 @@ async def test_a_job_for_which_its_session_has_no_room_is_dropped(redis: Redis, 
     assert await session_log.snapshots.generation("s", "g2") is None
 
 
+async def test_a_job_whose_generation_has_ended_and_is_forgotten_is_dropped(
+    redis: Redis, queue: Queue, clock: Clock
+) -> None:
+    session_log = session_log_on(redis, max_generations=1)
+    await accepted(session_log, queue, "g1")
+    await session_log.stop("s", "g1")
+    await accepted(session_log, queue, "g2")
+    await Passing(reaper_of(session_log, queue), clock)(2 * LOOK_S)
+    assert not await is_open(queue, "g1")
+    assert await is_open(queue, "g2")
+
+
 async def test_a_job_that_cannot_be_read_and_was_never_admitted_is_dropped(
     session_log: SessionLog, queue: Queue, redis: Redis, passing: Passing
 ) -> None:

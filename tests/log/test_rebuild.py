@@ -140,6 +140,20 @@ async def test_of_two_workers_that_both_held_it_one_goes_on(
     assert await rebuilt(frozen) == Outcome("stale")
 
 
+async def test_two_workers_never_hold_the_same_fence_though_the_clock_goes_back(
+    session_log: SessionLog, redis: Redis, clock: Clock
+) -> None:
+    frozen = await admitted_and_claimed(session_log)
+    await session_log.release("s", "g1", frozen.fence)
+    clock.advance(s=-3600)
+    other = await claimed(session_log, job_of(), "w2")
+    await redis.flushall()
+    made = await rebuilt(frozen)
+    assert isinstance(made, Rebuilt)
+    assert other.fence > frozen.fence < made.fence != other.fence
+    assert (await other.status("thinking")).what in ("stale", "unknown")
+
+
 async def test_the_expiry_covers_what_was_rebuilt(session_log: SessionLog, redis: Redis) -> None:
     writer = await admitted_and_claimed(session_log)
     await redis.flushall()
@@ -204,11 +218,51 @@ async def test_text_that_was_lost_by_itself_is_noticed_and_written_anew(session_
     writer = await admitted_and_claimed(session_log)
     seq = (await writer.tokens("a", "b")).seq
     await redis.delete(session_log.keys.generation("s", "g1", "text"))
+    assert (await writer.end("complete", "a1")).what == "behind"
     assert (await writer.tokens("c")).what == "behind"
     made = await rebuilt(writer, seq)
     assert isinstance(made, Rebuilt)
     assert made.epoch != writer.claim.epoch
     assert made.tokens == 0
+    assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
+
+
+async def test_what_another_worker_has_shown_is_never_gone_on_from(
+    session_log: SessionLog, redis: Redis, clock: Clock
+) -> None:
+    frozen = await admitted_and_claimed(session_log)
+    kept = await copy(redis)
+    clock.advance(ms=LEASE_MS)
+    other = await claimed(session_log, job_of(), "w2")
+    await go_back_to(redis, kept)  # the takeover is lost, and the first one wakes up
+    assert (await frozen.tokens("of", " another call")).what == "written"
+    assert (await other.status("thinking")).what == "unknown"
+    made = await rebuilt(other, worker="w2")
+    assert isinstance(made, Rebuilt)
+    assert (made.attempt, made.tokens) == (1, 0)
+    assert made.epoch != other.claim.epoch
+    assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
+    assert await rebuilt(frozen) == Outcome("stale")
+
+
+async def test_an_attempt_that_another_worker_has_opened_is_not_gone_back_from(
+    session_log: SessionLog, redis: Redis, clock: Clock
+) -> None:
+    first = await admitted_and_claimed(session_log)
+    await first.tokens("a")
+    clock.advance(ms=LEASE_MS)
+    other = await claimed(session_log, job_of(), "w2")
+    await other.restart()
+    kept = await copy(redis)
+    await redis.flushall()
+    clock.advance(ms=1)
+    made = await rebuilt(first)
+    assert isinstance(made, Rebuilt)
+    first.fence, first.n = made.fence, 1
+    await go_back_to(redis, kept)  # an old copy, and not the one that its worker saw last
+    again = await rebuilt(first)
+    assert isinstance(again, Rebuilt)
+    assert (again.attempt, again.tokens) == (1, 0)
     assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
 
 
@@ -227,6 +281,22 @@ async def test_a_retry_brings_its_question_only_where_the_log_has_lost_it(
     assert isinstance(await rebuilt(writer, **retry), Rebuilt)
     questions = [event["message_id"] for event in await whole_log(session_log) if event["type"] == "message"]
     assert questions == ["m-g1"]
+
+
+async def test_a_question_that_two_retries_bring_back_is_brought_once(session_log: SessionLog, redis: Redis) -> None:
+    retry: dict[str, Any] = {"retry_of": "g1", "message_id": "m-g1", "content": "question of g1"}
+    await answered(session_log, job_of("g1"), "no", reason="failed")
+    writers = [await admitted_and_claimed(session_log, name, **retry) for name in ("g2", "g3")]
+    await redis.flushall()
+    for writer in writers:
+        assert isinstance(await rebuilt(writer, **retry), Rebuilt)
+    questions = [event["message_id"] for event in await whole_log(session_log) if event["type"] == "message"]
+    assert questions == ["m-g1"]
+
+
+async def test_a_retry_whose_job_alone_is_left_brings_its_question(session_log: SessionLog) -> None:
+    await session_log.admit(job_of("g2", retry_of="g1", message_id="m-g1", content="question of g1"))
+    assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
 
 
 # What must not come back
@@ -295,6 +365,28 @@ async def test_where_entries_are_missing_running_answers_are_left_to_their_worke
     assert made.tokens == 0
     questions = [event["message_id"] for event in await whole_log(session_log) if event["type"] == "message"]
     assert questions == ["m-g0", "m-g1"]
+
+
+async def test_a_submit_that_is_tried_again_before_the_rebuild_makes_no_other_generation(
+    session_log: SessionLog, redis: Redis
+) -> None:
+    writer = await admitted_and_claimed(session_log)
+    await session_log.rotate("s", writer.claim.epoch, missing=True)
+    twin = await session_log.admit(job_of("g2", request_id="r-g1", body_hash="h-g1"))
+    assert twin is not None
+    assert (twin.fresh, twin.generation) == (False, "g1")
+    assert isinstance(await rebuilt(writer), Rebuilt)
+    assert await redis.llen(session_log.keys.session("s", "order")) == 1
+
+
+async def test_what_nobody_had_claimed_is_admitted_again_by_its_own_job(session_log: SessionLog, redis: Redis) -> None:
+    await session_log.admit(job_of())
+    await session_log.rotate("s", await epoch(session_log), missing=True)
+    admitted = await session_log.admit(job_of())
+    assert admitted is not None
+    assert admitted.fresh
+    assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
+    assert await redis.llen(session_log.keys.session("s", "order")) == 1
 
 
 # Bury

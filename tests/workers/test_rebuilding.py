@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from relay.log.session_log import Outcome, SessionLog
+from relay.log.session_log import Claim, Outcome, SessionLog
 from relay.protocol.words import Reason
 from tests.log.in_memory import (
+    LEASE_MS,
     admitted_and_claimed,
+    first_claims,
     redis_in_memory,
     session_log_on,
     snapshot,
@@ -169,6 +171,23 @@ async def test_a_later_attempt_comes_back_as_that_attempt(stage: Stage) -> None:
     log = await stage.events("restart", "tokens", "end")
     assert [(event["type"], event["attempt"]) for event in log] == [("restart", 2), ("tokens", 2), ("end", 2)]
     assert log[0]["reason"] == "provider_error"
+
+
+async def test_an_attempt_that_was_taken_over_comes_back_with_a_reason(stage: Stage) -> None:
+    lost = await admitted_and_claimed(stage.log)
+    await lost.tokens("void")
+    await lost.restart()
+    await stage.log.release("s", "g1", lost.fence)
+    claim = await stage.log.claim("s", "g1", "w1", LEASE_MS, 20)
+    assert isinstance(claim, Claim)
+    assert (claim.attempt, claim.shown) == (2, False)
+    first_claims[stage.log] = claim
+    flusher = flusher_of(stage.redis, restore=lambda *known: stage.redis.rebuild(*known))
+    await stage.redis.lose_everything()
+    flusher.token("tokens", "new")
+    flusher.end("complete", b"{}", "a1")
+    await over(asyncio.create_task(flusher.run()))
+    assert [(event["attempt"], event["reason"]) for event in await stage.events("restart")] == [(2, "worker_lost")]
 
 
 async def test_before_the_first_token_the_last_status_comes_back(stage: Stage) -> None:

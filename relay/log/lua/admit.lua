@@ -3,7 +3,7 @@
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] epoch, should the session be new
 -- ARGV[5] generation   ARGV[6] request_id   ARGV[7] body hash
--- ARGV[8] body of the `message` event, '' for a retry   ARGV[9] body of `status queued`
+-- ARGV[8] body of the `message` event   ARGV[9] body of `status queued`
 -- ARGV[10] max_generations   ARGV[11] max_requests   ARGV[12…] further fields of the generation, name and value
 -- Returns {'admitted' | 'known', generation, body hash, state}: 'known' also if it is ours from before;
 -- {'full'} if max_generations are active. The state is `deleted` if the generation went with its session.
@@ -39,21 +39,25 @@ ensure_session(ARGV[4])
 local known = redis.call('HGET', KEY.requests, request_id)
 if known then
   local owner, known_hash = string.match(known, '^(%S+) (%S+)$')
-  return { 'known', owner, known_hash, redis.call('HGET', of.state(owner), 'state') or 'forgotten' }
+  local state = redis.call('HGET', of.state(owner), 'state')
+  -- Ours, without a state, but with its place: to be made again, because entries of it were missing (rotate.lua).
+  if state or owner ~= generation or not redis.call('ZSCORE', KEY.generations, generation) then
+    return { 'known', owner, known_hash, state or 'forgotten' }
+  end
 end
 local state = redis.call('HGET', of.state(generation), 'state')
 if state then return { 'known', generation, hash, state } end
 if redis.call('ZCARD', KEY.active) >= max_generations then return { 'full' } end
 
-local first = write_question(generation, ARGV[8])
+local first = write_question(generation, ARGV[8], 12)
 local status = write(generation, ARGV[9])
 first = first or status
 redis.call('HSET', of.state(generation), 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0,
   'reasoned', 0, 'bytes', 0, 'crc', 0, 'accepted', digits(now), 'request_id', request_id, unpack(ARGV, 12))
 redis.call('ZADD', KEY.generations, first, generation)
 redis.call('ZADD', KEY.active, first, generation)
-redis.call('HSET', KEY.requests, request_id, generation .. ' ' .. hash)
-if redis.call('RPUSH', KEY.order, request_id) > max_requests then
+if redis.call('HSET', KEY.requests, request_id, generation .. ' ' .. hash) == 1
+  and redis.call('RPUSH', KEY.order, request_id) > max_requests then
   redis.call('HDEL', KEY.requests, redis.call('LPOP', KEY.order))
 end
 if redis.call('ZCARD', KEY.generations) > max_generations then forget_oldest() end

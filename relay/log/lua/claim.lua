@@ -13,11 +13,11 @@ local state = redis.call('HMGET', key, 'state', 'lease', 'shown', 'attempt', 'fe
 if not state[1] then return { 'unknown' } end
 if state[1] == 'ended' then return { 'ended' } end
 local left = (tonumber(state[2]) or 0) - now
-if left > 0 and state[6] ~= ARGV[5] then return { 'leased', digits(left) } end
+if left > 0 and state[6] and state[6] ~= ARGV[5] then return { 'leased', digits(left) } end
 
-local fence = next_fence(state[5])
+local fence = next_fence(ARGV[5], state[5])
 redis.call('HSET', key, 'fence', fence, 'owner', ARGV[5], 'lease', digits(now + tonumber(ARGV[6])), 'n', 0)
-redis.call('HINCRBY', key, 'claims', 1)
+if left <= 0 then redis.call('HINCRBY', key, 'claims', 1) end -- a reply that was lost is no worker that was lost
 redis.call('HSETNX', key, 'claimed', digits(now))
 local turns = tonumber(ARGV[7])
 local history = turns > 0 and redis.call('LRANGE', KEY.transcript, -turns, -1) or {}

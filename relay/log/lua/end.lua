@@ -13,8 +13,9 @@ local mine = redis.call('HMGET', of.state(generation), 'fence', 'state', 'last')
 if mine[2] == 'ended' and mine[1] == ARGV[5] then return { 'repeated', mine[3] } end
 local refusal = refuse(generation, ARGV[5])
 if refusal then return refusal end
-local stored = redis.call('HMGET', of.state(generation), 'count', 'n')
-if tonumber(ARGV[8]) > tonumber(stored[1]) or tonumber(ARGV[10]) > tonumber(stored[2]) then
+local stored = redis.call('HMGET', of.state(generation), 'count', 'n', 'bytes')
+if tonumber(ARGV[8]) > tonumber(stored[1]) or tonumber(ARGV[10]) > tonumber(stored[2])
+  or redis.call('STRLEN', of.text(generation)) ~= tonumber(stored[3]) then
   return { 'behind', stored[1] }
 end
 local seq = end_generation(generation, ARGV[6], ARGV[7])

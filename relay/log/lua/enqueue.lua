@@ -10,6 +10,10 @@ if redis.call('HEXISTS', QUEUE.jobs, ARGV[1]) == 1 then return 'known' end
 if ARGV[7] ~= '1' and redis.call('HLEN', QUEUE.jobs) >= tonumber(ARGV[5]) then return 'full' end
 redis.call('HSET', QUEUE.jobs, ARGV[1], ARGV[3])
 redis.call('ZADD', QUEUE.open, digits(now + tonumber(ARGV[4])), ARGV[1])
-if ARGV[7] ~= '1' then add_entry(ARGV[1], ARGV[2]) end
+if ARGV[7] ~= '1' then
+  add_entry(ARGV[1], ARGV[2])
+else
+  redis.call('HSET', QUEUE.entries, ARGV[1], ARGV[2] .. ' 0-0') -- no entry, but its priority, should it need one
+end
 for _, key in pairs(QUEUE) do redis.call('PEXPIRE', key, ARGV[6]) end
 return 'queued'

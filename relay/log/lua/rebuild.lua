@@ -24,11 +24,11 @@ local function rebuilt()
   return { 'rebuilt', state[1], meta[1], meta[2], state[2], state[3], state[4] }
 end
 
-local state = redis.call('HMGET', key, 'state', 'fence', 'owner', 'replaced', 'attempt', 'bytes')
+local state = redis.call('HMGET', key, 'state', 'fence', 'owner', 'replaced', 'shown', 'bytes', 'attempt')
 local known = state[1] and true or false
+local mine = state[3] == worker -- or of an earlier rebuild of its own that came late
 if state[1] == 'ended' then return { 'ended' } end
 if known then
-  local mine = state[3] == worker -- or of an earlier rebuild of its own that came late
   if mine and state[4] == held then return rebuilt() end
   if not mine and tonumber(state[2]) > tonumber(held) then return { 'stale' } end
 else
@@ -41,17 +41,18 @@ end
 
 -- In a life that the worker has written in, seqs that were acknowledged will be given again, to other events: no cursor
 -- of it is true any more.
-if known and redis.call('STRLEN', of.text(generation)) ~= tonumber(state[6]) then
+-- What another worker has shown (its takeover by this one was lost, and it lives) is nothing to go on from, though it
+-- may be as long and of the same attempt: text of two calls is never mixed. Nor is an attempt that it has opened: this
+-- worker's may be lower, and attempts only rise.
+local foreign = known and not mine and (state[5] == '1' or state[7] ~= '1')
+if foreign or known and redis.call('STRLEN', of.text(generation)) ~= tonumber(state[6]) then
   forget_generation(generation)
   known, new_life = false, true
 end
 if new_life then redis.call('HSET', KEY.meta, 'epoch', ARGV[10]) end
 
 if not known then
-  local fields = {}
-  for index = 15, #ARGV, 2 do fields[ARGV[index]] = ARGV[index + 1] end
-  local asked_before = fields.retry_of and redis.call('EXISTS', of.state(fields.retry_of)) == 1
-  local first = write_question(generation, asked_before and '' or ARGV[13])
+  local first = write_question(generation, ARGV[13], 15)
   local status = write(generation, ARGV[14])
   first = first or status
   redis.call('HSET', key, 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0, 'reasoned', 0, 'bytes', 0,
@@ -63,7 +64,7 @@ if not known then
   end
   keep({ KEY.log, KEY.generations, KEY.active, KEY.requests, KEY.order, key })
 end
-redis.call('HSET', key, 'fence', next_fence(state[2] or 0, held), 'replaced', held, 'owner', worker, 'n', 1,
+redis.call('HSET', key, 'fence', next_fence(worker, state[2] or 0, held), 'replaced', held, 'owner', worker, 'n', 1,
   'lease', digits(now + tonumber(ARGV[7])))
 publish()
 return rebuilt()

@@ -81,20 +81,33 @@ local function refuse(generation, fence)
   return nil
 end
 
--- The next fence. Drawn from the clock, so that one that Redis has forgotten is never drawn again.
-local function next_fence(stored, held)
-  return digits(math.max(now, tonumber(stored) + 1, (tonumber(held) or 0) + 1))
+-- The next fence: higher than the stored one and the one held. From the clock, so that one that Redis has forgotten is
+-- not drawn again; its last digits from the worker, so that two workers do not hold the same where the clock went back.
+local function next_fence(worker, stored, held)
+  local highest, own = math.max(tonumber(stored), tonumber(held) or 0), 0
+  for place = 1, #worker do own = (own * 31 + string.byte(worker, place)) % 1000 end
+  return digits(math.max(now, math.floor(highest / 1000) + 1) * 1000 + own)
 end
 
--- Write a generation's `message`, unless it stands in the log already. Returns its seq, nil if there is none to write.
-local function write_question(generation, body)
+-- Write a generation's `message`, unless it stands in the log already: as its own, or, for a retry, as that of what it
+-- retries or of another retry (Redis may have lost either). `from`: where in ARGV its fields begin, name and value.
+-- Returns its seq, nil if there is none to write.
+local function write_question(generation, body, from)
   local first = redis.call('ZSCORE', KEY.generations, generation)
   if first and #redis.call('XRANGE', KEY.log, first .. '-0', first .. '-0') > 0 then return first end
-  return body ~= '' and write(generation, body) or nil
+  local fields = {}
+  for index = from, #ARGV, 2 do fields[ARGV[index]] = ARGV[index + 1] end
+  if fields.retry_of then
+    if redis.call('EXISTS', of.state(fields.retry_of)) == 1 then return nil end
+    for _, other in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
+      if redis.call('HGET', of.state(other), 'message_id') == fields.message_id then return nil end
+    end
+  end
+  return body ~= '' and write(generation, body) or nil -- '': an earlier release's gateway sent a retry
 end
 
--- Take a generation's entries out of the log, but for its `message`, and forget all else of it but its place. The epoch
--- has to change, too: the caller sees to that.
+-- Take a generation's entries out of the log, but for its `message`, and forget all else of it but its place and its
+-- request: a submit that is tried again must find it. The epoch has to change, too: the caller sees to that.
 local function forget_generation(generation)
   local from = '-'
   repeat
@@ -106,8 +119,6 @@ local function forget_generation(generation)
       from = '(' .. entry[1]
     end
   until #entries < 500
-  local request_id = redis.call('HGET', of.state(generation), 'request_id')
-  if request_id then redis.call('HDEL', KEY.requests, request_id) end
   redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
   redis.call('ZREM', KEY.active, generation)
   redis.call('HSET', KEY.meta, 'floor', redis.call('HGET', KEY.meta, 'seq'))
@@ -119,9 +130,10 @@ local function end_generation(generation, reason, members)
   local key = of.state(generation)
   local got = redis.call('HMGET', key, 'attempt', 'count', 'bytes', 'crc', 'accepted', 'claimed', 'first', 'retry_of', 'message_id')
   local attempt, count, bytes, crc, accepted, claimed, first, retry_of, message_id = unpack(got)
-  local timings = { '"total":' .. digits(now - accepted) }
-  if claimed then timings[#timings + 1] = '"queued":' .. digits(claimed - accepted) end
-  if first then timings[#timings + 1] = '"first_token":' .. digits(first - accepted) end
+  local function since_accepted(at) return digits(math.max(0, at - accepted)) end -- after a failover clocks may go back
+  local timings = { '"total":' .. since_accepted(now) }
+  if claimed then timings[#timings + 1] = '"queued":' .. since_accepted(claimed) end
+  if first then timings[#timings + 1] = '"first_token":' .. since_accepted(first) end
   local body = '{"type":"end","generation":"' .. generation .. '","attempt":' .. attempt
     .. ',"reason":"' .. reason .. '","count":' .. count .. ',"text_bytes":' .. bytes .. ',"crc32":' .. crc
     .. ',"timings_ms":{' .. table.concat(timings, ',') .. '}'
