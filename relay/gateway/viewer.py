@@ -131,6 +131,8 @@ class Viewer:
         trouble = logging.Trouble(log, "replay_failed", session=self.follower.session)
         while True:
             await self._sink.room()
+            if not self._sink.writable():
+                return  # it is gone: there will be no room any more
             if self._keep_up():
                 trouble.over()
                 return
@@ -157,3 +159,5 @@ class Viewer:
             self._cursor = seq
             del frame  # while there is no room, a viewer is its cursor and nothing else
             await self._sink.room()
+            if not self._sink.writable():
+                return

@@ -109,3 +109,40 @@ async def test_more_at_once_than_a_viewer_should_hold_comes_merged(stage: Stage,
     await stage.tokens("y")
     await settled(stage)
     assert tray.bursts == 1
+
+
+class Gone(Tray):
+    """Its peer has left with unsent bytes on the way: there is no room, and nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = False
+        self.asked = 0
+
+    def writable(self) -> bool:
+        self.asked += 1
+        assert self.asked < 1000, "it asks without end"
+        return super().writable()
+
+    async def room(self) -> None:
+        if not self.gone:
+            await super().room()
+
+
+async def test_a_viewer_whose_peer_has_left_holds_up_nobody(stage: Stage) -> None:
+    sink = Gone()
+    viewer = Viewer(stage.follower, sink, lambda _: None)
+    viewer.begin(None, "start", None)
+    await stage.tokens("a")
+    await settled(stage)
+    sink.open.clear()
+    await stage.tokens("b")
+    await settled(stage)
+    sink.gone = True
+    sink.open.set()
+    sink.open.clear()
+    await settled(stage)
+    assert sink.spans()[-1] == (3, 3)
+    viewer.restart()  # it may still be told of things, until its connection lets it go
+    await settled(stage)
+    await viewer.aclose()
