@@ -146,3 +146,18 @@ async def test_a_viewer_whose_peer_has_left_holds_up_nobody(stage: Stage) -> Non
     viewer.restart()  # it may still be told of things, until its connection lets it go
     await settled(stage)
     await viewer.aclose()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_restored_comes_behind_what_was_missed(stage: Stage, tray: Tray, lost: bool) -> None:
+    await stage.tokens("a")
+    await settled(stage)
+    stage.follower.audience.degraded()
+    if lost:
+        stage.follower.audience.restart()
+    await stage.tokens("b")
+    stage.deliver()
+    stage.follower.audience.restored()  # in the turn in which a look has found it
+    await settled(stage)
+    assert [frame["type"] for frame in tray.frames][-1] == "restored"
+    assert tray.spans()[-1][1] == 4
