@@ -150,8 +150,8 @@ class Follower:
     def overtaken(self) -> None:
         self._doubted("epoch")
 
-    def torn(self) -> None:
-        self._torn = True
+    def torn(self, epoch: str) -> None:
+        self._torn = self._torn or epoch == self.epoch
         self._doubted("missing")
 
     async def look(self) -> None:
@@ -198,7 +198,6 @@ class Follower:
         """Seqs would mean two events in one epoch, or nothing: nobody's cursor is true any more."""
         log.warning("log_lost", session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
         await self._log.rotate(self.session, self.epoch, missing=lost == "missing")
-        self._torn = False
         await self._begin()
 
     async def _watch(self) -> None:
@@ -300,6 +299,7 @@ class Follower:
         self.audience.unsubscribed()
 
     def _take(self, opened: Opened) -> None:
+        self._torn = self._torn and opened.epoch == self.epoch  # another gateway may have begun a new life for it
         self.epoch, self.floor = opened.epoch, opened.floor
         self.frontier = opened.head
         self.audience.begin(opened.head)
