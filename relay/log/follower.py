@@ -23,7 +23,7 @@ from relay.log.loss import Loss, loss
 from relay.log.missing import Missing
 from relay.log.pages import Pages, Shelf
 from relay.log.replay import Replay
-from relay.log.session_log import Deleted, Opened, SessionLog
+from relay.log.session_log import Deleted, Opened, SessionLog, Span
 from relay.log.sight import Sight
 from relay.log.subscription import Source
 from relay.log.window import Window
@@ -236,11 +236,18 @@ class Follower:
     async def _seek_missing(self) -> None:
         """See whether answers that Redis lost are back; end those whose time is over."""
         for known, overdue in self.missing.sought(time.monotonic()):
-            if await self._log.span(self.session, known.generation) is not None:
-                self.missing.found(known.generation)
+            span = await self._log.span(self.session, known.generation)
+            if span is not None:
+                if overdue or self._has_seen(known.generation, span):  # else the next look has it
+                    self.missing.found(known.generation, self.active.get(known.generation))
             elif overdue and await self._log.bury(self.session, known.generation, known.attempt, self._lost_members):
                 metrics.generations.labels("failed", "storage").inc()
                 log.warning("lost", session=self.session, generation=known.generation)
+
+    def _has_seen(self, generation: str, span: Span) -> bool:
+        """Whether what is in the log of it has been applied here: as far as it goes on, or its end."""
+        ended = span.last is not None and span.last <= self.frontier
+        return span.epoch == self.epoch and (ended or generation in self.active)
 
     def _see_again(self) -> None:
         if not self.missing:

@@ -194,13 +194,13 @@ class SessionLog:
 
     async def span(self, session: str, generation: str) -> Span | None:
         """None: there is no such generation."""
-        epoch, first, last = await transaction(
+        epoch, first, (state, last) = await transaction(
             self._commands,
             ("HGET", self.keys.session(session), "epoch"),
             ("ZSCORE", self.keys.session(session, "generations"), generation),
-            ("HGET", self.keys.generation(session, generation), "last"),
+            ("HMGET", self.keys.generation(session, generation), "state", "last"),
         )
-        if epoch is None or first is None:
+        if epoch is None or first is None or state is None:  # a place is kept for one that Redis has lost
             return None
         return Span(epoch.decode(), int(float(first)), int(last) if last is not None else None)
 
