@@ -97,8 +97,9 @@ class Subscriber:
             try:
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                     wire = await self._connect()
-                failures = 0
                 await self._watch(wire)
+                if wire.served:
+                    failures = 0
             except (OSError, TimeoutError, hiredis.HiredisError) as error:
                 log.warning("subscription_failed", error=type(error).__name__, detail=str(error)[:200])
             failures += 1
@@ -135,13 +136,14 @@ class Subscriber:
                 if silent_s > PING_AFTER_S and pinged_at < wire.heard_at + PING_AFTER_S:
                     pinged_at = loop.time()
                     wire.send(b"PING")
-                if silent_s > LOST_AFTER_S and told_at <= wire.heard_at:
+                if wire.served and silent_s > LOST_AFTER_S and told_at <= wire.heard_at:
                     told_at = loop.time()
                     self._tell_lost()
         finally:
             self._wire = None
             wire.abort()
-        self._tell_lost()
+        if wire.served:  # else there was nothing to lose since they were told last
+            self._tell_lost()
         metrics.subscriber_losses.inc()
         reason = wire.lost.result() if wire.lost.done() else "silent"
         log.warning("subscription_lost", channels=len(self._listeners), reason=reason)
@@ -151,6 +153,8 @@ class Subscriber:
             listener.lost()
 
     def _reply(self, reply: Any) -> None:
+        if self._wire is not None and not isinstance(reply, hiredis.ReplyError):
+            self._wire.served = True
         if isinstance(reply, list) and len(reply) == 3:
             kind, name, value = reply
             if kind in (b"message", b"smessage"):
@@ -184,6 +188,7 @@ class _Wire(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._time = loop.time
         self.heard_at = loop.time()
+        self.served = False  # a proxy, or a Redis that is full, takes a connection only to close it
         self.lost: asyncio.Future[str] = loop.create_future()
 
     def send(self, *command: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from collections.abc import AsyncIterator
@@ -134,3 +135,28 @@ async def _nobody_hears(channel: Channel) -> bool:
 
 async def _somebody_hears(channel: Channel) -> bool:
     return await channel.say(b"again") == 1
+
+
+async def test_a_peer_that_takes_connections_only_to_close_them_is_tried_less_and_less_and_makes_nobody_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy whose Redis is away does so; each of ten thousand followers would look with every try."""
+    pauses: list[float] = []
+
+    def no_pause(_: float, most: float) -> float:
+        pauses.append(most)
+        return 0
+
+    monkeypatch.setattr(random, "uniform", no_pause)
+    listener = Heard()
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        subscriber = Subscriber(f"redis://127.0.0.1:{port}/0")
+        subscriber.start()
+        waiting = asyncio.create_task(subscriber.subscribe("c", listener))
+        await until(lambda: len(pauses) >= 10, "tries")
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await subscriber.aclose()
+    assert pauses[:5] == [0.1, 0.2, 0.4, 0.8, 1.0]
+    assert listener.losses == 0
