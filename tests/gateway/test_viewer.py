@@ -161,3 +161,29 @@ async def test_restored_comes_behind_what_was_missed(stage: Stage, tray: Tray, l
     await settled(stage)
     assert [frame["type"] for frame in tray.frames][-1] == "restored"
     assert tray.spans()[-1][1] == 4
+
+
+async def test_who_was_told_that_it_is_degraded_and_subscribes_again_is_told_that_it_is_restored(
+    stage: Stage,
+) -> None:
+    tray = Tray()
+    first, second, third = (Viewer(stage.follower, tray, lambda _: None) for _ in range(3))
+    first.begin(None, "start", None)
+    await stage.tokens("a")
+    await settled(stage)
+    stage.follower.audience.degraded()
+    tray.open.clear()
+    await stage.tokens("b")
+    await settled(stage)
+    stage.follower.audience.restored()  # there is no room for what it lacks
+    await first.aclose()
+    tray.frames.clear()
+    second.begin(None, "start", None, earlier=first)
+    tray.open.set()
+    await settled(stage)
+    assert [frame["type"] for frame in tray.frames] == ["subscribed", "catchup", "restored"]
+    await second.aclose()
+    third.begin(None, "start", None, earlier=second)  # which owes nothing
+    await settled(stage)
+    assert [frame["type"] for frame in tray.frames][3:] == ["subscribed", "catchup"]
+    await third.aclose()
