@@ -80,6 +80,7 @@ class Follower:
         self._heard_at = 0.0
         self._expecting = False
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._looking = asyncio.Lock()
         self._looks_begun = self._looked = 0  # running numbers of looks
         self._task: asyncio.Task[None] | None = None
@@ -93,6 +94,7 @@ class Follower:
         self._task = asyncio.create_task(self._watch(), name=f"follower {self.session}")
 
     async def aclose(self) -> None:
+        self._closed = True
         self._source.unsubscribe(self._channel, self)
         if self._timer is not None:
             self._timer.cancel()
@@ -263,6 +265,8 @@ class Follower:
 
     def _watch_silence(self) -> None:
         """Look when nothing has been heard for too long; one timer, armed for the moment when that will be so."""
+        if self._closed:
+            return  # somebody's look went on for a moment longer
         now = time.monotonic()
         every_s = LOOK_EVERY_S if self.active or self._expecting else IDLE_LOOK_S
         due_s = self._heard_at + every_s - now
