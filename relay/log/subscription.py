@@ -131,12 +131,14 @@ class Subscriber:
             while not wire.lost.done():
                 await asyncio.wait([wire.lost], timeout=_CHECK_S)
                 silent_s = loop.time() - wire.heard_at
-                if silent_s > DEAD_AFTER_S:
-                    break
                 if silent_s > PING_AFTER_S and pinged_at < wire.heard_at + PING_AFTER_S:
                     pinged_at = loop.time()
                     wire.send(b"PING")
-                if wire.served and silent_s > LOST_AFTER_S and told_at <= wire.heard_at:
+                # Silence that was not asked about says nothing: this process may have been busy itself.
+                unanswered_s = loop.time() - pinged_at + PING_AFTER_S if pinged_at > wire.heard_at else 0
+                if unanswered_s > DEAD_AFTER_S:
+                    break
+                if wire.served and unanswered_s > LOST_AFTER_S and told_at <= wire.heard_at:
                     told_at = loop.time()
                     self._tell_lost()
         finally:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 
-from relay.log.subscription import Subscriber
+from relay.log.subscription import DEAD_AFTER_S, Subscriber
 from tests.scenarios.processes import until
 from tests.scenarios.proxy import Proxy
 
@@ -160,3 +161,12 @@ async def test_a_peer_that_takes_connections_only_to_close_them_is_tried_less_an
         await subscriber.aclose()
     assert pauses[:5] == [0.1, 0.2, 0.4, 0.8, 1.0]
     assert listener.losses == 0
+
+
+async def test_a_process_that_was_busy_itself_does_not_think_that_redis_is_silent(channel: Channel) -> None:
+    await channel.say(b"a")
+    await until(lambda: channel.listener.messages == [b"a"], "a message: nothing is asked just now")
+    time.sleep(DEAD_AFTER_S + 0.1)  # noqa: ASYNC251
+    await asyncio.sleep(0.3)  # in which it would look at its clock
+    assert await channel.heard() == [b"a"]
+    assert (channel.listener.acknowledgements, channel.listener.losses) == (1, 0)
