@@ -175,7 +175,7 @@ class Connection:
         if earlier is not None:
             earlier.close()
         viewer = self._viewers[session] = Viewer(follower, self._sink, self._deleted)
-        viewer.begin(command.cursor, command.start, reply_id)
+        viewer.begin(command.cursor, command.start, reply_id, earlier=earlier)
         metrics.subscriptions.inc()
         if earlier is not None:
             await self._give_back(earlier)

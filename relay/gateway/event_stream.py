@@ -165,20 +165,13 @@ class EventStream:
         self._only = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        at = 0
         async with answered_in_time("events"):
-            if self._only is not None:
-                span = await self._gateway.log.span(self._session, self._only)
-                if span is None:
-                    raise ClientError("not_found", "There is no such generation in this session.")
-                if self._is_past(span):
-                    await send({"type": "http.response.start", "status": 204, "headers": []})
-                    await send({"type": "http.response.body", "body": b""})
-                    return
-                at = span.first - 1
-                follower = await self._of_life(span.epoch)
-            else:
-                follower = await self._gateway.hub.acquire(self._session, self._cursor)
+            lent = await self._lend()
+        if lent is None:
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        follower, at = lent
         settings = self._gateway.settings
         sink = SseSink(send, settings.viewer_buffer_bytes, self._only)
         viewer = Viewer(follower, sink, lambda _: None)
@@ -196,7 +189,26 @@ class EventStream:
                 if not sink.finished:
                     _abort(scope)
 
-    async def _of_life(self, epoch: str) -> Follower:
+    async def _lend(self) -> tuple[Follower, int] | None:
+        """A follower, and what of its log need not be streamed; None: everything that was asked for is past."""
+        hub = self._gateway.hub
+        if self._only is None:
+            return await hub.acquire(self._session, self._cursor), 0
+        there = False
+        while (span := await self._gateway.log.span(self._session, self._only)) is not None:
+            if self._is_past(span):
+                return None
+            follower = await self._of_life(span.epoch)
+            if follower is not None:
+                return follower, span.first - 1
+            there = True
+        if not hub.misses(self._session, self._only):
+            what = "The session was deleted." if there else "There is no such generation in this session."
+            raise ClientError("not_found", what)
+        self._start = "start"  # Redis has lost it: it comes back as a whole, or is ended
+        return await hub.acquire(self._session, self._cursor), 0
+
+    async def _of_life(self, epoch: str) -> Follower | None:
         """A follower of the life that holds the generation: in another one its end would never come."""
         hub = self._gateway.hub
         for cursor in (self._cursor, Cursor(epoch, 0)):  # the second one makes it look again
@@ -204,7 +216,7 @@ class EventStream:
             if follower.epoch == epoch:
                 return follower
             hub.release(follower)
-        raise ClientError("not_found", "The session was deleted.")
+        return None
 
     def _is_past(self, span: Span) -> bool:
         """Whether the client has seen the end already, or asks only for what comes after it."""

@@ -9,6 +9,8 @@ from relay import logging, metrics
 from relay.log.follower import Follower
 from relay.protocol.words import Cursor
 
+LEAVE_EVERY_S = 1.0  # for one that stays because of what is missing, however short the linger
+
 log = logging.get("hub")
 
 
@@ -55,15 +57,15 @@ class Hub:
         if failed or follower.deleted or not entry.started.done():
             self._forget(session, entry)
         else:
-            self._linger(session, entry)
+            self._linger(session, entry, self._linger_s)
 
-    def _linger(self, session: str, entry: _Entry) -> None:
+    def _linger(self, session: str, entry: _Entry, for_s: float) -> None:
         """Keep it for a while, and in any case until what is missing there is back or ended."""
-        entry.linger = asyncio.get_running_loop().call_later(self._linger_s, self._leave, session, entry)
+        entry.linger = asyncio.get_running_loop().call_later(for_s, self._leave, session, entry)
 
     def _leave(self, session: str, entry: _Entry) -> None:
-        if entry.follower.missing:
-            self._linger(session, entry)
+        if entry.follower.missing and not entry.follower.deleted:
+            self._linger(session, entry, max(self._linger_s, LEAVE_EVERY_S))
         else:
             self._forget(session, entry)
 
@@ -71,6 +73,11 @@ class Hub:
         """The session's follower, if it is followed here."""
         entry = self._entries.get(session)
         return entry.follower if entry is not None else None
+
+    def misses(self, session: str, generation: str) -> bool:
+        """Whether it has been followed here, and Redis has lost it."""
+        entry = self._entries.get(session)
+        return entry is not None and not entry.follower.deleted and generation in entry.follower.missing
 
     async def look(self, session: str) -> None:
         """If the session is followed here, see at once what has become of it. Raises StorageError."""

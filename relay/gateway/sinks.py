@@ -29,7 +29,7 @@ class Sink(Protocol):
         """Whether there is room: less unsent than the viewer's buffer."""
 
     async def room(self) -> None:
-        """Return when there is room, or the connection is gone."""
+        """Return when there is room, or the connection is gone; in the same step `writable` tells which."""
 
     def close(self, code: int, reason: str) -> None: ...
 

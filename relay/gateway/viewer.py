@@ -35,12 +35,16 @@ class Viewer:
         self._on_unsubscribed = on_unsubscribed
         self._cursor = 0
         self._life = 0  # counts restarts: what was read for an earlier one is not sent any more
-        self._restored = False  # and it is to be told so, once it has what it lacks
+        self._degraded = False  # it was told so, and not yet that this is over
+        self._restored = False  # it is over, and it is to be told so once it has what it lacks
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, cursor: Cursor | None, start: str, reply_id: str | None, at: int = 0) -> None:
+    def begin(
+        self, cursor: Cursor | None, start: str, reply_id: str | None, at: int = 0, *, earlier: Viewer | None = None
+    ) -> None:
         """Answer with `subscribed` and let the frames follow the cursor, or `at` if it is not honoured.
 
+        `earlier`: the subscription that this one restarts; what it was told and not told is kept in mind.
         No await may lie between the hub's lending of the follower and this.
         """
         follower = self.follower
@@ -52,6 +56,8 @@ class Viewer:
         elif not follower.honours(follower.epoch, at):
             at = 0
         follower.audience.viewers.add(self)
+        self._degraded = earlier is not None and earlier._degraded
+        self._restored = self._degraded and not follower.degraded
         self._subscribed(at, recovered, reply_id)
         if follower.degraded:
             self.degraded()
@@ -68,7 +74,7 @@ class Viewer:
         self._subscribed(0, False, None)
 
     def degraded(self) -> None:
-        self._restored = False
+        self._degraded, self._restored = True, False
         self._sink.send(frames.encode(frames.Degraded(session=self.follower.session)))
 
     def restored(self) -> None:
@@ -120,7 +126,7 @@ class Viewer:
         return True
 
     def _tell_restored(self) -> None:
-        self._restored = False
+        self._degraded = self._restored = False
         self._sink.send(frames.encode(frames.Restored(session=self.follower.session)))
 
     def _catch_up(self) -> None:
@@ -131,6 +137,8 @@ class Viewer:
         trouble = logging.Trouble(log, "replay_failed", session=self.follower.session)
         while True:
             await self._sink.room()
+            if not self._sink.writable():
+                return  # it is gone: there will be no room any more
             if self._keep_up():
                 trouble.over()
                 return
@@ -157,3 +165,5 @@ class Viewer:
             self._cursor = seq
             del frame  # while there is no room, a viewer is its cursor and nothing else
             await self._sink.room()
+            if not self._sink.writable():
+                return

@@ -71,7 +71,7 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
             async with answered_in_time("wait"):
                 span = await gateway.log.span(follower.session, generation)
             lost = generation in follower.active or generation in follower.missing  # it comes back, or is ended
-            if span is None and not lost:
+            if span is None and (follower.deleted or not lost):
                 raise ClientError("not_found", "The session was deleted.")
             if span is not None and span.last is not None:
                 return True

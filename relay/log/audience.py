@@ -87,6 +87,7 @@ class Audience:
             viewer.degraded()
 
     def restored(self) -> None:
+        self.flush()  # what was found while it came back goes first
         for viewer in tuple(self.viewers):
             viewer.restored()
 

@@ -89,8 +89,9 @@ class Feed:
             try:
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                     wire = await connect(self._address, self.endpoint, self._reply)
-                failures = 0
                 await self._watch(wire)
+                if wire.served:
+                    failures = 0
             except (OSError, TimeoutError, hiredis.HiredisError) as error:
                 self._log.warning("subscription_failed", error=type(error).__name__, detail=str(error)[:200])
             failures += 1
@@ -107,14 +108,16 @@ class Feed:
             while not wire.lost.done():
                 await asyncio.wait([wire.lost], timeout=_CHECK_S)
                 silent_s = loop.time() - wire.heard_at
-                if silent_s > DEAD_AFTER_S:
-                    break
                 if silent_s > PING_AFTER_S and pinged_at < wire.heard_at + PING_AFTER_S:
                     pinged_at = loop.time()
                     wire.send(b"PING")
-                if silent_s > LOST_AFTER_S:
+                # Silence that was not asked about says nothing: this process may have been busy itself.
+                unanswered_s = loop.time() - pinged_at + PING_AFTER_S if pinged_at > wire.heard_at else 0
+                if unanswered_s > DEAD_AFTER_S:
+                    break
+                if unanswered_s > LOST_AFTER_S:
                     self._hears.silent()
-                    if told_at <= wire.heard_at:
+                    if wire.served and told_at <= wire.heard_at:
                         told_at = loop.time()
                         self._hears.lost(tuple(self.channels))
         finally:
@@ -123,7 +126,8 @@ class Feed:
         metrics.subscriber_losses.inc()
         reason = wire.lost.result() if wire.lost.done() else "silent"
         self._log.warning("subscription_lost", channels=len(self.channels), reason=reason)
-        self._hears.lost(tuple(self.channels))
+        if wire.served:  # else there was nothing to lose since they were told last
+            self._hears.lost(tuple(self.channels))
 
     def _begin(self, wire: Wire) -> None:
         self._wire = wire
@@ -133,6 +137,8 @@ class Feed:
             wire.send(self._verbs[0], name)
 
     def _reply(self, reply: Any) -> None:
+        if self._wire is not None and not isinstance(reply, hiredis.ReplyError):
+            self._wire.served = True
         if isinstance(reply, list) and len(reply) == 3:
             kind, name, value = reply
             if kind in (b"message", b"smessage"):

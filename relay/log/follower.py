@@ -24,7 +24,7 @@ from relay.log.loss import Loss, loss
 from relay.log.missing import Missing
 from relay.log.pages import Pages, Shelf
 from relay.log.replay import Replay
-from relay.log.session_log import Deleted, Opened, SessionLog
+from relay.log.session_log import Deleted, Opened, SessionLog, Span
 from relay.log.sight import Sight
 from relay.log.subscription import Source
 from relay.log.window import Window
@@ -88,6 +88,7 @@ class Follower:
         self._heard_at = 0.0
         self._expecting = False
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._looking = asyncio.Lock()
         self._looks_begun = self._looked = 0  # running numbers of looks
         self._task: asyncio.Task[None] | None = None
@@ -101,6 +102,7 @@ class Follower:
         self._task = asyncio.create_task(self._watch(), name=f"follower {self.session}")
 
     async def aclose(self) -> None:
+        self._closed = True
         self._source.unsubscribe(self._channel, self)
         if self._timer is not None:
             self._timer.cancel()
@@ -166,8 +168,8 @@ class Follower:
     def overtaken(self) -> None:
         self._doubted("epoch")
 
-    def torn(self) -> None:
-        self._torn = True
+    def torn(self, epoch: str) -> None:
+        self._torn = self._torn or epoch == self.epoch
         self._doubted("missing")
 
     async def look(self) -> None:
@@ -214,7 +216,6 @@ class Follower:
         """Seqs would mean two events in one epoch, or nothing: nobody's cursor is true any more."""
         log.warning("log_lost", session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
         await self._log.rotate(self.session, self.epoch, missing=lost == "missing")
-        self._torn = False
         await self._begin()
 
     async def _watch(self) -> None:
@@ -254,8 +255,10 @@ class Follower:
     async def _seek_missing(self) -> None:
         """See whether answers that Redis lost are back; end those whose time is over."""
         for known, overdue in self.missing.sought(time.monotonic()):
-            if await self._log.span(self.session, known.generation) is not None:
-                self.missing.found(known.generation)
+            span = await self._log.span(self.session, known.generation)
+            if span is not None:
+                if overdue or self._has_seen(known.generation, span):  # else the next look has it
+                    self.missing.found(known.generation, self.active.get(known.generation))
             elif overdue and await self._log.bury(self.session, known.generation, known.attempt, self._lost_members):
                 metrics.generations.labels("failed", "storage").inc()
                 log.warning("lost", session=self.session, generation=known.generation)
@@ -266,6 +269,11 @@ class Follower:
         self._orphans_sought = time.monotonic()
         for generation in tuple(self.active):
             await self._orphaned(self.session, generation)
+
+    def _has_seen(self, generation: str, span: Span) -> bool:
+        """Whether what is in the log of it has been applied here: as far as it goes on, or its end."""
+        ended = span.last is not None and span.last <= self.frontier
+        return span.epoch == self.epoch and (ended or generation in self.active)
 
     def _see_again(self) -> None:
         if not self.missing:
@@ -281,6 +289,8 @@ class Follower:
 
     def _watch_silence(self) -> None:
         """Look when nothing has been heard for too long; one timer, armed for the moment when that will be so."""
+        if self._closed:
+            return  # somebody's look went on for a moment longer
         now = time.monotonic()
         every_s = LOOK_EVERY_S if self.active or self._expecting else IDLE_LOOK_S
         due_s = self._heard_at + every_s - now
@@ -321,6 +331,7 @@ class Follower:
         self.audience.unsubscribed()
 
     def _take(self, opened: Opened) -> None:
+        self._torn = self._torn and opened.epoch == self.epoch  # another gateway may have begun a new life for it
         self.epoch, self.floor = opened.epoch, opened.floor
         self.frontier = opened.head
         self.audience.begin(opened.head)

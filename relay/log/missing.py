@@ -47,7 +47,10 @@ class Missing:
 
     def add(self, known: Iterable[Active], now_s: float) -> None:
         for one in known:
-            self._lost.setdefault(one.generation, _Lost(one, now_s + self._patience_s))
+            lost = self._lost.get(one.generation)
+            if lost is None or lost.is_back:  # and lost once more
+                shown = lost.known if lost else one  # its text is still to come
+                self._lost[one.generation] = _Lost(shown, now_s + self._patience_s)
 
     def heard(self, header: events.Header) -> None:
         """An event of the new life; an answer that had shown text is back when its text is."""
@@ -58,9 +61,13 @@ class Missing:
         if lost.known.state != "streaming" or header.type in ("tokens", "end"):
             del self._lost[lost.known.generation]
 
-    def found(self, generation: str) -> None:
-        """It had come back, or had ended, before anybody here looked."""
-        self._lost.pop(generation, None)
+    def found(self, generation: str, running: Active | None) -> None:
+        """It had come back, or had ended (None), before anybody here looked."""
+        if (lost := self._lost.get(generation)) is None:
+            return
+        lost.is_back = True
+        if running is None or lost.known.state != "streaming" or running.state == "streaming":
+            del self._lost[generation]
 
     def sought(self, now_s: float) -> list[tuple[Active, bool]]:
         """Those that nothing was heard of, and whether their time is over."""

@@ -31,8 +31,8 @@ class Followed(Protocol):
     def overtaken(self) -> None:
         """A replay has met another life of the log than the one that is followed."""
 
-    def torn(self) -> None:
-        """A replay has found that entries are missing."""
+    def torn(self, epoch: str) -> None:
+        """A replay has found that entries are missing in this life; another may have begun meanwhile."""
 
 
 class Replay:
@@ -55,7 +55,7 @@ class Replay:
         return self
 
     async def __anext__(self) -> Frame:
-        if self._after >= self._upto:
+        if self._after >= self._upto or self._followed.epoch != self._epoch:
             raise StopAsyncIteration
         frame = await self._frame()
         if self._followed.epoch != self._epoch:
@@ -92,7 +92,7 @@ class Replay:
             self._followed.overtaken()
             raise StorageError("range: the log began a new life while it was read") from None
         except Torn:
-            self._followed.torn()
+            self._followed.torn(self._epoch)
             raise StorageError(f"range: entries behind {after} are missing") from None
         if 0 < after < stretch.floor != self._floor:
             raise Trimmed  # of what was sent already, or of what lies between, something is forgotten

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from relay.errors import StorageError
 from relay.log.connect import AnyRedis, call, publish_verb
 from relay.log.jobs import Job
 from relay.log.keys import Keys
@@ -23,6 +24,7 @@ from relay.protocol.words import Reason, new_epoch
 EMPTY_SESSION_TTL_S = 60
 PAGE_BYTES = 1024 * 1024
 READS_AT_ONCE = 16  # of followers; far fewer than the pool has connections: a stop never waits for one
+FAILED_READ_S = 0.05  # that a failed one keeps its turn: ten thousand followers of a Redis that is away wait, not spin
 MAX_MARKS = 2000
 TRIM_ENTRIES = 500
 PIECE_BYTES = 64 * 1024
@@ -157,8 +159,7 @@ class SessionLog:
 
         Raises Deleted if the life of epoch `known` was deleted not long ago.
         """
-        async with self._reading:
-            reply = await self._run(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000, known)
+        reply = await self._read(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000, known)
         if not reply:
             return None
         if reply[0] == b"deleted":
@@ -175,8 +176,7 @@ class SessionLog:
         self, session: str, first: int, last: int | None = None, page_bytes: int = PAGE_BYTES
     ) -> Page | None:
         """One page of events from `first` on; None if the session does not exist."""
-        async with self._reading:
-            reply = await self._run(_RANGE, session, first, "+" if last is None else last, page_bytes)
+        reply = await self._read(_RANGE, session, first, "+" if last is None else last, page_bytes)
         if not reply:
             return None
         epoch, head, floor, flat = reply
@@ -193,13 +193,13 @@ class SessionLog:
 
     async def span(self, session: str, generation: str) -> Span | None:
         """None: there is no such generation."""
-        epoch, first, last = await read(
+        epoch, first, (state, last) = await read(
             self._commands,
             ("HGET", self.keys.session(session), "epoch"),
             ("ZSCORE", self.keys.session(session, "generations"), generation),
-            ("HGET", self.keys.generation(session, generation), "last"),
+            ("HMGET", self.keys.generation(session, generation), "state", "last"),
         )
-        if epoch is None or first is None:
+        if epoch is None or first is None or state is None:  # a place is kept for one that Redis has lost
             return None
         return Span(epoch.decode(), int(float(first)), int(last) if last is not None else None)
 
@@ -362,6 +362,15 @@ class SessionLog:
         """Merge a page of an ended generation's batches; True if there are more."""
         reply = await self._run(_TRIM, session, generation, TRIM_ENTRIES, PIECE_BYTES)
         return bool(reply[0] == b"more")
+
+    async def _read(self, script: Script, session: str, *arguments: Argument) -> Any:
+        async with self._reading:
+            try:
+                return await self._run(script, session, *arguments)
+            except StorageError as error:
+                if not error.refused:
+                    await asyncio.sleep(FAILED_READ_S)
+                raise
 
     async def _run(self, script: Script, session: str, *arguments: Argument) -> Any:
         return await self._script(self._commands, script, session, *arguments)

@@ -44,6 +44,7 @@ class Wire(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._time = loop.time
         self.heard_at = loop.time()
+        self.served = False  # a proxy, or a Redis that is full, takes a connection only to close it
         self.lost: asyncio.Future[str] = loop.create_future()
 
     def send(self, *command: bytes) -> None:

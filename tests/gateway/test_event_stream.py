@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from relay import settings
 from relay.errors import ClientError
@@ -19,7 +20,7 @@ from relay.log.session_log import SessionLog, Span
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from relay.protocol.words import Cursor
-from tests.log.following import Hearsay, no_orphans
+from tests.log.following import LOST, Hearsay, no_orphans
 from tests.log.in_memory import Clock, admitted_and_claimed, redis_in_memory, session_log_on
 
 WAIT_S = 10
@@ -28,6 +29,7 @@ WAIT_S = 10
 class Gateway(SimpleNamespace):
     """As much of one as an event stream asks for."""
 
+    redis: Redis
     log: SessionLog
     hub: Hub
 
@@ -57,7 +59,7 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
             )
 
         hub = Hub(follower, linger_s=10)
-        yield Gateway(log=log, hub=hub, settings=settings.load(), draining=asyncio.Event())
+        yield Gateway(redis=redis, log=log, hub=hub, settings=settings.load(), draining=asyncio.Event())
         await hub.aclose()
 
 
@@ -151,3 +153,47 @@ def test_catchups_stay_within_the_bound_although_line_breaks_are_escaped(text: s
     framed = [Framing("e")(frames.encode(frame)) for frame in catchups("s", 0, batches, 4999, 100_000)]
     assert len(framed) > 1
     assert max(map(len, framed)) <= 100_000
+
+
+@pytest.mark.parametrize("start", ["start", "live"])
+async def test_a_generation_that_redis_has_lost_is_streamed_until_it_is_back_or_ended(
+    gateway: Gateway, start: str
+) -> None:
+    writer = await admitted_and_claimed(gateway.log, "g1")
+    await writer.tokens("exact text")
+    follower = await gateway.hub.acquire("s")
+    await gateway.redis.flushall()
+    await follower.look()
+    client = Client()
+    answer = asyncio.create_task(_answer(gateway.stream("g1", start=start), client))
+    await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
+    assert await gateway.log.bury("s", "g1", 1, LOST)
+    await follower.look()
+    await answer
+    assert (client.status, client.body.count(b"event: end")) == (200, 1)
+    with pytest.raises(ClientError, match="no such"):
+        await _answer(gateway.stream("g2"), Client())
+    gateway.hub.release(follower)
+
+
+async def test_a_new_epoch_as_its_stream_begins_is_no_reason_to_refuse_it(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await admitted_and_claimed(gateway.log, "g1")
+    span_of = gateway.log.span
+
+    async def span_and_then_another_epoch(session: str, generation: str) -> Span | None:
+        monkeypatch.setattr(gateway.log, "span", span_of)
+        span = await span_of(session, generation)
+        assert span is not None
+        await gateway.log.rotate("s", span.epoch, missing=False)
+        return span
+
+    monkeypatch.setattr(gateway.log, "span", span_and_then_another_epoch)
+    client = Client()
+    answer = asyncio.create_task(_answer(gateway.stream("g1"), client))
+    await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
+    await gateway.log.stop("s", "g1")
+    await gateway.hub.look("s")
+    await answer
+    assert client.body.count(b"event: end") == 1

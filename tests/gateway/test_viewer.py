@@ -109,3 +109,81 @@ async def test_more_at_once_than_a_viewer_should_hold_comes_merged(stage: Stage,
     await stage.tokens("y")
     await settled(stage)
     assert tray.bursts == 1
+
+
+class Gone(Tray):
+    """Its peer has left with unsent bytes on the way: there is no room, and nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = False
+        self.asked = 0
+
+    def writable(self) -> bool:
+        self.asked += 1
+        assert self.asked < 1000, "it asks without end"
+        return super().writable()
+
+    async def room(self) -> None:
+        if not self.gone:
+            await super().room()
+
+
+async def test_a_viewer_whose_peer_has_left_holds_up_nobody(stage: Stage) -> None:
+    sink = Gone()
+    viewer = Viewer(stage.follower, sink, lambda _: None)
+    viewer.begin(None, "start", None)
+    await stage.tokens("a")
+    await settled(stage)
+    sink.open.clear()
+    await stage.tokens("b")
+    await settled(stage)
+    sink.gone = True
+    sink.open.set()
+    sink.open.clear()
+    await settled(stage)
+    assert sink.spans()[-1] == (3, 3)
+    viewer.restart()  # it may still be told of things, until its connection lets it go
+    await settled(stage)
+    await viewer.aclose()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_restored_comes_behind_what_was_missed(stage: Stage, tray: Tray, lost: bool) -> None:
+    await stage.tokens("a")
+    await settled(stage)
+    stage.follower.audience.degraded()
+    if lost:
+        stage.follower.audience.restart()
+    await stage.tokens("b")
+    stage.deliver()
+    stage.follower.audience.restored()  # in the turn in which a look has found it
+    await settled(stage)
+    assert [frame["type"] for frame in tray.frames][-1] == "restored"
+    assert tray.spans()[-1][1] == 4
+
+
+async def test_who_was_told_that_it_is_degraded_and_subscribes_again_is_told_that_it_is_restored(
+    stage: Stage,
+) -> None:
+    tray = Tray()
+    first, second, third = (Viewer(stage.follower, tray, lambda _: None) for _ in range(3))
+    first.begin(None, "start", None)
+    await stage.tokens("a")
+    await settled(stage)
+    stage.follower.audience.degraded()
+    tray.open.clear()
+    await stage.tokens("b")
+    await settled(stage)
+    stage.follower.audience.restored()  # there is no room for what it lacks
+    await first.aclose()
+    tray.frames.clear()
+    second.begin(None, "start", None, earlier=first)
+    tray.open.set()
+    await settled(stage)
+    assert [frame["type"] for frame in tray.frames] == ["subscribed", "catchup", "restored"]
+    await second.aclose()
+    third.begin(None, "start", None, earlier=second)  # which owes nothing
+    await settled(stage)
+    assert [frame["type"] for frame in tray.frames][3:] == ["subscribed", "catchup"]
+    await third.aclose()

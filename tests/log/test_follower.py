@@ -19,7 +19,7 @@ from relay.log.audience import Burst
 from relay.log.replay import Trimmed
 from relay.log.session_log import SessionLog
 from relay.protocol.frames import Active
-from tests.log.following import Recorder, Stage
+from tests.log.following import Held, Recorder, Stage
 from tests.log.in_memory import answered, job_of, redis_in_memory, session_log_on
 
 
@@ -89,6 +89,20 @@ async def test_it_listens_no_more_when_it_is_closed(stage: Stage) -> None:
     await stage.follower.start()
     await stage.follower.aclose()
     assert stage.source.listener is None
+
+
+async def test_a_look_that_goes_on_after_it_is_closed_leaves_nothing_behind(stage: Stage) -> None:
+    await stage.follower.start()
+    await stage.tokens("a")
+    held = Held(stage.read)
+    look = asyncio.create_task(stage.follower.look())
+    await held.asked.wait()
+    await stage.follower.aclose()
+    held.go.set()
+    await look
+    assert stage.follower.active
+    assert stage.follower._timer is not None
+    assert stage.follower._timer.cancelled()
 
 
 # Live

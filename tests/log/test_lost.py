@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from relay.errors import StorageError
 from relay.log import follower as follower_module
 from relay.log import sight
-from relay.log.session_log import Rebuilt, SessionLog
+from relay.log.session_log import Rebuilt, SessionLog, Span
 from tests.log.following import Recorder, Stage
 from tests.log.in_memory import LEASE_MS, Clock, Writer, admitted_and_claimed, claimed, job_of, session_log_on
 from tests.scenarios.processes import until
@@ -230,3 +230,58 @@ async def test_one_of_two_answers_is_lost_and_the_other_goes_on(redis: Redis, cl
     clock.advance(ms=LEASE_MS)
     await claimed(log, job_of("g2"), "w2")
     await stage.aclose()
+
+
+@pytest.mark.parametrize("bring", [True, False])
+async def test_what_came_back_and_is_lost_again_before_its_text_was_there_is_ended_or_comes_back_again(
+    stage: Stage, bring: bool
+) -> None:
+    stage.follower.missing.__init__(0.2)  # type: ignore[misc]
+    writer, viewer = await shown(stage, "a")
+    await stage.redis.flushall()
+    await stage.follower.look()
+    await writer.log.rebuild(job_of(), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times)
+    await stage.follower.look()
+    await stage.redis.flushall()
+    await stage.follower.look()
+    assert viewer.told == ["degraded"]
+    if bring:
+        await rebuilt(writer)
+    await until_told(viewer, "degraded", "restored")
+    await stage.everybody_has_everything()
+    assert (viewer.view.generations["g1"].end is None) == bring
+    assert viewer.view.generations["g1"].text == ("a" if bring else "")
+
+
+async def test_what_was_forgotten_because_entries_are_missing_is_ended_if_nobody_brings_it_back(stage: Stage) -> None:
+    stage.follower.missing.__init__(0.4)  # type: ignore[misc]
+    _, viewer = await shown(stage, "a", "b", "c")
+    await stage.redis.xdel(stage.log.keys.session("s", "log"), "4-0", "5-0")
+    await stage.follower.look()
+    await stage.follower.look()
+    assert "g1" in stage.follower.missing
+    await until(lambda: not stage.follower.missing, "its end")
+    await stage.everybody_has_everything()
+    end = viewer.view.generations["g1"].end
+    assert end is not None
+    assert end["error"]["code"] == "storage"
+    await until_told(viewer, "degraded", "restored")
+
+
+async def test_it_is_not_restored_by_what_came_back_between_a_look_and_the_search_for_it(stage: Stage) -> None:
+    writer, viewer = await shown(stage, "a")
+    await stage.redis.flushall()
+    await stage.follower.look()
+    span = stage.read.span
+
+    async def came_back_meanwhile(session: str, generation: str) -> Span | None:
+        stage.read.span = span  # type: ignore[method-assign]
+        await writer.log.rebuild(job_of(), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times)
+        return await span(session, generation)
+
+    stage.read.span = came_back_meanwhile  # type: ignore[method-assign]
+    stage.follower.lost()
+    await until(lambda: stage.read.span is span, "the search")
+    await until(lambda: stage.follower.frontier > 0, "another look")
+    assert "g1" in viewer.view.generations
+    assert viewer.told == ["degraded"]

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from relay.errors import StorageError
 from relay.log import pages as pages_module
+from relay.log import session_log as session_log_module
 from relay.log.connect import POOL_CONNECTIONS
 from relay.log.loss import torn
 from relay.log.pages import OtherLife, Pages, Shelf, Torn
@@ -245,3 +246,26 @@ async def test_whoever_comes_whenever_gets_the_log_from_his_cursor_on(read: Read
         assert found == [log[cursor:] for cursor in cursors]
         pages.clear()
         assert shelf.bytes == 0
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_reads_that_fail_because_redis_is_away_are_few(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """A refusal is about one session only."""
+    log, tries = session_log_on(redis), 0
+    monkeypatch.setattr(session_log_module, "FAILED_READ_S", 1000)
+
+    async def run(*_: object) -> list[bytes]:
+        nonlocal tries
+        tries += 1
+        raise StorageError("away", refused=refused)
+
+    monkeypatch.setattr(log, "_run", run)
+    reads = [asyncio.create_task(log.range(f"s{number}", 1)) for number in range(100)]
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert tries == (100 if refused else READS_AT_ONCE)
+    for read in reads:
+        read.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)

@@ -159,3 +159,49 @@ def shown(frames_in_order: list[bytes]) -> Any:
     for frame in frames_in_order:
         assert view.apply(msgspec.json.decode(frame)) == "applied"
     return view.last, {name: (one.text, one.reasoning, one.data, one.state) for name, one in view.generations.items()}
+
+
+async def test_a_replay_that_paused_while_a_new_life_began_says_no_more(redis: Redis, session_log: SessionLog) -> None:
+    """One event was left, and the window of the new life does not reach so far."""
+    stage = Stage(redis, session_log, window_bytes=100_000)
+    await stage.follower.start()
+    await written(stage)
+    replay = Replay(stage.follower, stage.follower.pages, 10, 12, max_frame_bytes=100)
+    assert (await anext(replay))[0] == 11
+    await stage.lose_everything()
+    await stage.follower.look()
+    await stage.tokens("new", generation="g2")
+    stage.deliver()
+    assert stage.follower.window.holds(11)
+    with pytest.raises(StopAsyncIteration):
+        await anext(replay)
+    await stage.aclose()
+
+
+async def test_what_is_missing_in_one_life_says_nothing_of_the_next(stage: Stage) -> None:
+    """Another gateway found it first, and began the new one, while the page was on its way here."""
+    await written(stage)
+    follower = stage.follower
+    await stage.redis.xdel(stage.log.keys.session("s", "log"), "3-0")
+    held = Held(stage.read)
+    late = asyncio.create_task(anext(follower.replay(0)))
+    await held.asked.wait()
+    stage.read.after_range = None
+    await stage.log.rotate("s", follower.epoch, missing=True)
+    await follower.look()
+    epoch = follower.epoch
+    held.go.set()
+    await asyncio.gather(late, return_exceptions=True)
+    await follower.look()
+    assert follower.epoch == epoch
+
+
+async def test_what_another_gateway_has_mended_is_not_mended_again(stage: Stage) -> None:
+    await written(stage)
+    follower, epoch = stage.follower, stage.follower.epoch
+    await stage.log.rotate("s", epoch, missing=True)
+    follower.torn(epoch)  # of a page that was read before that
+    await follower.look()
+    epoch = follower.epoch
+    await follower.look()
+    assert follower.epoch == epoch

@@ -97,7 +97,7 @@ MUTANTS = [
     Mutant(
         "a lease that protects nobody",
         "relay/log/lua/claim.lua",
-        [Change("if left > 0 and state[6] ~= ARGV[5] then return { 'leased', digits(left) } end", "")],
+        [Change("if left > 0 and state[6] and state[6] ~= ARGV[5] then return { 'leased', digits(left) } end", "")],
         [_DOUBTS + "a_job_that_a_second_worker_gets_stays_with_the_first_while_it_lives"],
         [_CLAIM + "a_claim_is_refused_while_a_lease_is_alive"],
     ),

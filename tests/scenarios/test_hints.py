@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from relay.log import stores
 from relay.log.connect import Connections
+from relay.log.feed import DEAD_AFTER_S
 from tests.scenarios.processes import until
 from tests.scenarios.proxy import Proxy
 
@@ -137,3 +141,38 @@ async def _nobody_hears(channel: Channel) -> bool:
 
 async def _somebody_hears(channel: Channel) -> bool:
     return await channel.say(b"again") == 1
+
+
+async def test_a_peer_that_takes_connections_only_to_close_them_is_tried_less_and_less_and_makes_nobody_look(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A proxy whose Redis is away does so; each of ten thousand followers would look with every try."""
+    pauses: list[float] = []
+
+    def no_pause(_: float, most: float) -> float:
+        pauses.append(most)
+        return 0
+
+    monkeypatch.setattr(random, "uniform", no_pause)
+    listener = Heard()
+    async with await asyncio.start_unix_server(lambda _, writer: writer.close(), tmp_path / "closes"):
+        redis = Connections(f"unix://{tmp_path}/closes")
+        subscriber = stores.subscriber(redis)
+        subscriber.start()
+        waiting = asyncio.create_task(subscriber.subscribe("c", listener))
+        await until(lambda: len(pauses) >= 10, "tries")
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await subscriber.aclose()
+        await redis.aclose()
+    assert pauses[:5] == [0.1, 0.2, 0.4, 0.8, 1.0]
+    assert listener.losses == 0
+
+
+async def test_a_process_that_was_busy_itself_does_not_think_that_redis_is_silent(channel: Channel) -> None:
+    await channel.say(b"a")
+    await until(lambda: channel.listener.messages == [b"a"], "a message: nothing is asked just now")
+    time.sleep(DEAD_AFTER_S + 0.1)  # noqa: ASYNC251
+    await asyncio.sleep(0.3)  # in which it would look at its clock
+    assert await channel.heard() == [b"a"]
+    assert (channel.listener.acknowledgements, channel.listener.losses) == (1, 0)
