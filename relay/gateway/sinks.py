@@ -17,7 +17,9 @@ from relay.log.audience import Burst
 
 
 class Sink(Protocol):
-    """The sending side of one connection."""
+    """The sending side of one connection. `turn`: held by whoever makes a frame that is to go out here."""
+
+    turn: asyncio.Lock
 
     def send(self, payload: bytes) -> None:
         """One frame."""
@@ -53,6 +55,7 @@ class TransportSink:
 
     def __init__(self, protocol: RelayWebSocketProtocol, codec: Codec, buffer_bytes: int) -> None:
         self._protocol = protocol
+        self.turn = asyncio.Lock()
         self._frame = codec.frame
         self._room = asyncio.Event()
         self._room.set()
@@ -105,6 +108,7 @@ class Outbox:
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]], buffer_bytes: int) -> None:
         self.closing: tuple[int, str] | None = None
         self.gone = asyncio.Event()
+        self.turn = asyncio.Lock()
         self._send = send
         self._buffer_bytes = buffer_bytes
         self._outbox: list[bytes] = []

@@ -157,13 +157,18 @@ class Viewer:
                 return
 
     async def _replay(self) -> None:
-        life = self._life
-        async for seq, frame in self.follower.replay(self._cursor):
-            if life != self._life:
-                return
-            self._sink.send(frame)
-            self._cursor = seq
-            del frame  # while there is no room, a viewer is its cursor and nothing else
-            await self._sink.room()
-            if not self._sink.writable():
-                return
+        life, replay = self._life, self.follower.replay(self._cursor)
+        while True:
+            async with self._sink.turn:  # of all the catch-ups of a connection, one at a time holds a frame
+                await self._sink.room()
+                if not self._sink.writable():
+                    return
+                try:
+                    seq, frame = await anext(replay)
+                except StopAsyncIteration:
+                    return
+                if life != self._life:
+                    return
+                self._sink.send(frame)
+                self._cursor = seq
+                del frame  # while there is no room, a viewer is its cursor and nothing else

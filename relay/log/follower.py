@@ -193,7 +193,7 @@ class Follower:
         while not self.deleted:
             before = self.frontier  # events may be applied while the page is on its way
             newest = self.window.newest()
-            page = await self._log.range(self.session, before + 1 if newest is None else before)
+            page = await self._log.range(self.session, max(before, 1))
             if page is None or page.epoch != self.epoch:
                 await self._begin()
                 return
@@ -201,6 +201,8 @@ class Follower:
                 await self._begin_where_something_was_lost(lost, page.head)
                 return
             self.floor = page.floor
+            if newest is None and page.entries and page.entries[0][0] == before:
+                self.window.add(*page.entries[0])  # the next look compares
             for seq, body in page.entries:
                 if seq > self.frontier + 1:
                     break

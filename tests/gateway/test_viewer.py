@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from relay.gateway.codecs import JSON
+from relay.gateway.sinks import AsgiSink
 from relay.gateway.viewer import MAX_BURST_BYTES, Viewer
 from relay.log.audience import Burst
-from tests.log.following import Stage
+from tests.log.following import MAX_FRAME_BYTES, Stage
 from tests.log.in_memory import Clock, redis_in_memory, session_log_on
 
 
@@ -19,6 +21,7 @@ class Tray:
     """A sink that has room when the test says so, and keeps what it was given."""
 
     def __init__(self) -> None:
+        self.turn = asyncio.Lock()
         self.frames: list[dict[str, Any]] = []
         self.bursts = 0
         self.open = asyncio.Event()
@@ -187,3 +190,27 @@ async def test_who_was_told_that_it_is_degraded_and_subscribes_again_is_told_tha
     await settled(stage)
     assert [frame["type"] for frame in tray.frames][3:] == ["subscribed", "catchup"]
     await third.aclose()
+
+
+async def test_all_the_catch_ups_of_a_connection_together_hold_its_buffer_and_one_frame(stage: Stage) -> None:
+    """Each would make a frame, and put it behind those of the others."""
+    stuck = asyncio.Event()
+
+    async def take_nothing(_: Any) -> None:
+        await stuck.wait()
+
+    await stage.tokens(*["x" * 500] * 40)
+    await settled(stage)
+    stage.follower.window.clear()  # a read of the log lies between the look for room and the frame
+    sink = AsgiSink(take_nothing, JSON, 2000)
+    viewers = [Viewer(stage.follower, sink, lambda _: None) for _ in range(50)]
+    for viewer in viewers:
+        stage.follower.audience.viewers.add(viewer)
+        viewer._catch_up()  # without the 50 replies to `subscribe`, which have their own bound
+    for _ in range(500):
+        await asyncio.sleep(0)
+    assert 2000 <= sink.unsent_bytes() <= 2000 + MAX_FRAME_BYTES
+    for viewer in viewers:
+        await viewer.aclose()
+    stuck.set()
+    await sink.aclose()

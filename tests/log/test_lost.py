@@ -285,3 +285,23 @@ async def test_it_is_not_restored_by_what_came_back_between_a_look_and_the_searc
     await until(lambda: stage.follower.frontier > 0, "another look")
     assert "g1" in viewer.view.generations
     assert viewer.told == ["degraded"]
+
+
+async def test_a_follower_that_has_applied_nothing_yet_notices_too(stage: Stage) -> None:
+    """It began at this head; the log goes back, and grows past it with other events."""
+    await stage.tokens("a")
+    kept = await stage.copy()
+    await stage.tokens("seen")
+    await stage.follower.start()
+    await stage.follower.look()
+    viewer = stage.viewer()
+    await viewer.reaches(4)
+    before = stage.follower.epoch
+    await stage.go_back_to(kept)
+    again = stage.writers["g1"]
+    again.n, again.written["tokens"] = 1, ["a"]
+    for token in ("s", "een"):
+        assert (await again.tokens(token)).what == "written"
+    page = await stage.everybody_has_everything()
+    assert page.epoch != before
+    assert viewer.view.generations["g1"].text == "aseen"

@@ -1,0 +1,53 @@
+"""Sight: a log that is out of sight is told once, and a process that was busy itself accuses nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from relay.log import sight
+from relay.log.sight import Sight
+from tests.scenarios.processes import until
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(sight, "DEGRADED_AFTER_S", 0.05)
+    return []
+
+
+def sight_of(told: list[str]) -> Sight:
+    return Sight(lambda: told.append("degraded"), lambda: told.append("restored"))
+
+
+async def test_what_is_looked_for_in_vain_is_told_once_and_when_it_is_back(told: list[str]) -> None:
+    seen = sight_of(told)
+    seen.trying()
+    seen.trying()
+    await until(lambda: told == ["degraded"], "degraded")
+    seen.trying()
+    seen.lost()
+    seen.regained()
+    seen.regained()
+    assert told == ["degraded", "restored"]
+
+
+async def test_what_is_seen_in_time_is_not_told(told: list[str]) -> None:
+    seen = sight_of(told)
+    seen.trying()
+    seen.regained()
+    await asyncio.sleep(0.1)
+    assert told == []
+
+
+async def test_a_process_that_was_busy_itself_looks_a_little_longer(told: list[str]) -> None:
+    seen = sight_of(told)
+    seen.trying()
+    time.sleep(0.2)  # noqa: ASYNC251
+    await asyncio.sleep(0)
+    assert told == []
+    seen.regained()
+    await asyncio.sleep(0.1)
+    assert told == []
