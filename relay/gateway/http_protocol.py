@@ -13,11 +13,21 @@ from typing import Any, cast
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 EXTENSION = "relay.connection"
 REQUEST_TIMEOUT_S = 20.0  # for the head of a request, and for the first one to begin
 STALL_S = 60.0  # in which a peer must take something of a whole answer; streams have a pulse of their own
 MAX_HEAD_BYTES = 64 * 1024  # and at most one read (of 256 KiB) more; of trailers too
+
+
+def go(state: ServerState) -> None:
+    """The server stops. uvicorn tells the connections that it has; one that was just accepted would be waited for."""
+    state.going = True  # type: ignore[attr-defined]  # every protocol of a server has this object
+
+
+def is_going(state: ServerState) -> bool:
+    return getattr(state, "going", False)
 
 
 class RelayHttpProtocol(HttpToolsProtocol):
@@ -30,6 +40,9 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if is_going(self.server_state):
+            transport.abort()
+            return
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -11,7 +11,7 @@ import uvicorn
 from relay.errors import SettingsError
 from relay.gateway.app import app
 from relay.gateway.gateway import Gateway
-from relay.gateway.http_protocol import RelayHttpProtocol
+from relay.gateway.http_protocol import RelayHttpProtocol, go
 from relay.gateway.websocket_protocol import RelayWebSocketProtocol
 from relay.settings import Settings
 
@@ -88,6 +88,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.draining.set()
+        go(self.server_state)
         await super().shutdown(sockets)
 
 

@@ -16,6 +16,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.protocol import State
 
+from relay.gateway.http_protocol import is_going
+
 EXTENSION = "relay.transport"
 CLOSE_TIMEOUT_S = 10.0
 SHUTDOWN_GRACE_S = 3.0
@@ -45,6 +47,7 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._server_state = named["server_state"]
         self.heard_at = self.loop.time()
         self.on_writable: Callable[[], None] | None = None
         self.on_shutdown: Callable[[], None] | None = None
@@ -91,6 +94,11 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
     # Where it differs from uvicorn's
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if is_going(self._server_state):
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
@@ -190,5 +198,10 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _abort_soon(self, within_s: float = CLOSE_TIMEOUT_S) -> None:
         """A transport that is closed still waits for its peer to take what is unsent: not for ever."""
-        if self._abort_timer is None and not self.disconnected:
-            self._abort_timer = self.loop.call_later(within_s, self.transport.abort)
+        if self.disconnected:
+            return
+        if self._abort_timer is not None:
+            if self._abort_timer.when() <= self.loop.time() + within_s:
+                return
+            self._abort_timer.cancel()
+        self._abort_timer = self.loop.call_later(within_s, self.transport.abort)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, closing
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from relay.gateway import http_protocol, server
 from relay.gateway.event_stream import hung_up
@@ -186,3 +187,21 @@ class _Large:
         if self._more_body:
             await self.goes_on.wait()
             await send({"type": "http.response.body"})
+
+
+async def test_a_connection_that_comes_when_the_server_goes_is_not_waited_for() -> None:
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError
+
+    state = ServerState()
+    config = uvicorn.Config(never, lifespan="off", log_config=None)
+    config.load()
+    http_protocol.go(state)
+    loop = asyncio.get_running_loop()
+    made = lambda: http_protocol.RelayHttpProtocol(config=config, server_state=state, app_state={})  # noqa: E731
+    async with await loop.create_server(made, "127.0.0.1", 0) as listening:
+        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(reader.readexactly(1), PATIENCE_S)
+        writer.close()
+    assert not state.connections
