@@ -93,6 +93,7 @@ async def test_an_answer_whose_worker_died_with_the_data_has_one_clear_end_at_ev
     assert (status, found["state"], found["error"]["code"]) == (200, "ended", "storage")
 
 
+@pytest.mark.slow
 async def test_a_queued_answer_that_only_redis_knew_has_its_end_even_if_nobody_watches_any_more(relay: World) -> None:
     gateway = await relay.gateway(RELAY_FOLLOWER_LINGER_S="0")
     async with Client(gateway.url, "s") as client:
@@ -113,6 +114,7 @@ async def waits(gateway: Gateway, generation: str) -> tuple[int, str]:
     return status, found.get("text", "")
 
 
+@pytest.mark.slow
 async def test_who_waits_by_http_or_streams_one_answer_gets_it_all_the_same(relay: World) -> None:
     gateway, _ = await relay.gateway(), await relay.worker()
     async with Client(gateway.url, "s") as client:
@@ -148,6 +150,7 @@ async def test_a_stop_between_the_loss_and_the_rebuild_holds_and_closes_the_upst
         assert (await client.stop(generation))["already_ended"] is True
 
 
+@pytest.mark.slow
 async def test_a_delete_between_the_loss_and_the_rebuild_holds(relay: World) -> None:
     gateway, worker = await relay.gateway(), await relay.worker(RELAY_LEASE_S="6")
     async with Client(gateway.url, "s") as client:
@@ -160,6 +163,7 @@ async def test_a_delete_between_the_loss_and_the_rebuild_holds(relay: World) -> 
     assert (await gateway.http("GET", "/v1/sessions/s"))[0] == 404
 
 
+@pytest.mark.slow
 async def test_an_answer_that_no_queue_knows_of_any_more_is_ended_by_who_follows_it(relay: World) -> None:
     gateway = await relay.gateway()
     async with Client(gateway.url, "s") as client:

@@ -21,6 +21,8 @@ from tests.scenarios.processes import free_port, until
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import Script, World, world
 
+pytestmark = pytest.mark.slow
+
 TOKENS = [f"w{number} " for number in range(60)]
 TEXT = "".join(TOKENS)
 

@@ -23,6 +23,8 @@ from tests.scenarios.flushes import flushes, restored, spilled
 from tests.scenarios.processes import Process, free_port, until
 from tests.scenarios.world import World, world
 
+pytestmark = pytest.mark.slow
+
 TOKENS = [f"w{number} " for number in range(300)]
 TEXT = "".join(TOKENS)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import zlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from tests.log.in_memory import (
     transcript,
     whole_log,
 )
-from tests.workers.unreliable import Manual, Unreliable, flusher_of
+from tests.workers.unreliable import IMPATIENT, Manual, Unreliable, flusher_of
 from workers.flushing import Flusher, LetGo
 
 WAIT_S = 10
@@ -98,8 +100,14 @@ class Stage:
 
     async def begin(self, **options: Any) -> asyncio.Task[None]:
         await admitted_and_claimed(self.log)
+        # The clock runs a second a turn; no refusal is to seem to last for ever.
+        patience = replace(IMPATIENT, lost_after_ms=math.inf)
         self.flusher = flusher_of(
-            self.redis, restore=lambda *known: self.redis.rebuild(*known), now_ms=self.now_ms, **options
+            self.redis,
+            patience=patience,
+            restore=lambda *known: self.redis.rebuild(*known),
+            now_ms=self.now_ms,
+            **options,
         )
         return asyncio.create_task(self.flusher.run())
 
@@ -215,15 +223,15 @@ async def test_what_is_lost_again_while_it_is_said_again_is_said_a_third_time(st
 
 async def test_a_long_answer_comes_back_in_as_few_batches_as_the_bound_allows(stage: Stage) -> None:
     running = await stage.begin()
-    for _ in range(3000):
-        stage.flusher.token("tokens", "0123456789" * 10)
+    for _ in range(300):
+        stage.flusher.token("tokens", "0123456789" * 100)
     await stage.pause()
     await stage.redis.lose_everything()
     stage.flusher.end("complete", b"{}", "a1")
     await over(running)
     batches = await stage.events("tokens")
     assert len(batches) == 3  # of 128 KiB at most
-    assert sum(batch["count"] for batch in batches) == 3000
+    assert sum(batch["count"] for batch in batches) == 300
 
 
 async def test_an_answer_that_was_stopped_while_redis_forgot_its_worker_is_let_go(stage: Stage) -> None:
