@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
@@ -19,6 +19,7 @@ from relay.log.audience import Burst
 from relay.log.replay import Trimmed
 from relay.log.session_log import SessionLog
 from relay.protocol.frames import Active
+from tests.examples import tries
 from tests.log.following import Held, Recorder, Stage
 from tests.log.in_memory import answered, job_of, redis_in_memory, session_log_on
 
@@ -735,7 +736,7 @@ async def _resume(stage: Stage, viewer: Recorder) -> None:
 
 
 @given(st.lists(STEP, max_size=60), st.sampled_from([0, 300, 4096]), st.lists(NUMBER, max_size=5))
-@settings(max_examples=150, deadline=None)
+@tries(60)
 def test_whatever_pub_sub_does_every_viewer_gets_every_event_once_and_in_order(
     steps: list[tuple[str, int]], window_bytes: int, overtaking: list[int]
 ) -> None:

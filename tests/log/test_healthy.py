@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from relay.log import follower as follower_module
 from relay.log import sight
+from tests.examples import tries
 from tests.log.following import Recorder, Stage
 from tests.log.in_memory import Clock, Writer, admitted_and_claimed, redis_in_memory, session_log_on
 
@@ -184,7 +185,7 @@ async def write(world: Gateways, number: int) -> None:
             assert (await writer.tokens(TEXTS[number % 5], "t")).what == "written"
 
 
-@settings(max_examples=100)
+@tries(30)
 @given(
     st.lists(STEP, max_size=60),
     st.sampled_from([0, 300, 4096]),

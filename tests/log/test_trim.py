@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
@@ -16,6 +16,7 @@ from relay.log.session_log import SessionLog
 from relay.protocol import frames
 from relay.protocol.compact import catchups
 from relay.protocol.view import SessionView
+from tests.examples import tries
 from tests.log.in_memory import admitted_and_claimed, redis_in_memory, session_log_on, whole_log
 
 NASTY = ["plain ", "/slash\\/", '"quoted"', "\u0000\x1f\n", "🙂", "e\u0301", "\u2028", "</script>", "7"]
@@ -136,7 +137,7 @@ async def test_one_batch_leaves_the_floor_alone(session_log: SessionLog) -> None
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@tries(20)
 def test_whatever_is_written_and_whenever_it_is_trimmed_the_reader_sees_the_same(seed: int) -> None:
     asyncio.run(_anything(random.Random(seed)))
 

@@ -367,6 +367,7 @@ async def test_a_slow_reader_is_not_cut_off_slows_nobody_and_gets_merged_frames(
     await slow.disconnect()
 
 
+@pytest.mark.slow
 async def test_a_reader_that_takes_nothing_is_closed_4413_and_resumes(relay: World) -> None:
     tokens = ["x" * 1000] * 8000
     relay.fake.script = Script(tokens=tokens, hold_before=1)

@@ -120,6 +120,7 @@ async def test_a_frozen_worker_that_wakes_up_bounces_off_the_fence(relay: World)
         assert end["attempt"] == 2
 
 
+@pytest.mark.slow
 async def test_an_answer_that_loses_every_worker_fails_with_a_sentence(relay: World) -> None:
     relay.settings |= {"RELAY_MAX_TAKEOVERS": "2"}
     relay.fake.script = Script(tokens=TOKENS, hold_before=3)
@@ -145,6 +146,7 @@ async def test_an_answer_that_loses_every_worker_fails_with_a_sentence(relay: Wo
         await _queue_is_empty(relay)
 
 
+@pytest.mark.slow
 async def test_an_answer_whose_worker_died_and_that_nobody_takes_over_ends(relay: World) -> None:
     relay.settings |= {"RELAY_QUEUE_TIMEOUT_S": "0.5"}
     relay.fake.script = Script(tokens=TOKENS, hold_before=3)

@@ -164,7 +164,7 @@ async def test_a_worker_that_is_without_redis_for_longer_than_its_lease_goes_on_
         await _no_other_attempt(relay, viewers, generation)
 
 
-@faults(longer_than_leases, slow_ones=(frozen,))
+@faults(slow_ones=(longer_than_leases, frozen))
 async def test_while_redis_is_away_for_everybody_nobody_takes_an_answer_over(
     relay: World, proxy: Proxy, chance: random.Random, fault: Fault
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import pytest
+
 from tests.scenarios.client import Client, check
 from tests.scenarios.flushes import Flushes, flushes, restored, spilled
 from tests.scenarios.processes import Process, free_port, until
@@ -59,6 +61,7 @@ async def test_appends_whose_replies_are_lost_are_written_once(relay: World, pro
     assert (await flushes(relay, worker)).since(before) == Flushes(retries=3)
 
 
+@pytest.mark.slow
 async def test_a_batch_that_landed_unseen_and_whose_tokens_land_unseen_is_written_once(
     relay: World, proxy: Proxy
 ) -> None:
@@ -97,6 +100,7 @@ async def test_batches_that_are_refused_for_their_size_go_token_by_token(relay: 
     assert seen.spills == 0
 
 
+@pytest.mark.slow
 async def test_an_append_that_is_refused_for_ever_ends_the_answer_where_it_stands(relay: World, proxy: Proxy) -> None:
     relay.fake.script = Script(tokens=TOKENS, hold_before=40)
     gateway, worker = await relay.gateway(), await behind(proxy, relay, RELAY_LOST_AFTER_S="1")
@@ -137,6 +141,7 @@ async def test_a_redis_that_is_away_holds_up_no_provider(relay: World, proxy: Pr
     assert len(relay.fake.calls) == 1
 
 
+@pytest.mark.slow
 async def test_appends_that_arrive_when_nobody_waits_for_them_any_more_change_nothing(
     relay: World, proxy: Proxy
 ) -> None:
@@ -154,6 +159,7 @@ async def test_appends_that_arrive_when_nobody_waits_for_them_any_more_change_no
     assert (seen.retries, seen.failures, seen.spills, seen.restored) == (1, 1, 1, 1)
 
 
+@pytest.mark.slow
 async def test_a_redis_that_comes_and_goes_costs_time_but_no_text(relay: World, proxy: Proxy) -> None:
     relay.fake.script = Script(tokens=TOKENS, tokens_per_second=100)
     gateway, worker = await relay.gateway(), await behind(proxy, relay, RELAY_FLUSH_RETRIES="0")
@@ -167,6 +173,7 @@ async def test_a_redis_that_comes_and_goes_costs_time_but_no_text(relay: World, 
         check(client, generation, TEXT)
 
 
+@pytest.mark.slow
 async def test_more_than_the_spill_holds_closes_the_provider_and_fails_when_redis_is_back(
     relay: World, proxy: Proxy
 ) -> None:
@@ -207,6 +214,7 @@ async def test_a_stop_while_something_is_spilled_holds(relay: World, proxy: Prox
     assert (await flushes(relay, worker)).since(before).restored == 0
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_told_to_go_while_something_is_spilled_still_writes_it(
     relay: World, proxy: Proxy
 ) -> None:
@@ -224,6 +232,7 @@ async def test_a_worker_that_is_told_to_go_while_something_is_spilled_still_writ
         assert await worker.exited() == 0
 
 
+@pytest.mark.slow
 async def test_a_worker_that_may_not_wait_goes_and_another_one_begins_anew(relay: World, proxy: Proxy) -> None:
     relay.fake.script = Script(tokens=TOKENS * 10, tokens_per_second=100)
     relay.settings |= {"RELAY_LEASE_S": "1"}

@@ -9,6 +9,8 @@ import select
 import signal
 from typing import Any
 
+import pytest
+
 from tests.fakes.script import Script
 from tests.scenarios.client import Client
 from tests.scenarios.processes import BIN, Process, until
@@ -169,6 +171,7 @@ async def test_a_reader_that_has_enough_ends_it_calmly(relay: World) -> None:
                 await tail.wait()
 
 
+@pytest.mark.slow
 async def test_a_gateway_that_cannot_be_reached_is_one_line(relay: World) -> None:
     gateway = await relay.gateway()
     await gateway.kill()

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.log.session_log import SessionLog
+from tests.examples import tries
 from tests.log.in_memory import (
     LEASE_MS,
     Clock,
@@ -312,7 +313,7 @@ async def play(
     st.sampled_from([0, NEVER_MS]),
     st.sampled_from([None, None, 8, 16]),
 )
-@settings(max_examples=300, deadline=None)
+@tries(40)
 def test_however_writes_fail_the_log_holds_everything_once_and_in_order(
     steps: list[tuple[str, Any]], faults: list[str], size: int, linger_ms: float, largest: int | None
 ) -> None:

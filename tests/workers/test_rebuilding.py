@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from relay.log.session_log import Claim, Outcome, SessionLog
 from relay.protocol.words import Reason
+from tests.examples import tries
 from tests.log.in_memory import (
     LEASE_MS,
     admitted_and_claimed,
@@ -317,7 +318,7 @@ def check(log: list[dict[str, Any]], attempt: int, said: dict[str, list[str]]) -
 
 
 @given(st.lists(STEP, max_size=20), FAULTS, st.integers(1, 4), st.sampled_from(["complete", "failed"]))
-@settings(max_examples=200, deadline=None)
+@tries(40)
 def test_however_redis_forgets_the_log_ends_up_with_everything_once_and_in_order(
     steps: list[tuple[str, str]], faults: list[str], size: int, reason: Reason
 ) -> None:
