@@ -19,7 +19,8 @@ from relay.log.connect import BLOCK_S
 from relay.log.jobs import Job
 from relay.log.queue import Queue
 from relay.log.reaper import look_ms
-from relay.log.session_log import Claim, Refused, SessionLog
+from relay.log.replies import Claim, Refused
+from relay.log.session_log import SessionLog
 from relay.log.subscription import Source
 from relay.settings import Settings
 from workers.generation import Generation

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable
 
 from relay import logging, metrics
-from relay.log.session_log import Outcome, Rebuilt, SessionLog
+from relay.log.replies import Outcome, Rebuilt
+from relay.log.session_log import SessionLog
 from relay.protocol import events
 from relay.protocol.events import State
 from relay.protocol.words import Reason

@@ -19,7 +19,8 @@ from relay.errors import StorageError
 from relay.log.jobs import Job
 from relay.log.queue import Queue
 from relay.log.reaper import look_ms
-from relay.log.session_log import Claim, Outcome, Rebuilt, SessionLog
+from relay.log.replies import Claim, Outcome, Rebuilt
+from relay.log.session_log import SessionLog
 from relay.protocol.words import new_id
 from relay.settings import Settings
 from workers.batching import Kind

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from relay.log.session_log import Outcome, Rebuilt, SessionLog
+from relay.log.replies import Outcome, Rebuilt
+from relay.log.session_log import SessionLog
 from relay.protocol import events
 from workers.batching import Batch
 from workers.delivery import Control, Finale, Rebuild, Write

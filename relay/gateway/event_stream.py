@@ -24,7 +24,7 @@ from relay.gateway.submissions import answered_in_time
 from relay.gateway.viewer import Viewer
 from relay.log.audience import Burst
 from relay.log.follower import Follower
-from relay.log.session_log import Span
+from relay.log.replies import Span
 from relay.protocol import events, frames
 from relay.protocol.words import Cursor
 

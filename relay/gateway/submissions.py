@@ -15,7 +15,8 @@ from relay.gateway.menu import Menu
 from relay.log.connect import AnyRedis, call, publish_verb
 from relay.log.jobs import Job
 from relay.log.queue import Queue
-from relay.log.session_log import SessionLog, Stopped
+from relay.log.replies import Stopped
+from relay.log.session_log import SessionLog
 from relay.protocol.commands import Submit
 from relay.protocol.words import new_id
 

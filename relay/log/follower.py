@@ -24,7 +24,8 @@ from relay.log.loss import Loss, loss
 from relay.log.missing import Missing
 from relay.log.pages import Pages, Shelf
 from relay.log.replay import Replay
-from relay.log.session_log import Deleted, Opened, SessionLog, Span
+from relay.log.replies import Deleted, Opened, Span
+from relay.log.session_log import SessionLog
 from relay.log.sight import Sight
 from relay.log.subscription import Source
 from relay.log.window import Window

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from relay.log.session_log import Page
+from relay.log.replies import Page
 from relay.log.window import Entry
 
 Loss = Literal["newest", "missing"]  # events at the end of the log; entries in the middle

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -16,6 +16,7 @@ from relay.errors import StorageError
 from relay.log.connect import AnyRedis, call, publish_verb
 from relay.log.jobs import Job
 from relay.log.keys import Keys
+from relay.log.replies import Admitted, Claim, Deleted, Opened, Outcome, Page, Rebuilt, Refused, Span, Stopped
 from relay.log.scripts import Argument, Script, read, session_script
 from relay.log.snapshots import Snapshots
 from relay.protocol.frames import Active
@@ -28,102 +29,6 @@ FAILED_READ_S = 0.05  # that a failed one keeps its turn: ten thousand followers
 MAX_MARKS = 2000
 TRIM_ENTRIES = 500
 PIECE_BYTES = 64 * 1024
-
-
-class Deleted(Exception):
-    """The life of the session that the caller followed was deleted."""
-
-
-class Opened(NamedTuple):
-    """A session at one moment; `floor`: at and below this seq the log cannot be replayed from the middle."""
-
-    epoch: str
-    head: int
-    floor: int
-    active: list[Active]
-
-
-class Page(NamedTuple):
-    """Entries (seq, body) of one range read, and the head at that moment."""
-
-    epoch: str
-    head: int
-    floor: int
-    entries: list[tuple[int, bytes]]
-
-
-class Admitted(NamedTuple):
-    """`fresh`: this call made the generation. Otherwise `generation` is the one that holds the request_id."""
-
-    fresh: bool
-    generation: str
-    body_hash: str
-    state: str
-
-    def stands(self, generation: str) -> bool:
-        """Whether a job's generation exists and is its own: else the job is to be dropped."""
-        return self.generation == generation and self.state not in ("deleted", "forgotten")
-
-
-class Claim(NamedTuple):
-    """The right to write a generation. `shown`: the attempt has shown something that a restart must void.
-
-    `times`: when it was accepted and first claimed, by Redis' clock in ms.
-    """
-
-    fence: int
-    attempt: int
-    shown: bool
-    history: list[str]
-    epoch: str
-    head: int
-    times: dict[str, int]
-
-
-class Rebuilt(NamedTuple):
-    """What stands in the log of a generation that was rebuilt: its attempt, and tokens of text and reasoning in it."""
-
-    fence: int
-    epoch: str
-    head: int
-    attempt: int
-    tokens: int
-    reasoning: int
-
-
-class Refused(NamedTuple):
-    """A claim that was not granted: `unknown`, `ended` or `leased` (for `left_ms` more)."""
-
-    why: str
-    left_ms: int = 0
-
-
-class Outcome(NamedTuple):
-    """What became of a write: `written`, `repeated`, `stale`, `ended`; `unknown`, `behind`: Redis has lost something.
-
-    `seq` and `epoch`, where it was written, say where the log stands.
-    """
-
-    what: str
-    seq: int = 0
-    epoch: str = ""
-
-
-class Stopped(NamedTuple):
-    """`owner`: the worker to tell, if one has it; `queue`: where its job lies."""
-
-    generation: str
-    already_ended: bool
-    owner: str = ""
-    queue: str = ""
-
-
-class Span(NamedTuple):
-    """Where a generation stands in its log: the seqs of its first event and of its end, if it has ended."""
-
-    epoch: str
-    first: int
-    last: int | None
 
 
 class SessionLog:

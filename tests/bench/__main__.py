@@ -20,7 +20,8 @@ from relay.gateway.websocket_protocol import text_frame
 from relay.log.audience import Burst
 from relay.log.jobs import Job
 from relay.log.keys import Keys
-from relay.log.session_log import Claim, SessionLog
+from relay.log.replies import Claim
+from relay.log.session_log import SessionLog
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from tests.bench.footprint import footprint

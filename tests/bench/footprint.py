@@ -21,7 +21,8 @@ from relay import embedded
 from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.queue import Queue
-from relay.log.session_log import Claim, SessionLog
+from relay.log.replies import Claim
+from relay.log.session_log import SessionLog
 from relay.protocol import events
 from tests.scenarios.processes import Process, until
 

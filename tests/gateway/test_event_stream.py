@@ -16,7 +16,8 @@ from relay.gateway.event_stream import EventStream, Framing
 from relay.gateway.hub import Hub
 from relay.log.follower import Follower
 from relay.log.pages import Shelf
-from relay.log.session_log import SessionLog, Span
+from relay.log.replies import Span
+from relay.log.session_log import SessionLog
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from relay.protocol.words import Cursor

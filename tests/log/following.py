@@ -15,7 +15,8 @@ from relay.log.follower import Follower
 from relay.log.keys import Keys
 from relay.log.pages import Shelf
 from relay.log.replay import Trimmed
-from relay.log.session_log import PAGE_BYTES, Opened, Page, SessionLog
+from relay.log.replies import Opened, Page
+from relay.log.session_log import PAGE_BYTES, SessionLog
 from relay.log.subscription import Listener
 from relay.protocol.view import SessionView
 from tests.log.in_memory import SESSION_TTL_S, Writer, admitted_and_claimed

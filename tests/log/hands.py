@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from relay.log.session_log import Claim, Outcome, SessionLog
+from relay.log.replies import Claim, Outcome
+from relay.log.session_log import SessionLog
 from relay.protocol import events
 from tests.log.in_memory import LEASE_MS, Clock
 from workers.batching import Batch, Totals

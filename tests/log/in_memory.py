@@ -16,7 +16,8 @@ from relay.log.connect import AnyRedis
 from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.queue import Queue
-from relay.log.session_log import Claim, Outcome, SessionLog
+from relay.log.replies import Claim, Outcome
+from relay.log.session_log import SessionLog
 from relay.protocol import events
 from relay.protocol.events import State
 from relay.protocol.words import Reason

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from relay.log.session_log import Admitted, SessionLog
+from relay.log.replies import Admitted
+from relay.log.session_log import SessionLog
 from relay.protocol.frames import Active
 from tests.log.in_memory import (
     admitted_and_claimed,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from relay.log.session_log import Claim
+from relay.log.replies import Claim
 from tests.examples import tries
 from tests.log.following import Recorder, Stage
 from tests.log.hands import Answer, Call, Fate, Hand

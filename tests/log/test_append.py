@@ -6,7 +6,8 @@ import zlib
 
 from redis.asyncio import Redis
 
-from relay.log.session_log import Outcome, Refused, SessionLog
+from relay.log.replies import Outcome, Refused
+from relay.log.session_log import SessionLog
 from relay.protocol.frames import Active
 from tests.log.in_memory import (
     LEASE_MS,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from relay.log.session_log import Claim, Refused, SessionLog
+from relay.log.replies import Claim, Refused
+from relay.log.session_log import SessionLog
 from tests.log.in_memory import (
     LEASE_MS,
     Clock,

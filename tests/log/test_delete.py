@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from relay.log.session_log import Deleted, SessionLog, Stopped
+from relay.log.replies import Deleted, Stopped
+from relay.log.session_log import SessionLog
 from tests.log.in_memory import Clock, admitted_and_claimed, job_of
 
 MARK_MS = 60_000

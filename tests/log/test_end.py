@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from relay.log.session_log import Outcome, Refused, SessionLog, Stopped
+from relay.log.replies import Outcome, Refused, Stopped
+from relay.log.session_log import SessionLog
 from tests.log.in_memory import (
     LEASE_MS,
     Clock,

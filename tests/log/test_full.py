@@ -15,7 +15,8 @@ from relay.errors import StorageError
 from relay.log.keys import Keys
 from relay.log.offers import Offer, Offers
 from relay.log.queue import Queue
-from relay.log.session_log import Refused, SessionLog
+from relay.log.replies import Refused
+from relay.log.session_log import SessionLog
 from tests.log.in_memory import (
     LEASE_MS,
     Writer,

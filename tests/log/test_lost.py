@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 from relay.errors import StorageError
 from relay.log import follower as follower_module
 from relay.log import sight
-from relay.log.session_log import Rebuilt, SessionLog, Span
+from relay.log.replies import Rebuilt, Span
+from relay.log.session_log import SessionLog
 from tests.log.following import Recorder, Stage
 from tests.log.in_memory import LEASE_MS, Clock, Writer, admitted_and_claimed, claimed, job_of, session_log_on
 from tests.scenarios.processes import until

@@ -14,7 +14,8 @@ from relay.log import session_log as session_log_module
 from relay.log.connect import POOL_CONNECTIONS
 from relay.log.loss import torn
 from relay.log.pages import OtherLife, Pages, Shelf, Torn
-from relay.log.session_log import READS_AT_ONCE, Page, SessionLog
+from relay.log.replies import Page
+from relay.log.session_log import READS_AT_ONCE, SessionLog
 from relay.log.window import Entry
 from tests.log.following import Held, Read
 from tests.log.in_memory import admitted_and_claimed, answered, job_of, session_log_on

@@ -13,7 +13,8 @@ from relay.errors import StorageError
 from relay.log.jobs import Job
 from relay.log.queue import Due, Queue
 from relay.log.reaper import Reaper, failure, look_ms
-from relay.log.session_log import Refused, SessionLog
+from relay.log.replies import Refused
+from relay.log.session_log import SessionLog
 from tests.log.in_memory import (
     LEASE_MS,
     TRIM_AFTER_S,

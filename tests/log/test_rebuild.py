@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from relay.log.session_log import Outcome, Rebuilt, SessionLog
+from relay.log.replies import Outcome, Rebuilt
+from relay.log.session_log import SessionLog
 from tests.log.in_memory import (
     LEASE_MS,
     Clock,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay.log.session_log import Outcome, SessionLog
+from relay.log.replies import Outcome
+from relay.log.session_log import SessionLog
 from tests.log.in_memory import admitted_and_claimed, redis_in_memory, session_log_on, snapshot, whole_log
 from tests.workers.unreliable import IMPATIENT, Counted, Manual, Unreliable, finished, flusher_of
 from workers.delivery import Overflow, Rejected

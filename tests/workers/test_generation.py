@@ -10,7 +10,8 @@ from prometheus_client import REGISTRY
 from relay import settings
 from relay.errors import StorageError
 from relay.log.keys import Keys
-from relay.log.session_log import Claim, Outcome, SessionLog
+from relay.log.replies import Claim, Outcome
+from relay.log.session_log import SessionLog
 from tests.log.in_memory import SESSION_TTL_S, job_of, queue_on, redis_in_memory, session_log_on, snapshot
 from workers.generation import Generation
 from workers.providers.base import Finished, Part, Prompt, Text

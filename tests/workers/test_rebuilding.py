@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from relay.log.session_log import Claim, Outcome, SessionLog
+from relay.log.replies import Claim, Outcome
+from relay.log.session_log import SessionLog
 from relay.protocol.words import Reason
 from tests.examples import tries
 from tests.log.in_memory import (

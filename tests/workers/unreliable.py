@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from prometheus_client import REGISTRY
 
 from relay.errors import StorageError
-from relay.log.session_log import Claim, Outcome, SessionLog
+from relay.log.replies import Claim, Outcome
+from relay.log.session_log import SessionLog
 from tests.log.in_memory import LEASE_MS, first_claims, job_of
 from workers.delivery import Patience
 from workers.flushing import Flusher
