@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from relay.log.replies import Outcome, Rebuilt
 from relay.log.session_log import SessionLog
@@ -81,32 +81,9 @@ class Writer:
             crc32=batch.after.crc32,
         )
 
-    async def _append(
-        self,
-        n: int,
-        kind: str,
-        body: bytes,
-        *,
-        index: int = 0,
-        count: int = 0,
-        text: str = "",
-        text_bytes: int = 0,
-        crc32: int = 0,
-    ) -> Outcome:
-        return await self._log.append(
-            self._session,
-            self._generation,
-            self.fence,
-            n,
-            self._lease_ms,
-            kind,
-            body,
-            index=index,
-            count=count,
-            text=text,
-            text_bytes=text_bytes,
-            crc32=crc32,
-        )
+    async def _append(self, n: int, kind: str, body: bytes, **fields: Any) -> Outcome:
+        session, generation = self._session, self._generation
+        return await self._log.append(session, generation, self.fence, n, self._lease_ms, kind, body, **fields)
 
     async def _end(self, finale: Finale, done: int, stored: int) -> Outcome:
         return await self._log.end(

@@ -42,7 +42,7 @@ log = logging.get("follower")
 
 
 class Follower:
-    """`frontier`: the last seq applied; `flushed`: the last one handed to viewers that keep up (`keeping_up`).
+    """`frontier`: the last seq applied; what of it viewers have been handed is its `audience`'s.
 
     `deleted`: the session it followed was deleted; whoever subscribes from then on needs another follower.
     """

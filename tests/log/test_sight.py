@@ -22,6 +22,13 @@ def sight_of(told: list[str]) -> Sight:
     return Sight(lambda: told.append("degraded"), lambda: told.append("restored"))
 
 
+async def out_of_sight() -> None:
+    """Until another one, looked for later and in vain, has been told."""
+    others: list[str] = []
+    sight_of(others).trying()
+    await until(lambda: others == ["degraded"], "the other one is out of sight")
+
+
 async def test_what_is_looked_for_in_vain_is_told_once_and_when_it_is_back(told: list[str]) -> None:
     seen = sight_of(told)
     seen.trying()
@@ -38,7 +45,7 @@ async def test_what_is_seen_in_time_is_not_told(told: list[str]) -> None:
     seen = sight_of(told)
     seen.trying()
     seen.regained()
-    await asyncio.sleep(0.1)
+    await out_of_sight()
     assert told == []
 
 
@@ -49,5 +56,5 @@ async def test_a_process_that_was_busy_itself_looks_a_little_longer(told: list[s
     await asyncio.sleep(0)
     assert told == []
     seen.regained()
-    await asyncio.sleep(0.1)
+    await out_of_sight()
     assert told == []
