@@ -28,7 +28,7 @@ from workers.delivery import Patience, Rejected
 from workers.flushing import Flusher, LetGo
 from workers.history import prompt_for
 from workers.mending import Mender
-from workers.providers.base import Finished, Part, Prompt, Provider, ProviderError, Reasoning, Text, describe
+from workers.providers.base import Data, Finished, Part, Prompt, Provider, ProviderError, Reasoning, Text, describe
 from workers.writing import Place
 
 _RETRY_S = 0.3
@@ -183,6 +183,7 @@ class Generation:
                     for kind, mender in menders.items():
                         self._hand_on(kind, mender.flush())
                     return part
+                assert not isinstance(part, Data)
                 kind = _kind(part)
                 tokens = menders[kind].feed(part.text)
                 if tokens:

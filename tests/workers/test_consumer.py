@@ -26,6 +26,7 @@ class Silence:
 class Endless:
     name = "endless"
     model = "endless"
+    first_token_s: float | None = None
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()

@@ -20,6 +20,7 @@ from workers.providers.base import Finished, Part, Prompt, Text
 class OneToken:
     name = "one"
     model = "one"
+    first_token_s: float | None = None
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         yield Text("all of it")

@@ -47,6 +47,7 @@ class AnthropicProvider:
     """
 
     name = "anthropic"
+    first_token_s: float | None = None
 
     def __init__(
         self,

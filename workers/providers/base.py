@@ -33,6 +33,9 @@ class Prompt(msgspec.Struct, frozen=True):
     turns: list[Turn]
     model: str | None = None
     max_tokens: int | None = None
+    session: str = ""
+    generation: str = ""
+    metadata: dict[str, Any] | None = None
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -47,6 +50,13 @@ class Reasoning(msgspec.Struct, frozen=True):
     text: str
 
 
+class Data(msgspec.Struct, frozen=True):
+    """Something to show beside the text, in its place among it: `value` is any JSON value."""
+
+    name: str
+    value: Any
+
+
 class Finished(msgspec.Struct, frozen=True):
     """The provider's own finish: the answer is whole. `usage` counts tokens as the provider bills them."""
 
@@ -55,27 +65,47 @@ class Finished(msgspec.Struct, frozen=True):
     usage: dict[str, int] | None = None  # {"input_tokens", "output_tokens"}
 
 
-Part = Text | Reasoning | Finished
+Part = Text | Reasoning | Data | Finished
 
 
 class ProviderError(Exception):
     """The provider failed; `code` becomes `end.error.code`, the text goes to the log only, never to a client.
 
-    `retryable`: asking again may help. `status`: the HTTP status, where there was one.
+    `retryable`: asking again may help. `status`: the HTTP status, where there was one. `retry_after_s`: how long the
+    provider wants to be left alone, where it said so.
     """
 
-    def __init__(self, code: Failure, detail: str, *, retryable: bool, status: int | None = None) -> None:
+    def __init__(
+        self,
+        code: Failure,
+        detail: str,
+        *,
+        retryable: bool,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(detail)
         self.code: Failure = code
         self.retryable = retryable
         self.status = status
+        self.retry_after_s = retry_after_s
+
+    @property
+    def is_sick(self) -> bool:
+        """Whether the next question is likely to fail there as well: its keys count, what was asked does not."""
+        return self.retryable or self.status in (401, 402, 403)
 
 
 class Provider(Protocol):
-    """One model API, shared by all generations of a worker process. `model`: asked for where a submit names none."""
+    """One model API, shared by all generations of a worker process.
+
+    `model`: asked for where a submit names none. `first_token_s`: its own deadline for the first token; None: the
+    worker's.
+    """
 
     name: str
     model: str
+    first_token_s: float | None
 
     def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part. Raises ProviderError."""

@@ -29,6 +29,7 @@ class DemoProvider:
 
     name = "demo"
     model = "demo"
+    first_token_s: float | None = None
 
     def __init__(
         self,

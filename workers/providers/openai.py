@@ -35,6 +35,7 @@ class OpenAIProvider:
     """
 
     name = "openai"
+    first_token_s: float | None = None
 
     def __init__(
         self,
