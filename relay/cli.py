@@ -22,7 +22,8 @@ _PORT = typer.Option(None, help="Port to listen on, 0 for a free one  [RELAY_POR
 _PROCESSES = typer.Option(None, help="Processes behind the one port  [RELAY_PROCESSES, default 1]")
 _REDIS = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]")
 _PROVIDER = typer.Option(
-    None, help="anthropic, openai or demo  [RELAY_PROVIDER; default: the first whose key is set, else demo]"
+    None,
+    help="One of anthropic, openai and demo, or several with commas  [RELAY_PROVIDER; default: by the keys]",
 )
 _PACE = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND, default 30]")
 _URL = typer.Option(None, help="The gateway  [RELAY_URL, default http://127.0.0.1:8080]")

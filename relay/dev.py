@@ -15,23 +15,23 @@ from relay import embedded
 from relay.gateway.server import address, listen, server
 from relay.log.fitness import refuse_unfit
 from relay.settings import Settings
-from workers import providers, worker
-from workers.providers.base import Provider
+from workers import worker
+from workers.lineup import Lineup, lineup
 
 
 def run(settings: Settings, *, own_redis: bool) -> None:
     """Until Ctrl-C. Raises SettingsError before anything has begun."""
-    provider = providers.make(settings)
+    asked = lineup(settings)
     sock = listen(settings.host, settings.port)
     with ExitStack() as stack:
         if own_redis:
             settings = settings.model_copy(update={"redis_url": stack.enter_context(embedded.server())})
         else:
             asyncio.run(refuse_unfit(settings.redis_url))
-        asyncio.run(_run(settings, provider, sock))
+        asyncio.run(_run(settings, asked, sock))
 
 
-async def _run(settings: Settings, provider: Provider, sock: socket.socket) -> None:
+async def _run(settings: Settings, asked: Lineup, sock: socket.socket) -> None:
     gateway = server(settings, handle_signals=False)
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -39,10 +39,10 @@ async def _run(settings: Settings, provider: Provider, sock: socket.socket) -> N
     # The grace of a production worker would only make Ctrl-C slow here.
     impatient = settings.model_copy(update={"grace_s": 0})
     tasks = [
-        asyncio.create_task(worker.run(impatient, provider, stopping), name="worker"),
+        asyncio.create_task(worker.run(impatient, asked, stopping), name="worker"),
         asyncio.create_task(gateway.serve(sockets=[sock]), name="gateway"),
     ]
-    announcing = asyncio.create_task(_announce(gateway, sock, settings, provider), name="announce")
+    announcing = asyncio.create_task(_announce(gateway, sock, settings, asked), name="announce")
     told = asyncio.create_task(stopping.wait(), name="stopping")
     await asyncio.wait([*tasks, told], return_when=asyncio.FIRST_COMPLETED)
     for task in (announcing, told):
@@ -59,10 +59,10 @@ def _own_command() -> str:
     return os.path.relpath(sys.argv[0])
 
 
-async def _announce(gateway: uvicorn.Server, sock: socket.socket, settings: Settings, provider: Provider) -> None:
+async def _announce(gateway: uvicorn.Server, sock: socket.socket, settings: Settings, asked: Lineup) -> None:
     while not gateway.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
         await asyncio.sleep(0.01)
     url = address(settings.host, sock.getsockname()[1])
     print(f"\n  The relay is running: {url}/\n", flush=True)  # noqa: T201
-    print(f"  Answers come from: {provider.name}. From another terminal:", file=sys.stderr)  # noqa: T201
+    print(f"  Answers come from: {', '.join(asked.names)}. From another terminal:", file=sys.stderr)  # noqa: T201
     print(f"  {_own_command()} send demo 'Hello' --url {url}\n", file=sys.stderr)  # noqa: T201

@@ -69,7 +69,25 @@ rebuilds = Counter("relay_rebuilds_total", "Answers made again in Redis by their
 abandoned = Counter("relay_generations_abandoned_total", "Generations let go by this worker", ["why"])
 first_token_s = Histogram("relay_first_token_seconds", "Claim to first token, of text or reasoning", buckets=_SECONDS)
 answer_s = Histogram("relay_answer_seconds", "Claim to end, of what was not stopped", buckets=_SECONDS)
-stop_s = Histogram("relay_stop_seconds", "Stop heard to upstream request closed", buckets=_SECONDS)
+stop_s = Histogram("relay_stop_seconds", "Stop written to upstream request closed", buckets=_SECONDS)
+tokens_after_stop = Counter(
+    "relay_tokens_after_stop_total", "Tokens that came between these two: paid for, never shown"
+)
+provider_calls = Counter(
+    "relay_provider_calls_total", "Calls of providers by what came of them", ["provider", "outcome"]
+)
+failovers = Counter(
+    "relay_failovers_total",
+    "Calls made after another had failed: before the first token, midway (a restart), or again at the same provider",
+    ["provider", "moment"],
+)
+breaker_state = Gauge(
+    "relay_breaker_state",
+    "Provider as this process sees it: 0 closed, 1 half open, 2 open",
+    ["provider"],
+    multiprocess_mode="livemax",
+)
+breaker_opened = Counter("relay_breaker_opened_total", "Times that a provider's breaker opened", ["provider"])
 
 # Everybody
 backlog = Gauge(

@@ -7,7 +7,7 @@ docs/settings.md shows this table; a test holds the two together.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -73,11 +73,34 @@ class Settings(BaseSettings):
     # Worker
     queue: str = Field("default", description="Queue that a worker serves", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     provider: str = Field(
-        "", description="anthropic, openai or demo; empty: the first whose key or base URL is set, else demo"
+        "",
+        description="anthropic, openai, demo, or several with commas, asked in this order; "
+        "empty: the first whose key or base URL is set, else demo",
     )
     concurrency: int = Field(32, description="Answers that one worker process makes at a time", ge=1, le=10000)
-    model: str = Field("", description="Model asked for where a submit names none; empty: the provider's default")
-    models: str = Field("", description="Further models that a submit may name, with commas; empty: any")
+    model: str = Field(
+        "",
+        description="Model asked for where a submit names none; empty: the provider's default. "
+        "Of several providers: anthropic:MODEL,openai:MODEL",
+    )
+    models: str = Field(
+        "", description="Further models that a submit may name, with commas, each as for RELAY_MODEL; empty: any"
+    )
+    failover: Literal["restart", "end"] = Field(
+        "restart",
+        description="When a provider fails after its first token and another one is left: "
+        "restart (a new attempt there) or end (failed)",
+    )
+    provider_retries: int = Field(
+        2, description="Before the first token: further rounds along the providers that may recover", ge=0, le=10
+    )
+    provider_retry_ms: float = Field(
+        250, description="Pause before the first of these; each later one is twice as long", ge=1, le=60000
+    )
+    breaker_failures: int = Field(
+        5, description="Failures in a row after which a provider is asked only if no other is left", ge=1, le=1000
+    )
+    breaker_open_s: float = Field(15, description="It is tried again after this", gt=0, le=3600)
     tokens_per_second: float = Field(30, description="Pace of the demo provider", gt=0, le=100000)
     reasoning: bool = Field(True, description="Pass on the model's reasoning where it is streamed")
     batch_size: int = Field(20, description="Tokens per batch", ge=1, le=10000)

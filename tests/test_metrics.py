@@ -14,7 +14,7 @@ from relay import metrics
 OURS = [found for found in vars(metrics).values() if isinstance(found, Counter | Gauge | Histogram)]
 DOCS = Path(__file__).parent.parent / "docs" / "operations.md"
 ROW = re.compile(r"\| `(?P<name>relay_[a-z_]+)(?:\{(?P<labels>[a-z,]+)\})?` \| (?P<kind>[a-z]+) \| .+ \|")
-LABELS = {"type", "code", "kind", "outcome", "cause", "reason", "why", "part", "what", "queues"}
+LABELS = {"type", "code", "kind", "outcome", "cause", "reason", "why", "part", "what", "queues", "provider", "moment"}
 
 
 def _in_a_process(place: str, directory: Path, program: str) -> str:

@@ -62,7 +62,7 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
             value = not default
         elif isinstance(default, int | float):
             value = default + 1
-        value = {"max_content_bytes": 1024, "log_level": "error", "url": "wss://x"}.get(name, value)
+        value = {"max_content_bytes": 1024, "log_level": "error", "url": "wss://x", "failover": "end"}.get(name, value)
         monkeypatch.setenv(variable, str(value))
         given[name] = value
     assert settings.load().model_dump() == given

@@ -1,8 +1,9 @@
 """Batching: tokens in, batches out. Pure; `now_ms` is an argument.
 
 A batch leaves when it has `size` tokens, when its oldest token is `linger_ms` old, or at once: the first token of an
-attempt, and whatever is left at the end. Tokens that waited longer than that waited for Redis; then the batch takes
-all of them, up to a byte cap: batches grow under a slow Redis, they do not queue up one by one.
+attempt, a data event with what stands before it, and whatever is left at the end. Tokens that waited longer than that
+waited for Redis; then the batch takes all of them, up to a byte cap: batches grow under a slow Redis, they do not queue
+up one by one.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import msgspec
 
 from relay.protocol.words import MAX_BATCH_BYTES
 
-Kind = Literal["tokens", "reasoning"]
+Kind = Literal["tokens", "reasoning", "data"]  # the "token" of data is a whole event, encoded, in a batch of its own
 
 # Of a batch's event around its text: type, generation, attempt, index, count, session, seq.
 _AROUND_BYTES = 512
 
 
 class Totals(NamedTuple):
-    """What an attempt's text comes to so far: UTF-8 bytes and running CRC. Reasoning leaves both as they are."""
+    """What an attempt's text comes to so far: UTF-8 bytes and running CRC. Other kinds leave both as they are."""
 
     text_bytes: int = 0
     crc32: int = 0
@@ -88,7 +89,7 @@ class _Token(NamedTuple):
 
 
 class Batcher:
-    """One attempt's tokens, in order. Reasoning counts by itself, and is in no checksum."""
+    """One attempt's tokens, in order. Each kind counts by itself; only text is in the checksum."""
 
     def __init__(self, size: int, linger_ms: float, attempt: int = 1) -> None:
         self._size = size
@@ -96,7 +97,8 @@ class Batcher:
         self._attempt = attempt
         self._pending: deque[_Token] = deque()
         self._pending_bytes = 0
-        self._taken: dict[Kind, int] = {"tokens": 0, "reasoning": 0}
+        self._taken: dict[Kind, int] = {"tokens": 0, "reasoning": 0, "data": 0}
+        self._waiting_data = 0
         self._totals = Totals()
         self._closed = False
 
@@ -115,6 +117,7 @@ class Batcher:
         encoded = len(text) if plain else len(msgspec.json.encode(text))
         self._pending.append(_Token(kind, text, text_bytes, encoded + 2, now_ms))
         self._pending_bytes += text_bytes
+        self._waiting_data += kind == "data"
 
     def skip(self, kind: Kind, texts: list[str]) -> None:
         """Go on behind these: they stand in the log already. Before any `add` of their kind."""
@@ -129,13 +132,13 @@ class Batcher:
         """When the next batch may leave; None while there is nothing. In the past: now."""
         if not self._pending:
             return None
-        first = self._taken[self._pending[0].kind] == 0
-        if first or self._closed or len(self._pending) >= self._size:
+        at_once = self._waiting_data or self._closed or self._taken[self._pending[0].kind] == 0
+        if at_once or len(self._pending) >= self._size:
             return self._pending[0].at_ms
         return self._pending[0].at_ms + self._linger_ms
 
     def take(self, now_ms: float) -> Batch | None:
-        """The next batch if it may leave now. Tokens of two kinds never share one."""
+        """The next batch if it may leave now. Tokens of two kinds never share one; two data events neither."""
         due_ms = self.due_ms()
         if due_ms is None or now_ms < due_ms:
             return None
@@ -149,6 +152,9 @@ class Batcher:
             token = self._pending.popleft()
             texts.append(token.text)
             self._pending_bytes -= token.text_bytes
+            if kind == "data":
+                self._waiting_data -= 1
+                break
         index, before = self._taken[kind], self._totals
         self._taken[kind] += len(texts)
         self._totals = before.and_then(kind, "".join(texts))

@@ -10,7 +10,8 @@ import typer
 from relay import logging, settings
 from relay.errors import RelayError
 from relay.log.fitness import refuse_unfit
-from workers import providers, worker
+from workers import worker
+from workers.lineup import lineup
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=True)
 
@@ -25,7 +26,8 @@ def serve(
     queue: str = typer.Option(None, help="Queue to serve  [RELAY_QUEUE, default default]"),
     redis: str = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]"),
     provider: str = typer.Option(
-        None, help="anthropic, openai or demo  [RELAY_PROVIDER; default: the first whose key is set, else demo]"
+        None,
+        help="One of anthropic, openai and demo, or several with commas  [RELAY_PROVIDER; default: by the keys]",
     ),
     concurrency: int = typer.Option(None, help="Answers at a time  [RELAY_CONCURRENCY, default 32]"),
     model: str = typer.Option(None, help="Model where a submit names none  [RELAY_MODEL]"),
@@ -55,6 +57,6 @@ async def _until_signalled(loaded: settings.Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    provider = providers.make(loaded)  # first: what is wrong with its settings needs no Redis to be said
+    asked = lineup(loaded)  # first: what is wrong with its settings needs no Redis to be said
     await refuse_unfit(loaded.redis_url)
-    await worker.run(loaded, provider, stopping)
+    await worker.run(loaded, asked, stopping)

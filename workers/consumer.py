@@ -24,7 +24,7 @@ from relay.log.session_log import SessionLog
 from relay.log.subscription import Source
 from relay.settings import Settings
 from workers.generation import Generation
-from workers.providers.base import Provider
+from workers.lineup import Lineup
 
 AT_ONCE = 8  # jobs per round trip: one at a time starves the last of many; all at once starves other workers
 _RETRY_S = 0.5
@@ -36,13 +36,13 @@ class Consumer:
     """One worker process's share of a queue."""
 
     def __init__(
-        self, session_log: SessionLog, queue: Queue, source: Source, provider: Provider, name: str, settings: Settings
+        self, session_log: SessionLog, queue: Queue, source: Source, lineup: Lineup, name: str, settings: Settings
     ) -> None:
         self.worker = f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
         self._log = session_log
         self._queue = queue
         self._source = source
-        self._provider = provider
+        self._lineup = lineup
         self._name = name
         self._settings = settings
         self._room = settings.concurrency  # jobs that may be taken now
@@ -183,7 +183,7 @@ class Consumer:
         return claim
 
     async def _run(self, job: Job, claim: Claim) -> None:
-        generation = Generation(job, claim, self.worker, self._provider, self._log, self._queue, self._settings)
+        generation = Generation(job, claim, self.worker, self._lineup, self._log, self._queue, self._settings)
         self._running[job.generation] = generation
         metrics.running.inc()
         try:

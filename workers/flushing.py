@@ -13,6 +13,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from relay import logging, metrics
 from relay.log.replies import Outcome, Rebuilt
@@ -26,6 +27,9 @@ from workers.said import Said
 from workers.writing import Place, Restore, Writer
 
 log = logging.get("flusher")
+
+
+_NONE: dict[Kind, int] = {"tokens": 0, "reasoning": 0, "data": 0}
 
 
 class LetGo(Exception):
@@ -75,7 +79,8 @@ class Flusher:
         self._controls: deque[Control] = deque()
         self._finale: Finale | None = None
         self._stirred = asyncio.Event()
-        self._stored: dict[Kind, int] = {"tokens": 0, "reasoning": 0}  # of the attempt, acknowledged by the log
+        self._stored: dict[Kind, int] = dict(_NONE)  # of the attempt, acknowledged by the log
+        self._tokens = 0  # of the attempt's text, so far
         self._patience = patience
         self._rebuilt_ms = -math.inf
         self._delivery = Delivery(
@@ -99,7 +104,7 @@ class Flusher:
         self.attempt += 1
         self._status, self._reason = None, reason
         self._said = Said()
-        self._stored = {"tokens": 0, "reasoning": 0}
+        self._stored, self._tokens = dict(_NONE), 0
         self._batcher = Batcher(*self._rule, self.attempt)
         self._delivery.void()
         self._say_restart()
@@ -109,8 +114,20 @@ class Flusher:
         if self._delivery.spilled:
             self._delivery.hold(len(text.encode()))
         self._said.add(kind, text)
+        self._tokens += kind == "tokens"
         self._batcher.add(kind, text, self._now_ms())
         self._stirred.set()
+
+    def data(self, name: str, value: Any) -> int:
+        """An event in its place among the tokens; returns its bytes. Raises as `token` does."""
+        event = events.encode(events.Data(self._generation, self.attempt, name, value, self._tokens))
+        self.token("data", event.decode())
+        return len(event)
+
+    @property
+    def shown(self) -> bool:
+        """Whether the attempt has said anything that another one would void."""
+        return bool(self._said)
 
     def due(self) -> bool:
         """Whether a batch waits that could leave now."""
@@ -199,6 +216,7 @@ class Flusher:
         self._stored = {
             "tokens": rebuilt.tokens if there else 0,
             "reasoning": rebuilt.reasoning if there else 0,
+            "data": rebuilt.data if there else 0,
         }
         self._controls.clear()
         if not there:
@@ -243,7 +261,7 @@ class Flusher:
     def _acknowledged(self, write: Write) -> None:
         if isinstance(write, Batch):
             metrics.batches.inc()
-            metrics.tokens.inc(len(write.texts))
+            metrics.tokens.inc(len(write.texts) if write.kind != "data" else 0)
             if write.attempt == self.attempt:
                 self._stored[write.kind] += len(write.texts)
 

@@ -1,7 +1,7 @@
 """One generation, from its claim to its one end.
 
-Three things run side by side: the provider's stream is read and its tokens are handed to the flusher; the flusher
-writes them to the log; the lease is renewed. Whoever learns that this worker may not go on (the flusher or the lease
+Three things run side by side: providers are asked, and what they say is handed to the flusher (answer.py); the flusher
+writes it to the log; the lease is renewed. Whoever learns that this worker may not go on (the flusher or the lease
 by a refusal, the control channel by word of a stop) ends all three, and that closes the upstream request.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -23,26 +22,17 @@ from relay.log.replies import Claim, Outcome, Rebuilt
 from relay.log.session_log import SessionLog
 from relay.protocol.words import new_id
 from relay.settings import Settings
-from workers.batching import Kind
+from workers.answer import Answer, TooLong
 from workers.delivery import Patience, Rejected
 from workers.flushing import Flusher, LetGo
 from workers.history import prompt_for
-from workers.mending import Mender
-from workers.providers.base import Data, Finished, Part, Prompt, Provider, ProviderError, Reasoning, Text, describe
+from workers.lineup import Lineup
+from workers.providers.base import Finished, Prompt, ProviderError, describe
 from workers.writing import Place
 
 _RETRY_S = 0.3
 
 log = logging.get("generation")
-
-
-class _Failed(Exception):
-    """This answer ends `failed` with this code."""
-
-    def __init__(self, code: str, *, retryable: bool) -> None:
-        super().__init__(code)
-        self.code = code
-        self.retryable = retryable
 
 
 class Generation:
@@ -53,7 +43,7 @@ class Generation:
         job: Job,
         claim: Claim,
         worker: str,
-        provider: Provider,
+        lineup: Lineup,
         session_log: SessionLog,
         queue: Queue,
         settings: Settings,
@@ -62,16 +52,14 @@ class Generation:
         self._worker = worker
         self._queue = queue
         self._claim = claim
-        self._provider = provider
+        self._lineup = lineup
         self._session_log = session_log
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
         self._log = log.bind(session=job.session, generation=job.generation, fence=claim.fence)
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._told_at: float | None = None
-        self._claimed_at = time.monotonic()
-        self._first_token_s: float | None = None
-        self._text_bytes = 0
+        self._claimed_s = time.monotonic()
+        self._answer: Answer | None = None
         self._outcome = ("", "")  # reason and error code of the end that we said
         self._flusher = Flusher(
             session_log,
@@ -102,7 +90,6 @@ class Generation:
     def stop(self) -> None:
         """A gateway says that it was stopped: its end is written already, only the stream is left to close."""
         if not self._told.done():
-            self._told_at = time.monotonic()
             self._told.set_result(None)
 
     async def run(self) -> bool:
@@ -120,12 +107,12 @@ class Generation:
         except* LetGo as refusals:
             let_go = next(error for error in refusals.exceptions if isinstance(error, LetGo))
         if let_go is not None:
-            return self._let_go(let_go.why)
+            return await self._let_go(let_go.why)
         metrics.generations.labels(*self._outcome).inc()
         self._log.info(
-            "ended", fence=self.fence, reason=self._outcome[0], code=self._outcome[1], provider=self._provider.name
+            "ended", fence=self.fence, reason=self._outcome[0], code=self._outcome[1], provider=self._provider
         )
-        metrics.answer_s.observe(time.monotonic() - self._claimed_at)
+        metrics.answer_s.observe(time.monotonic() - self._claimed_s)
         return True
 
     async def _flush(self, producing: asyncio.Task[None]) -> None:
@@ -139,17 +126,18 @@ class Generation:
                 self._fail("storage", retryable=True, detail=describe(error))
 
     async def _produce(self) -> None:
-        """Read the provider to its finish and say the last word, whatever happens."""
+        """Have the question answered and say the last word, whatever happens."""
         try:
             async with asyncio.timeout(self._settings.answer_timeout_s):
-                finished = await self._stream(await self._prompt())
-            self._complete(finished)
+                candidates = self._lineup.candidates(self._job)
+                self._answer = Answer(candidates, self._flusher, self._settings, self._claimed_s, self._log)
+                self._complete(await self._answer.ask(await self._prompt()))
         except TimeoutError:
             self._fail("provider_timeout", retryable=True, detail={"deadline": "answer_timeout_s"})
         except ProviderError as error:
             self._fail(error.code, retryable=error.retryable, detail={**describe(error), "status": error.status})
-        except _Failed as error:
-            self._fail(error.code, retryable=error.retryable, detail={})
+        except TooLong:
+            self._fail("too_long", retryable=False, detail={})
         except StorageError as error:
             self._fail("storage", retryable=True, detail=describe(error))
         except Exception as error:
@@ -158,9 +146,6 @@ class Generation:
             self._fail("internal", retryable=True, detail=describe(error))
 
     async def _prompt(self) -> Prompt:
-        asked, ours = self._job.provider, self._provider.name
-        if asked is not None and asked != ours:
-            raise ProviderError("provider_error", f"{asked} was asked for, {ours} is on offer", retryable=False)
         deadline = time.monotonic() + self._settings.first_token_timeout_s
         while True:
             try:
@@ -170,55 +155,11 @@ class Generation:
                     raise
                 await asyncio.sleep(_RETRY_S)
 
-    async def _stream(self, prompt: Prompt) -> Finished:
-        """Every delta to the flusher; returns the provider's finish. No await in here is for Redis."""
-        self._flusher.status("thinking")
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.first_token_timeout_s
-        menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
-        async with aclosing(self._provider.stream(prompt)) as parts:
-            while True:
-                part = await self._next(parts, deadline)
-                if isinstance(part, Finished):
-                    for kind, mender in menders.items():
-                        self._hand_on(kind, mender.flush())
-                    return part
-                assert not isinstance(part, Data)
-                kind = _kind(part)
-                tokens = menders[kind].feed(part.text)
-                if tokens:
-                    self._hand_on(kind, tokens)
-                    deadline = loop.time() + self._settings.token_timeout_s
-                    if self._flusher.due():
-                        # Deltas that arrived together come without a pause: let the flusher have its turn.
-                        await asyncio.sleep(0)
-                    if self._first_token_s is None:
-                        self._first_token_s = time.monotonic() - self._claimed_at
-                        metrics.first_token_s.observe(self._first_token_s)
-
-    async def _next(self, parts: Any, deadline: float) -> Part:
-        """The next part; the deadline moves with tokens, not with bytes: pings and comments are no progress."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                part: Part = await anext(parts)
-                return part
-        except TimeoutError:
-            raise ProviderError("provider_timeout", "no token in time", retryable=True) from None
-        except StopAsyncIteration:
-            raise ProviderError("truncated", "the stream ended without a finish", retryable=True) from None
-
-    def _hand_on(self, kind: Kind, tokens: list[str]) -> None:
-        for token in tokens:
-            self._text_bytes += len(token.encode())
-            if self._text_bytes > self._settings.max_answer_bytes:
-                raise _Failed("too_long", retryable=False)
-            self._flusher.token(kind, token)
-
     def _complete(self, finished: Finished) -> None:
         message_id = new_id("m")
         members = {
             "finish": finished.finish,
-            "provider": self._provider.name,
+            "provider": self._provider,
             "model": finished.model,
             "usage": finished.usage,
             "message_id": message_id,
@@ -229,14 +170,19 @@ class Generation:
     def _fail(self, code: str, *, retryable: bool, detail: dict[str, Any]) -> None:
         error = {"code": code, "message": self._settings.failure_message, "retryable": retryable}
         self._outcome = ("failed", code)
-        self._flusher.end("failed", _encode({"provider": self._provider.name, "error": error}))
-        self._log.warning("failed", code=code, provider=self._provider.name, **detail)
+        self._flusher.end("failed", _encode({"provider": self._provider, "error": error}))
+        self._log.warning("failed", code=code, provider=self._provider, **detail)
+
+    @property
+    def _provider(self) -> str | None:
+        """Who was asked last."""
+        return self._answer.seat.name if self._answer is not None else None
 
     async def _restore(self, fence: int, place: Place) -> Rebuilt | Outcome:
         """Redis has lost this generation, or a part of it. Its row first: should we die now, a reaper finds it."""
         job, times = self._job, dict(self._claim.times)
-        if self._first_token_s is not None:
-            times["first"] = times["claimed"] + int(self._first_token_s * 1000)
+        if self._answer is not None and self._answer.first_token_s is not None:
+            times["first"] = times["claimed"] + int(self._answer.first_token_s * 1000)
         await self._queue.announce(job.queue)
         look = look_ms(self._settings.lease_s, self._settings.queue_timeout_s)
         await self._queue.enqueue(job, look, held=True)
@@ -267,17 +213,27 @@ class Generation:
         await self._told
         raise LetGo("ended")
 
-    def _let_go(self, why: str) -> bool:
+    async def _let_go(self, why: str) -> bool:
         """Everything of ours is cancelled and closed by now."""
-        if self._told_at is not None:
-            metrics.stop_s.observe(time.monotonic() - self._told_at)
+        closed_s = time.monotonic()
         metrics.abandoned.labels(why).inc()
+        if why == "ended" and self._answer is not None:
+            await self._account_for_stop(self._answer, closed_s)
         self._log.info("let_go", why=why)
         return why == "ended"
 
-
-def _kind(part: Text | Reasoning) -> Kind:
-    return "tokens" if isinstance(part, Text) else "reasoning"
+    async def _account_for_stop(self, answer: Answer, closed_s: float) -> None:
+        """How long the provider went on for nobody. By Redis' clock: that of the gateway that stopped it may differ."""
+        try:
+            ago_ms = await self._session_log.since_end_ms(self._job.session, self._job.generation)
+        except StorageError as error:
+            metrics.storage_errors.labels("stop").inc()
+            self._log.warning("stop_unaccounted", detail=str(error))
+            return
+        if ago_ms is not None:  # else it was deleted
+            ended_s = time.monotonic() - ago_ms / 1000
+            metrics.stop_s.observe(max(0.0, closed_s - ended_s))
+            metrics.tokens_after_stop.inc(answer.tokens_since(ended_s))
 
 
 def _encode(members: dict[str, Any]) -> bytes:

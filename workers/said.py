@@ -12,7 +12,7 @@ from workers.batching import Kind
 
 
 class Said:
-    """Tokens of text and of reasoning, in the order in which they came."""
+    """Tokens of text and of reasoning, and data, in the order in which they came."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[Kind, list[str]]] = []  # neighbours of one kind together

@@ -8,51 +8,59 @@ from relay import logging
 from relay.log import stores
 from relay.log.connect import Connections
 from relay.log.fitness import Fitness
-from relay.log.offers import Offer
+from relay.log.offers import Offers
 from relay.settings import Settings
 from workers.consumer import Consumer
+from workers.lineup import Lineup
 from workers.metrics_port import metrics_port
-from workers.providers.base import Provider
+
+LOOK_S = 1.0  # at the breakers, whose state gateways tell
 
 log = logging.get("worker")
 
 
-async def run(settings: Settings, provider: Provider, stopping: asyncio.Event) -> None:
-    """Serve one queue until `stopping` is set; closes the provider. Raises SettingsError before it has begun.
+async def run(settings: Settings, lineup: Lineup, stopping: asyncio.Event) -> None:
+    """Serve one queue until `stopping` is set; closes the providers. Raises SettingsError before it has begun.
 
     Whether Redis evicts was asked before (fitness.py).
     """
     with metrics_port(settings.metrics_host, settings.metrics_port) as port:
-        await _serve(settings, provider, stopping, port)
+        await _serve(settings, lineup, stopping, port)
 
 
-async def _serve(settings: Settings, provider: Provider, stopping: asyncio.Event, port: int) -> None:
+async def _serve(settings: Settings, lineup: Lineup, stopping: asyncio.Event, port: int) -> None:
     redis = Connections(settings.redis_url)
     session_log = stores.session_log(redis, settings)
     queue = stores.queue(redis, settings)
     subscriber = stores.subscriber(redis)
-    consumer = Consumer(session_log, queue, subscriber, provider, settings.queue, settings)
+    consumer = Consumer(session_log, queue, subscriber, lineup, settings.queue, settings)
     fitness = Fitness(redis.commands)
     await fitness.look()
     subscriber.start()
-    reaper = asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper")
-    offers, offer = stores.offers(redis, settings), _offer(settings, provider)
-    await offers.make_known(offer)
-    offering = asyncio.create_task(offers.keep(offer), name="offering")
-    watching = asyncio.create_task(fitness.watch(), name="fitness")
-    log.info("serving", queue=settings.queue, provider=provider.name, worker=consumer.worker, metrics_port=port)
+    offers = stores.offers(redis, settings)
+    await offers.make_known(lineup.offers(settings.queue, consumer.worker))
+    helpers = [
+        asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper"),
+        asyncio.create_task(_keep_offering(offers, lineup, settings.queue, consumer.worker), name="offering"),
+        asyncio.create_task(fitness.watch(), name="fitness"),
+    ]
+    log.info("serving", queue=settings.queue, providers=lineup.names, worker=consumer.worker, metrics_port=port)
     try:
         await consumer.run(stopping)
     finally:
-        for task in (reaper, offering, watching):
-            task.cancel()
-        await asyncio.gather(reaper, offering, watching, return_exceptions=True)
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+        await offers.make_known([])
         await subscriber.aclose()
-        await provider.aclose()
+        await lineup.aclose()
         await redis.aclose()
     log.info("stopped", worker=consumer.worker)
 
 
-def _offer(settings: Settings, provider: Provider) -> Offer:
-    models = [name.strip() for name in settings.models.split(",") if name.strip()]
-    return Offer(settings.queue, provider.name, provider.model, models or None)
+async def _keep_offering(offers: Offers, lineup: Lineup, queue: str, worker: str) -> None:
+    """Until cancelled."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        lineup.measure()
+        await offers.make_known(lineup.offers(queue, worker))

@@ -68,6 +68,8 @@ class Writer:
         return outcome
 
     async def _batch(self, batch: Batch, n: int) -> Outcome:
+        if batch.kind == "data":
+            return await self._append(n, "data", batch.text.encode(), index=batch.index, count=1)
         event = events.Tokens if batch.kind == "tokens" else events.Reasoning
         count, text = len(batch.texts), batch.text
         return await self._append(

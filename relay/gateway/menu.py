@@ -56,15 +56,25 @@ class Menu:
 
 
 def _provider(name: str, offers: list[Offer]) -> dict[str, Any]:
-    """`models` names those known; with `any_model` others are passed on to the provider as they are."""
+    """`models` names those known; with `any_model` others are passed on to the provider as they are.
+
+    `workers`: how many processes ask it.
+    """
     makers = [offer for offer in offers if offer.provider == name]
     return {
         "provider": name,
-        "state": "ready",
+        "state": _state(makers),
         "queues": sorted({offer.queue for offer in makers}),
         "models": sorted({model for offer in makers for model in _models(offer)}),
         "any_model": any(offer.models is None for offer in makers),
+        "workers": len({offer.worker for offer in makers}),
     }
+
+
+def _state(makers: list[Offer]) -> str:
+    """As the worker sees it that sees it best; `ready` where a breaker is closed."""
+    states = {offer.state for offer in makers}
+    return "ready" if "closed" in states else "half_open" if "half_open" in states else "open"
 
 
 def _makes(offer: Offer, model: str) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -24,13 +27,15 @@ log = logging.get("offers")
 class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
     """A queue's worker asks `provider`, for `model` where a submit names none; for others only if `models` has them.
 
-    `models` None: any model may be asked for. Workers of one kind make one offer.
+    `models` None: any model may be asked for. `state`: of that worker's breaker for the provider.
     """
 
     queue: str
     provider: str
     model: str
     models: list[str] | None = None
+    worker: str = ""
+    state: Literal["closed", "half_open", "open"] = "closed"
     v: int = 1
 
 
@@ -39,43 +44,45 @@ _OFFER = queue_script("offer")
 
 
 class Offers:
-    """The offers under one prefix. Every method raises StorageError."""
+    """The offers under one prefix, and those that this process makes."""
 
     def __init__(self, redis: AnyRedis, keys: Keys) -> None:
         self._redis = redis
         self._key = keys.offers
+        self._made: list[bytes] = []
+        self._made_at = -math.inf
         self._current: list[Offer] = []
-        self._read_at = -_FRESH_S
+        self._read_at = -math.inf
         self._reading = asyncio.Lock()
 
-    async def make(self, offer: Offer) -> None:
-        """It stands for TTL_S."""
-        await self._run(msgspec.json.encode(offer, order="deterministic"))
+    async def make(self, offers: Sequence[Offer]) -> None:
+        """They stand for TTL_S, in place of those that this process made before. Raises StorageError."""
+        bodies = [msgspec.json.encode(offer, order="deterministic") for offer in offers]
+        if bodies == self._made and time.monotonic() - self._made_at < RENEW_S:
+            return
+        await self._run(bodies, [body for body in self._made if body not in bodies])
+        self._made, self._made_at = bodies, time.monotonic()
 
-    async def current(self) -> list[Offer]:
-        """Those that stand, as of a second ago at most."""
-        async with self._reading:
-            if time.monotonic() - self._read_at >= _FRESH_S:
-                self._current = [offer for body in await self._run(b"") if (offer := _read(body)) is not None]
-                self._read_at = time.monotonic()
-        return self._current
-
-    async def keep(self, offer: Offer) -> None:
-        """Renew an offer until cancelled."""
-        while True:
-            await asyncio.sleep(RENEW_S)
-            await self.make_known(offer)
-
-    async def make_known(self, offer: Offer) -> None:
-        """Make it if Redis answers; the next renewal does otherwise."""
+    async def make_known(self, offers: Sequence[Offer]) -> None:
+        """The same if Redis answers; another call does otherwise."""
         try:
-            await self.make(offer)
+            await self.make(offers)
         except StorageError as error:
             metrics.storage_errors.labels("offers").inc()
             log.warning("offer_failed", detail=str(error))
 
-    async def _run(self, offer: bytes) -> list[bytes]:
-        found: list[bytes] = await _OFFER(self._redis, self._key, offer, int(TTL_S * 1000), MAX_OFFERS)
+    async def current(self) -> list[Offer]:
+        """Those that stand, as of a second ago at most. Raises StorageError."""
+        async with self._reading:
+            if time.monotonic() - self._read_at >= _FRESH_S:
+                self._current = [offer for body in await self._run([], []) if (offer := _read(body)) is not None]
+                self._read_at = time.monotonic()
+        return self._current
+
+    async def _run(self, made: list[bytes], withdrawn: list[bytes]) -> list[bytes]:
+        found: list[bytes] = await _OFFER(
+            self._redis, self._key, int(TTL_S * 1000), MAX_OFFERS, len(made), *made, *withdrawn
+        )
         return found
 
 

@@ -58,7 +58,7 @@ class Claim(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """What stands in the log of a generation that was rebuilt: its attempt, and tokens of text and reasoning in it."""
+    """What stands in the log of a generation that was rebuilt: its attempt, tokens of text and reasoning, and data."""
 
     fence: int
     epoch: str
@@ -66,6 +66,7 @@ class Rebuilt(NamedTuple):
     attempt: int
     tokens: int
     reasoning: int
+    data: int
 
 
 class Refused(NamedTuple):

@@ -218,6 +218,12 @@ class SessionLog:
             await self._write(_END, session, generation, fence, reason, _inner(members), count, message_id, done)
         )
 
+    async def since_end_ms(self, session: str, generation: str) -> int | None:
+        """How long ago it ended, by Redis' clock; None: it has not, or is forgotten."""
+        key = self.keys.generation(session, generation)
+        over, (seconds, microseconds) = await read(self._commands, ("HGET", key, "over"), ("TIME",))
+        return int(seconds) * 1000 + int(microseconds) // 1000 - int(over) if over is not None else None
+
     async def renew(self, session: str, generation: str, fence: int, lease_ms: int, done: int = 0) -> Outcome:
         """`done`: number of the last append that was acknowledged. `renewed` has no seq and counts as `written`."""
         what = (await self._write(_RENEW, session, generation, fence, lease_ms, done))[0].decode()
@@ -237,8 +243,8 @@ class SessionLog:
         )  # fmt: skip
         if what != b"rebuilt":
             return Outcome(what.decode())
-        new_fence, life, head, attempt, count, reasoned = rest
-        return Rebuilt(int(new_fence), life.decode(), int(head), int(attempt), int(count), int(reasoned))
+        new_fence, life, head, attempt, *counts = rest
+        return Rebuilt(int(new_fence), life.decode(), int(head), int(attempt), *map(int, counts))
 
     async def release(self, session: str, generation: str, fence: int) -> bool:
         """Give it back, if it is held; False: Redis has lost it."""

@@ -180,7 +180,7 @@ async def test_followers_begin_and_workers_are_known(full: Full) -> None:
     assert opened is not None
     assert [active.generation for active in opened.active] == ["g2", "g1"]
     offers = Offers(full.redis, Keys("t"))
-    await offers.make(Offer("default", "demo", "m"))
+    await offers.make([Offer("default", "demo", "m")])
     assert len(await offers.current()) == 1
 
 

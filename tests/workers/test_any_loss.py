@@ -18,7 +18,7 @@ WAIT_S = 20
 NUMBER = st.integers(0, 30)
 STEP = st.tuples(
     st.sampled_from(
-        ["says"] * 6 + ["turn"] * 4 + ["heard"] * 5 + ["unheard", "twice"] * 2
+        ["says"] * 6 + ["shows"] * 2 + ["turn"] * 4 + ["heard"] * 5 + ["unheard", "twice"] * 2
         + ["gone", "kept", "kept", "back", "back", "look", "joins", "resumes", "slow", "drains"]
     ),
     NUMBER,
@@ -36,8 +36,9 @@ async def play(steps: list[tuple[str, int]], faults: list[str], size: int) -> No
         await watching.follower.start()
         watching.viewer()
         said: list[str] = []
+        data: list[tuple[int, int]] = []
         for what, number in steps:
-            await _step(writing, watching, what, number, said)
+            await _step(writing, watching, what, number, said, data)
         for viewer in watching.viewers:
             viewer.drain()
         writing.flusher.end("complete", b"{}", "a1")
@@ -54,18 +55,29 @@ async def play(steps: list[tuple[str, int]], faults: list[str], size: int) -> No
         for viewer in watching.viewers:
             shown = viewer.view.generations["g1"]
             assert shown.text == "".join(said)
+            assert [(event["value"], event["at"]) for event in shown.data] == data
             assert shown.end is not None
             assert not viewer.view.unproven
         await watching.aclose()
 
 
-async def _step(writing: rebuilding.Stage, watching: following.Stage, what: str, number: int, said: list[str]) -> None:
+async def _step(
+    writing: rebuilding.Stage,
+    watching: following.Stage,
+    what: str,
+    number: int,
+    said: list[str],
+    data: list[tuple[int, int]],
+) -> None:
     await watching.overhear()
     in_flight, viewer = watching.in_flight, watching.viewers[number % len(watching.viewers)]
     match what:
         case "says":
             said.append(f"{number} 日 ")
             writing.flusher.token("tokens", said[-1])
+        case "shows":
+            data.append((number, len(said)))
+            writing.flusher.data("number", number)
         case "turn":
             writing.now_ms.now_ms += 1000
             for _ in range(number % 10):

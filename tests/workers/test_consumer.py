@@ -11,6 +11,7 @@ from relay import settings
 from relay.log.keys import Keys
 from relay.log.subscription import Listener
 from tests.log.in_memory import job_of, next_job, queue_on, redis_in_memory, session_log_on
+from tests.workers.alone import alone
 from workers.consumer import Consumer
 from workers.providers.base import Part, Prompt, Text
 
@@ -46,7 +47,9 @@ async def test_a_worker_that_leaves_hands_its_job_over_even_if_redis_has_lost_it
         await queue.announce("default")
         await queue.enqueue(job_of(), 1000)
         impatient = settings.load(grace_s=0.01, concurrency=1)
-        running = asyncio.create_task(Consumer(log, queue, Silence(), provider, "default", impatient).run(stopping))
+        running = asyncio.create_task(
+            Consumer(log, queue, Silence(), alone(provider), "default", impatient).run(stopping)
+        )
         async with asyncio.timeout(10):
             await provider.asked.wait()
             while not await redis.exists(log.keys.generation("s", "g1", "text")):  # noqa: ASYNC110

@@ -13,6 +13,7 @@ from relay.log.keys import Keys
 from relay.log.replies import Claim, Outcome
 from relay.log.session_log import SessionLog
 from tests.log.in_memory import SESSION_TTL_S, job_of, queue_on, redis_in_memory, session_log_on, snapshot
+from tests.workers.alone import alone
 from workers.generation import Generation
 from workers.providers.base import Finished, Part, Prompt, Text
 
@@ -57,7 +58,7 @@ async def test_an_end_whose_reply_was_lost_is_ours_also_when_the_lease_is_renewe
         before = ended("complete")
         # The lease is renewed every 70 ms, the end tried again after 500 ms at least.
         patient = settings.load(lease_s=0.21, flush_retry_ms=1000)
-        assert await Generation(job_of(), claim, "w", OneToken(), log, queue_on(redis), patient).run() is True
+        assert await Generation(job_of(), claim, "w", alone(OneToken()), log, queue_on(redis), patient).run() is True
         assert log.lost
         assert ended("complete") == before + 1
         assert (await snapshot(log))["reason"] == "complete"
@@ -77,6 +78,8 @@ async def test_a_finish_that_cannot_be_written_fails_the_answer_and_the_model_is
         await log.admit(job_of())
         claim = await log.claim("s", "g1", "w", 1000, 0)
         assert isinstance(claim, Claim)
-        assert await Generation(job_of(), claim, "w", NoName(), log, queue_on(redis), settings.load()).run() is True
+        assert (
+            await Generation(job_of(), claim, "w", alone(NoName()), log, queue_on(redis), settings.load()).run() is True
+        )
         shown = await snapshot(log)
         assert (shown["reason"], shown["error"]["code"], shown["text"]) == ("failed", "internal", "all of it")

@@ -50,9 +50,9 @@ class Unreliable:
     ) -> Outcome:
         self.numbers.append(n)
         self.bodies.append(body)
-        self.counts.append(named["count"])
+        self.counts.append(named.get("count", 0))
         return await self._unreliably(
-            lambda: self.log.append(session, generation, fence, n, lease_ms, kind, body, **named), named["text"]
+            lambda: self.log.append(session, generation, fence, n, lease_ms, kind, body, **named), named.get("text", "")
         )
 
     async def end(self, *arguments: Any) -> Outcome:

@@ -53,7 +53,7 @@ local first = write_question(generation, ARGV[8], 12)
 local status = write(generation, ARGV[9])
 first = first or status
 redis.call('HSET', of.state(generation), 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0,
-  'reasoned', 0, 'bytes', 0, 'crc', 0, 'accepted', digits(now), 'request_id', request_id, unpack(ARGV, 12))
+  'reasoned', 0, 'data', 0, 'bytes', 0, 'crc', 0, 'accepted', digits(now), 'request_id', request_id, unpack(ARGV, 12))
 redis.call('ZADD', KEY.generations, first, generation)
 redis.call('ZADD', KEY.active, first, generation)
 if redis.call('HSET', KEY.requests, request_id, generation .. ' ' .. hash) == 1

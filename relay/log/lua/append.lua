@@ -3,7 +3,7 @@
 -- KEYS[1] meta   ARGV[1..3] see session.lua
 -- ARGV[4] generation   ARGV[5] fence   ARGV[6] n: 1, 2, 3 … within a claim, one in flight   ARGV[7] lease_ms
 -- ARGV[8] kind: status, tokens, reasoning, data, restart   ARGV[9] body of the event
--- ARGV[10] tokens, reasoning: index; restart: the new attempt   ARGV[11] count   ARGV[12] text (status: the state)
+-- ARGV[10] tokens, reasoning, data: index; restart: the new attempt   ARGV[11] count   ARGV[12] text (status: the state)
 -- ARGV[13] tokens: bytes of the attempt's text with this batch   ARGV[14] its running crc32
 -- Returns {'written', seq, epoch}; {'repeated', seq, epoch} if it stands in the log already; {'stale'}, {'ended'},
 -- {'unknown'}; {'behind', stored} if the log holds less than this append follows on from: Redis lost something.
@@ -14,42 +14,41 @@ local key = of.state(generation)
 local refusal = refuse(generation, ARGV[5])
 if refusal then return refusal end
 
-local state = redis.call('HMGET', key, 'n', 'reply', 'count', 'reasoned')
+local counter = ({ tokens = 'count', reasoning = 'reasoned', data = 'data' })[kind]
+local state = redis.call('HMGET', key, 'n', 'reply', counter or 'n')
 local done = tonumber(state[1])
 local epoch = redis.call('HGET', KEY.meta, 'epoch')
 if n <= done then return { 'repeated', state[2] or '0', epoch } end
 if n > done + 1 then return { 'behind', state[1] } end
 
 local lease = digits(now + tonumber(ARGV[7]))
-local counter = kind == 'tokens' and 'count' or kind == 'reasoning' and 'reasoned' or nil
 local created = {}
 if counter then
   local index, count = tonumber(ARGV[10]), tonumber(ARGV[11])
-  local stored = tonumber(counter == 'count' and state[3] or state[4])
+  local stored = tonumber(state[3]) or 0
   if index > stored then return { 'behind', digits(stored) } end
   if index < stored then
     -- The same tokens under another number: a batch that had landed, sent again token by token.
     redis.call('HSET', key, 'n', n, 'lease', lease)
     return { 'repeated', state[2] or '0', epoch }
   end
-  local text = kind == 'tokens' and of.text(generation) or of.reasoning(generation)
+  local text = kind == 'tokens' and of.text(generation) or kind == 'reasoning' and of.reasoning(generation)
   if kind == 'tokens' and redis.call('STRLEN', text) + #ARGV[12] ~= tonumber(ARGV[13]) then
     return { 'behind', '0' } -- count and text disagree: the text has been lost by itself
   end
-  redis.call('APPEND', text, ARGV[12])
+  if text then redis.call('APPEND', text, ARGV[12]) end
   redis.call('HSET', key, counter, digits(stored + count), 'shown', '1')
   if kind == 'tokens' then
     redis.call('HSET', key, 'state', 'streaming', 'bytes', ARGV[13], 'crc', ARGV[14])
     redis.call('HSETNX', key, 'first', digits(now))
   end
-  if stored == 0 then created = { text } end
+  if text and stored == 0 then created = { text } end
 elseif kind == 'status' then
   redis.call('HSET', key, 'state', ARGV[12])
 elseif kind == 'restart' then
-  redis.call('HSET', key, 'attempt', ARGV[10], 'state', 'retrying', 'count', 0, 'reasoned', 0, 'bytes', 0, 'crc', 0, 'shown', '0')
+  redis.call('HSET', key, 'attempt', ARGV[10], 'state', 'retrying', 'count', 0, 'reasoned', 0, 'data', 0,
+    'bytes', 0, 'crc', 0, 'shown', '0')
   redis.call('DEL', of.text(generation), of.reasoning(generation))
-elseif kind == 'data' then
-  redis.call('HSET', key, 'shown', '1')
 end
 
 local seq = write(generation, body)

@@ -7,7 +7,7 @@
 -- ARGV[10] epoch to draw
 -- ARGV[11] request_id   ARGV[12] body hash   ARGV[13] body of the `message` event   ARGV[14] body of `status queued`
 -- ARGV[15…] further fields of the generation, name and value
--- Returns {'rebuilt', fence, epoch, head, attempt, count, reasoned}: what stands in the log now, for this fence to go on
+-- Returns {'rebuilt', fence, epoch, head, attempt, count, reasoned, data}: what stands in the log now, for this fence to go on
 -- from; {'ended'}; {'stale'} if somebody else has it, or its request made another generation meanwhile.
 -- It counts as append 1 of its fence. Repeated, it answers the same.
 -- Atomic because fence, epoch and what is left must be judged and changed as one: another worker may hold it as well.
@@ -20,8 +20,8 @@ local new_life = string.find(ARGV[8], ' ' .. epoch .. ' ', 1, true) ~= nil
 
 local function rebuilt()
   local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
-  local state = redis.call('HMGET', key, 'fence', 'attempt', 'count', 'reasoned')
-  return { 'rebuilt', state[1], meta[1], meta[2], state[2], state[3], state[4] }
+  local state = redis.call('HMGET', key, 'fence', 'attempt', 'count', 'reasoned', 'data')
+  return { 'rebuilt', state[1], meta[1], meta[2], state[2], state[3], state[4], state[5] or '0' }
 end
 
 local state = redis.call('HMGET', key, 'state', 'fence', 'owner', 'replaced', 'shown', 'bytes', 'attempt')
@@ -55,7 +55,7 @@ if not known then
   local first = write_question(generation, ARGV[13], 15)
   local status = write(generation, ARGV[14])
   first = first or status
-  redis.call('HSET', key, 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0, 'reasoned', 0, 'bytes', 0,
+  redis.call('HSET', key, 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0, 'reasoned', 0, 'data', 0, 'bytes', 0,
     'crc', 0, 'claims', 1, 'request_id', ARGV[11], unpack(ARGV, 15))
   redis.call('ZADD', KEY.generations, first, generation)
   redis.call('ZADD', KEY.active, first, generation)

@@ -1,0 +1,50 @@
+"""What workers offer, as gateways read it: replaced, taken back, forgotten with their worker."""
+
+from __future__ import annotations
+
+from relay.log.keys import Keys
+from relay.log.offers import MAX_OFFERS, TTL_S, Offer, Offers
+from tests.log.in_memory import redis_in_memory
+
+CLOSED, OPEN = Offer("q", "openai", "m", None, "w1"), Offer("q", "openai", "m", None, "w1", "open")
+OTHER = Offer("q", "openai", "m", None, "w2")
+
+
+async def test_an_offer_takes_the_place_of_what_its_worker_said_before() -> None:
+    async with redis_in_memory() as redis:
+        keys = Keys("t")
+        first, second = Offers(redis, keys), Offers(redis, keys)
+        await first.make([CLOSED])
+        await second.make([OTHER])
+        await first.make([OPEN])
+        assert {(offer.worker, offer.state) for offer in await Offers(redis, keys).current()} == {
+            ("w1", "open"),
+            ("w2", "closed"),
+        }
+
+
+async def test_a_worker_that_leaves_takes_back_its_own_and_nobody_elses() -> None:
+    async with redis_in_memory() as redis:
+        keys = Keys("t")
+        first, second = Offers(redis, keys), Offers(redis, keys)
+        await first.make([CLOSED])
+        await second.make([OTHER])
+        await first.make([])
+        assert await Offers(redis, keys).current() == [OTHER]
+
+
+async def test_what_has_just_been_said_is_not_said_again() -> None:
+    async with redis_in_memory() as redis:
+        offers = Offers(redis, Keys("t"))
+        await offers.make([CLOSED])
+        await redis.flushall()
+        await offers.make([CLOSED])
+        assert await Offers(redis, Keys("t")).current() == []
+
+
+async def test_offers_run_out_and_are_bounded() -> None:
+    async with redis_in_memory() as redis:
+        offers = Offers(redis, Keys("t"))
+        await offers.make([Offer("q", "openai", "m", None, f"w{number}") for number in range(MAX_OFFERS + 5)])
+        assert len(await offers.current()) == MAX_OFFERS
+        assert 0 < await redis.pttl(Keys("t").offers) <= TTL_S * 1000

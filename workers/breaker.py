@@ -1,0 +1,62 @@
+"""The breaker: what a worker process has lately seen of one provider. Pure; `now_s` is an argument.
+
+    closed ──`failures` in a row, or a wish to be left alone──▶ open ──in `open_s`──▶ half_open ──an answer──▶ closed
+                                                                 ▲                        │
+                                                                 └───────a failure────────┘
+
+It chooses among providers and never refuses the only one left: with nobody else to ask, a refusal would be a certain
+failure in place of a likely one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+MAX_WISH_S = 60.0  # a provider may ask to be left alone for hours; then it is tried each minute
+
+State = Literal["closed", "half_open", "open"]
+
+
+class Breaker:
+    """Of one provider. Calls that say nothing of it (stopped ones, questions that were at fault) are not reported."""
+
+    def __init__(self, failures: int, open_s: float) -> None:
+        self.opened = 0  # times
+        self._failures = failures
+        self._open_s = open_s
+        self._in_a_row = 0
+        self._until_s: float | None = None  # None: closed
+        self._trial_s = -math.inf  # when it was last tried, half open
+
+    def state(self, now_s: float) -> State:
+        if self._until_s is None:
+            return "closed"
+        return "open" if now_s < self._until_s else "half_open"
+
+    def admits(self, now_s: float) -> bool:
+        """Whether a call is likely enough to succeed: half open, one in `open_s` finds out."""
+        state = self.state(now_s)
+        return state == "closed" or (state == "half_open" and now_s - self._trial_s >= self._open_s)
+
+    def begin(self, now_s: float) -> None:
+        """A call is made."""
+        if self.state(now_s) == "half_open":
+            self._trial_s = now_s
+
+    def succeeded(self) -> None:
+        """A whole answer came."""
+        self._in_a_row, self._until_s = 0, None
+
+    def failed(self, now_s: float, retry_after_s: float | None = None) -> None:
+        """The provider failed, and would have failed another question as well."""
+        self._in_a_row += 1
+        if retry_after_s is not None:
+            self._open(now_s + min(retry_after_s, MAX_WISH_S))
+        elif self._in_a_row >= self._failures or self.state(now_s) == "half_open":
+            self._open(now_s + self._open_s)
+
+    def _open(self, until_s: float) -> None:
+        self.opened += self._until_s is None
+        self._until_s = max(until_s, self._until_s or until_s)
+        self._trial_s = -math.inf
