@@ -19,7 +19,7 @@ from workers.failover import Course, Rules
 from workers.flushing import Flusher
 from workers.lineup import Seat
 from workers.mending import Mender
-from workers.providers.base import Data, Finished, Part, Prompt, ProviderError, Reasoning, Text, describe
+from workers.providers.base import Data, Finished, Mark, Part, Prompt, ProviderError, Reasoning, Text, describe
 
 _ARRIVALS = 4096  # tokens whose time is remembered: more cannot be in flight when an answer is stopped
 
@@ -119,7 +119,7 @@ class Answer:
                         # Deltas that arrived together come without a pause: let the flusher have its turn.
                         await asyncio.sleep(0)
 
-    def _hand_on(self, part: Text | Reasoning | Data, menders: dict[Kind, Mender]) -> bool:
+    def _hand_on(self, part: Text | Reasoning | Data | Mark, menders: dict[Kind, Mender]) -> bool:
         """Whether there was anything in it."""
         match part:
             case Data(name=name, value=value):
@@ -129,6 +129,8 @@ class Answer:
                 return self._tokens("tokens", menders["tokens"].feed(text))
             case Reasoning(text=text):
                 return self._tokens("reasoning", menders["reasoning"].feed(text))
+            case Mark():
+                return False
 
     def _tokens(self, kind: Kind, tokens: list[str]) -> bool:
         for token in tokens:

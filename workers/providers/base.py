@@ -9,13 +9,14 @@ for a whole one. Closing the generator (or cancelling the task that reads it) cl
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from relay.protocol.words import Finish
 
 MAX_NAME_LENGTH = 256  # of a model
+MAX_MARK_LENGTH = 256
 
 Failure = Literal["provider_error", "provider_timeout", "provider_rate_limited", "provider_refused", "truncated"]
 
@@ -57,6 +58,15 @@ class Data(msgspec.Struct, frozen=True):
     value: Any
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """The provider goes on with this answer by itself, and tells it again from its beginning to whoever has the mark.
+
+    At most MAX_MARK_LENGTH printable ASCII characters; before any text.
+    """
+
+    mark: str
+
+
 class Finished(msgspec.Struct, frozen=True):
     """The provider's own finish: the answer is whole. `usage` counts tokens as the provider bills them."""
 
@@ -65,7 +75,7 @@ class Finished(msgspec.Struct, frozen=True):
     usage: dict[str, int] | None = None  # {"input_tokens", "output_tokens"}
 
 
-Part = Text | Reasoning | Data | Finished
+Part = Text | Reasoning | Data | Mark | Finished
 
 
 class ProviderError(Exception):
@@ -113,6 +123,25 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Close idle connections; called once, after the last stream has ended."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Provider, Protocol):
+    """A provider whose answers outlive the connection on which they were asked for; it yields one `Mark` of each.
+
+    Closing its generator, or cancelling the task that reads it, stops nothing there: only `cancel` does.
+    """
+
+    def resume(self, mark: str) -> AsyncGenerator[Part, None]:
+        """The same answer from its first token on, without its Mark: what was said, and then what follows.
+
+        Raises ProviderError.
+        """
+        ...
+
+    async def cancel(self, mark: str) -> None:
+        """Stop it there. Raises ProviderError; harmless where it has ended already."""
         ...
 
 
