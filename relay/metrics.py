@@ -65,6 +65,9 @@ flush_tokens = Counter("relay_flush_tokens_total", "Single tokens sent by such f
 spills = Counter("relay_spills_total", "Times that an answer had to wait in its worker for Redis")
 spills_restored = Counter("relay_spills_restored_total", "Times that what had waited was written")
 spilled_bytes = Gauge("relay_spilled_bytes", "Text that waits in this process for Redis", multiprocess_mode=_SUM)
+resumes_failed = Counter(
+    "relay_resumes_failed_total", "Calls of a lost worker that could not be gone on with: the answer began again"
+)
 rebuilds = Counter("relay_rebuilds_total", "Answers made again in Redis by their worker, as they were lost there")
 abandoned = Counter("relay_generations_abandoned_total", "Generations let go by this worker", ["why"])
 first_token_s = Histogram("relay_first_token_seconds", "Claim to first token, of text or reasoning", buckets=_SECONDS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from relay import metrics
@@ -16,10 +16,21 @@ from relay.logging import Logger
 from relay.settings import Settings
 from workers.batching import Kind
 from workers.failover import Course, Rules
-from workers.flushing import Flusher
+from workers.flushing import Diverged, Flusher
 from workers.lineup import Seat
 from workers.mending import Mender
-from workers.providers.base import Data, Finished, Mark, Part, Prompt, ProviderError, Reasoning, Text, describe
+from workers.providers.base import (
+    Data,
+    Finished,
+    Mark,
+    Part,
+    Prompt,
+    ProviderError,
+    Reasoning,
+    Text,
+    describe,
+)
+from workers.upstream import Upstream
 
 _ARRIVALS = 4096  # tokens whose time is remembered: more cannot be in flight when an answer is stopped
 
@@ -29,30 +40,91 @@ class TooLong(Exception):
 
 
 class Answer:
-    """One generation's; `ask` it once. `seat`: who was asked last. `first_token_s`: after `claimed_s`."""
+    """One generation's; `ask` it once. `seat`: who was asked last. `first_token_s`: after `claimed_s`.
+
+    `upstream`: a call of a worker that is gone, to go on with. `marked` is set when `mark` has changed.
+    """
 
     def __init__(
-        self, candidates: list[Seat], flusher: Flusher, settings: Settings, claimed_s: float, log: Logger
+        self,
+        candidates: list[Seat],
+        flusher: Flusher,
+        settings: Settings,
+        *,
+        upstream: Upstream | None,
+        claimed_s: float,
+        marked: asyncio.Event,
+        log: Logger,
     ) -> None:
         self.seat = candidates[0]
         self.first_token_s: float | None = None
         self._claimed_s = claimed_s
+        self._marked = marked
         self._course = Course(candidates, _rules(settings), claimed_s)
         self._flusher = flusher
         self._settings = settings
         self._log = log
         self._bytes = 0  # of the attempt
         self._arrivals: deque[float] = deque(maxlen=_ARRIVALS)
+        self._upstream = upstream  # a call that goes on by itself at its provider
+        self._cancelling: list[asyncio.Task[None]] = []
 
-    async def ask(self, prompt: Prompt) -> Finished:
+    async def ask(self, prompt: Callable[[], Awaitable[Prompt]]) -> Finished:
         """Raises the last provider's ProviderError; TooLong; Overflow, where what was said cannot wait for Redis."""
+        if self._upstream is not None:
+            if (finished := await self._resume(self._upstream)) is not None:
+                return finished
+            if self._flusher.shown:
+                self._restart("worker_lost")
+        question = await prompt()
         self._flusher.status("thinking")
         self.seat = self._course.first(time.monotonic())
         while True:
             try:
-                return await self._call(prompt)
+                return await self._call(self.seat.provider.stream(question))
             except ProviderError as error:
+                self.cancel()
                 await self._go_on(error)
+
+    @property
+    def mark(self) -> str:
+        """By which another worker could go on with this call; empty where it could not."""
+        return self._upstream.told(self._flusher.attempt) if self._upstream is not None else ""
+
+    def cancel(self) -> None:
+        """Nobody wants the rest of this call. Where closing its stream is not enough, its provider is told."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            self._cancelling.append(asyncio.create_task(self._cancel(upstream), name="cancel upstream"))
+
+    async def settle(self) -> None:
+        """Until every provider that was to be told has been, or has not answered in time."""
+        await asyncio.gather(*self._cancelling)
+
+    async def aclose(self) -> None:
+        """Nothing of it goes on, told or not."""
+        for task in self._cancelling:
+            task.cancel()
+        await asyncio.gather(*self._cancelling, return_exceptions=True)
+
+    async def _resume(self, upstream: Upstream) -> Finished | None:
+        """Go on where a worker that is gone left off; None: that cannot be done, and the answer is asked for anew."""
+        self.seat = upstream.seat
+        try:
+            finished = await self._call(upstream.provider.resume(upstream.mark))
+            self._log.info("resumed", provider=self.seat.name)
+            return finished
+        except (ProviderError, Diverged) as error:
+            metrics.resumes_failed.inc()
+            self._log.warning("resume_failed", provider=self.seat.name, **describe(error))
+            self.cancel()
+            return None
+
+    async def _cancel(self, upstream: Upstream) -> None:
+        try:
+            await upstream.provider.cancel(upstream.mark)
+        except ProviderError as error:
+            self._log.warning("cancel_failed", provider=upstream.seat.name, code=error.code, **describe(error))
 
     def tokens_since(self, at_s: float) -> int:
         """How many tokens have come after this moment of `time.monotonic`."""
@@ -71,20 +143,23 @@ class Answer:
             code=error.code, status=error.status, **describe(error),
         )  # fmt: skip
         if shown:
-            self._flusher.restart("provider_failed")
-            self._bytes = 0
+            self._restart("provider_failed")
         else:
             self._flusher.status("retrying")
         self.seat = step.seat
         await asyncio.sleep(step.pause_s)
 
-    async def _call(self, prompt: Prompt) -> Finished:
+    def _restart(self, reason: str) -> None:
+        self._flusher.restart(reason)
+        self._bytes = 0
+
+    async def _call(self, stream: AsyncGenerator[Part, None]) -> Finished:
         """One call of one provider, and what it says of that provider's health."""
         name, breaker = self.seat.name, self.seat.breaker
         breaker.begin(time.monotonic())
         outcome = "abandoned"
         try:
-            finished = await self._read(prompt)
+            finished = await self._read(stream)
             outcome = "complete"
             breaker.succeeded()
             return finished
@@ -100,18 +175,21 @@ class Answer:
         finally:
             metrics.provider_calls.labels(name, outcome).inc()
 
-    async def _read(self, prompt: Prompt) -> Finished:
+    async def _read(self, stream: AsyncGenerator[Part, None]) -> Finished:
         """The deadline moves with tokens, not with bytes: pings and comments are no progress."""
         settings = self._settings
         menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
         own = self.seat.provider.first_token_s
         deadline_s = time.monotonic() + (settings.first_token_timeout_s if own is None else own)
-        async with aclosing(self.seat.provider.stream(prompt)) as parts:
+        async with aclosing(stream) as parts:
             while True:
                 part = await _next(parts, deadline_s)
                 if isinstance(part, Finished):
                     for kind, mender in menders.items():
                         self._tokens(kind, mender.flush())
+                    if self._flusher.behind:
+                        raise Diverged("less text")
+                    self._upstream = None  # it has ended there, too
                     return part
                 if self._hand_on(part, menders):
                     deadline_s = time.monotonic() + settings.token_timeout_s
@@ -129,7 +207,9 @@ class Answer:
                 return self._tokens("tokens", menders["tokens"].feed(text))
             case Reasoning(text=text):
                 return self._tokens("reasoning", menders["reasoning"].feed(text))
-            case Mark():
+            case Mark(mark=mark):
+                self._upstream = Upstream.of(self.seat, mark)
+                self._marked.set()
                 return False
 
     def _tokens(self, kind: Kind, tokens: list[str]) -> bool:

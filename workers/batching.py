@@ -111,6 +111,11 @@ class Batcher:
         """UTF-8 bytes of the text and reasoning not yet taken."""
         return self._pending_bytes
 
+    @property
+    def crc32(self) -> int:
+        """Of the text that was taken or skipped."""
+        return self._totals.crc32
+
     def add(self, kind: Kind, text: str, now_ms: float) -> None:
         text_bytes = len(text) if text.isascii() else len(text.encode())
         plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text

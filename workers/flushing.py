@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from relay import logging, metrics
-from relay.log.replies import Outcome, Rebuilt
+from relay.log.replies import Left, Outcome, Rebuilt
 from relay.log.session_log import SessionLog
 from relay.protocol import events
 from relay.protocol.events import State
@@ -40,6 +40,10 @@ class LetGo(Exception):
         self.why = why
 
 
+class Diverged(Exception):
+    """The provider tells the answer otherwise than it stands in the log."""
+
+
 class _Lost(Exception):
     """Redis has lost the generation, or a part of it, or somebody else has it: a rebuild tells, and mends."""
 
@@ -47,7 +51,8 @@ class _Lost(Exception):
 class Flusher:
     """`run` returns when the end is written; it raises LetGo when somebody else ended or took the generation.
 
-    `restore` makes the generation again in Redis, given fence and place as known here.
+    `restore` makes the generation again in Redis, given fence and place as known here. `left`: what stands in the log
+    of this attempt; who goes on with it says it once more from its beginning, and what is there is not written again.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Flusher:
         fence: int,
         attempt: int,
         place: Place,
+        left: Left | None = None,
         *,
         restore: Restore,
         lease_ms: int,
@@ -80,7 +86,10 @@ class Flusher:
         self._finale: Finale | None = None
         self._stirred = asyncio.Event()
         self._stored: dict[Kind, int] = dict(_NONE)  # of the attempt, acknowledged by the log
-        self._tokens = 0  # of the attempt's text, so far
+        self._count: dict[Kind, int] = dict(_NONE)  # of the attempt, said so far
+        self._left = left
+        if left is not None:
+            self._stored |= {"tokens": left.tokens, "reasoning": left.reasoning}
         self._patience = patience
         self._rebuilt_ms = -math.inf
         self._delivery = Delivery(
@@ -104,30 +113,48 @@ class Flusher:
         self.attempt += 1
         self._status, self._reason = None, reason
         self._said = Said()
-        self._stored, self._tokens = dict(_NONE), 0
+        self._stored, self._count, self._left = dict(_NONE), dict(_NONE), None
         self._batcher = Batcher(*self._rule, self.attempt)
         self._delivery.void()
         self._say_restart()
 
     def token(self, kind: Kind, text: str) -> None:
-        """The caller bounds the answer as a whole. Raises Overflow if the spill has no room; then it was not taken."""
-        if self._delivery.spilled:
+        """The caller bounds the answer as a whole. Raises Overflow if the spill has no room; then it was not taken.
+
+        Raises Diverged where this is not what the worker before has written.
+        """
+        there = self._count[kind] < self._stored[kind]
+        if self._delivery.spilled and not there:
             self._delivery.hold(len(text.encode()))
         self._said.add(kind, text)
-        self._tokens += kind == "tokens"
+        self._count[kind] += 1
+        if there:
+            self._batcher.skip(kind, [text])
+            self._compare()
+            return
         self._batcher.add(kind, text, self._now_ms())
         self._stirred.set()
 
     def data(self, name: str, value: Any) -> int:
         """An event in its place among the tokens; returns its bytes. Raises as `token` does."""
-        event = events.encode(events.Data(self._generation, self.attempt, name, value, self._tokens))
+        event = events.encode(events.Data(self._generation, self.attempt, name, value, self._count["tokens"]))
         self.token("data", event.decode())
         return len(event)
+
+    def _compare(self) -> None:
+        left = self._left
+        if left is not None and self._count["tokens"] == left.tokens and self._batcher.crc32 != left.crc32:
+            raise Diverged("another text")
+
+    @property
+    def behind(self) -> bool:
+        """Whether less has been said than the worker before has written."""
+        return any(self._count[kind] < self._stored[kind] for kind in self._count)
 
     @property
     def shown(self) -> bool:
         """Whether the attempt has said anything that another one would void."""
-        return bool(self._said)
+        return bool(self._said) or self.behind
 
     def due(self) -> bool:
         """Whether a batch waits that could leave now."""

@@ -28,6 +28,7 @@ from workers.flushing import Flusher, LetGo
 from workers.history import prompt_for
 from workers.lineup import Lineup
 from workers.providers.base import Finished, Prompt, ProviderError, describe
+from workers.upstream import left_upstream
 from workers.writing import Place
 
 _RETRY_S = 0.3
@@ -60,6 +61,8 @@ class Generation:
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._claimed_s = time.monotonic()
         self._answer: Answer | None = None
+        self._upstream = left_upstream(lineup, claim)
+        self._marked = asyncio.Event()
         self._outcome = ("", "")  # reason and error code of the end that we said
         self._flusher = Flusher(
             session_log,
@@ -68,6 +71,7 @@ class Generation:
             claim.fence,
             claim.attempt,
             Place((claim.epoch,), claim.head),
+            claim.left if self._upstream is not None else None,
             restore=self._restore,
             lease_ms=self._lease_ms,
             batch_size=settings.batch_size,
@@ -94,9 +98,20 @@ class Generation:
 
     async def run(self) -> bool:
         """True if the generation has ended, by us or by a stop; False if another worker has it now."""
-        if self._claim.shown:
+        try:
+            ended = await self._run()
+            if self._answer is not None:
+                await self._answer.settle()
+            return ended
+        finally:
+            if self._answer is not None:
+                await self._answer.aclose()
+
+    async def _run(self) -> bool:
+        if self._claim.shown and self._upstream is None:
             self._flusher.restart("worker_lost")
-        self._flusher.status("preparing")
+        if not self._flusher.shown:
+            self._flusher.status("preparing")
         let_go: LetGo | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -129,9 +144,16 @@ class Generation:
         """Have the question answered and say the last word, whatever happens."""
         try:
             async with asyncio.timeout(self._settings.answer_timeout_s):
-                candidates = self._lineup.candidates(self._job)
-                self._answer = Answer(candidates, self._flusher, self._settings, self._claimed_s, self._log)
-                self._complete(await self._answer.ask(await self._prompt()))
+                self._answer = Answer(
+                    self._lineup.candidates(self._job),
+                    self._flusher,
+                    self._settings,
+                    upstream=self._upstream,
+                    claimed_s=self._claimed_s,
+                    marked=self._marked,
+                    log=self._log,
+                )
+                self._complete(await self._answer.ask(self._prompt))
         except TimeoutError:
             self._fail("provider_timeout", retryable=True, detail={"deadline": "answer_timeout_s"})
         except ProviderError as error:
@@ -172,6 +194,8 @@ class Generation:
         self._outcome = ("failed", code)
         self._flusher.end("failed", _encode({"provider": self._provider, "error": error}))
         self._log.warning("failed", code=code, provider=self._provider, **detail)
+        if self._answer is not None:
+            self._answer.cancel()
 
     @property
     def _provider(self) -> str | None:
@@ -190,11 +214,11 @@ class Generation:
 
     async def _keep_lease(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.lease_s / 3)
+            await self._renewal_is_due()
             fence = self._flusher.fence
             try:
                 outcome = await self._session_log.renew(
-                    self._job.session, self._job.generation, fence, self._lease_ms, self._flusher.done
+                    self._job.session, self._job.generation, fence, self._lease_ms, self._flusher.done, self._mark
                 )
             except StorageError as error:
                 metrics.storage_errors.labels("lease").inc()
@@ -209,6 +233,19 @@ class Generation:
             if outcome.what != "written":
                 self._flusher.rebuild()
 
+    async def _renewal_is_due(self) -> None:
+        """Each third of the lease, and when there is a mark to be kept for the next worker."""
+        try:
+            async with asyncio.timeout(self._settings.lease_s / 3):
+                await self._marked.wait()
+        except TimeoutError:
+            pass
+        self._marked.clear()
+
+    @property
+    def _mark(self) -> str:
+        return self._answer.mark if self._answer is not None else self._claim.left.mark
+
     async def _listen(self) -> None:
         await self._told
         raise LetGo("ended")
@@ -218,6 +255,7 @@ class Generation:
         closed_s = time.monotonic()
         metrics.abandoned.labels(why).inc()
         if why == "ended" and self._answer is not None:
+            self._answer.cancel()
             await self._account_for_stop(self._answer, closed_s)
         self._log.info("let_go", why=why)
         return why == "ended"
@@ -225,12 +263,12 @@ class Generation:
     async def _account_for_stop(self, answer: Answer, closed_s: float) -> None:
         """How long the provider went on for nobody. By Redis' clock: that of the gateway that stopped it may differ."""
         try:
-            ago_ms = await self._session_log.since_end_ms(self._job.session, self._job.generation)
+            ago_ms = await self._session_log.since_stop_ms(self._job.session, self._job.generation)
         except StorageError as error:
             metrics.storage_errors.labels("stop").inc()
             self._log.warning("stop_unaccounted", detail=str(error))
             return
-        if ago_ms is not None:  # else it was deleted
+        if ago_ms is not None:  # else it was deleted, or another worker has ended it
             ended_s = time.monotonic() - ago_ms / 1000
             metrics.stop_s.observe(max(0.0, closed_s - ended_s))
             metrics.tokens_after_stop.inc(answer.tokens_since(ended_s))

@@ -42,6 +42,15 @@ class Admitted(NamedTuple):
         return self.generation == generation and self.state not in ("deleted", "forgotten")
 
 
+class Left(NamedTuple):
+    """What a worker that is gone has left of its attempt: tokens written, their crc32, and the provider's mark."""
+
+    mark: str
+    tokens: int
+    reasoning: int
+    crc32: int
+
+
 class Claim(NamedTuple):
     """The right to write a generation. `shown`: the attempt has shown something that a restart must void.
 
@@ -55,6 +64,7 @@ class Claim(NamedTuple):
     epoch: str
     head: int
     times: dict[str, int]
+    left: Left = Left("", 0, 0, 0)
 
 
 class Rebuilt(NamedTuple):

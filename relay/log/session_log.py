@@ -16,7 +16,7 @@ from relay.errors import StorageError
 from relay.log.connect import AnyRedis, call, publish_verb
 from relay.log.jobs import Job
 from relay.log.keys import Keys
-from relay.log.replies import Admitted, Claim, Deleted, Opened, Outcome, Page, Rebuilt, Refused, Span, Stopped
+from relay.log.replies import Admitted, Claim, Deleted, Left, Opened, Outcome, Page, Rebuilt, Refused, Span, Stopped
 from relay.log.scripts import Argument, Script, read, session_script
 from relay.log.snapshots import Snapshots
 from relay.protocol.frames import Active
@@ -168,7 +168,7 @@ class SessionLog:
         what, *rest = reply
         if what != b"claimed":
             return Refused(what.decode(), int(rest[0]) if rest else 0)
-        fence, attempt, shown, history, epoch, head, *times = rest
+        fence, attempt, shown, history, epoch, head, accepted, claimed, (mark, *counts) = rest
         return Claim(
             int(fence),
             int(attempt),
@@ -176,7 +176,8 @@ class SessionLog:
             [item.decode() for item in history],
             epoch.decode(),
             int(head),
-            dict(zip(("accepted", "claimed"), map(int, times), strict=True)),
+            {"accepted": int(accepted), "claimed": int(claimed)},
+            Left(mark.decode(), *map(int, counts)),
         )
 
     async def append(
@@ -218,15 +219,22 @@ class SessionLog:
             await self._write(_END, session, generation, fence, reason, _inner(members), count, message_id, done)
         )
 
-    async def since_end_ms(self, session: str, generation: str) -> int | None:
-        """How long ago it ended, by Redis' clock; None: it has not, or is forgotten."""
+    async def since_stop_ms(self, session: str, generation: str) -> int | None:
+        """How long ago it was stopped, by Redis' clock; None: it was not, or is forgotten."""
         key = self.keys.generation(session, generation)
-        over, (seconds, microseconds) = await read(self._commands, ("HGET", key, "over"), ("TIME",))
-        return int(seconds) * 1000 + int(microseconds) // 1000 - int(over) if over is not None else None
+        (reason, over), (seconds, microseconds) = await read(
+            self._commands, ("HMGET", key, "reason", "over"), ("TIME",)
+        )
+        return int(seconds) * 1000 + int(microseconds) // 1000 - int(over) if reason == b"stopped" else None
 
-    async def renew(self, session: str, generation: str, fence: int, lease_ms: int, done: int = 0) -> Outcome:
-        """`done`: number of the last append that was acknowledged. `renewed` has no seq and counts as `written`."""
-        what = (await self._write(_RENEW, session, generation, fence, lease_ms, done))[0].decode()
+    async def renew(
+        self, session: str, generation: str, fence: int, lease_ms: int, done: int = 0, mark: str = ""
+    ) -> Outcome:
+        """`done`: number of the last append that was acknowledged. `mark`: what the next worker finds as `Left.mark`.
+
+        `renewed` has no seq and counts as `written`.
+        """
+        what = (await self._write(_RENEW, session, generation, fence, lease_ms, done, mark))[0].decode()
         return Outcome("written" if what == "renewed" else what)
 
     async def rebuild(

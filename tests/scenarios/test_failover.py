@@ -18,7 +18,7 @@ HERE = ["Another ", "answer."]
 
 async def both(relay: World, *, provider: str = "anthropic,openai", **settings: Any) -> Process:
     """A worker with two providers: the world's fake is both."""
-    keys = {"ANTHROPIC_BASE_URL": relay.fake.anthropic_base_url, "ANTHROPIC_API_KEY": "sk-ant-scenario"}
+    keys: dict[str, Any] = {"ANTHROPIC_BASE_URL": relay.fake.anthropic_base_url, "ANTHROPIC_API_KEY": "sk-ant-scenario"}
     return await relay.worker("--metrics-port", "0", provider=provider, **keys, **settings)
 
 

@@ -48,6 +48,7 @@ elseif kind == 'status' then
 elseif kind == 'restart' then
   redis.call('HSET', key, 'attempt', ARGV[10], 'state', 'retrying', 'count', 0, 'reasoned', 0, 'data', 0,
     'bytes', 0, 'crc', 0, 'shown', '0')
+  redis.call('HDEL', key, 'mark')
   redis.call('DEL', of.text(generation), of.reasoning(generation))
 end
 

@@ -139,7 +139,7 @@ local function end_generation(generation, reason, members)
     .. ',"timings_ms":{' .. table.concat(timings, ',') .. '}'
     .. (members ~= '' and ',' .. members or '') .. '}'
   redis.call('HDEL', key, 'owner', 'lease') -- the first write: an end goes through where memory is full
-  redis.call('HSET', key, 'state', 'ended', 'end', body, 'over', digits(now))
+  redis.call('HSET', key, 'state', 'ended', 'end', body, 'reason', reason, 'over', digits(now))
   redis.call('ZREM', KEY.active, generation)
   if reason == 'complete' then
     -- A retry takes the place of the answer that its question had.
