@@ -102,6 +102,18 @@ async def test_an_answer_that_nobody_makes_ends_in_that_language_too(relay: Worl
     assert await transcript(gateway) == []
 
 
+async def test_a_job_that_a_second_submit_brings_back_has_the_language_of_the_first(relay: World) -> None:
+    relay.fake.script = Script(status=400)
+    gateway = await relay.gateway()
+    body = {"content": "q", "request_id": "r1"}
+    await gateway.http("POST", f"{PATH}/generations", body, BROWSER)
+    await relay.redis.delete(*[key for key in await relay.keys() if ":q:" in key])  # a part of what Redis has is lost
+    status, _, _ = await gateway.http("POST", f"{PATH}/generations", body, {"Accept-Language": "fr"})
+    assert status == 202
+    await relay.worker()
+    assert (await asked(gateway, body, {"Accept-Language": "nl"}))["error"]["message"] == GERMAN
+
+
 @pytest.mark.slow
 async def test_what_the_operator_wants_said_is_said_by_every_process(relay: World) -> None:
     relay.settings |= {"RELAY_FAILURE_MESSAGES": '{"de": "Schade. 🙁"}', "RELAY_FAILURE_MESSAGE": "Sorry."}
