@@ -7,17 +7,29 @@ docs/settings.md shows this table; a test holds the two together.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from relay.errors import SettingsError
+from relay.sentences import ENGLISH, Sentences, check_sentence, check_sentences, of_operator
 
 
 def _named(name: str, default: Any, description: str, **bounds: Any) -> Any:
     """A setting whose environment variable is not ours to name."""
     return Field(default, validation_alias=AliasChoices(name), description=description, **bounds)
+
+
+def _read_sentences(given: Any) -> dict[str, str]:
+    """From JSON, as the environment has it, or from a map. Raises ValueError."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given or "{}")
+        except (ValueError, RecursionError):
+            raise ValueError("it must be JSON") from None
+    return check_sentences(given)
 
 
 class Settings(BaseSettings):
@@ -131,8 +143,12 @@ class Settings(BaseSettings):
         0, description="Longest answer, in the model's tokens, where a submit names none; 0: the provider's own", ge=0
     )
     max_tokens_cap: int = Field(0, description="Longest answer that a submit may ask for; 0: no cap", ge=0)
-    failure_message: str = Field(
-        "The assistant ran into a problem. Please try again.", description="What a person reads if it fails"
+    failure_message: Annotated[str, AfterValidator(check_sentence)] = Field(
+        ENGLISH, description="What a person reads if it fails, where no language of theirs has a sentence"
+    )
+    # NoDecode: what is no JSON is to be told as any other mistake is
+    failure_messages: Annotated[dict[str, str], NoDecode, BeforeValidator(_read_sentences)] = Field(
+        {}, description='The sentences by language, as JSON: {"de": "…", "pt-BR": "…"}'
     )
 
     # Everybody
@@ -150,6 +166,11 @@ class Settings(BaseSettings):
     openai_base_url: str = _named("OPENAI_BASE_URL", "", "Its base URL, with /v1")
 
     @property
+    def sentences(self) -> Sentences:
+        """What a person reads if it fails."""
+        return of_operator(self.failure_message, self.failure_messages)
+
+    @property
     def limits(self) -> dict[str, float]:
         """What `welcome` tells a client."""
         names = (
@@ -164,7 +185,9 @@ def load(**flags: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        lines = [f"{_spelled(item['loc'])}: {item['msg']} (got {item['input']!r})" for item in error.errors()]
+        lines = [
+            f"{_spelled(item['loc'])}: {_sentence(item['msg'])} (got {item['input']!r})" for item in error.errors()
+        ]
         raise SettingsError("; ".join(lines)) from None
 
 
@@ -173,6 +196,10 @@ _FLAGS = {
     "provider": "--provider", "queue": "--queue", "concurrency": "--concurrency", "model": "--model",
     "tokens_per_second": "--tokens-per-second", "metrics_port": "--metrics-port", "url": "--url",
 }  # fmt: skip
+
+
+def _sentence(message: str) -> str:
+    return message.removeprefix("Value error, ")  # pydantic's, before what our own validators say
 
 
 def _spelled(location: tuple[Any, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from relay import settings
 from relay.errors import SettingsError
+from relay.sentences import BUILT_IN, ENGLISH
 from relay.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -62,8 +64,10 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
             value = not default
         elif isinstance(default, int | float):
             value = default + 1
-        value = {"max_content_bytes": 1024, "log_level": "error", "url": "wss://x", "failover": "end"}.get(name, value)
-        monkeypatch.setenv(variable, str(value))
+        special = {"max_content_bytes": 1024, "log_level": "error", "url": "wss://x", "failover": "end"}
+        special |= {"failure_messages": {"de": "x"}}
+        value = special.get(name, value)
+        monkeypatch.setenv(variable, json.dumps(value) if isinstance(value, dict) else str(value))
         given[name] = value
     assert settings.load().model_dump() == given
 
@@ -88,6 +92,16 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
         ("RELAY_REASONING", "perhaps", ""),
         ("RELAY_LOG_LEVEL", "loud", ""),
         ("RELAY_MAX_FRAME_BYTES", "1024", ""),
+        ("RELAY_FAILURE_MESSAGE", "", ""),
+        ("RELAY_FAILURE_MESSAGE", "two\nlines", ""),
+        ("RELAY_FAILURE_MESSAGES", "de=Schade", ""),
+        ("RELAY_FAILURE_MESSAGES", '["de"]', ""),
+        ("RELAY_FAILURE_MESSAGES", '{"de": ""}', ""),
+        ("RELAY_FAILURE_MESSAGES", '{"de": null}', ""),
+        ("RELAY_FAILURE_MESSAGES", '{"de": "a\\u0007"}', ""),
+        ("RELAY_FAILURE_MESSAGES", '{"de": "\\ud83d"}', ""),
+        ("RELAY_FAILURE_MESSAGES", '{"de_CH": "Schade."}', ""),
+        ("RELAY_FAILURE_MESSAGES", '{"": "Schade."}', ""),
     ],
 )
 def test_a_value_that_cannot_be_used_names_its_variable_and_flag(
@@ -136,6 +150,41 @@ def test_a_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) ->
     assert (loaded.openai_api_key, loaded.anthropic_api_key) == ("sk-secret", "sk-secret")
     assert "sk-secret" not in repr(loaded)
     assert "sk-secret" not in str(loaded)
+
+
+def test_a_sentence_has_at_most_500_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = {"de": "ä" * 500}
+    monkeypatch.setenv("RELAY_FAILURE_MESSAGES", json.dumps(longest))
+    assert settings.load(failure_message="ä" * 500).failure_messages == longest
+    monkeypatch.setenv("RELAY_FAILURE_MESSAGES", json.dumps({"de": "ä" * 501}))
+    with pytest.raises(SettingsError, match=r"^RELAY_FAILURE_MESSAGE: .*; RELAY_FAILURE_MESSAGES: de: .* 500 char"):
+        settings.load(failure_message="ä" * 501)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, {"de-CH": BUILT_IN["de"], "en": ENGLISH, "sw": ENGLISH, None: ENGLISH}),
+        ({"failure_message": "Sorry."}, {"de": "Sorry.", "en": "Sorry.", None: "Sorry."}),
+        ({"failure_messages": {"de": "Schade."}}, {"de-CH": "Schade.", "fr,de": "Schade.", "fr": ENGLISH}),
+        # Our English is still there for who likes it better.
+        ({"failure_messages": {"de": "Schade."}}, {"en-US,de": ENGLISH, "de,en": "Schade."}),
+        ({"failure_messages": {"en": "Oh."}}, {"de": ENGLISH, "en-GB": "Oh."}),
+        ({"failure_message": "Sorry.", "failure_messages": {"de": "Schade."}}, {"en,de": "Schade.", "en": "Sorry."}),
+    ],
+)
+def test_our_own_sentences_are_said_until_the_operator_says_others(
+    given: dict[str, Any], said: dict[str | None, str]
+) -> None:
+    sentences = settings.load(**given).sentences
+    assert {languages: sentences.choose(languages) for languages in said} == said
+
+
+def test_settings_that_travel_as_json_say_the_same() -> None:
+    loaded = settings.load(failure_messages={"de": "Schade."})
+    assert Settings(**json.loads(loaded.model_dump_json())).sentences.choose("de,en") == "Schade."
+    plain = Settings(**json.loads(settings.load().model_dump_json()))
+    assert plain.sentences.choose("de") == BUILT_IN["de"]
 
 
 def test_limits_are_what_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:

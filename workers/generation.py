@@ -190,7 +190,7 @@ class Generation:
         self._flusher.end("complete", _encode(members), message_id)
 
     def _fail(self, code: str, *, retryable: bool, detail: dict[str, Any]) -> None:
-        error = {"code": code, "message": self._settings.failure_message, "retryable": retryable}
+        error = {"code": code, "message": self._settings.sentences.choose(self._job.language), "retryable": retryable}
         self._outcome = ("failed", code)
         self._flusher.end("failed", _encode({"provider": self._provider, "error": error}))
         self._log.warning("failed", code=code, provider=self._provider, **detail)

@@ -43,6 +43,7 @@ class Connection:
         submissions: Submissions,
         limits: dict[str, float],
         *,
+        language: str | None,
         heartbeat_s: float,
         stall_s: float,
     ) -> None:
@@ -52,6 +53,7 @@ class Connection:
         self._hub = hub
         self._submissions = submissions
         self._limits = limits
+        self._language = language
         self._pulse = Pulse(sink, heartbeat_s, stall_s)
         self._heartbeat_s = heartbeat_s
         self._viewers: dict[str, Viewer] = {}
@@ -138,7 +140,7 @@ class Connection:
                     await self._unsubscribe(command.session)
                     self._send(frames.Unsubscribed(id=reply_id, session=command.session))
                 case Submit():
-                    generation, duplicate = await self._submissions.submit(command)
+                    generation, duplicate = await self._submissions.submit(command, self._language)
                     self._send(
                         frames.Accepted(
                             id=reply_id, session=command.session, generation=generation, duplicate=duplicate

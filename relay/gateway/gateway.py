@@ -11,6 +11,7 @@ from typing import Any
 from starlette.websockets import WebSocket
 
 from relay.errors import ClientError
+from relay.gateway import requests
 from relay.gateway.answers import error_answer
 from relay.gateway.codecs import CODECS, JSON, Codec
 from relay.gateway.connection import Connection, LiveSink
@@ -85,23 +86,24 @@ class Gateway:
         buffer_bytes = self.settings.viewer_buffer_bytes
         if extension is not None:
             protocol = extension["protocol"]
-            connection = self._connection(TransportSink(protocol, codec, buffer_bytes), codec)
+            connection = self._connection(TransportSink(protocol, codec, buffer_bytes), codec, websocket)
             protocol.on_shutdown = lambda: connection.drain(random.randint(*RECONNECT_SPREAD_MS))
             await connection.run(websocket.receive)
             return
         sink = AsgiSink(websocket.send, codec, buffer_bytes)
         try:
-            await self._connection(sink, codec).run(websocket.receive)
+            await self._connection(sink, codec, websocket).run(websocket.receive)
         finally:
             await sink.aclose()
 
-    def _connection(self, sink: LiveSink, codec: Codec) -> Connection:
+    def _connection(self, sink: LiveSink, codec: Codec, websocket: WebSocket) -> Connection:
         return Connection(
             sink,
             codec,
             self.hub,
             self.submissions,
             self.limits,
+            language=requests.language(websocket.headers),
             heartbeat_s=self.settings.heartbeat_s,
             stall_s=self.settings.stall_s,
         )
@@ -115,6 +117,6 @@ class Gateway:
             window_bytes=self.settings.window_bytes,
             max_frame_bytes=self.settings.max_frame_bytes,
             lost_after_s=self.settings.lost_after_s,
-            lost_members=failure("storage", self.settings.failure_message, retryable=True),
+            lost_members=failure("storage", self.settings.sentences.choose(None), retryable=True),
             orphaned=self.reaper.end_orphan,
         )

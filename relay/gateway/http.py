@@ -48,7 +48,7 @@ async def submit(request: Request) -> Response | EventStream:
     assert isinstance(command, Submit)
     as_stream = requests.wants_events(request)
     wait_s, cursor = (None, requests.cursor(request)) if as_stream else (requests.wait_s(request), None)
-    generation, duplicate = await gateway.submissions.submit(command)
+    generation, duplicate = await gateway.submissions.submit(command, requests.language(request.headers))
     if as_stream:
         return EventStream(gateway, session, cursor, "start", generation)
     if wait_s is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
+from relay import sentences
 from relay.errors import ClientError
 from relay.protocol import commands
 from relay.protocol.words import REQUEST_ID, Cursor, new_id
@@ -45,6 +47,11 @@ def request_id(request: Request, fields: commands.Fields) -> str:
         raise ClientError("bad_message", "Idempotency-Key must be 1-128 characters without control characters.")
     chosen = in_header if in_header is not None else in_body
     return chosen if chosen is not None else new_id("r")
+
+
+def language(headers: Headers) -> str | None:
+    """The reader's languages, as a job carries them; of a WebSocket's handshake, too."""
+    return sentences.languages(",".join(headers.getlist("accept-language")))
 
 
 def wants_events(request: Request) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from relay import logging, metrics
+from relay import logging, metrics, sentences
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
 from relay.gateway.hub import Hub
@@ -64,14 +64,16 @@ class Submissions:
         self._look_ms = look_ms
         self._mark_ms = mark_ms
 
-    async def submit(self, submit: Submit) -> Accepted:
+    async def submit(self, submit: Submit, language: str | None = None) -> Accepted:
         """Accepted once the job is durable; any number of equal submits make one generation.
+
+        `language`: the reader's, as the transport tells; one that the submit names itself counts instead.
 
         Raises ClientError: `bad_message` (not on offer), `conflict`, `not_found` (retry_of), `rate_limited`,
         `unavailable`.
         """
         async with answered_in_time("submit"):
-            accepted = await self._submit(submit)
+            accepted = await self._submit(submit, _named_language(submit) or language)
         if (follower := self._hub.at_hand(submit.session)) is not None:
             follower.expect()
         metrics.submits.labels("duplicate" if accepted.duplicate else "accepted").inc()
@@ -111,7 +113,7 @@ class Submissions:
             return Stopped(generation, already_ended=False)
         return await self._log.stop(session, generation)  # it has just come back
 
-    async def _submit(self, submit: Submit) -> Accepted:
+    async def _submit(self, submit: Submit, language: str | None) -> Accepted:
         body_hash = submit.body_hash()
         known, has_room = await asyncio.gather(
             self._log.find_request(submit.session, submit.request_id), self._announced(submit.queue)
@@ -123,7 +125,7 @@ class Submissions:
             raise ClientError("bad_message", "queue: there are too many queues; name one that is in use.")
         crashpoint("submit.looked_up")
 
-        job = await self._job(submit, new_id("g"), body_hash)
+        job = await self._job(submit, new_id("g"), body_hash, language)
         if not await self._queue.enqueue(job, self._look_ms):
             raise ClientError("rate_limited", f"queue: {submit.queue} is full.", retry_after_s=5)
         crashpoint("submit.enqueued")
@@ -148,10 +150,11 @@ class Submissions:
         standing = await self._log.standing(submit.session, generation)
         if standing is not None and standing["state"] != "ended" and "claimed" not in standing:
             # The queue may have lost what the session remembers; where it has not, this changes nothing.
-            await self._queue.enqueue(await self._job(submit, generation, body_hash), self._look_ms)
+            job = await self._job(submit, generation, body_hash, standing.get("language"))
+            await self._queue.enqueue(job, self._look_ms)
         return Accepted(generation, duplicate=True)
 
-    async def _job(self, submit: Submit, generation: str, body_hash: str) -> Job:
+    async def _job(self, submit: Submit, generation: str, body_hash: str, language: str | None) -> Job:
         message_id, content = new_id("m"), submit.user_turn
         if submit.retry_of is not None:
             turn = await self._log.user_turn(submit.session, submit.retry_of)
@@ -174,6 +177,7 @@ class Submissions:
             max_tokens=submit.max_tokens,
             system=submit.system,
             metadata=submit.metadata,
+            language=language,
         )
 
     async def _tidy(self, session: str, stopped: Stopped, deadline: float) -> None:
@@ -191,3 +195,9 @@ class Submissions:
         except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()
             log.warning("tidy_failed", session=session, generation=generation, detail=str(error))
+
+
+def _named_language(submit: Submit) -> str | None:
+    """`metadata.language`: for clients that send no Accept-Language, or have readers of many languages."""
+    named = (submit.metadata or {}).get("language")
+    return sentences.languages(named) if isinstance(named, str) else None

@@ -29,6 +29,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens: int | None = None
     system: str | None = None
     metadata: dict[str, Any] | None = None
+    language: str | None = None  # of the reader, as relay.sentences has them; no part of the body hash
     v: int = 1
 
     @property

@@ -19,6 +19,7 @@ from relay import logging, metrics
 from relay.errors import StorageError, UnreadableJob
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog
+from relay.sentences import Sentences
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class Reaper:
         lease_s: float,
         queue_timeout_s: float,
         max_takeovers: int,
-        failure_message: str,
+        sentences: Sentences,
         own_queue: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +58,7 @@ class Reaper:
         self._lease_ms = int(lease_s * 1000)
         self._queue_timeout_ms = int(queue_timeout_s * 1000)
         self._max_takeovers = max_takeovers
-        self._message = failure_message
+        self._sentences = sentences
         self._look_ms = look_ms(lease_s, queue_timeout_s)
         self._own = {own_queue} if own_queue is not None else set()
         self._clock = clock
@@ -108,7 +109,7 @@ class Reaper:
         if standing is None or standing["state"] == "ended" or self._clock() - self._trouble_at < self._lease_s:
             return
         if not await self._queue.knows(standing["queue"], session, generation):
-            what = await self._fail(standing["queue"], session, generation, standing["fence"], "storage")
+            what = await self._fail(standing["queue"], session, generation, standing, "storage")
             metrics.reaped.labels(what).inc()
 
     async def _promptly(self, reply: Awaitable[T]) -> T:
@@ -159,9 +160,9 @@ class Reaper:
             return "waiting"
         lost = int(standing.get("claims", 0)) - int(standing.get("handed", 0))
         if lost >= self._max_takeovers:
-            return await self._fail(queue, session, generation, standing["fence"], "worker_lost")
+            return await self._fail(queue, session, generation, standing, "worker_lost")
         if now_ms - max(lease, int(standing["accepted"])) > self._queue_timeout_ms:  # since when nobody has had it
-            return await self._fail(queue, session, generation, standing["fence"], "no_worker")
+            return await self._fail(queue, session, generation, standing, "no_worker")
         return await self._queue.requeue(queue, session, generation, self._lease_ms)
 
     async def _admit(self, queue: str, session: str, generation: str) -> str:
@@ -178,8 +179,9 @@ class Reaper:
         await self._queue.done(queue, session, generation)
         return "dropped"
 
-    async def _fail(self, queue: str, session: str, generation: str, fence: str, code: str) -> str:
-        if not await self._log.reap(session, generation, fence, failure(code, self._message, retryable=True)):
+    async def _fail(self, queue: str, session: str, generation: str, standing: dict[str, str], code: str) -> str:
+        members = failure(code, self._sentences.choose(standing.get("language")), retryable=True)
+        if not await self._log.reap(session, generation, standing["fence"], members):
             return "alive"
         await self._queue.done(queue, session, generation)
         metrics.generations.labels("failed", code).inc()

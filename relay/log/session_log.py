@@ -262,11 +262,11 @@ class SessionLog:
     # What reapers do
 
     async def standing(self, session: str, generation: str) -> dict[str, str] | None:
-        """state, fence, claims, handed, lease, claimed, accepted, queue of a generation (absent ones missing).
+        """state, fence, claims, handed, lease, claimed, accepted, queue, language of a generation (absent: missing).
 
         None: it was not admitted.
         """
-        names = ["state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue"]
+        names = ["state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue", "language"]
         values = await call(self._commands, "HMGET", self.keys.generation(session, generation), *names)
         if values[0] is None:
             return None
@@ -315,6 +315,7 @@ def _stored_fields(job: Job) -> dict[str, str]:
         "content": job.content,
         "retry_of": job.retry_of,
         "metadata": msgspec.json.encode(job.metadata).decode() if job.metadata is not None else None,
+        "language": job.language,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -49,6 +49,6 @@ def reaper(log: SessionLog, jobs: Queue, settings: Settings, own_queue: str | No
         lease_s=settings.lease_s,
         queue_timeout_s=settings.queue_timeout_s,
         max_takeovers=settings.max_takeovers,
-        failure_message=settings.failure_message,
+        sentences=settings.sentences,
         own_queue=own_queue,
     )

@@ -207,6 +207,13 @@ async def test_what_is_gone_or_ended_needs_no_reaping(session_log: SessionLog) -
     assert await head(session_log) == before
 
 
+async def test_standing_says_the_language_of_whoever_asked(session_log: SessionLog) -> None:
+    await session_log.admit(job_of(language="de-CH,de"))
+    standing = await session_log.standing("s", "g1")
+    assert standing is not None
+    assert standing["language"] == "de-CH,de"
+
+
 async def test_standing_says_what_the_reaper_asks(session_log: SessionLog, clock: Clock) -> None:
     assert await session_log.standing("s", "g1") is None
     await session_log.admit(job_of())

@@ -15,6 +15,7 @@ from relay.log.queue import Due, Queue
 from relay.log.reaper import Reaper, failure, look_ms
 from relay.log.replies import Refused
 from relay.log.session_log import SessionLog
+from relay.sentences import Sentences
 from tests.log.in_memory import (
     LEASE_MS,
     TRIM_AFTER_S,
@@ -40,7 +41,7 @@ def reaper_of(session_log: SessionLog, queue: Queue) -> Reaper:
         lease_s=LEASE_S,
         queue_timeout_s=QUEUE_TIMEOUT_S,
         max_takeovers=MAX_TAKEOVERS,
-        failure_message="Sorry.",
+        sentences=Sentences("Sorry.", {"de": "Schade."}),
     )
 
 
@@ -63,7 +64,7 @@ async def test_after_a_reply_that_took_long_nobody_is_taken_for_dead_at_once(
     slow = Slow(queue)
     reaper = Reaper(
         session_log, slow, lease_s=LEASE_S, queue_timeout_s=QUEUE_TIMEOUT_S, max_takeovers=MAX_TAKEOVERS,
-        failure_message="Sorry.", clock=lambda: slow.now_s,
+        sentences=Sentences("Sorry.", {"de": "Schade."}), clock=lambda: slow.now_s,
     )  # fmt: skip
     job = await accepted(session_log, queue)
     await next_job(queue)
@@ -373,7 +374,7 @@ async def test_after_trouble_nobody_is_taken_for_dead_until_all_could_renew(
         lease_s=0.2,  # so that it sweeps often
         queue_timeout_s=QUEUE_TIMEOUT_S,
         max_takeovers=1,
-        failure_message="Sorry.",
+        sentences=Sentences("Sorry.", {"de": "Schade."}),
         clock=lambda: now_s,
     )
     running = asyncio.create_task(reaper.run())
@@ -400,7 +401,7 @@ async def test_a_worker_looks_after_its_own_queue_even_if_nobody_announced_it(
         lease_s=0.2,
         queue_timeout_s=QUEUE_TIMEOUT_S,
         max_takeovers=MAX_TAKEOVERS,
-        failure_message="Sorry.",
+        sentences=Sentences("Sorry.", {"de": "Schade."}),
         own_queue="default",
     )
     ended = asyncio.Event()
@@ -464,6 +465,16 @@ async def test_a_claim_that_comes_while_the_reaper_looks_wins(
     await reaper_of(session_log, queue).sweep("default")
     assert await ends(session_log) == []
     assert await is_open(queue)
+
+
+@pytest.mark.parametrize(("language", "said"), [("de-CH,en", "Schade."), ("fr", "Sorry."), (None, "Sorry.")])
+async def test_it_says_the_sentence_in_the_language_of_whoever_asked(
+    session_log: SessionLog, queue: Queue, clock: Clock, language: str | None, said: str
+) -> None:
+    await accepted(session_log, queue, language=language)
+    clock.advance(s=QUEUE_TIMEOUT_S + 1)
+    await reaper_of(session_log, queue).sweep("default")
+    assert (await snapshot(session_log))["error"] == {"code": "no_worker", "message": said, "retryable": True}
 
 
 async def test_more_rows_than_a_page_are_all_looked_at(

@@ -420,3 +420,14 @@ async def test_what_is_back_is_not_buried(session_log: SessionLog, redis: Redis)
     assert await session_log.bury("s", "g1", 1, b"{}") is False
     await session_log.delete("s", 1000)
     assert await session_log.bury("s", "g1", 1, b"{}") is False
+
+
+async def test_a_generation_that_is_made_again_still_knows_its_readers_language(
+    session_log: SessionLog, redis: Redis
+) -> None:
+    writer = await admitted_and_claimed(session_log, language="de")
+    await redis.flushall()
+    assert isinstance(await rebuilt(writer, language="de"), Rebuilt)
+    standing = await session_log.standing("s", "g1")
+    assert standing is not None
+    assert standing["language"] == "de"

@@ -26,11 +26,12 @@ from tests.scenarios.processes import TIMEOUT_S
 class Client:
     """One connection after the other to a gateway, with the state of one session."""
 
-    def __init__(self, url: str, session: str, codec: str = "json") -> None:
+    def __init__(self, url: str, session: str, codec: str = "json", headers: dict[str, str] | None = None) -> None:
         self.codec = codec
         self._coding: Any = {"json": msgspec.json, "msgpack": msgspec.msgpack}[codec]
         self.url = url.replace("http", "ws", 1) + "/v1/ws"
         self.session = session
+        self.headers = headers or {}  # of the handshake, besides its own
         self.view = SessionView(session)
         self.frames: list[Frame] = []  # every log frame and `subscribed`, over all connections
         self.raw: list[bytes] = []  # the same, as they came
@@ -74,6 +75,7 @@ class Client:
             self.url,
             sock=sock,
             subprotocols=[Subprotocol(f"relay.v1.{self.codec}")],
+            additional_headers=self.headers,
             proxy=None,
             max_size=None,
             ping_interval=None,
