@@ -17,6 +17,7 @@ from relay.settings import Settings
 from workers.batching import Kind
 from workers.failover import Course, Rules
 from workers.flushing import Diverged, Flusher
+from workers.lease import Lease
 from workers.lineup import Seat
 from workers.mending import Mender
 from workers.providers.base import (
@@ -42,7 +43,7 @@ class TooLong(Exception):
 class Answer:
     """One generation's; `ask` it once. `seat`: who was asked last. `first_token_s`: after `claimed_s`.
 
-    `upstream`: a call of a worker that is gone, to go on with. `marked` is set when `mark` has changed.
+    `upstream`: a call of a worker that is gone, to go on with. `lease`: without it nobody is asked.
     """
 
     def __init__(
@@ -53,13 +54,13 @@ class Answer:
         *,
         upstream: Upstream | None,
         claimed_s: float,
-        marked: asyncio.Event,
+        lease: Lease,
         log: Logger,
     ) -> None:
         self.seat = candidates[0]
         self.first_token_s: float | None = None
         self._claimed_s = claimed_s
-        self._marked = marked
+        self._lease = lease
         self._course = Course(candidates, _rules(settings), claimed_s)
         self._flusher = flusher
         self._settings = settings
@@ -155,6 +156,7 @@ class Answer:
 
     async def _call(self, stream: AsyncGenerator[Part, None]) -> Finished:
         """One call of one provider, and what it says of that provider's health."""
+        await self._lease.held()
         name, breaker = self.seat.name, self.seat.breaker
         breaker.begin(time.monotonic())
         outcome = "abandoned"
@@ -165,7 +167,7 @@ class Answer:
             return finished
         except ProviderError as error:
             outcome = error.code
-            if error.is_sick:
+            if error.is_sick and self._lease.is_held:  # else we were frozen, and not the provider
                 opened = breaker.opened
                 breaker.failed(time.monotonic(), error.retry_after_s)
                 if breaker.opened > opened:
@@ -209,7 +211,7 @@ class Answer:
                 return self._tokens("reasoning", menders["reasoning"].feed(text))
             case Mark(mark=mark):
                 self._upstream = Upstream.of(self.seat, mark)
-                self._marked.set()
+                self._lease.renew_now()
                 return False
 
     def _tokens(self, kind: Kind, tokens: list[str]) -> bool:

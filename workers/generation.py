@@ -26,6 +26,7 @@ from workers.answer import Answer, TooLong
 from workers.delivery import Patience, Rejected
 from workers.flushing import Flusher, LetGo
 from workers.history import prompt_for
+from workers.lease import Lease
 from workers.lineup import Lineup
 from workers.providers.base import Finished, Prompt, ProviderError, describe
 from workers.upstream import left_upstream
@@ -62,7 +63,7 @@ class Generation:
         self._claimed_s = time.monotonic()
         self._answer: Answer | None = None
         self._upstream = left_upstream(lineup, claim)
-        self._marked = asyncio.Event()
+        self._lease = Lease(self._renew, settings.lease_s, claim.asked_s)
         self._outcome = ("", "")  # reason and error code of the end that we said
         self._flusher = Flusher(
             session_log,
@@ -115,7 +116,7 @@ class Generation:
         let_go: LetGo | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(self._keep_lease()), tasks.create_task(self._listen())]
+                helpers = [tasks.create_task(self._lease.keep()), tasks.create_task(self._listen())]
                 await self._flush(tasks.create_task(self._produce()))
                 for helper in helpers:
                     helper.cancel()
@@ -150,7 +151,7 @@ class Generation:
                     self._settings,
                     upstream=self._upstream,
                     claimed_s=self._claimed_s,
-                    marked=self._marked,
+                    lease=self._lease,
                     log=self._log,
                 )
                 self._complete(await self._answer.ask(self._prompt))
@@ -212,35 +213,25 @@ class Generation:
         await self._queue.enqueue(job, look, held=True)
         return await self._session_log.rebuild(job, fence, self._worker, self._lease_ms, place.epochs, place.seq, times)
 
-    async def _keep_lease(self) -> None:
-        while True:
-            await self._renewal_is_due()
-            fence = self._flusher.fence
-            try:
-                outcome = await self._session_log.renew(
-                    self._job.session, self._job.generation, fence, self._lease_ms, self._flusher.done, self._mark
-                )
-            except StorageError as error:
-                metrics.storage_errors.labels("lease").inc()
-                self._log.warning("renewal_failed", detail=str(error))
-                continue
-            if outcome.what == "ended" and self._outcome[0]:
-                return  # by our own end, perhaps, whose reply was lost: its retry tells
-            if self._flusher.rebuilding or fence != self._flusher.fence:
-                continue  # the rebuild tells whether we may go on
-            if outcome.what == "ended":
-                raise LetGo(outcome.what)
-            if outcome.what != "written":
-                self._flusher.rebuild()
-
-    async def _renewal_is_due(self) -> None:
-        """Each third of the lease, and when there is a mark to be kept for the next worker."""
+    async def _renew(self) -> bool:
+        fence = self._flusher.fence
         try:
-            async with asyncio.timeout(self._settings.lease_s / 3):
-                await self._marked.wait()
-        except TimeoutError:
-            pass
-        self._marked.clear()
+            outcome = await self._session_log.renew(
+                self._job.session, self._job.generation, fence, self._lease_ms, self._flusher.done, self._mark
+            )
+        except StorageError as error:
+            metrics.storage_errors.labels("lease").inc()
+            self._log.warning("renewal_failed", detail=str(error))
+            return False
+        if outcome.what == "ended" and self._outcome[0]:
+            return False  # by our own end, perhaps, whose reply was lost: its retry tells
+        if self._flusher.rebuilding or fence != self._flusher.fence:
+            return False  # the rebuild tells whether we may go on
+        if outcome.what == "ended":
+            raise LetGo(outcome.what)
+        if outcome.what != "written":
+            self._flusher.rebuild()
+        return outcome.what == "written"
 
     @property
     def _mark(self) -> str:

@@ -54,7 +54,8 @@ class Left(NamedTuple):
 class Claim(NamedTuple):
     """The right to write a generation. `shown`: the attempt has shown something that a restart must void.
 
-    `times`: when it was accepted and first claimed, by Redis' clock in ms.
+    `times`: when it was accepted and first claimed, by Redis' clock in ms. `asked_s`: when it was asked for, by this
+    process's `time.monotonic`: the lease runs from then on or later.
     """
 
     fence: int
@@ -65,6 +66,7 @@ class Claim(NamedTuple):
     head: int
     times: dict[str, int]
     left: Left = Left("", 0, 0, 0)
+    asked_s: float = 0.0
 
 
 class Rebuilt(NamedTuple):

@@ -7,6 +7,7 @@ names and types. Every method raises StorageError when Redis does not answer.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -164,6 +165,7 @@ class SessionLog:
     async def claim(
         self, session: str, generation: str, worker: str, lease_ms: int, history_turns: int
     ) -> Claim | Refused:
+        asked_s = time.monotonic()
         reply = await self._run(_CLAIM, session, generation, worker, lease_ms, history_turns)
         what, *rest = reply
         if what != b"claimed":
@@ -178,6 +180,7 @@ class SessionLog:
             int(head),
             {"accepted": int(accepted), "claimed": int(claimed)},
             Left(mark.decode(), *map(int, counts)),
+            asked_s,
         )
 
     async def append(
