@@ -53,10 +53,12 @@ def serve(
 
 
 async def _until_signalled(loaded: settings.Settings) -> None:
-    stopping = asyncio.Event()
+    stopping, at_once = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, lambda: (at_once if stopping.is_set() else stopping).set())
     asked = lineup(loaded)  # first: what is wrong with its settings needs no Redis to be said
     await refuse_unfit(loaded.redis_url)
-    await worker.run(loaded, asked, stopping)
+    await worker.run(loaded, asked, stopping, at_once)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        logging.get("worker").error("task_left", task=task.get_name())  # nobody awaits it: a bug of ours

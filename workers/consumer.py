@@ -53,8 +53,8 @@ class Consumer:
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Until `stopping` is set; then finishes what fits `grace_s` and hands over the rest."""
+    async def run(self, stopping: asyncio.Event, at_once: asyncio.Event) -> None:
+        """Until `stopping` is set; then finishes what fits `grace_s`, or until `at_once`, and hands over the rest."""
         listening = asyncio.create_task(
             self._source.subscribe(self._log.keys.worker(self.worker), self), name="control channel"
         )
@@ -66,15 +66,23 @@ class Consumer:
             task.cancel()
         await asyncio.gather(taking, told, listening, return_exceptions=True)
         failure = None if taking.cancelled() else taking.exception()
-        if self._tasks:
-            log.info("finishing", running=len(self._tasks), grace_s=self._settings.grace_s)
-            await asyncio.wait(self._tasks, timeout=self._settings.grace_s)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._finish(at_once)
         self._source.unsubscribe(self._log.keys.worker(self.worker), self)
         if failure is not None:
             raise failure
+
+    async def _finish(self, at_once: asyncio.Event) -> None:
+        if self._tasks:
+            log.info("finishing", running=len(self._tasks), grace_s=self._settings.grace_s)
+            finishing = asyncio.create_task(asyncio.wait(self._tasks, timeout=self._settings.grace_s), name="finishing")
+            hurried = asyncio.create_task(at_once.wait(), name="at once")
+            await asyncio.wait([finishing, hurried], return_when=asyncio.FIRST_COMPLETED)
+            for helper in (finishing, hurried):
+                helper.cancel()
+            await asyncio.gather(finishing, hurried, return_exceptions=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # What the control channel says
 

@@ -19,16 +19,22 @@ LOOK_S = 1.0  # at the breakers, whose state gateways tell
 log = logging.get("worker")
 
 
-async def run(settings: Settings, lineup: Lineup, stopping: asyncio.Event) -> None:
+async def run(
+    settings: Settings, lineup: Lineup, stopping: asyncio.Event, at_once: asyncio.Event | None = None
+) -> None:
     """Serve one queue until `stopping` is set; closes the providers. Raises SettingsError before it has begun.
+
+    `at_once`: what still runs is not to be finished, but handed over.
 
     Whether Redis evicts was asked before (fitness.py).
     """
     with metrics_port(settings.metrics_host, settings.metrics_port) as port:
-        await _serve(settings, lineup, stopping, port)
+        await _serve(settings, lineup, stopping, at_once or asyncio.Event(), port)
 
 
-async def _serve(settings: Settings, lineup: Lineup, stopping: asyncio.Event, port: int) -> None:
+async def _serve(
+    settings: Settings, lineup: Lineup, stopping: asyncio.Event, at_once: asyncio.Event, port: int
+) -> None:
     redis = Connections(settings.redis_url)
     session_log = stores.session_log(redis, settings)
     queue = stores.queue(redis, settings)
@@ -46,7 +52,7 @@ async def _serve(settings: Settings, lineup: Lineup, stopping: asyncio.Event, po
     ]
     log.info("serving", queue=settings.queue, providers=lineup.names, worker=consumer.worker, metrics_port=port)
     try:
-        await consumer.run(stopping)
+        await consumer.run(stopping, at_once)
     finally:
         for helper in helpers:
             helper.cancel()

@@ -191,6 +191,26 @@ async def test_a_worker_that_is_told_to_go_hands_over_at_once(relay: World) -> N
         assert check(client, generation, "".join(TOKENS))["attempt"] == 2
 
 
+async def test_a_worker_that_is_told_twice_does_not_wait_for_its_grace(relay: World) -> None:
+    relay.settings |= {"RELAY_LEASE_S": "600", "RELAY_GRACE_S": "600"}
+    relay.fake.script = Script(tokens=TOKENS, hold_before=4)
+    gateway = await relay.gateway()
+    going = await relay.worker()
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        generation = await client.submit("q")
+        await client.until(lambda: generation in client.view.generations and client.shown(generation).count == 4, "4")
+        going.signal(signal.SIGTERM)
+        await until(lambda: going.logged("finishing"), "it waits for its answer")
+        assert going.code is None
+        going.signal(signal.SIGTERM)
+        assert await going.exited() == 0
+        relay.fake.script = Script(tokens=TOKENS)
+        await relay.worker()
+        await client.ended(generation)
+        assert check(client, generation, "".join(TOKENS))["attempt"] == 2
+
+
 async def test_a_gateway_killed_under_its_viewers_costs_them_nothing_but_time(relay: World) -> None:
     relay.fake.script = Script(tokens=TOKENS, hold_before=10)
     doomed, survivor = await relay.gateway(), await relay.gateway()

@@ -48,7 +48,7 @@ async def test_a_worker_that_leaves_hands_its_job_over_even_if_redis_has_lost_it
         await queue.enqueue(job_of(), 1000)
         impatient = settings.load(grace_s=0.01, concurrency=1)
         running = asyncio.create_task(
-            Consumer(log, queue, Silence(), alone(provider), "default", impatient).run(stopping)
+            Consumer(log, queue, Silence(), alone(provider), "default", impatient).run(stopping, asyncio.Event())
         )
         async with asyncio.timeout(10):
             await provider.asked.wait()
