@@ -25,8 +25,9 @@ def serve(
     queue: str = typer.Option(None, help="Queue to serve  [RELAY_QUEUE, default default]"),
     redis: str = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]"),
     provider: str = typer.Option(
-        None, help="anthropic, openai or demo  [RELAY_PROVIDER; default: the first whose key is set, else demo]"
+        None, help="anthropic, openai, agent, app or demo  [RELAY_PROVIDER; default: what is set up, else demo]"
     ),
+    own: str = typer.Option(None, "--app", help="Your own model, as module:function  [RELAY_APP]"),
     concurrency: int = typer.Option(None, help="Answers at a time  [RELAY_CONCURRENCY, default 32]"),
     model: str = typer.Option(None, help="Model where a submit names none  [RELAY_MODEL]"),
     tokens_per_second: float = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND]"),
@@ -38,6 +39,7 @@ def serve(
             queue=queue,
             redis_url=redis,
             provider=provider,
+            app=own,
             concurrency=concurrency,
             model=model,
             tokens_per_second=tokens_per_second,

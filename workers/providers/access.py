@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
@@ -53,7 +54,7 @@ async def reach(url: httpx2.URL, connect_timeout_s: float) -> None:
     except TimeoutError:
         raise _unreachable(host, port, f"no connection within {connect_timeout_s:g} s") from None
     except (OSError, UnicodeError) as error:  # names that no resolver takes are a UnicodeError
-        raise _unreachable(host, port, getattr(error, "strerror", None) or str(error)) from error
+        raise _unreachable(host, port, _reason(error)) from error
     writer.transport.abort()
 
 
@@ -61,6 +62,13 @@ def proxied(url: httpx2.URL) -> bool:
     """Whether the HTTP client goes through a proxy for this URL: by HTTPS_PROXY, ALL_PROXY, NO_PROXY or the system."""
     proxies = getproxies()
     return bool(proxies.get(url.scheme) or proxies.get("all")) and not proxy_bypass(url.host)
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """The system's own word for it: asyncio puts the address in its place."""
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _unreachable(host: str, port: int, why: str) -> ProviderError:

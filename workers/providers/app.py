@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any
+
+import msgspec
 
 from relay import logging
 from workers.app import Job
@@ -23,7 +26,7 @@ from workers.providers.base import (
     model_named,
 )
 
-CLOSE_S = 5.0  # how long a whole answer waits for its generator to clean up
+CLOSE_S = 5.0  # how long an answer waits for its generator to clean up
 
 log = logging.get("app")
 
@@ -49,7 +52,6 @@ class AppProvider:
         """The answer, part by part; see Provider. Closing this closes theirs."""
         finished = Finished("stop")
         theirs = self._begin(Job.of(prompt, self._asked_for))
-        whole = False
         try:
             while (part := await self._next(theirs)) is not None:
                 if isinstance(part, Finished):
@@ -57,9 +59,8 @@ class AppProvider:
                     break
                 if self._reasoning or not isinstance(part, Reasoning):
                     yield part
-            whole = True
         finally:
-            await self._close(theirs, whole=whole)
+            await self._close(theirs)
         model = model_named(finished.model, prompt.model or self.model)
         yield Finished(finished.finish, model, finished.usage)
 
@@ -71,9 +72,11 @@ class AppProvider:
             theirs = self._call(job)
         except Exception as error:
             raise self._failed(error) from None
-        if not isinstance(theirs, AsyncIterator):
+        if inspect.iscoroutine(theirs):
+            theirs.close()  # else Python complains that nobody awaited it
+        if not isinstance(theirs, AsyncIterable):
             raise _unfit(f"--app: the call gave a {type(theirs).__name__}, which is no async iterator")
-        return theirs
+        return aiter(theirs)
 
     async def _next(self, theirs: AsyncIterator[Any]) -> Part | None:
         """Their next part, None after the last. Their failures leave as ProviderError."""
@@ -88,12 +91,12 @@ class AppProvider:
             raise asyncio.CancelledError
         return _part(yielded)
 
-    async def _close(self, theirs: AsyncIterator[Any], *, whole: bool) -> None:
+    async def _close(self, theirs: AsyncIterator[Any]) -> None:
         """What fails in here costs the answer nothing: it is whole, or has failed already, or nobody wants it."""
         if not isinstance(theirs, AsyncGenerator):
             return
         try:
-            async with asyncio.timeout(CLOSE_S if whole else None):
+            async with asyncio.timeout(CLOSE_S):
                 await theirs.aclose()
         except Exception as error:
             log.warning("not_closed", detail=str(self._failed(error)))
@@ -116,8 +119,16 @@ def _part(yielded: object) -> Part:
             raise _unfit(f"--app: a {type(yielded).__name__} of {type(yielded.text).__name__} was yielded, not of str")
         return yielded
     if isinstance(yielded, Finished):
-        return yielded
+        return _finished(yielded)
     raise _unfit(f"--app: a {type(yielded).__name__} was yielded; str, Reasoning, Data and Finished may be")
+
+
+def _finished(yielded: Finished) -> Finished:
+    """As the wire will have it: Python lets anything be put into it."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(yielded), Finished)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise _unfit(f"--app: a Finished was yielded that is none: {error}") from None
 
 
 def _unfit(detail: str) -> ProviderError:

@@ -26,11 +26,7 @@ class Loaded(NamedTuple):
 def load(spec: str) -> Loaded:
     """The function that `spec` names; the current directory is importable. Raises SettingsError."""
     module_name, _, path = spec.partition(":")
-    if (
-        not module_name
-        or not path
-        or not all(name.isidentifier() for name in [*module_name.split("."), *path.split(".")])
-    ):
+    if not all(name.isidentifier() for name in [*module_name.split("."), *path.split(".")]):
         raise _wrong(spec, f"not module:function, as in {_EXAMPLE}" if spec else f"not set; it is like {_EXAMPLE}")
     module = _import(spec, module_name)
     found: Any = module
@@ -61,7 +57,7 @@ def _import(spec: str, name: str) -> ModuleType:
 def _unfit(found: Any) -> str:
     """Why it cannot be what we call; empty if it may be: what a callable returns, only its first call tells."""
     if not callable(found):
-        return f"is not callable but a {type(found).__name__}"
+        return f"is not callable: it is of type {type(found).__name__}"
     called = found if inspect.isroutine(found) or inspect.isclass(found) else type(found).__call__
     if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(called):
         return "is a coroutine function: an async generator yields its answer instead of returning it"

@@ -72,8 +72,9 @@ Part = Text | Reasoning | Data | Finished
 class ProviderError(Exception):
     """The provider failed; `code` becomes `end.error.code`, the text goes to the log only, never to a client.
 
-    `retryable`: asking again may help. `status`: the HTTP status, where there was one. `retry_after_s`: how long the
-    provider wants to be left alone, where it said so. `misconfigured`: its address is wrong, whatever is asked.
+    `retryable`: asking again may help. `status`: the HTTP status, or the one that an error inside a stream stands
+    for, where there was one. `retry_after_s`: how long the provider wants to be left alone, where it said so.
+    `misconfigured`: its address is wrong, whatever is asked.
     """
 
     def __init__(
