@@ -65,14 +65,15 @@ async def test_its_exception_fails_the_answer_and_no_log_quotes_it(relay: World,
         await client.subscribe()
         generation = await client.submit("Something secret")
         await client.ended(generation)
-        check(client, generation, "x")
+        check(client, generation, "x", "failed")
         end = client.shown(generation).end
     assert end is not None
     assert (end["error"]["code"], end["error"]["retryable"]) == ("provider_error", True)
     failed = worker.logged("failed")
     assert failed is not None
     assert failed["detail"].startswith("ValueError at ")
-    assert "own_chat.py:18" in failed["detail"]
+    line = CHAT.splitlines().index("    raise ValueError(job.content)") + 1
+    assert failed["detail"].endswith(f"own_chat.py:{line}")
     assert "secret" not in worker.stderr.read_text()
 
 

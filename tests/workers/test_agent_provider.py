@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -449,3 +451,21 @@ async def test_who_takes_the_connection_and_says_nothing_fails_the_check_at_its_
 def test_settings_that_cannot_work_are_refused_by_name(url: str | None, api_key: str | None, named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         AgentProvider(url, api_key, connect_timeout_s=5)
+
+
+# What the docs show
+
+
+async def test_the_request_and_the_answer_in_the_docs_are_those_on_the_wire() -> None:
+    docs = Path(__file__).parent.parent.parent / "docs" / "models.md"
+    asked, answered = re.findall(r"```json\n(.*?)```", docs.read_text(), re.DOTALL)
+    body = json.loads(asked)
+    turns = [Turn(turn["role"], turn["content"]) for turn in body["messages"]]
+    prompt = Prompt(turns, body["model"], body["max_tokens"], body["session"], body["generation"], body["metadata"])
+    async with FakeProvider(whole(answered)) as fake, provider_of(fake) as provider:
+        parts = [part async for part in provider.stream(prompt)]
+    assert fake.calls[0].body == body
+    assert text_of(parts) == "It left Bremen this morning."
+    assert "".join(part.text for part in parts if isinstance(part, Reasoning)) == "The tracking page says so."
+    assert Data("citation", {"url": "https://example.org/track/17"}) in parts
+    assert parts[-1] == Finished("stop", "large-2", {"input_tokens": 12, "output_tokens": 6})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import date
@@ -108,6 +109,21 @@ async def test_reasoning_data_and_the_models_own_finish_pass_in_their_order() ->
     assert await parts_of("everything") == [Reasoning("Hm"), data, Text("Yes"), Text("."), finished]
     assert await parts_of("everything", reasoning=False) == [data, Text("Yes"), Text("."), finished]
     assert seen == []
+
+
+class Special(str):
+    def __str__(self) -> str:
+        return "another"
+
+
+async def special(job: Job) -> AsyncGenerator[str]:
+    yield Special("x")
+
+
+async def test_a_string_of_a_class_of_its_own_is_a_string() -> None:
+    part = (await parts_of("special"))[0]
+    assert isinstance(part, Text)
+    assert (part.text, type(part.text)) == ("x", str)
 
 
 @pytest.mark.parametrize(("name", "text"), [("chat", "ab"), ("chat.method", "method"), ("prefixed", "partial")])
@@ -423,3 +439,18 @@ def test_what_cannot_be_called_is_refused_in_one_line_that_names_the_flag(
         AppProvider(spec)
     assert str(caught.value).startswith("--app / RELAY_APP")
     assert "\n" not in str(caught.value)
+
+
+# What the docs show
+
+DOCS = Path(__file__).parent.parent.parent / "docs" / "models.md"
+
+
+async def test_the_generator_in_the_docs_answers(directory: Path) -> None:
+    (directory / "chat_of_the_docs.py").write_text(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[0])
+    assert [part async for part in AppProvider("chat_of_the_docs:generate").stream(HELLO)] == [
+        Reasoning("Looking it up. "),
+        Data("citation", {"url": "https://example.org"}),
+        Text("You asked: Go on."),
+        Finished("stop", "app"),
+    ]

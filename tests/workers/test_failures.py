@@ -8,12 +8,13 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.fakes.provider import FakeProvider, Script
 from workers.providers.anthropic import AnthropicProvider
 from workers.providers.base import Failure, Prompt, Provider, ProviderError, Turn
-from workers.providers.failures import retry_after
+from workers.providers.failures import Failures, retry_after
 from workers.providers.openai import OpenAIProvider
 
 both_sdks = pytest.mark.parametrize("sdk", ["openai", "anthropic"])
@@ -110,6 +111,23 @@ async def test_a_refusal_says_nothing_about_the_next_question(sdk: str, status: 
 async def test_a_cut_stream_is_truncated(sdk: str, fault: str) -> None:
     error = await failure_of(sdk, Script(tokens=["x", "y"], **{fault: 1}))  # type: ignore[arg-type]
     assert (error.code, error.retryable, error.status, error.is_sick) == ("truncated", True, None, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retryable", "sick"),
+    [
+        (httpx2.UnsupportedProtocol("ftp"), "provider_error", False, True),  # its address is wrong, whatever is asked
+        (httpx2.TooManyRedirects("many"), "provider_error", False, True),
+        (httpx2.ConnectError("refused"), "provider_timeout", True, True),
+        (httpx2.ReadTimeout("slow"), "provider_timeout", True, True),
+        (TimeoutError(), "provider_timeout", True, True),
+    ],
+)
+def test_without_an_sdk_the_http_clients_errors_are_classed_alike(
+    error: Exception, code: Failure, retryable: bool, sick: bool
+) -> None:
+    failure = Failures().classify(error)
+    assert (failure.code, failure.retryable, failure.is_sick) == (code, retryable, sick)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ class AppProvider:
 
 def _part(yielded: object) -> Part:
     if isinstance(yielded, str):
-        return Text(yielded)
+        return Text(str.__str__(yielded))  # LangChain's chunks have texts of a class of their own
     if isinstance(yielded, Data):
         return checked_data(yielded.name, yielded.value)
     if isinstance(yielded, Text | Reasoning):
