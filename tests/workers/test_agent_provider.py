@@ -410,6 +410,13 @@ async def test_a_key_that_the_check_finds_refused_is_named_and_not_quoted(status
     assert (caught.value.retryable, caught.value.is_sick) == (False, True)
 
 
+async def test_a_key_that_the_agent_wants_and_nobody_has_set_is_named() -> None:
+    async with FakeProvider(Script()) as fake, provider_of(fake) as provider:
+        fake.agent_check = Script(status=401)
+        with pytest.raises(ProviderError, match=r"AGENT_API_KEY is not set .*401"):
+            await provider.check()
+
+
 async def test_nobody_listening_is_said_by_the_check_and_is_a_timeout_for_an_answer() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, but not listening: refused

@@ -254,7 +254,7 @@ _circle.append(_circle)
         ({"secret": 1}, "a dict was yielded"),
         (Text(5), "a Text of int was yielded"),  # type: ignore[arg-type]
         (Reasoning(None), "a Reasoning of NoneType was yielded"),  # type: ignore[arg-type]
-        (Finished("done"), "a Finished was yielded that is none"),  # type: ignore[arg-type]
+        (Finished("done"), "a Finished was yielded with no finish of stop, length"),  # type: ignore[arg-type]
         (Finished("stop", None, {"input_tokens": "many"}), "a Finished was yielded"),  # type: ignore[dict-item]
         (Data("", 1), "name"),
         (Data("n" * 129, 1), "name"),
@@ -333,9 +333,38 @@ async def will_not_stop(job: Job) -> AsyncGenerator[str]:
             yield "not yet"
 
 
-async def test_a_generator_that_swallows_its_cancellation_is_stopped_all_the_same() -> None:
-    await cancelled("will_not_stop")
+async def ends_quietly(job: Job) -> AsyncGenerator[str]:
+    yield "half an"
+    try:
+        seen.append("waiting")
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return
+
+
+async def fails_instead(job: Job) -> AsyncGenerator[str]:
+    yield "x"
+    try:
+        seen.append("waiting")
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        raise ValueError(SECRET) from None
+
+
+swallowing = pytest.mark.parametrize("name", ["will_not_stop", "ends_quietly", "fails_instead"])
+
+
+@swallowing
+async def test_a_generator_that_swallows_its_cancellation_is_stopped_all_the_same(name: str) -> None:
+    await cancelled(name)
     assert seen == ["waiting"]
+
+
+@swallowing
+async def test_a_deadline_that_a_generator_swallows_still_ends_the_answer(name: str) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await read(name)
 
 
 async def fails_to_close(job: Job) -> AsyncGenerator[Any]:

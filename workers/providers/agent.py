@@ -54,6 +54,7 @@ class AgentProvider:
         self.model = model or "agent"
         self.first_token_s: float | None = answer_timeout_s
         self._asked_for = model
+        self._key_is = "AGENT_API_KEY is refused" if api_key else "AGENT_API_KEY is not set and the agent wants a key"
         self._answer_timeout_s = answer_timeout_s
         self._check_timeout_s = check_timeout_s
         self._reasoning = reasoning
@@ -75,7 +76,7 @@ class AgentProvider:
                 self._client.stream("GET", self._url) as response,
             ):
                 if response.status_code in (401, 403):
-                    raise classed(response.status_code, (), f"AGENT_API_KEY is refused: HTTP {response.status_code}")
+                    raise classed(response.status_code, (), f"{self._key_is}: HTTP {response.status_code}")
                 if response.status_code == 200 and not self._asked_for and _is_json(response):
                     self.model = await _model_offered(response) or "agent"
         except TimeoutError:

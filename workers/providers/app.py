@@ -7,11 +7,12 @@ import inspect
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from relay import logging
+from relay.protocol.words import Finish
 from workers.app import Job
 from workers.providers import app_loading
 from workers.providers.base import (
@@ -83,21 +84,22 @@ class AppProvider:
         try:
             yielded = await anext(theirs)
         except StopAsyncIteration:
+            _heed_cancellation()
             return None
         except Exception as error:
+            _heed_cancellation()
             raise self._failed(error) from None
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():  # they have caught what was meant for the whole answer
-            raise asyncio.CancelledError
+        _heed_cancellation()
         return _part(yielded)
 
     async def _close(self, theirs: AsyncIterator[Any]) -> None:
         """What fails in here costs the answer nothing: it is whole, or has failed already, or nobody wants it."""
-        if not isinstance(theirs, AsyncGenerator):
+        close = getattr(theirs, "aclose", None)  # not every iterator has one
+        if close is None:
             return
         try:
             async with asyncio.timeout(CLOSE_S):
-                await theirs.aclose()
+                await close()
         except Exception as error:
             log.warning("not_closed", detail=str(self._failed(error)))
 
@@ -107,6 +109,13 @@ class AppProvider:
             return error
         place = _place(error.__traceback__, self._home)
         return ProviderError("provider_error", f"{type(error).__name__} at {place}", retryable=True)
+
+
+def _heed_cancellation() -> None:
+    """A generator may catch what was meant for the whole answer: a stop, or a deadline. Half would pass for whole."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _part(yielded: object) -> Part:
@@ -127,8 +136,9 @@ def _finished(yielded: Finished) -> Finished:
     """As the wire will have it: Python lets anything be put into it."""
     try:
         return msgspec.convert(msgspec.to_builtins(yielded), Finished)
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        raise _unfit(f"--app: a Finished was yielded that is none: {error}") from None
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        words = ", ".join(get_args(Finish))
+        raise _unfit(f"--app: a Finished was yielded with no finish of {words}, or an odd model or usage") from None
 
 
 def _unfit(detail: str) -> ProviderError:
