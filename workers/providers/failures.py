@@ -106,7 +106,7 @@ def classed(
     names = {str(value).lower() for value in named}
     if not isinstance(status, int) or status < 400:
         # Compatible servers (vLLM, OpenRouter) put the HTTP status they would have sent into `code`.
-        said = next((int(name) for name in names if re.fullmatch("[1-5][0-9][0-9]", name)), None)
+        said = next((int(name) for name in names if re.fullmatch("[45][0-9][0-9]", name)), None)
         status = said or next((_STATUS_OF[name] for name in names if name in _STATUS_OF), None)
     retry_after_s = retry_after(headers or {})
     if names & _REFUSALS:
