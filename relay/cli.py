@@ -22,9 +22,9 @@ _PORT = typer.Option(None, help="Port to listen on, 0 for a free one  [RELAY_POR
 _PROCESSES = typer.Option(None, help="Processes behind the one port  [RELAY_PROCESSES, default 1]")
 _REDIS = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]")
 _PROVIDER = typer.Option(
-    None,
-    help="One of anthropic, openai and demo, or several with commas  [RELAY_PROVIDER; default: by the keys]",
+    None, help="Whom to ask: anthropic, openai, agent, app, demo; several with commas  [RELAY_PROVIDER]"
 )
+_APP = typer.Option(None, "--app", help="Your own model, as module:function  [RELAY_APP]")
 _PACE = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND, default 30]")
 _URL = typer.Option(None, help="The gateway  [RELAY_URL, default http://127.0.0.1:8080]")
 
@@ -60,12 +60,15 @@ def dev(
     port: int = _PORT,
     redis: str = _REDIS,
     provider: str = _PROVIDER,
+    own: str = _APP,
     tokens_per_second: float = _PACE,
 ) -> None:
     """Gateway, worker, embedded server and demo page in one command; needs no key."""
     from relay import dev as development
 
-    loaded = _load(host=host, port=port, redis_url=redis, provider=provider, tokens_per_second=tokens_per_second)
+    loaded = _load(
+        host=host, port=port, redis_url=redis, provider=provider, app=own, tokens_per_second=tokens_per_second
+    )
     development.run(loaded, own_redis=redis is None and "RELAY_REDIS_URL" not in os.environ)
 
 

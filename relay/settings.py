@@ -86,9 +86,10 @@ class Settings(BaseSettings):
     queue: str = Field("default", description="Queue that a worker serves", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     provider: str = Field(
         "",
-        description="anthropic, openai, demo, or several with commas, asked in this order; "
-        "empty: the first whose key or base URL is set, else demo",
+        description="anthropic, openai, agent, app, demo, or several with commas, asked in this order; empty: app if "
+        "it is set, else the first of the first three whose key or URL is set, else demo",
     )
+    app: str = Field("", description="Your own model, as module:function; an async generator")
     concurrency: int = Field(32, description="Answers that one worker process makes at a time", ge=1, le=10000)
     model: str = Field(
         "",
@@ -129,6 +130,8 @@ class Settings(BaseSettings):
     max_takeovers: int = Field(3, description="Workers that an answer may lose before it fails", ge=1, le=100)
     queue_timeout_s: float = Field(60, description="An answer that nobody claims fails after this", gt=0)
     connect_timeout_s: float = Field(5, description="Deadline for connecting to the provider", gt=0)
+    agent_timeout_s: float = Field(60, description="Deadline for an agent's answer, which comes whole", gt=0)
+    agent_check_timeout_s: float = Field(10, description="Deadline for an agent's capability check", gt=0)
     first_token_timeout_s: float = Field(30, description="Deadline for the first token", gt=0)
     token_timeout_s: float = Field(30, description="Deadline between two tokens", gt=0)
     answer_timeout_s: float = Field(600, description="Deadline for the whole answer", gt=0)
@@ -165,6 +168,10 @@ class Settings(BaseSettings):
     openai_api_key: str = _named("OPENAI_API_KEY", "", "Key of the OpenAI-compatible server", repr=False)
     openai_base_url: str = _named("OPENAI_BASE_URL", "", "Its base URL, with /v1")
 
+    # The agent's
+    agent_api_url: str = _named("AGENT_API_URL", "", "URL that an agent over HTTP takes its questions at")
+    agent_api_key: str = _named("AGENT_API_KEY", "", "Key of the agent, if it wants one", repr=False)
+
     @property
     def sentences(self) -> Sentences:
         """What a person reads if it fails."""
@@ -193,7 +200,7 @@ def load(**flags: Any) -> Settings:
 
 _FLAGS = {
     "host": "--host", "port": "--port", "processes": "--processes", "redis_url": "--redis",
-    "provider": "--provider", "queue": "--queue", "concurrency": "--concurrency", "model": "--model",
+    "provider": "--provider", "app": "--app", "queue": "--queue", "concurrency": "--concurrency", "model": "--model",
     "tokens_per_second": "--tokens-per-second", "metrics_port": "--metrics-port", "url": "--url",
 }  # fmt: skip
 

@@ -26,9 +26,9 @@ def serve(
     queue: str = typer.Option(None, help="Queue to serve  [RELAY_QUEUE, default default]"),
     redis: str = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]"),
     provider: str = typer.Option(
-        None,
-        help="One of anthropic, openai and demo, or several with commas  [RELAY_PROVIDER; default: by the keys]",
+        None, help="Whom to ask: anthropic, openai, agent, app, demo; several with commas  [RELAY_PROVIDER]"
     ),
+    own: str = typer.Option(None, "--app", help="Your own model, as module:function  [RELAY_APP]"),
     concurrency: int = typer.Option(None, help="Answers at a time  [RELAY_CONCURRENCY, default 32]"),
     model: str = typer.Option(None, help="Model where a submit names none  [RELAY_MODEL]"),
     tokens_per_second: float = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND]"),
@@ -40,6 +40,7 @@ def serve(
             queue=queue,
             redis_url=redis,
             provider=provider,
+            app=own,
             concurrency=concurrency,
             model=model,
             tokens_per_second=tokens_per_second,

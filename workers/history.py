@@ -22,7 +22,8 @@ async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, setti
     else:
         past = await _past(job, completed, snapshots, settings.history_tokens * BYTES_PER_TOKEN)
         turns = [*past, Turn("user", job.content)]
-    return Prompt(system + turns, job.model, _max_tokens(job, settings), job.session, job.generation, job.metadata)
+    limit = _max_tokens(job, settings)
+    return Prompt(system + turns, job.model, limit, job.session, job.generation, job.metadata)
 
 
 async def _past(job: Job, completed: list[str], snapshots: Snapshots, room_bytes: int) -> list[Turn]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay import logging, metrics
-from relay.errors import SettingsError
 from relay.log.jobs import Job
 from relay.log.offers import Offer
 from relay.settings import Settings
@@ -100,16 +99,14 @@ class Lineup:
 
 def lineup(settings: Settings) -> Lineup:
     """The providers of these settings. Raises SettingsError that names what is missing."""
-    names = [name.strip() for name in settings.provider.split(",") if name.strip()] or [providers.choose(settings)]
-    if len(set(names)) < len(names):
-        raise SettingsError("--provider / RELAY_PROVIDER: each provider can stand in the list once")
+    names = providers.choose(settings)
     defaults, further = _by_provider(settings.model, names), _by_provider(settings.models, names)
     return Lineup([_seat(settings, name, defaults, further) for name in names])
 
 
 def _seat(settings: Settings, name: str, defaults: Mapping[str, list[str]], further: Mapping[str, list[str]]) -> Seat:
     model = next(iter(defaults.get(name, ())), "")
-    provider = providers.make(settings.model_copy(update={"provider": name, "model": model}))
+    provider = providers.make(name, settings.model_copy(update={"model": model}))
     models = tuple(further[name]) if name in further else None
     return Seat(provider, Breaker(settings.breaker_failures, settings.breaker_open_s), models)
 

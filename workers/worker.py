@@ -49,6 +49,7 @@ async def _serve(
         asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper"),
         asyncio.create_task(_keep_offering(offers, lineup, settings.queue, consumer.worker), name="offering"),
         asyncio.create_task(fitness.watch(), name="fitness"),
+        asyncio.create_task(lineup.check(), name="check"),
     ]
     log.info("serving", queue=settings.queue, providers=lineup.names, worker=consumer.worker, metrics_port=port)
     try:

@@ -8,11 +8,16 @@ import struct
 import time
 from collections.abc import Callable
 
+from tests.fakes.agent_format import AgentFormat
 from tests.fakes.anthropic_format import AnthropicFormat
 from tests.fakes.openai_format import OpenAIFormat
 from tests.fakes.script import Api, Call, Format, encode
 
-_FORMATS: dict[Api, Callable[[Call], Format]] = {"openai": OpenAIFormat, "anthropic": AnthropicFormat}
+_FORMATS: dict[Api, Callable[[Call], Format]] = {
+    "openai": OpenAIFormat,
+    "anthropic": AnthropicFormat,
+    "agent": AgentFormat,
+}
 
 
 class Answer:
@@ -35,7 +40,7 @@ class Answer:
             await self._hold()
         if script.status is not None:
             return await self._refuse(script.status)
-        self._pending += head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+        self._pending += head(200, {"content-type": self._format.content_type, "transfer-encoding": "chunked"})
         self._events(self._format.begin())
         self._first_due = time.monotonic() + script.first_token_delay_s
         for text in script.reasoning:

@@ -24,6 +24,8 @@ _ERROR_TYPES = {
 class AnthropicFormat:
     """The events of one call; see Format."""
 
+    content_type = "text/event-stream"
+
     def __init__(self, call: Call) -> None:
         self._call = call
         self._script = call.script

@@ -10,6 +10,8 @@ from tests.fakes.script import Call, encode, words
 class OpenAIFormat:
     """The events of one call; see Format."""
 
+    content_type = "text/event-stream"
+
     def __init__(self, call: Call) -> None:
         self._call = call
         self._script = call.script

@@ -1,6 +1,7 @@
-"""A fake provider: a real HTTP server on loopback that speaks both streaming APIs, by script.
+"""A fake provider: a real HTTP server on loopback that speaks both streaming APIs, by script, and is an agent.
 
-It serves OpenAI's `/v1/chat/completions` and Anthropic's `/v1/messages`, with the same faults at the same tokens.
+It serves OpenAI's `/v1/chat/completions`, Anthropic's `/v1/messages` and an agent's `/agent`, which answers whole, with
+the same faults at the same tokens.
 In a test:
 
     async with FakeProvider(Script(tokens=["Hel", "lo"], hold_before=1)) as fake:
@@ -8,8 +9,8 @@ In a test:
         await fake.wait_for(lambda f: f.calls and f.calls[0].held)
         fake.release()
 
-For tests with real processes: `python -m tests.fakes.provider --port 0 --text-file F`. Its first two lines on stdout
-are `OPENAI_BASE_URL=…` and `ANTHROPIC_BASE_URL=…`, and it is scripted over the same port:
+For tests with real processes: `python -m tests.fakes.provider --port 0 --text-file F`. Its first lines on stdout
+are `OPENAI_BASE_URL=…`, `ANTHROPIC_BASE_URL=…` and `AGENT_API_URL=…`, and it is scripted over the same port:
 
     GET  /control/calls                            every call so far, as JSON
     POST /control/script[?prompt=TEXT][&times=N]   body: a Script's fields as JSON. Without `prompt` the default from
@@ -39,7 +40,7 @@ __all__ = ["Call", "FakeProvider", "Script"]
 
 Scripted = Callable[[Body], Script]
 
-_APIS: dict[str, Api] = {"/v1/chat/completions": "openai", "/v1/messages": "anthropic"}
+_APIS: dict[str, Api] = {"/v1/chat/completions": "openai", "/v1/messages": "anthropic", "/agent": "agent"}
 
 
 @dataclasses.dataclass
@@ -50,11 +51,16 @@ class _Rule:
 
 
 class FakeProvider:
-    """The server: `script` answers every call, and may be replaced at any time; `calls` are all so far, in order."""
+    """The server: `script` answers every call, and may be replaced at any time; `calls` are all so far, in order.
+
+    `agent_check` answers every `GET /agent`, and `checks` are the headers of those so far.
+    """
 
     def __init__(self, script: Script | Scripted, port: int = 0) -> None:
         self.script = script
         self.calls: list[Call] = []
+        self.agent_check = Script(status=200, status_body="{}")
+        self.checks: list[dict[str, str]] = []
         self.connections: set[_Connection] = set()
         self._rules: list[_Rule] = []
         self._port = port
@@ -87,6 +93,11 @@ class FakeProvider:
         return f"http://127.0.0.1:{self._port}"
 
     base_url = openai_base_url
+
+    @property
+    def agent_url(self) -> str:
+        """What the agent provider takes as its URL."""
+        return f"{self.anthropic_base_url}/agent"
 
     async def wait_for(self, condition: Callable[[FakeProvider], Any], timeout_s: float = 5.0) -> Any:
         """Until `condition(self)` is true; returns what it returned. Raises TimeoutError that shows the calls."""
@@ -190,6 +201,10 @@ class _Connection(asyncio.StreamReaderProtocol):
         url = urlsplit(target)
         if url.path.startswith("/control/"):
             return await self._control(f"{method} {url.path}", url.query, body)
+        if (method, url.path) == ("GET", "/agent"):
+            self.fake.checks.append(headers)
+            check = Call(-1, "agent", {}, headers, self.fake.agent_check)
+            return await Answer(check, self.writer, self.fake.tell).run()
         if method != "POST" or url.path not in _APIS:
             return await self._reply(404, {"error": {"message": f"no {method} {url.path} here"}})
         self.call = call = self.fake.begin(_APIS[url.path], json.loads(body), headers)
@@ -246,7 +261,8 @@ async def main() -> None:
     )
     async with FakeProvider(script, options.port) as fake:
         print(f"OPENAI_BASE_URL={fake.openai_base_url}")
-        print(f"ANTHROPIC_BASE_URL={fake.anthropic_base_url}", flush=True)
+        print(f"ANTHROPIC_BASE_URL={fake.anthropic_base_url}")
+        print(f"AGENT_API_URL={fake.agent_url}", flush=True)
         await asyncio.Event().wait()
 
 

@@ -9,7 +9,7 @@ import re
 import time
 from typing import Any, Literal, Protocol
 
-Api = Literal["openai", "anthropic"]
+Api = Literal["openai", "anthropic", "agent"]
 Body = dict[str, Any]
 
 
@@ -92,7 +92,9 @@ class Call:
 
 
 class Format(Protocol):
-    """How one API writes an answer; each list holds whole server-sent events, to be sent one by one."""
+    """How one API writes an answer; each list holds server-sent events or other pieces, to be sent one by one."""
+
+    content_type: str
 
     def begin(self) -> list[bytes]: ...
 

@@ -120,9 +120,9 @@ async def test_the_fake_runs_as_a_process_scripted_by_prompt(tmp_path: Path, api
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None
-        lines = [(await process.stdout.readline()).decode().strip().partition("=") for _ in range(2)]
+        lines = [(await process.stdout.readline()).decode().strip().partition("=") for _ in range(3)]
         urls = {name: url for name, _, url in lines}
-        assert list(urls) == ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"]
+        assert list(urls) == ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "AGENT_API_URL"]
         provider: Provider = (
             OpenAIProvider("key", urls["OPENAI_BASE_URL"], "m", connect_timeout_s=5)
             if api == "openai"

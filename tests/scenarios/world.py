@@ -93,6 +93,8 @@ class World:
         if provider == "anthropic":
             fake = {"ANTHROPIC_BASE_URL": self.fake.anthropic_base_url, "ANTHROPIC_API_KEY": "sk-ant-scenario"}
             settings = fake | settings
+        if provider == "agent":
+            settings = {"AGENT_API_URL": self.fake.agent_url, "AGENT_API_KEY": "agent-scenario"} | settings
         worker = self._spawn(Process, ["relay-worker", "--provider", provider, *flags], "worker", settings)
         if wait:
             await until(lambda: worker.logged("serving") or worker.code is not None, "the worker serves", START_S)

@@ -324,7 +324,10 @@ async def test_a_stream_that_fails_gives_what_came_before_and_then_its_class(
     parts, error = await failure_of(Script(tokens=["x", "y", "z"], **scripted))
     if "reset_after" not in faults:  # a reset may overtake what was sent before it
         assert parts == [Text("x"), Text("y"), Text("z")][:after]
-    assert (error.code, error.retryable, error.status) == (code, retryable, None)
+    kind = scripted["error"]["type"] if isinstance(scripted.get("error"), dict) else ""
+    status = {"authentication_error": 401, "billing_error": 402, "permission_error": 403}.get(kind)
+    assert (error.code, error.retryable, error.status) == (code, retryable, status)
+    assert error.is_sick is (retryable or status is not None)  # the next question meets the same key
 
 
 async def test_a_stream_that_has_everything_but_the_finish_mark_is_truncated() -> None:

@@ -32,6 +32,8 @@ class Endless:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
+    async def check(self) -> None: ...
+
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         yield Text("on and on")
         self.asked.set()

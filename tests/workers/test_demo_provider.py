@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from workers.providers.base import Finished, Prompt, Text, Turn
-from workers.providers.demo import PIECES, DemoProvider, tokenize
+from workers.providers.demo import PIECES, DemoProvider
+from workers.providers.tokenizing import tokenize
 
 
 class Clock:
@@ -115,7 +116,7 @@ async def test_a_caller_may_leave_at_any_token() -> None:
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_piece_is_prose_of_a_good_length_in_tokens_that_join_to_it(piece: str) -> None:
-    tokens = tokenize(piece)
+    tokens = list(tokenize(piece))
 
     assert "".join(tokens) == piece
     assert 90 <= len(piece.split()) <= 200

@@ -23,6 +23,8 @@ class OneToken:
     model = "one"
     first_token_s: float | None = None
 
+    async def check(self) -> None: ...
+
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         yield Text("all of it")
         yield Finished("stop", "one", None)

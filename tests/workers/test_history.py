@@ -89,3 +89,9 @@ async def test_max_tokens_has_a_default_and_a_cap(
 ) -> None:
     bounds = settings.load(max_tokens=default, max_tokens_cap=cap)
     assert (await prompt_for(job_of(max_tokens=asked), [], session_log.snapshots, bounds)).max_tokens == given
+
+
+async def test_the_prompt_says_for_whom_it_is_and_what_the_submit_had_beside_it(session_log: SessionLog) -> None:
+    job = job_of("g1", metadata={"user": "u"})
+    prompt = await prompt_for(job, [], session_log.snapshots, settings.load())
+    assert (prompt.session, prompt.generation, prompt.metadata) == (job.session, "g1", {"user": "u"})

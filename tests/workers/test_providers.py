@@ -20,7 +20,7 @@ from workers.providers.base import Finished, Prompt, Text, Turn
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("OPENAI_", "ANTHROPIC_", "RELAY_"))]:
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "ANTHROPIC_", "AGENT_", "RELAY_"))]:
         monkeypatch.delenv(name)
 
 
@@ -37,22 +37,28 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"anthropic_api_key": "k", "provider": "openai"}, "openai"),
         ({"openai_api_key": "k", "provider": "anthropic"}, "anthropic"),
         ({"anthropic_api_key": "k", "openai_api_key": "k", "provider": "demo"}, "demo"),
+        ({"agent_api_url": "http://127.0.0.1"}, "agent"),
+        ({"agent_api_key": "k"}, "agent"),
+        ({"agent_api_url": "http://127.0.0.1", "openai_api_key": "k"}, "openai"),
+        ({"app": "json:dumps", "anthropic_api_key": "k", "agent_api_url": "http://127.0.0.1"}, "app"),
+        ({"app": "json:dumps", "anthropic_api_key": "k", "provider": "anthropic"}, "anthropic"),
     ],
 )
 def test_the_provider_asked_for_wins_then_the_first_that_can_be_reached_then_the_demo(
     given: dict[str, Any], chosen: str
 ) -> None:
-    assert providers.choose(settings.load(**given)) == chosen
+    assert providers.choose(settings.load(**given)) == [chosen]
 
 
 def test_a_provider_that_is_not_on_offer_is_refused_with_those_that_are() -> None:
-    with pytest.raises(SettingsError, match=r"RELAY_PROVIDER: parrot .*anthropic, openai, demo"):
-        providers.make(settings.load(provider="parrot"))
+    with pytest.raises(SettingsError, match=r"RELAY_PROVIDER: parrot .*anthropic, openai, agent, app, demo"):
+        providers.choose(settings.load(provider="demo,parrot"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_each_provider_is_made_under_its_name(name: str) -> None:
-    provider = providers.make(settings.load(provider=name, openai_api_key="k", anthropic_api_key="k"))
+    keys = {"openai_api_key": "k", "anthropic_api_key": "k", "agent_api_url": "http://127.0.0.1"}
+    provider = providers.make(name, settings.load(app="tests.workers.test_app_provider:echo", **keys))
     assert provider.name == name
     await provider.aclose()
 
@@ -85,17 +91,20 @@ async def test_a_server_that_goes_on_after_the_finish_mark_does_not_hold_up_a_wh
     monkeypatch.setattr(f"workers.providers.{name}.TAIL_S", 0.2)
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        provider = providers.make(settings.load(provider=name, openai_base_url=url, anthropic_base_url=url))
+        provider = providers.make(name, settings.load(openai_base_url=url, anthropic_base_url=url))
         async with asyncio.timeout(10):
             parts = [part async for part in provider.stream(Prompt([Turn("user", "?")]))]
         await provider.aclose()
     assert (parts[0], type(parts[-1]), len(parts)) == (Text("x"), Finished, 2)
 
 
-@pytest.mark.parametrize(("name", "key"), [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY"), ("agent", "AGENT_API_URL"), ("app", "--app")],
+)
 def test_a_provider_without_its_key_names_it(name: str, key: str) -> None:
     with pytest.raises(SettingsError, match=key):
-        providers.make(settings.load(provider=name))
+        providers.make(name, settings.load())
 
 
 @pytest.mark.parametrize(
@@ -104,6 +113,8 @@ def test_a_provider_without_its_key_names_it(name: str, key: str) -> None:
         ("workers.cli", set()),
         ("workers.providers.failures", set()),
         ("workers.providers.demo", set()),
+        ("workers.providers.agent", set()),
+        ("workers.providers.app", set()),
         ("workers.providers.openai", {"openai"}),
         ("workers.providers.anthropic", {"anthropic"}),
     ],

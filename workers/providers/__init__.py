@@ -6,24 +6,31 @@ from relay.errors import SettingsError
 from relay.settings import Settings
 from workers.providers.base import Provider
 
-NAMES = ("anthropic", "openai", "demo")
+NAMES = ("anthropic", "openai", "agent", "app", "demo")
 
 
-def choose(settings: Settings) -> str:
-    """The provider asked for, else the first whose key or base URL is set, else demo. Raises SettingsError."""
-    asked = settings.provider
-    if asked and asked not in NAMES:
-        raise SettingsError(f"--provider / RELAY_PROVIDER: {asked} is not on offer; {', '.join(NAMES)} are")
-    if asked:
-        return asked
-    if settings.anthropic_api_key or settings.anthropic_base_url:
-        return "anthropic"
-    return "openai" if settings.openai_api_key or settings.openai_base_url else "demo"
+def choose(settings: Settings) -> list[str]:
+    """The providers asked for, in their order; else app if one is named, the first whose key or URL is set, or demo.
+
+    Raises SettingsError.
+    """
+    asked = [name.strip() for name in settings.provider.split(",") if name.strip()]
+    for name in asked:
+        if name not in NAMES:
+            raise SettingsError(f"--provider / RELAY_PROVIDER: {name} is not on offer; {', '.join(NAMES)} are")
+    if len(set(asked)) < len(asked):
+        raise SettingsError("--provider / RELAY_PROVIDER: each provider can stand in the list once")
+    set_up = {
+        "app": settings.app,
+        "anthropic": settings.anthropic_api_key or settings.anthropic_base_url,
+        "openai": settings.openai_api_key or settings.openai_base_url,
+        "agent": settings.agent_api_url or settings.agent_api_key,
+    }
+    return asked or [next((name for name, value in set_up.items() if value), "demo")]
 
 
-def make(settings: Settings) -> Provider:
-    """The provider of these settings. Raises SettingsError that names what is missing."""
-    name = choose(settings)
+def make(name: str, settings: Settings) -> Provider:
+    """The provider of this name, one of NAMES. Raises SettingsError that names what is missing."""
     common = (settings.model, settings.connect_timeout_s, settings.reasoning)
     if name == "anthropic":
         from workers.providers.anthropic import AnthropicProvider
@@ -33,6 +40,22 @@ def make(settings: Settings) -> Provider:
         from workers.providers.openai import OpenAIProvider
 
         return OpenAIProvider(settings.openai_api_key, settings.openai_base_url, *common)
+    if name == "agent":
+        from workers.providers.agent import AgentProvider
+
+        return AgentProvider(
+            settings.agent_api_url,
+            settings.agent_api_key,
+            settings.connect_timeout_s,
+            settings.agent_timeout_s,
+            settings.agent_check_timeout_s,
+            settings.model,
+            settings.reasoning,
+        )
+    if name == "app":
+        from workers.providers.app import AppProvider
+
+        return AppProvider(settings.app, settings.model, settings.reasoning)
     from workers.providers.demo import DemoProvider
 
     return DemoProvider(tokens_per_second=settings.tokens_per_second)

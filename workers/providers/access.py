@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from urllib.request import getproxies, proxy_bypass
+
 import httpx2
 
 from relay.errors import SettingsError
+from workers.providers.base import ProviderError
 
 PLACEHOLDER_KEY = "none"  # local servers want no key, the SDKs do not start without one
 
@@ -33,3 +38,38 @@ def api_key(name: str, value: str | None) -> str:
 def timeout(connect_timeout_s: float) -> httpx2.Timeout:
     """For a client whose deadlines are kept elsewhere, by tokens."""
     return httpx2.Timeout(_READ_TIMEOUT_S, connect=connect_timeout_s)
+
+
+async def reach(url: httpx2.URL, connect_timeout_s: float) -> None:
+    """Open a connection to the URL's host and close it: no call that anybody bills. Raises ProviderError.
+
+    Behind a proxy nothing is said: whether it would let us through only a request can tell.
+    """
+    if proxied(url):
+        return
+    host, port = url.raw_host.decode(), url.port or (443 if url.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(connect_timeout_s):
+            _, writer = await asyncio.open_connection(host, port, happy_eyeballs_delay=0.25)
+    except TimeoutError:
+        raise _unreachable(host, port, f"no connection within {connect_timeout_s:g} s") from None
+    except (OSError, UnicodeError) as error:  # names that no resolver takes are a UnicodeError
+        raise _unreachable(host, port, _reason(error)) from error
+    writer.transport.abort()
+
+
+def proxied(url: httpx2.URL) -> bool:
+    """Whether the HTTP client goes through a proxy for this URL: by HTTPS_PROXY, ALL_PROXY, NO_PROXY or the system."""
+    proxies = getproxies()
+    return bool(proxies.get(url.scheme) or proxies.get("all")) and not proxy_bypass(url.host)
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """The system's own word for it: asyncio puts the address in its place."""
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _unreachable(host: str, port: int, why: str) -> ProviderError:
+    return ProviderError("provider_timeout", f"{host}:{port} cannot be reached: {why}", retryable=True)

@@ -62,6 +62,7 @@ class AnthropicProvider:
         url = access.base_url("ANTHROPIC_BASE_URL", base_url or BASE_URL)
         if url.path.rstrip("/").endswith("/v1"):
             raise SettingsError("ANTHROPIC_BASE_URL must not end in /v1: that part is added to it")
+        self._url, self._connect_timeout_s = url, connect_timeout_s
         self.model = model or MODEL
         self._reasoning = reasoning
         self._client = AsyncAnthropic(
@@ -71,6 +72,10 @@ class AnthropicProvider:
             timeout=access.timeout(connect_timeout_s),
             max_retries=0,
         )
+
+    async def check(self) -> None:
+        """Whether its host takes a connection; see Provider."""
+        await access.reach(self._url, self._connect_timeout_s)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. What fails after the finish mark costs the answer nothing."""

@@ -13,10 +13,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from relay.protocol.words import Finish
+from relay.protocol.words import MAX_DATA_BYTES, Finish
 
 MAX_NAME_LENGTH = 256  # of a model
 MAX_MARK_LENGTH = 256
+MAX_DATA_NAME_LENGTH = 128
 
 Failure = Literal["provider_error", "provider_timeout", "provider_rate_limited", "provider_refused", "truncated"]
 
@@ -81,8 +82,9 @@ Part = Text | Reasoning | Data | Mark | Finished
 class ProviderError(Exception):
     """The provider failed; `code` becomes `end.error.code`, the text goes to the log only, never to a client.
 
-    `retryable`: asking again may help. `status`: the HTTP status, where there was one. `retry_after_s`: how long the
-    provider wants to be left alone, where it said so.
+    `retryable`: asking again may help. `status`: the HTTP status, or the one that an error inside a stream stands
+    for, where there was one. `retry_after_s`: how long the provider wants to be left alone, where it said so.
+    `misconfigured`: its address is wrong, whatever is asked.
     """
 
     def __init__(
@@ -93,17 +95,24 @@ class ProviderError(Exception):
         retryable: bool,
         status: int | None = None,
         retry_after_s: float | None = None,
+        misconfigured: bool = False,
     ) -> None:
         super().__init__(detail)
         self.code: Failure = code
         self.retryable = retryable
         self.status = status
         self.retry_after_s = retry_after_s
+        self.misconfigured = misconfigured
 
     @property
     def is_sick(self) -> bool:
-        """Whether the next question is likely to fail there as well: its keys count, what was asked does not."""
-        return self.retryable or self.status in (401, 402, 403)
+        """Whether the next question is likely to fail there as well: its keys count, what was asked does not.
+
+        A refusal is about what was asked even where it comes as 403. So is 404: a submit may name any model.
+        """
+        if self.code == "provider_refused":
+            return False
+        return self.retryable or self.misconfigured or self.status in (401, 402, 403)
 
 
 class Provider(Protocol):
@@ -116,6 +125,10 @@ class Provider(Protocol):
     name: str
     model: str
     first_token_s: float | None
+
+    async def check(self) -> None:
+        """Whether it can be reached; asked once, when the worker starts. Raises ProviderError."""
+        ...
 
     def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part. Raises ProviderError."""
@@ -149,6 +162,25 @@ def model_named(said: object, asked: str) -> str:
     """The model that a response names; `asked` where that is no name: the SDKs pass on whatever a server sends."""
     is_name = isinstance(said, str) and 0 < len(said) <= MAX_NAME_LENGTH and said.isprintable()
     return str(said) if is_name else asked
+
+
+def checked_data(name: object, value: object) -> Data:
+    """Data that every client can be sent, its value as JSON gives it back. Raises ProviderError that quotes neither."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_DATA_NAME_LENGTH:
+        raise _bad_data(f"a name must be a string of 1 to {MAX_DATA_NAME_LENGTH} characters")
+    try:
+        encoded = msgspec.json.encode((name, value))
+        size = len(encoded) - len(msgspec.json.encode(name)) - len(b"[,]")
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        # The error's text stays away: it may quote the value.
+        raise _bad_data(f"not to be encoded as JSON ({type(error).__name__})") from None
+    if size > MAX_DATA_BYTES:
+        raise _bad_data(f"the value has {size} bytes of JSON, {MAX_DATA_BYTES} are allowed")
+    return Data(name, msgspec.json.decode(encoded)[1])  # a copy: whoever made it may go on changing it
+
+
+def _bad_data(what: str) -> ProviderError:
+    return ProviderError("provider_error", f"data: {what}", retryable=False)
 
 
 def describe(error: BaseException) -> dict[str, Any]:

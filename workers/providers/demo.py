@@ -6,16 +6,12 @@ Deterministic: the same last user turn gives the same tokens at the same interva
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from workers.providers.base import Finished, Part, Prompt, Text
-
-# What a tokenizer would make of prose, roughly: CJK by the character, words with the space before them, the rest in
-# runs. Marks and joiners (U+0300…, U+200D, U+FE0F) are no word characters and often stand alone, as with real models.
-_TOKEN = re.compile(r" ?[\u3040-\u30ff\u3400-\u9fff]| ?[^\W\u3040-\u30ff\u3400-\u9fff]+| ?[^\w\s]+|\s+")
+from workers.providers.tokenizing import tokenize
 
 _NAP_S = 0.004  # shorter sleeps only wake the loop more often: what is due by then comes in one go
 _JITTER = 0.6  # of an interval; below 1, so that the order of the due times is the tokens'
@@ -43,9 +39,12 @@ class DemoProvider:
         self._clock = clock
         self._sleep = sleep
 
+    async def check(self) -> None:
+        """Nothing to reach."""
+
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. Each token has its due time from the start on: late ones catch up."""
-        tokens = tokenize(_piece(prompt))
+        tokens = list(tokenize(_piece(prompt)))
         written = tokens[: prompt.max_tokens]
         first_due = self._clock() + self._first_token_s
         for index, token in enumerate(written):
@@ -54,18 +53,13 @@ class DemoProvider:
                 await self._sleep(max(wait_s, _NAP_S))
             yield Text(token)
         usage = {
-            "input_tokens": sum(len(tokenize(turn.content)) for turn in prompt.turns),
+            "input_tokens": sum(1 for turn in prompt.turns for _ in tokenize(turn.content)),
             "output_tokens": len(written),
         }
         yield Finished("stop" if len(written) == len(tokens) else "length", self.model, usage)
 
     async def aclose(self) -> None:
         """Nothing to close."""
-
-
-def tokenize(text: str) -> list[str]:
-    """The text in word-like tokens; joined, they are the text again."""
-    return _TOKEN.findall(text)
 
 
 def _piece(prompt: Prompt) -> str:

@@ -48,6 +48,7 @@ class OpenAIProvider:
         if not api_key and not base_url:
             raise SettingsError("OPENAI_API_KEY is not set; a server without keys needs OPENAI_BASE_URL instead")
         url = access.base_url("OPENAI_BASE_URL", base_url or BASE_URL)
+        self._url, self._connect_timeout_s = url, connect_timeout_s
         self.model = model or MODEL
         self._reasoning = reasoning
         # OpenAI's newer models refuse max_tokens; many compatible servers know nothing else.
@@ -58,6 +59,10 @@ class OpenAIProvider:
             timeout=access.timeout(connect_timeout_s),
             max_retries=0,
         )
+
+    async def check(self) -> None:
+        """Whether its host takes a connection; see Provider."""
+        await access.reach(self._url, self._connect_timeout_s)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. What fails after the finish mark costs the usage, not the answer."""

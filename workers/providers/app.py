@@ -1,0 +1,157 @@
+"""A generator of one's own as a provider: `--app module:function`. What it may do is said in workers/app.py."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, get_args
+
+import msgspec
+
+from relay import logging
+from relay.protocol.words import Finish
+from workers.app import Job
+from workers.providers import app_loading
+from workers.providers.base import (
+    Data,
+    Finished,
+    Part,
+    Prompt,
+    ProviderError,
+    Reasoning,
+    Text,
+    checked_data,
+    model_named,
+)
+
+CLOSE_S = 5.0  # how long an answer waits for its generator to clean up
+
+log = logging.get("app")
+
+
+class AppProvider:
+    """Calls the function named by `spec` once per answer. Raises SettingsError that names `--app` where it cannot."""
+
+    name = "app"
+    first_token_s: float | None = None
+
+    def __init__(self, spec: str, model: str = "", reasoning: bool = True) -> None:
+        loaded = app_loading.load(spec)
+        self._call: Callable[[Job], Any] = loaded.function
+        self._home = loaded.home
+        self.model = model or "app"
+        self._asked_for = model or None
+        self._reasoning = reasoning
+
+    async def check(self) -> None:
+        """Nothing to reach: it is loaded."""
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        """The answer, part by part; see Provider. Closing this closes theirs."""
+        finished = Finished("stop")
+        theirs = self._begin(Job.of(prompt, self._asked_for))
+        try:
+            while (part := await self._next(theirs)) is not None:
+                if isinstance(part, Finished):
+                    finished = part
+                    break
+                if self._reasoning or not isinstance(part, Reasoning):
+                    yield part
+        finally:
+            await self._close(theirs)
+        model = model_named(finished.model, prompt.model or self.model)
+        yield Finished(finished.finish, model, finished.usage)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+    def _begin(self, job: Job) -> AsyncIterator[Any]:
+        try:
+            theirs = self._call(job)
+        except Exception as error:
+            raise self._failed(error) from None
+        if inspect.iscoroutine(theirs):
+            theirs.close()  # else Python complains that nobody awaited it
+        if not isinstance(theirs, AsyncIterable):
+            raise _unfit(f"--app: the call gave a {type(theirs).__name__}, which is no async iterator")
+        return aiter(theirs)
+
+    async def _next(self, theirs: AsyncIterator[Any]) -> Part | None:
+        """Their next part, None after the last. Their failures leave as ProviderError."""
+        try:
+            yielded = await anext(theirs)
+        except StopAsyncIteration:
+            _heed_cancellation()
+            return None
+        except Exception as error:
+            _heed_cancellation()
+            raise self._failed(error) from None
+        _heed_cancellation()
+        return _part(yielded)
+
+    async def _close(self, theirs: AsyncIterator[Any]) -> None:
+        """What fails in here costs the answer nothing: it is whole, or has failed already, or nobody wants it."""
+        close = getattr(theirs, "aclose", None)  # not every iterator has one
+        if close is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await close()
+        except Exception as error:
+            log.warning("not_closed", detail=str(self._failed(error)))
+
+    def _failed(self, error: Exception) -> ProviderError:
+        """What the log may know: class and place, never the text, for that may quote a prompt."""
+        if isinstance(error, ProviderError):
+            return error
+        place = _place(error.__traceback__, self._home)
+        return ProviderError("provider_error", f"{type(error).__name__} at {place}", retryable=True)
+
+
+def _heed_cancellation() -> None:
+    """A generator may catch what was meant for the whole answer: a stop, or a deadline. Half would pass for whole."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _part(yielded: object) -> Part:
+    if isinstance(yielded, str):
+        return Text(str.__str__(yielded))  # LangChain's chunks have texts of a class of their own
+    if isinstance(yielded, Data):
+        return checked_data(yielded.name, yielded.value)
+    if isinstance(yielded, Text | Reasoning):
+        if not isinstance(yielded.text, str):
+            raise _unfit(f"--app: a {type(yielded).__name__} of {type(yielded.text).__name__} was yielded, not of str")
+        return yielded
+    if isinstance(yielded, Finished):
+        return _finished(yielded)
+    raise _unfit(f"--app: a {type(yielded).__name__} was yielded; str, Reasoning, Data and Finished may be")
+
+
+def _finished(yielded: Finished) -> Finished:
+    """As the wire will have it: Python lets anything be put into it."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(yielded), Finished)
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        words = ", ".join(get_args(Finish))
+        raise _unfit(f"--app: a Finished was yielded with no finish of {words}, or an odd model or usage") from None
+
+
+def _unfit(detail: str) -> ProviderError:
+    return ProviderError("provider_error", detail, retryable=False)
+
+
+def _place(traceback: TracebackType | None, home: str) -> str:
+    """file:line of the innermost frame in their own code; where none is, of the innermost of all."""
+    innermost, own = "an unknown place", ""
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        innermost = f"{file}:{traceback.tb_lineno}"
+        if file == home or (home.endswith(os.sep) and file.startswith(home)):
+            own = innermost
+        traceback = traceback.tb_next
+    return own or innermost
