@@ -248,20 +248,30 @@ class SessionLog:
     # What reapers do
 
     async def standing(self, session: str, generation: str) -> dict[str, str] | None:
-        """state, fence, claims, handed, lease, claimed, accepted, queue of a generation (absent ones missing).
+        """state, fence, claims, handed, lease, claimed, accepted, queue, owner, attempt, dead (absent ones missing).
 
         None: it was not admitted.
         """
-        names = ["state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue"]
+        names = [
+            "state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue", "owner", "attempt", "dead",
+        ]  # fmt: skip
         values = await call(self._commands, "HMGET", self.keys.generation(session, generation), *names)
         if values[0] is None:
             return None
         return {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
 
-    async def reap(self, session: str, generation: str, fence: str, members: bytes) -> bool:
-        """End it as `failed` unless it was claimed meanwhile; True if it has ended now."""
-        what = (await self._run(_REAP, session, generation, fence, _inner(members)))[0]
+    async def reap(self, session: str, generation: str, fence: str, members: bytes, dead: str = "") -> bool:
+        """End it as `failed` unless it was claimed meanwhile; True if it has ended now, by whomever.
+
+        `dead`: why its job belongs in the dead letters.
+        """
+        what = (await self._run(_REAP, session, generation, fence, _inner(members), dead))[0]
         return bool(what != b"alive")
+
+    async def dead(self, session: str, generation: str) -> str:
+        """Why the job of an ended generation belongs in the dead letters; "": it does not."""
+        found = await call(self._commands, "HGET", self.keys.generation(session, generation), "dead")
+        return found.decode() if found is not None else ""
 
     async def trim(self, session: str, generation: str) -> bool:
         """Merge a page of an ended generation's batches; True if there are more."""
