@@ -94,11 +94,12 @@ class Submissions:
         async with answered_in_time("delete"):
             follower = self._hub.at_hand(session)
             shown = follower.shown() if follower is not None else ([], [])
-            running = await self._log.delete(session, self._mark_ms, *shown)
-        if running is None:
+            found = await self._log.delete(session, self._mark_ms, *shown)
+        if found is None:
             raise ClientError("not_found", "There is no such session.")
+        running = [stopped for stopped in found if not stopped.already_ended]
         log.info("deleted", session=session, running=len(running))
-        for stopped in running:
+        for stopped in found:
             await self._tidy(session, stopped, deadline)
 
     async def _stop_lost(self, session: str, generation: str) -> Stopped | None:
@@ -170,10 +171,11 @@ class Submissions:
         )
 
     async def _tidy(self, session: str, stopped: Stopped, deadline: float) -> None:
-        """After a stop: tell the worker, empty the queue. Neither is needed for the stop to hold."""
+        """After a stop, or a deletion of what had died. It is not needed for either to hold."""
         generation = stopped.generation
-        log.info("stopped", session=session, generation=generation, worker=stopped.owner)
-        metrics.generations.labels("stopped", "").inc()
+        if not stopped.already_ended:
+            log.info("stopped", session=session, generation=generation, worker=stopped.owner)
+            metrics.generations.labels("stopped", "").inc()
         try:
             async with asyncio.timeout_at(deadline):
                 await self._intake.tidy(session, stopped)

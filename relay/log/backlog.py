@@ -99,11 +99,6 @@ class Backlog:
         body: bytes | None = await call(self._redis, "HGET", self._keys.queue(letter.queue, "letters"), letter.name)
         return body
 
-    async def discard(self, letter: Letter) -> bool:
-        """Take it out; False: somebody else has."""
-        row = f"{letter.name} {letter.priority} {letter.reason}"
-        return bool(await _DISCARD(self._redis, self._keys.queue(letter.queue), letter.name, row))
-
 
 def _open(queue: str, name: str, entry: str) -> Open:
     session, generation = name.split(" ")
@@ -117,4 +112,3 @@ def _letter(queue: str, row: str, died_ms: int) -> Letter:
 
 
 _COUNTS = queue_script("counts")
-_DISCARD = queue_script("discard")

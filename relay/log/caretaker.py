@@ -87,14 +87,14 @@ class Caretaker:
         job = await self._again(found)
         made = await self._made(job)
         crashpoint("retry.made")
-        await self._backlog.discard(found)
+        await self._queue.discard(found.queue, found.session, generation)
         return made
 
     async def drop(self, generation: str, queue: str | None = None) -> State | Literal["ended"]:
         """A dead letter is thrown away, any other job is stopped; what it was until then."""
         found = await self._find(generation, queue)
         if isinstance(found, Letter):
-            await self._backlog.discard(found)
+            await self._queue.discard(found.queue, found.session, generation)
             return "dead"
         stopped = await self._stop(found) or Stopped(generation, already_ended=False)
         await self._intake.tidy(found.session, stopped._replace(queue=found.queue))

@@ -53,9 +53,11 @@ class Intake:
         return await self._queue.enqueue(job, self._look_ms)
 
     async def tidy(self, session: str, stopped: Stopped) -> None:
-        """After a stop: tell the worker, empty the queue. Neither is needed for the stop to hold."""
+        """After a stop: tell the worker, empty the queue of the job and of its letter. The stop holds without."""
         if stopped.owner:
             verb, channel = await publish_verb(self._redis), self._log.keys.worker(stopped.owner)
             await call(self._redis, verb, channel, f"stop {stopped.generation}")
         if stopped.queue:
             await self._queue.done(stopped.queue, session, stopped.generation)
+            if stopped.already_ended:
+                await self._queue.discard(stopped.queue, session, stopped.generation)

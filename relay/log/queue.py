@@ -128,6 +128,10 @@ class Queue:
         if wrote:
             metrics.dead_letters.labels(dead).inc()
 
+    async def discard(self, queue: str, session: str, generation: str) -> bool:
+        """Take a job out of the dead letters; False: it is not there, or not any more."""
+        return bool(await _DISCARD(self._commands, self._keys.queue(queue), jobs.job_name(session, generation)))
+
     async def sizes(self, queue: str) -> tuple[int, int]:
         """How many jobs wait or run, and how many are dead."""
         keys = (self._keys.queue(queue, name) for name in ("open", "dead"))
@@ -167,6 +171,7 @@ _ANNOUNCE = queue_script("announce")
 _ENQUEUE = queue_script("enqueue")
 _TAKE = queue_script("take")
 _DONE = queue_script("done")
+_DISCARD = queue_script("discard")
 _DUE = queue_script("due")
 _LOOK = queue_script("look")
 _REQUEUE = queue_script("requeue")

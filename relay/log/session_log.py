@@ -136,8 +136,9 @@ class SessionLog:
     async def delete(
         self, session: str, mark_ms: int, epochs: Iterable[str] = (), generations: Iterable[str] = ()
     ) -> list[Stopped] | None:
-        """End what runs and forget everything; what ran. None: there is no such session, nor was there lately.
+        """End what runs and forget everything. None: there is no such session, nor was there lately.
 
+        Returns what ran, and, as ended already, what lies in the dead letters.
         `epochs` and `generations` that the caller has shown are not to come back either, should Redis have lost them.
         """
         marks = [f"e {epoch}" for epoch in epochs] + [f"g {generation}" for generation in generations]
@@ -145,8 +146,8 @@ class SessionLog:
         if what == b"unknown":
             return None
         names = [item.decode() for item in rest]
-        running = zip(names[::3], names[1::3], names[2::3], strict=True)
-        return [Stopped(generation, False, owner, queue) for generation, owner, queue in running]
+        found = zip(names[::4], names[1::4], names[2::4], names[3::4], strict=True)
+        return [Stopped(generation, what == "dead", owner, queue) for generation, what, owner, queue in found]
 
     async def rotate(self, session: str, epoch: str, *, missing: bool) -> None:
         """Begin a new epoch: Redis has lost a part of the life `epoch`; `missing`: entries in the middle of its log."""

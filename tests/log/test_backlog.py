@@ -113,10 +113,10 @@ async def test_tidying_up_again_makes_no_second_letter_and_brings_none_back(back
     for reason in ("worker_lost", "unreadable", ""):
         await queue.done("default", "s", "g1", reason)
     (letter,) = await backlog.letters("default")
-    assert await backlog.discard(letter)
+    assert await queue.discard("default", "s", "g1")
     await queue.done("default", "s", "g1", "worker_lost")
     assert await backlog.letters("default") == []
-    assert not await backlog.discard(letter)
+    assert not await queue.discard("default", "s", "g1")
     assert await backlog.body(letter) is None
 
 

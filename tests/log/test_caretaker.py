@@ -117,7 +117,7 @@ async def test_a_retry_that_is_interrupted_anywhere_makes_one_generation_in_the_
 ) -> None:
     """Redis does what it is told, and its reply is lost."""
     await dead(session_log, queue)
-    owner: Any = {"announce": queue, "enqueue": queue, "admit": session_log, "discard": caretaker._backlog}[where]
+    owner: Any = {"announce": queue, "enqueue": queue, "admit": session_log, "discard": queue}[where]
     really = getattr(owner, where)
 
     async def lost(*arguments: Any) -> None:
@@ -149,7 +149,7 @@ async def test_a_retry_whose_job_redis_lost_has_it_again_when_it_is_tried_again(
 ) -> None:
     await dead(session_log, queue)
     with monkeypatch.context() as patched:
-        patched.setattr(caretaker._backlog, "discard", _fails)
+        patched.setattr(queue, "discard", _fails)
         with pytest.raises(StorageError):
             await caretaker.retry("g1")
     job = await next_job(queue)
