@@ -175,6 +175,7 @@ async def test_reapers_find_move_and_finish_jobs(full: Full) -> None:
     assert await full.queue.discard("default", "s", "g1")
     assert await full.queue.sizes("default") == (1, 0)
     await full.queue.trimmed("default", "s", "g0")
+    await full.queue.trimmed("default", "s", "g1")
     assert await full.redis.zcard("t:q:{default}:trims") == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import Process, free_port, until
-from tests.scenarios.world import Gateway, World
+from tests.scenarios.redis_cluster import cluster
+from tests.scenarios.world import Gateway, World, world
 
 TOKENS = [f"wörd {number} " for number in range(30)]
 QUESTION = "my secret question"
@@ -224,3 +226,25 @@ async def test_a_dead_job_whose_session_was_deleted_cannot_bring_it_back(relay: 
     assert not [key for key in await relay.keys() if ":s:" in key and not key.endswith(":deleted")]
     await asked(relay, "drop", dead)
     assert await nothing_is_asked_any_more()
+
+
+@pytest.mark.slow
+async def test_on_a_cluster_it_is_the_same(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as servers, world(servers.url, tmp_path) as relay:
+        relay.settings = {"RELAY_LEASE_S": "1", "RELAY_MAX_TAKEOVERS": "1"}
+        gateway = await relay.gateway()
+        async with Client(gateway.url, "s") as client:
+            await client.subscribe()
+            dead = await dies(relay, gateway, client)
+            await until(lambda: letters(relay), "the letter")
+            relay.fake.script = Script(tokens=TOKENS, hold_before=10)
+            await relay.worker()
+            retried = (await asked(relay, "retry", dead)).strip()
+            await client.until(lambda: retried in client.view.generations and client.shown(retried).count == 10, "ten")
+            (seen,) = await jobs(relay)
+            assert (seen["generation"], seen["state"]) == (retried, "running")
+            await asked(relay, "drop", retried)
+            await until(lambda: relay.fake.calls[-1].client_gone_at, "the provider sees the connection closed")
+            await client.ended(retried)
+            check(client, retried, "".join(TOKENS[:10]), "stopped")
+        assert [one["dead"] for one in json.loads(await asked(relay, "--json"))] == [0]

@@ -70,7 +70,7 @@ async def test_a_worker_that_finds_a_dead_answer_tidies_up_and_keeps_its_letter(
         one = settings.load(concurrency=1)
         running = asyncio.create_task(Consumer(log, queue, Silence(), provider, "default", one).run(stopping))
         async with asyncio.timeout(10):
-            while await queue.knows("default", "s", "g1"):
+            while await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             stopping.set()
             await running
