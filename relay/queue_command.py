@@ -94,6 +94,8 @@ def _ask(redis_url: str | None, what: Callable[[Caretaker], Awaitable[T]]) -> T:
         try:
             return await what(stores.caretaker(redis, loaded))
         except StorageError as error:
+            if error.refused:
+                raise RelayError(f"Redis refuses this ({error})") from None
             raise RelayError(f"Redis does not answer ({error}); is --redis / RELAY_REDIS_URL right?") from None
         finally:
             await redis.aclose()
