@@ -6,13 +6,12 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 import typer
 
-from relay import __version__, logging, settings
+from relay import __version__, logging, queue_command, settings
+from relay.calmly import calmly
 from relay.errors import RelayError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True, help="The relay.")
@@ -30,27 +29,11 @@ _URL = typer.Option(None, help="The gateway  [RELAY_URL, default http://127.0.0.
 
 
 Start = Literal["start", "live"]
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def main() -> None:
     """Entry point of the `relay` console script."""
     app()
-
-
-def calmly(command: Callable[P, R]) -> Callable[P, R]:
-    """A mistake of the user's ends in one line and exit code 2, not in a traceback."""
-
-    @wraps(command)
-    def run(*arguments: P.args, **named: P.kwargs) -> R:
-        try:
-            return command(*arguments, **named)
-        except RelayError as error:
-            typer.echo(f"relay: {error}", err=True)
-            raise typer.Exit(2) from None
-
-    return run
 
 
 @app.command()
@@ -158,6 +141,9 @@ def bench(
 
     load = Load(sessions, viewers, answers, seconds, ramp_s, queue)
     raise typer.Exit(benchmark.run(load, url=url, tokens_per_second=tokens_per_second, as_json=as_json))
+
+
+app.add_typer(queue_command.app, name="queue")
 
 
 @app.command()

@@ -99,6 +99,13 @@ backlog = Gauge(
     ["queues"],
     multiprocess_mode="livemostrecent",
 )
+dead_jobs = Gauge(
+    "relay_dead_jobs",
+    "Dead letters, as a reaper saw them last: of all queues, and of a worker's own",
+    ["queues"],
+    multiprocess_mode="livemostrecent",
+)
+dead_letters = Counter("relay_dead_letters_total", "Jobs that went to the dead letters", ["reason"])
 storage_errors = Counter("relay_storage_errors_total", "Times that Redis did not answer as it should", ["part"])
 reaped = Counter("relay_reaped_total", "What reapers did", ["what"])
 bugs = Counter("relay_unexpected_errors_total", "Exceptions that nobody expected", ["part"])

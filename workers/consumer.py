@@ -185,7 +185,7 @@ class Consumer:
         if isinstance(claim, Refused):
             metrics.claims.labels(claim.why).inc()
             if claim.why == "ended":
-                await self._queue.done(job.queue, job.session, job.generation)
+                await self._tidy(job)
             return None
         metrics.claims.labels("claimed").inc()
         return claim
@@ -204,8 +204,13 @@ class Consumer:
             del self._running[job.generation]
         crashpoint("end.appended")
         if ended:
-            await self._queue.done(job.queue, job.session, job.generation)
+            await self._tidy(job)
         crashpoint("end.done")
+
+    async def _tidy(self, job: Job) -> None:
+        """Nobody may have tidied up after a reaper that ended it: then its letter is still to be written."""
+        dead = await self._log.dead(job.session, job.generation)
+        await self._queue.done(job.queue, job.session, job.generation, dead)
 
     async def _hand_over(self, job: Job, fence: int) -> None:
         """This worker goes: another one may begin at once. If Redis is away, the lease runs out instead."""

@@ -12,7 +12,8 @@ from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
 from relay.gateway.hub import Hub
 from relay.gateway.menu import Menu
-from relay.log.connect import AnyRedis, call, publish_verb
+from relay.log.connect import AnyRedis
+from relay.log.intake import Intake
 from relay.log.jobs import Job
 from relay.log.queue import Queue
 from relay.log.replies import Stopped
@@ -59,9 +60,8 @@ class Submissions:
         self._menu = menu
         self._log = session_log
         self._queue = queue
-        self._redis = redis
+        self._intake = Intake(session_log, queue, redis, look_ms=look_ms)
         self._hub = hub
-        self._look_ms = look_ms
         self._mark_ms = mark_ms
 
     async def submit(self, submit: Submit, language: str | None = None) -> Accepted:
@@ -96,11 +96,12 @@ class Submissions:
         async with answered_in_time("delete"):
             follower = self._hub.at_hand(session)
             shown = follower.shown() if follower is not None else ([], [])
-            running = await self._log.delete(session, self._mark_ms, *shown)
-        if running is None:
+            found = await self._log.delete(session, self._mark_ms, *shown)
+        if found is None:
             raise ClientError("not_found", "There is no such session.")
+        running = [stopped for stopped in found if not stopped.already_ended]
         log.info("deleted", session=session, running=len(running))
-        for stopped in running:
+        for stopped in found:
             await self._tidy(session, stopped, deadline)
 
     async def _stop_lost(self, session: str, generation: str) -> Stopped | None:
@@ -126,18 +127,13 @@ class Submissions:
         crashpoint("submit.looked_up")
 
         job = await self._job(submit, new_id("g"), body_hash, language)
-        if not await self._queue.enqueue(job, self._look_ms):
+        admitted = await self._intake.submit(job)
+        if admitted == "queue_full":
             raise ClientError("rate_limited", f"queue: {submit.queue} is full.", retry_after_s=5)
-        crashpoint("submit.enqueued")
-
-        admitted = await self._log.admit(job)
-        crashpoint("submit.admitted")
-        if admitted is not None and admitted.generation == job.generation:
-            return Accepted(job.generation, duplicate=False)
-        # A twin of this submit was faster, or there is no room; what we enqueued is nobody's.
-        await self._queue.done(job.queue, job.session, job.generation)
-        if admitted is None:
+        if admitted == "session_full":
             raise ClientError("rate_limited", "Too many answers are running in this session.", retry_after_s=5)
+        if admitted.generation == job.generation:
+            return Accepted(job.generation, duplicate=False)
         return await self._known(submit, admitted.generation, admitted.body_hash, body_hash)
 
     async def _announced(self, queue: str) -> bool:
@@ -147,11 +143,9 @@ class Submissions:
     async def _known(self, submit: Submit, generation: str, known_hash: str, body_hash: str) -> Accepted:
         if known_hash != body_hash:
             raise ClientError("conflict", "request_id was used in this session for another question.")
-        standing = await self._log.standing(submit.session, generation)
-        if standing is not None and standing["state"] != "ended" and "claimed" not in standing:
-            # The queue may have lost what the session remembers; where it has not, this changes nothing.
-            job = await self._job(submit, generation, body_hash, standing.get("language"))
-            await self._queue.enqueue(job, self._look_ms)
+        standing = await self._intake.unclaimed(submit.session, generation)
+        if standing is not None:
+            await self._intake.enqueue(await self._job(submit, generation, body_hash, standing.get("language")))
         return Accepted(generation, duplicate=True)
 
     async def _job(self, submit: Submit, generation: str, body_hash: str, language: str | None) -> Job:
@@ -181,17 +175,14 @@ class Submissions:
         )
 
     async def _tidy(self, session: str, stopped: Stopped, deadline: float) -> None:
-        """After a stop: tell the worker, empty the queue. Neither is needed for the stop to hold."""
+        """After a stop, or a deletion of what had died. It is not needed for either to hold."""
         generation = stopped.generation
-        log.info("stopped", session=session, generation=generation, worker=stopped.owner)
-        metrics.generations.labels("stopped", "").inc()
+        if not stopped.already_ended:
+            log.info("stopped", session=session, generation=generation, worker=stopped.owner)
+            metrics.generations.labels("stopped", "").inc()
         try:
             async with asyncio.timeout_at(deadline):
-                if stopped.owner:
-                    verb, channel = await publish_verb(self._redis), self._log.keys.worker(stopped.owner)
-                    await call(self._redis, verb, channel, f"stop {generation}")
-                if stopped.queue:
-                    await self._queue.done(stopped.queue, session, generation)
+                await self._intake.tidy(session, stopped)
         except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()
             log.warning("tidy_failed", session=session, generation=generation, detail=str(error))

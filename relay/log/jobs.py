@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from relay.errors import UnreadableJob
 from relay.protocol import events
 from relay.protocol.commands import Turn
 from relay.protocol.words import Priority
@@ -47,6 +48,14 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
 def job_name(session: str, generation: str) -> str:
     """How a queue calls a job; neither part can hold a space."""
     return f"{session} {generation}"
+
+
+def read(body: bytes) -> Job:
+    """Raises UnreadableJob."""
+    try:
+        return decode(body)
+    except msgspec.MsgspecError as error:
+        raise UnreadableJob(f"a job cannot be read: {str(error)[:200]}") from None
 
 
 encode = msgspec.json.Encoder().encode

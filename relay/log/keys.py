@@ -20,6 +20,8 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
                     :jobs           hash    the same → the whole job
                     :entries        hash    the same → "PRIORITY ENTRY-ID"
                     :trims          zset    ended ones by the time of their trimming
+                    :dead           zset    "SESSION GENERATION PRIORITY REASON" of dead letters by when they died
+                    :letters        hash    "SESSION GENERATION" of the same → the whole job
                     :high :normal :low      streams with the consumer group `workers`
     PREFIX:queues                   zset    queue names by the time of the last submit
     PREFIX:offers                   zset    what living workers can make, by when the offer runs out
@@ -44,7 +46,7 @@ _SESSION = {
     "events": "events",
 }
 _GENERATION = {"state": "g:", "text": "t:", "reasoning": "r:"}
-_QUEUE: dict[str, str] = {name: name for name in ("open", "jobs", "entries", "trims", *PRIORITIES)}
+_QUEUE: dict[str, str] = {name: name for name in ("open", "jobs", "entries", "trims", "dead", "letters", *PRIORITIES)}
 
 
 class Keys:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import msgspec
-
 from relay import logging, metrics
 from relay.errors import UnreadableJob
 from relay.log import jobs
 from relay.log.connect import AnyRedis, call
 from relay.log.jobs import Job
 from relay.log.keys import Keys
-from relay.log.scripts import queue_script
+from relay.log.scripts import queue_script, read
 from relay.protocol.words import PRIORITIES
 
 log = logging.get("queue")
 
 MAX_QUEUES = 1000
+MAX_DEAD = 1000  # letters of one queue, the newest
 MAX_TRIMS = 100_000  # rows; who ends beyond them keeps its batches until the session goes
 
 
@@ -84,14 +83,14 @@ class Queue:
 
         One that cannot be read is left out: it stays pending, for a worker of the release that wrote it.
         """
-        jobs = []
+        found = []
         for body in await _TAKE(self._commands, self._keys.queue(queue), most, *PRIORITIES):
             try:
-                jobs.append(self._read(body))
+                found.append(jobs.read(body))
             except UnreadableJob as error:
                 metrics.storage_errors.labels("queue").inc()
                 log.error("job_left", queue=queue, detail=str(error))
-        return jobs
+        return found
 
     async def marks(self, queue: str) -> dict[str, str]:
         """The newest entry id of each of the queue's streams: what `wait` waits beyond."""
@@ -112,21 +111,32 @@ class Queue:
     async def job(self, queue: str, session: str, generation: str) -> Job | None:
         """A job that is still open."""
         body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), jobs.job_name(session, generation))
-        return self._read(body) if body is not None else None
+        return jobs.read(body) if body is not None else None
 
     async def knows(self, queue: str, session: str, generation: str) -> bool:
         """Whether a job is still open."""
         name = jobs.job_name(session, generation)
         return bool(await call(self._commands, "HEXISTS", self._keys.queue(queue, "jobs"), name))
 
-    async def done(self, queue: str, session: str, generation: str) -> None:
-        """Remove everything of a job whose generation has ended, or will never be."""
-        name = jobs.job_name(session, generation)
-        await _DONE(self._commands, self._keys.queue(queue), name, self._trim_ms, self._ttl_ms, MAX_TRIMS)
+    async def done(self, queue: str, session: str, generation: str, dead: str = "") -> None:
+        """Remove everything of a job whose generation has ended, or will never be.
 
-    async def backlog(self, queue: str) -> int:
-        """How many jobs wait or run."""
-        return int(await call(self._commands, "ZCARD", self._keys.queue(queue, "open")))
+        `dead`: why it goes to the dead letters, if it is still here.
+        """
+        key, name = self._keys.queue(queue), jobs.job_name(session, generation)
+        wrote = await _DONE(self._commands, key, name, self._trim_ms, self._ttl_ms, MAX_TRIMS, dead, MAX_DEAD)
+        if wrote:
+            metrics.dead_letters.labels(dead).inc()
+
+    async def discard(self, queue: str, session: str, generation: str) -> bool:
+        """Take a job out of the dead letters; False: it is not there, or not any more."""
+        return bool(await _DISCARD(self._commands, self._keys.queue(queue), jobs.job_name(session, generation)))
+
+    async def sizes(self, queue: str) -> tuple[int, int]:
+        """How many jobs wait or run, and how many are dead."""
+        keys = (self._keys.queue(queue, name) for name in ("open", "dead"))
+        backlog, dead = await read(self._commands, *(("ZCARD", key) for key in keys))
+        return int(backlog), int(dead)
 
     async def due(self, queue: str, page: int, look_ms: int) -> Due:
         """A page of rows whose time has come; they come up again after `look_ms`."""
@@ -147,13 +157,6 @@ class Queue:
         reply = await _REQUEUE(self._commands, self._keys.queue(queue), jobs.job_name(session, generation), idle_ms)
         return reply.decode()  # type: ignore[no-any-return]
 
-    @staticmethod
-    def _read(body: bytes) -> Job:
-        try:
-            return jobs.decode(body)
-        except msgspec.MsgspecError as error:
-            raise UnreadableJob(f"a job cannot be read: {str(error)[:200]}") from None
-
     async def names(self) -> list[str]:
         """Queues that were submitted to, for the reapers."""
         return [name.decode() for name in await call(self._commands, "ZRANGE", self._keys.queues, 0, -1)]
@@ -168,6 +171,7 @@ _ANNOUNCE = queue_script("announce")
 _ENQUEUE = queue_script("enqueue")
 _TAKE = queue_script("take")
 _DONE = queue_script("done")
+_DISCARD = queue_script("discard")
 _DUE = queue_script("due")
 _LOOK = queue_script("look")
 _REQUEUE = queue_script("requeue")

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from relay import logging, metrics
+from relay.crashpoints import crashpoint
 from relay.errors import StorageError, UnreadableJob
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog
@@ -81,13 +82,14 @@ class Reaper:
                 log.exception("reaper_failed")
 
     async def _round(self) -> None:
-        backlog: dict[str, int] = {}
+        sizes: dict[str, tuple[int, int]] = {}
         for name in self._own | set(await self._promptly(self._queue.names())):
             await self.sweep(name)
-            backlog[name] = await self._queue.backlog(name)
-        metrics.backlog.labels("all").set(sum(backlog.values()))
-        if self._own:
-            metrics.backlog.labels("own").set(sum(backlog[name] for name in self._own))
+            sizes[name] = await self._queue.sizes(name)
+        for queues, names in {"all": set(sizes), "own": self._own}.items():
+            if names or queues == "all":
+                metrics.backlog.labels(queues).set(sum(sizes[name][0] for name in names))
+                metrics.dead_jobs.labels(queues).set(sum(sizes[name][1] for name in names))
 
     async def sweep(self, queue: str) -> None:
         """One page of one queue. Raises StorageError."""
@@ -149,7 +151,7 @@ class Reaper:
         if standing is None:
             return await self._admit(queue, session, generation)
         if standing["state"] == "ended":
-            await self._queue.done(queue, session, generation)
+            await self._queue.done(queue, session, generation, standing.get("dead", ""))
             return "ended"
         lease = int(standing.get("lease", 0))
         if lease > now_ms:
@@ -171,7 +173,8 @@ class Reaper:
             job = await self._queue.job(queue, session, generation)
         except UnreadableJob as error:
             log.error("job_dropped", session=session, generation=generation, detail=str(error))
-            job = None
+            await self._queue.done(queue, session, generation, "unreadable")
+            return "dropped"
         if job is not None:
             admitted = await self._log.admit(job)
             if admitted is not None and admitted.stands(generation):
@@ -181,8 +184,11 @@ class Reaper:
 
     async def _fail(self, queue: str, session: str, generation: str, standing: dict[str, str], code: str) -> str:
         members = failure(code, self._sentences.choose(standing.get("language")), retryable=True)
-        if not await self._log.reap(session, generation, standing["fence"], members):
+        dead = code if code == "worker_lost" else ""
+        if not await self._log.reap(session, generation, standing["fence"], members, dead):
             return "alive"
-        await self._queue.done(queue, session, generation)
+        crashpoint("reap.reaped")
+        # Not what we have just said: a frozen worker may have woken up and ended it a moment before.
+        await self._queue.done(queue, session, generation, await self._log.dead(session, generation))
         metrics.generations.labels("failed", code).inc()
         return code

@@ -137,8 +137,9 @@ class SessionLog:
     async def delete(
         self, session: str, mark_ms: int, epochs: Iterable[str] = (), generations: Iterable[str] = ()
     ) -> list[Stopped] | None:
-        """End what runs and forget everything; what ran. None: there is no such session, nor was there lately.
+        """End what runs and forget everything. None: there is no such session, nor was there lately.
 
+        Returns what ran, and, as ended already, what lies in the dead letters.
         `epochs` and `generations` that the caller has shown are not to come back either, should Redis have lost them.
         """
         marks = [f"e {epoch}" for epoch in epochs] + [f"g {generation}" for generation in generations]
@@ -146,8 +147,8 @@ class SessionLog:
         if what == b"unknown":
             return None
         names = [item.decode() for item in rest]
-        running = zip(names[::3], names[1::3], names[2::3], strict=True)
-        return [Stopped(generation, False, owner, queue) for generation, owner, queue in running]
+        found = zip(names[::4], names[1::4], names[2::4], names[3::4], strict=True)
+        return [Stopped(generation, what == "dead", owner, queue) for generation, what, owner, queue in found]
 
     async def rotate(self, session: str, epoch: str, *, missing: bool) -> None:
         """Begin a new epoch: Redis has lost a part of the life `epoch`; `missing`: entries in the middle of its log."""
@@ -265,20 +266,31 @@ class SessionLog:
     # What reapers do
 
     async def standing(self, session: str, generation: str) -> dict[str, str] | None:
-        """state, fence, claims, handed, lease, claimed, accepted, queue, language of a generation (absent: missing).
+        """state, fence, claims, handed, lease, claimed, accepted, queue, owner, attempt, dead, language.
 
-        None: it was not admitted.
+        Absent ones are missing. None: it was not admitted.
         """
-        names = ["state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue", "language"]
+        names = [
+            "state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue", "owner", "attempt", "dead",
+            "language",
+        ]  # fmt: skip
         values = await call(self._commands, "HMGET", self.keys.generation(session, generation), *names)
         if values[0] is None:
             return None
         return {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
 
-    async def reap(self, session: str, generation: str, fence: str, members: bytes) -> bool:
-        """End it as `failed` unless it was claimed meanwhile; True if it has ended now."""
-        what = (await self._run(_REAP, session, generation, fence, _inner(members)))[0]
+    async def reap(self, session: str, generation: str, fence: str, members: bytes, dead: str = "") -> bool:
+        """End it as `failed` unless it was claimed meanwhile; True if it has ended now, by whomever.
+
+        `dead`: why its job belongs in the dead letters.
+        """
+        what = (await self._run(_REAP, session, generation, fence, _inner(members), dead))[0]
         return bool(what != b"alive")
+
+    async def dead(self, session: str, generation: str) -> str:
+        """Why the job of an ended generation belongs in the dead letters; "": it does not."""
+        found = await call(self._commands, "HGET", self.keys.generation(session, generation), "dead")
+        return found.decode() if found is not None else ""
 
     async def trim(self, session: str, generation: str) -> bool:
         """Merge a page of an ended generation's batches; True if there are more."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from relay.log.backlog import Backlog
+from relay.log.caretaker import Caretaker
 from relay.log.connect import Connections
+from relay.log.intake import Intake
 from relay.log.keys import Keys
 from relay.log.offers import Offers
 from relay.log.queue import Queue
-from relay.log.reaper import Reaper
+from relay.log.reaper import Reaper, look_ms
 from relay.log.session_log import SessionLog
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
@@ -32,6 +35,12 @@ def queue(redis: Connections, settings: Settings) -> Queue:
         ttl_s=settings.session_ttl_s,
         trim_after_s=settings.trim_after_s,
     )
+
+
+def caretaker(redis: Connections, settings: Settings) -> Caretaker:
+    log, jobs = session_log(redis, settings), queue(redis, settings)
+    intake = Intake(log, jobs, redis.commands, look_ms=look_ms(settings.lease_s, settings.queue_timeout_s))
+    return Caretaker(log, jobs, Backlog(redis.commands, Keys(settings.prefix)), intake)
 
 
 def offers(redis: Connections, settings: Settings) -> Offers:

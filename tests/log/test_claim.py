@@ -219,11 +219,12 @@ async def test_standing_says_what_the_reaper_asks(session_log: SessionLog, clock
     await session_log.admit(job_of())
     accepted = str(clock.now_ms)
     assert await session_log.standing("s", "g1") == {
-        "state": "queued", "fence": "0", "accepted": accepted, "queue": "default",
+        "state": "queued", "fence": "0", "accepted": accepted, "queue": "default", "attempt": "1",
     }  # fmt: skip
     clock.advance(s=3)
     writer = await claimed(session_log, job_of())
     assert await session_log.standing("s", "g1") == {
         "state": "queued", "fence": str(writer.fence), "claims": "1", "accepted": accepted,
         "claimed": str(clock.now_ms), "lease": str(clock.now_ms + LEASE_MS), "queue": "default",
+        "owner": "w1", "attempt": "1",
     }  # fmt: skip

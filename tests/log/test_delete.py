@@ -25,6 +25,18 @@ async def test_nothing_is_left_but_the_mark_and_the_mark_has_a_time_to_live(
     assert 0 < await redis.pttl(mark) <= MARK_MS
 
 
+async def test_what_died_before_is_named_so_that_its_letter_goes_too(session_log: SessionLog) -> None:
+    for generation in ("g1", "g2", "g3"):
+        await session_log.admit(job_of(generation))
+    await session_log.reap("s", "g1", "0", b"{}", "worker_lost")
+    await session_log.reap("s", "g2", "0", b"{}")
+    assert await session_log.delete("s", MARK_MS) == [
+        Stopped("g3", False, "", "default"),
+        Stopped("g1", True, "", "default"),
+    ]
+    assert await session_log.delete("s", MARK_MS) == []
+
+
 async def test_an_unknown_session_is_unknown_and_a_deleted_one_may_be_deleted_again(session_log: SessionLog) -> None:
     assert await session_log.delete("s", MARK_MS) is None
     await session_log.open("s")

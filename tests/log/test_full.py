@@ -170,8 +170,12 @@ async def test_reapers_find_move_and_finish_jobs(full: Full) -> None:
     assert await full.redis.pttl("t:q:{default}:open") > 0
     assert await full.queue.requeue("default", "s", "g0", 0) == "requeued"
     await full.queue.done("default", "s", "g0")
-    assert await full.queue.backlog("default") == 2
+    await full.queue.done("default", "s", "g1", "worker_lost")
+    assert await full.queue.sizes("default") == (1, 1)
+    assert await full.queue.discard("default", "s", "g1")
+    assert await full.queue.sizes("default") == (1, 0)
     await full.queue.trimmed("default", "s", "g0")
+    await full.queue.trimmed("default", "s", "g1")
     assert await full.redis.zcard("t:q:{default}:trims") == 0
 
 

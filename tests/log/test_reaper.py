@@ -10,7 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 from relay.errors import StorageError
+from relay.log.backlog import Backlog
 from relay.log.jobs import Job
+from relay.log.keys import Keys
 from relay.log.queue import Due, Queue
 from relay.log.reaper import Reaper, failure, look_ms
 from relay.log.replies import Refused
@@ -334,6 +336,107 @@ async def test_an_answer_that_nobody_claims_again_fails_after_the_queue_timeout(
     await passing(2 * LOOK_S)
     assert await ends(session_log) == [("failed", "no_worker")]
     assert not await is_open(queue)
+
+
+# Dead letters
+
+
+async def letters(redis: Redis) -> list[tuple[str, str]]:
+    """Generation and reason."""
+    found = await Backlog(redis, Keys("t")).letters("default")
+    return [(letter.generation, letter.reason) for letter in found]
+
+
+async def loses_every_worker(session_log: SessionLog, queue: Queue, clock: Clock) -> Job:
+    job = await accepted(session_log, queue)
+    for number in range(MAX_TAKEOVERS):
+        await claimed(session_log, job, f"w{number}")
+        clock.advance(s=LEASE_S + 1)
+    return job
+
+
+async def test_an_answer_that_loses_every_worker_lies_in_the_dead_letters(
+    session_log: SessionLog, queue: Queue, redis: Redis, reaper: Reaper, clock: Clock
+) -> None:
+    await loses_every_worker(session_log, queue, clock)
+    for _ in range(3):
+        await reaper.sweep("default")
+        clock.advance(s=LOOK_S)
+    assert await ends(session_log) == [("failed", "worker_lost")]
+    assert await letters(redis) == [("g1", "worker_lost")]
+    assert not await is_open(queue)
+
+
+async def test_an_answer_that_nobody_claimed_is_not_dead(
+    session_log: SessionLog, queue: Queue, redis: Redis, passing: Passing
+) -> None:
+    await accepted(session_log, queue)
+    await passing(QUEUE_TIMEOUT_S + 3 * LOOK_S)
+    assert await ends(session_log) == [("failed", "no_worker")]
+    assert await letters(redis) == []
+
+
+async def test_a_reaper_that_dies_before_the_letter_leaves_it_to_the_next(
+    session_log: SessionLog, queue: Queue, redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await loses_every_worker(session_log, queue, clock)
+
+    async def dies(*_: Any) -> None:
+        raise StorageError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(queue, "done", dies)
+        with pytest.raises(StorageError):
+            await reaper_of(session_log, queue).sweep("default")
+    assert await ends(session_log) == [("failed", "worker_lost")]
+    assert await letters(redis) == []
+    assert await is_open(queue)
+    clock.advance(s=LOOK_S)
+    for _ in range(2):
+        await reaper_of(session_log, queue).sweep("default")
+    assert await letters(redis) == [("g1", "worker_lost")]
+    assert not await is_open(queue)
+    assert all([await redis.pttl(key) > 0 for key in await redis.keys()])
+
+
+async def test_two_reapers_at_once_write_one_letter(
+    session_log: SessionLog, queue: Queue, redis: Redis, clock: Clock
+) -> None:
+    await loses_every_worker(session_log, queue, clock)
+    reapers = [reaper_of(session_log, queue) for _ in range(3)]
+    await asyncio.gather(*(one._look("default", "s", "g1", clock.now_ms) for one in reapers))
+    assert await letters(redis) == [("g1", "worker_lost")]
+
+
+async def test_an_answer_that_its_last_worker_finishes_while_the_reaper_looks_is_not_dead(
+    session_log: SessionLog, queue: Queue, redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await loses_every_worker(session_log, queue, clock)
+    last = await claimed(session_log, job, "w9")
+    clock.advance(s=LEASE_S + 1)
+    look = session_log.standing
+
+    async def standing(session: str, generation: str) -> dict[str, str] | None:
+        seen = await look(session, generation)
+        await last.end()
+        return seen
+
+    monkeypatch.setattr(session_log, "standing", standing)
+    await reaper_of(session_log, queue).sweep("default")
+    assert await ends(session_log) == [("complete", None)]
+    assert await letters(redis) == []
+    assert not await is_open(queue)
+
+
+async def test_a_job_that_nobody_here_can_read_lies_there_as_it_is(
+    queue: Queue, redis: Redis, reaper: Reaper, clock: Clock
+) -> None:
+    await queue.enqueue(job_of(), 1)
+    await redis.hset("t:q:{default}:jobs", "s g1", b'{"of":"another release"}')
+    clock.advance(s=LOOK_S)
+    await reaper.sweep("default")
+    assert await letters(redis) == [("g1", "unreadable")]
+    assert await redis.hget("t:q:{default}:letters", "s g1") == b'{"of":"another release"}'
 
 
 # When Redis was away

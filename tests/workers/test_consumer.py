@@ -63,3 +63,23 @@ async def test_a_worker_that_leaves_hands_its_job_over_even_if_redis_has_lost_it
         assert await next_job(queue) == job_of()
         assert await queue.names() == ["default"]
         assert await redis.exists(Keys("t").queue("default")) == 1
+
+
+async def test_a_worker_that_finds_a_dead_answer_tidies_up_and_keeps_its_letter() -> None:
+    """The reaper that ended it died before it could; the entry was there once more, as Redis had lost the group."""
+    async with redis_in_memory() as redis:
+        log, queue, provider, stopping = session_log_on(redis), queue_on(redis), Endless(), asyncio.Event()
+        await queue.enqueue(job_of(), 1000)
+        await log.admit(job_of())
+        await log.reap("s", "g1", "0", b"{}", "worker_lost")
+        one = settings.load(concurrency=1)
+        running = asyncio.create_task(
+            Consumer(log, queue, Silence(), alone(provider), "default", one).run(stopping, asyncio.Event())
+        )
+        async with asyncio.timeout(10):
+            while await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            stopping.set()
+            await running
+        assert await queue.sizes("default") == (0, 1)
+        assert not provider.asked.is_set()

@@ -3,8 +3,9 @@
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] mark_ms   ARGV[5] max_marks
 -- ARGV[6…] further marks: epochs and generations that the caller has shown and Redis may have lost
--- Returns {'unknown'}, {'gone'} (deleted before), or {'deleted', generation, owner or '', queue or '', …} of those that
--- had not ended: their workers are to be told, their queues to be tidied.
+-- Returns {'unknown'}, {'gone'} (deleted before), or {'deleted', generation, 'running', owner or '', queue or '', …} of
+-- those that had not ended: their workers are to be told, their queues to be tidied; and {…, generation, 'dead', '',
+-- queue, …} of those whose question lies in the dead letters.
 -- Atomic because nobody may see half a session, and no append may fall between the ends and the deletion.
 
 local epoch = redis.call('HGET', KEY.meta, 'epoch')
@@ -15,10 +16,14 @@ local reply, marks = { 'deleted' }, { 'e ' .. epoch, unpack(ARGV, 6) }
 for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
   local state = redis.call('HMGET', of.state(generation), 'owner', 'queue')
   end_generation(generation, 'stopped', '')
-  for _, part in ipairs({ generation, state[1] or '', state[2] or '' }) do reply[#reply + 1] = part end
+  for _, part in ipairs({ generation, 'running', state[1] or '', state[2] or '' }) do reply[#reply + 1] = part end
 end
 for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
   marks[#marks + 1] = 'g ' .. generation
+  local state = redis.call('HMGET', of.state(generation), 'dead', 'queue')
+  if state[1] then
+    for _, part in ipairs({ generation, 'dead', '', state[2] or '' }) do reply[#reply + 1] = part end
+  end
   redis.call('UNLINK', of.state(generation), of.text(generation), of.reasoning(generation))
 end
 redis.call('UNLINK', KEY.meta, KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)

@@ -1,16 +1,34 @@
--- done: a job's generation has ended; nothing of it stays in the queue but a row for its trimming.
+-- done: a job's generation has ended; nothing of it stays in the queue but a row for its trimming, and, if it is dead,
+-- a letter.
 --
 -- KEYS[1] open   ARGV[1] job name   ARGV[2] trim_ms: when its log is to be trimmed   ARGV[3] ttl_ms   ARGV[4] max_trims
--- Returns 1 if there was anything to remove. Harmless when repeated.
--- Atomic because entry, job and row go together: what is left of them would be looked at for ever.
+-- ARGV[5] why it is dead, or ''   ARGV[6] max_dead: letters kept, the newest
+-- Returns 1 if this call wrote a letter. Harmless when repeated: without its job there is no letter to write.
+-- Atomic because entry, job and row go together: what is left of them would be looked at for ever. And because a job
+-- that died lies in the queue or in the letters, never in neither.
 
-local priority, id = entry_of(ARGV[1])
+local name = ARGV[1]
+local priority, id = entry_of(name)
 if id then drop_entry(priority, id) end
-redis.call('HDEL', QUEUE.entries, ARGV[1])
-redis.call('HDEL', QUEUE.jobs, ARGV[1])
-local removed = redis.call('ZREM', QUEUE.open, ARGV[1])
-if removed == 1 and redis.call('ZCARD', QUEUE.trims) < tonumber(ARGV[4]) then
-  redis.call('ZADD', QUEUE.trims, digits(now + tonumber(ARGV[2])), ARGV[1])
+local body = ARGV[5] ~= '' and redis.call('HGET', QUEUE.jobs, name)
+redis.call('HDEL', QUEUE.entries, name)
+redis.call('HDEL', QUEUE.jobs, name)
+if redis.call('ZREM', QUEUE.open, name) == 1 and redis.call('ZCARD', QUEUE.trims) < tonumber(ARGV[4]) then
+  redis.call('ZADD', QUEUE.trims, digits(now + tonumber(ARGV[2])), name)
   redis.call('PEXPIRE', QUEUE.trims, ARGV[3])
 end
-return removed
+if not body or redis.call('HSETNX', QUEUE.letters, name, body) == 0 then return 0 end
+
+local function forget(rows)
+  for _, row in ipairs(rows) do
+    redis.call('ZREM', QUEUE.dead, row)
+    redis.call('HDEL', QUEUE.letters, string.match(row, '^%S+ %S+'))
+  end
+end
+
+redis.call('ZADD', QUEUE.dead, digits(now), name .. ' ' .. (priority or 'normal') .. ' ' .. ARGV[5])
+forget(redis.call('ZRANGEBYSCORE', QUEUE.dead, '-inf', digits(now - tonumber(ARGV[3]))))
+forget(redis.call('ZRANGE', QUEUE.dead, 0, -tonumber(ARGV[6]) - 1))
+redis.call('PEXPIRE', QUEUE.dead, ARGV[3])
+redis.call('PEXPIRE', QUEUE.letters, ARGV[3])
+return 1

@@ -15,5 +15,8 @@ if ARGV[7] ~= '1' then
 else
   redis.call('HSET', QUEUE.entries, ARGV[1], ARGV[2] .. ' 0-0') -- no entry, but its priority, should it need one
 end
-for _, key in pairs(QUEUE) do redis.call('PEXPIRE', key, ARGV[6]) end
+for _, key in pairs(QUEUE) do
+  -- Letters have a time of their own: that others ask is no reason to keep a question for longer.
+  if key ~= QUEUE.dead and key ~= QUEUE.letters then redis.call('PEXPIRE', key, ARGV[6]) end
+end
 return 'queued'

@@ -1,0 +1,28 @@
+"""How commands end that cannot do what they were asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import typer
+
+from relay.errors import RelayError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def calmly(command: Callable[P, R]) -> Callable[P, R]:
+    """A mistake of the user's ends in one line and exit code 2, not in a traceback."""
+
+    @wraps(command)
+    def run(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return command(*arguments, **named)
+        except RelayError as error:
+            typer.echo(f"relay: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from None
+
+    return run
