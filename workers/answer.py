@@ -1,6 +1,7 @@
 """The answer: asks one provider after the other until one has finished it, and hands on what they say.
 
-Nothing in here waits for Redis. Whoever cancels `ask` closes the provider's stream.
+No token waits for Redis in here; only a call does, where the lease is in doubt. Whoever cancels `ask` closes the
+provider's stream.
 """
 
 from __future__ import annotations
