@@ -10,6 +10,9 @@ _FLUSHING = "tests/scenarios/test_flushing.py::test_"
 _STOP = "tests/scenarios/test_stop.py::test_"
 _APPEND = "tests/log/test_append.py::test_"
 _CLAIM = "tests/log/test_claim.py::test_"
+_FAILOVER = "tests/scenarios/test_failover.py::test_"
+_ANSWER = "tests/workers/test_answer.py::test_"
+_RESUMING = "tests/workers/test_resuming.py::test_"
 _END = "tests/log/test_end.py::test_"
 _FOLLOWER = "tests/log/test_follower.py::test_"
 _VIEW = "tests/protocol/test_view.py::test_"
@@ -136,5 +139,33 @@ MUTANTS = [
         [Change("if first != self.last + 1:", "if last <= self.last:")],
         [],
         [_VIEW + "a_frame_that_starts_later_is_a_gap_and_changes_nothing"],
+    ),
+    Mutant(
+        "a failover that joins two texts",
+        "workers/answer.py",
+        [Change('            self._restart("provider_failed")', '            self._flusher.status("retrying")')],
+        [_FAILOVER + "in_mid_answer_the_next_provider_begins_a_new_attempt"],
+        [_ANSWER + "what_was_shown_of_a_provider_that_failed_is_void_before_another_says_anything"],
+    ),
+    Mutant(
+        "a call without a lease",
+        "workers/answer.py",
+        [Change("        await self._lease.held()\n", "")],
+        [],
+        [_ANSWER + "a_worker_without_its_lease_asks_nobody_until_it_knows"],
+    ),
+    Mutant(
+        "a lost worker's call that is gone on with unproved",
+        "workers/flushing.py",
+        [Change('raise Diverged("another text")', "pass")],
+        [],
+        [_RESUMING + "what_cannot_be_gone_on_with_begins_again_and_nothing_is_mixed"],
+    ),
+    Mutant(
+        "a breaker that nothing opens",
+        "workers/breaker.py",
+        [Change("elif self._in_a_row >= self._failures or", "elif")],
+        [_FAILOVER + "a_sick_provider_is_passed_over_and_everybody_can_see_that"],
+        [],
     ),
 ]  # fmt: skip
