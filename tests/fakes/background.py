@@ -149,7 +149,7 @@ class Background:
 
     async def _tell_events(self, writer: asyncio.StreamWriter, reader: Reader, faulty: bool) -> bool:
         script = self.call.script
-        at = 0 if reader.starting_after is None else reader.starting_after + 1
+        at = 0 if reader.starting_after is None or script.retells else reader.starting_after + 1
         while True:
             while at >= len(self._events) and not self.call.finished:
                 await self._news.wait()
@@ -170,7 +170,9 @@ class Background:
                 if reset:
                     set_reset(writer)
                 return False
-            writer.write(b"%x\r\n" % len(event) + event + b"\r\n")
+            if script.keepalives:
+                writer.write(_chunk(self.format.keepalive(at)))
+            writer.write(_chunk(event))
             await writer.drain()
             at, reader.events, self.call.sent = at + 1, reader.events + 1, max(self.call.sent, token + 1)
             self._tell()
@@ -224,6 +226,10 @@ class Background:
     def _end(self) -> None:
         self.call.finished = True
         self._add([], 0)
+
+
+def _chunk(event: bytes) -> bytes:
+    return b"%x\r\n" % len(event) + event + b"\r\n"
 
 
 async def _hold(call: Call, tell: Callable[[], None]) -> float:

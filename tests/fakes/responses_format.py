@@ -76,6 +76,10 @@ class ResponsesFormat:
         garbage = self._script.garbage.encode("utf-8", "surrogateescape")
         return [b"data: " + garbage.replace(b"NUMBER", b"%d" % self._number) + b"\n\n"]
 
+    def keepalive(self, number: int) -> bytes:
+        """Not documented, but sent while a response is queued or thinks."""
+        return _named("keepalive", {"type": "keepalive", "sequence_number": number, "model": self._call.model})
+
     def status_body(self, status: int) -> Any:
         return {"error": {"message": f"{status}, as scripted", "type": "invalid_request_error", "code": None}}
 

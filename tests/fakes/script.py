@@ -50,6 +50,8 @@ class Script:
     stall_after: int | None = None  # that reader is told nothing more from token k on, and stays connected
     cut_each: int | None = None  # every reader's connection closes after so many events
     retrieves: list[int] = dataclasses.field(default_factory=list)  # status of the first GETs of its stream; 0: none
+    keepalives: bool = False  # one before each event, with the number of the event that follows
+    retells: bool = False  # each reader is told everything, whatever its starting_after
     cancel_status: int | None = None  # of every cancel; 0: none
     response_id: Any = None  # None: resp_ and the call's index
 

@@ -220,6 +220,22 @@ async def test_however_often_it_breaks_the_answer_is_whole_while_each_connection
     assert len(fake.calls) == 1
 
 
+@pytest.mark.parametrize("after", range(0, len(WILD) + 1, 2))
+async def test_what_a_server_tells_again_is_not_yielded_again(after: int) -> None:
+    script = Script(tokens=WILD, reasoning=["Hm"], usage=USAGE, cut_after=after, retells=True)
+    async with FakeProvider(script) as fake, provider_of(fake) as provider:
+        assert await _all(provider.stream(HELLO)) == [MARK, Reasoning("Hm"), *texts(WILD), END]
+    assert [reader.events > after for reader in fake.calls[0].readers] == [True, True]
+
+
+@pytest.mark.parametrize("retells", [False, True])
+async def test_keepalives_have_numbers_of_which_nothing_follows(retells: bool) -> None:
+    script = Script(tokens=WILD, usage=USAGE, cut_after=5, keepalives=True, retells=retells)
+    async with FakeProvider(script) as fake, provider_of(fake) as provider:
+        assert await _all(provider.stream(HELLO)) == [MARK, *texts(WILD), END]
+    assert [reader.starting_after for reader in fake.calls[0].readers] == [None, 6]
+
+
 async def test_the_response_goes_on_while_nobody_reads_and_is_then_told_live() -> None:
     script = Script(tokens=WILD, usage=USAGE, cut_after=2, hold_before=6)
     async with FakeProvider(script) as fake, provider_of(fake) as provider:

@@ -69,7 +69,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
             async with asyncio.timeout(CANCEL_S):
                 await self._client.responses.cancel(checked_mark(mark))
         except (openai.BadRequestError, openai.ConflictError):
-            return  # OpenAI answers with its last state instead, other servers like this
+            return  # it has ended: OpenAI answers 400 or with its last state, others 409
         except TimeoutError as error:
             raise ProviderError("provider_timeout", f"no answer to cancel in {CANCEL_S} s", retryable=True) from error
         except _FAILURES.errors as error:

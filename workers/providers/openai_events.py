@@ -31,7 +31,7 @@ _INCOMPLETE: dict[str, Finish] = {"max_output_tokens": "length", "content_filter
 class Response:
     """What has been said of it so far. The SDK validates none of it: any field may be missing or of another type.
 
-    `mark`: its id, None until it is known. `last`: the sequence_number of the last event that was read.
+    `mark`: its id, None until it is known. `last`: the sequence_number of its last event that was read.
     """
 
     def __init__(self, model: str, reasoning: bool, mark: str | None = None) -> None:
@@ -69,7 +69,8 @@ class Response:
     def _event_parts(self, event: Any) -> list[Part]:
         # By `type`, never by class: the SDK makes any class it can of an event that it does not know.
         kind, number = _text(event.type), getattr(event, "sequence_number", None)
-        if isinstance(number, int):
+        # Not of keepalives: theirs belong to the connection, and may be the next event's as well.
+        if isinstance(number, int) and kind.startswith("response."):
             if self.last is not None and number <= self.last:
                 return []
             self.last = number
