@@ -116,6 +116,11 @@ class Settings(BaseSettings):
     breaker_open_s: float = Field(15, description="It is tried again after this", gt=0, le=3600)
     tokens_per_second: float = Field(30, description="Pace of the demo provider", gt=0, le=100000)
     reasoning: bool = Field(True, description="Pass on the model's reasoning where it is streamed")
+    openai_background: bool = Field(
+        False,
+        description="Ask OpenAI for background responses: another worker goes on with the same answer "
+        "(Responses API only)",
+    )
     batch_size: int = Field(20, description="Tokens per batch", ge=1, le=10000)
     batch_linger_ms: float = Field(50, description="A token waits at most this long for its batch", ge=0, le=10000)
     flush_retries: int = Field(3, description="A flush that failed is tried again this often", ge=0, le=10)

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from tests.fakes.agent_format import AgentFormat
 from tests.fakes.anthropic_format import AnthropicFormat
 from tests.fakes.openai_format import OpenAIFormat
+from tests.fakes.responses_format import ResponsesFormat
 from tests.fakes.script import Api, Call, Format, encode
 
 _FORMATS: dict[Api, Callable[[Call], Format]] = {
     "openai": OpenAIFormat,
     "anthropic": AnthropicFormat,
     "agent": AgentFormat,
+    "responses": ResponsesFormat,
 }
 
 
@@ -122,10 +124,7 @@ class Answer:
     def _cut(self, *, reset: bool) -> bool:
         self._call.finished = True
         if reset:
-            self._writer.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
-            self._writer.transport.abort()
+            set_reset(self._writer)
         return False
 
     async def _flush(self) -> None:
@@ -139,3 +138,15 @@ def head(status: int, headers: dict[str, str]) -> bytes:
     """An HTTP response up to its body."""
     lines = [f"HTTP/1.1 {status} As scripted", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode("latin-1")
+
+
+def json_reply(status: int, value: object) -> bytes:
+    """A whole HTTP response."""
+    body = encode(value)
+    return head(status, {"content-type": "application/json", "content-length": str(len(body))}) + body
+
+
+def set_reset(writer: asyncio.StreamWriter) -> None:
+    """Close the connection by a TCP reset."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

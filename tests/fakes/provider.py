@@ -1,7 +1,7 @@
-"""A fake provider: a real HTTP server on loopback that speaks both streaming APIs, by script, and is an agent.
+"""A fake provider: a real HTTP server on loopback that speaks the streaming APIs, by script, and is an agent.
 
 It serves OpenAI's `/v1/chat/completions`, Anthropic's `/v1/messages` and an agent's `/agent`, which answers whole, with
-the same faults at the same tokens.
+the same faults at the same tokens, and OpenAI's background responses under `/v1/responses` (see background.py).
 In a test:
 
     async with FakeProvider(Script(tokens=["Hel", "lo"], hold_before=1)) as fake:
@@ -17,6 +17,7 @@ are `OPENAI_BASE_URL=…`, `ANTHROPIC_BASE_URL=…` and `AGENT_API_URL=…`, and
                                                    now on; with it for requests whose last user turn contains TEXT,
                                                    the newest first; with `times` for the next N of them
     POST /control/release[?call=INDEX]             lets held calls go on
+    POST /control/forget                           all background responses so far have expired
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.fakes import anthropic_format
-from tests.fakes.answer import Answer, head
-from tests.fakes.script import Api, Body, Call, Script, encode, prompt_of, tokenize
+from tests.fakes.answer import Answer, json_reply
+from tests.fakes.background import Backgrounds
+from tests.fakes.script import Api, Body, Call, Reader, Script, prompt_of, tokenize
 
 __all__ = ["Call", "FakeProvider", "Script"]
 
@@ -62,6 +64,7 @@ class FakeProvider:
         self.agent_check = Script(status=200, status_body="{}")
         self.checks: list[dict[str, str]] = []
         self.connections: set[_Connection] = set()
+        self.backgrounds = Backgrounds(self.begin, self.tell)
         self._rules: list[_Rule] = []
         self._port = port
         self._news = asyncio.Event()
@@ -80,6 +83,7 @@ class FakeProvider:
         self._server.close()
         handlers = [connection.close() for connection in self.connections]
         await asyncio.gather(*handlers, return_exceptions=True)
+        await self.backgrounds.aclose()
         await self._server.wait_closed()
 
     @property
@@ -152,7 +156,7 @@ class _Connection(asyncio.StreamReaderProtocol):
     def __init__(self, fake: FakeProvider) -> None:
         self.fake = fake
         self.reader = asyncio.StreamReader()
-        self.call: Call | None = None
+        self.watched: Call | Reader | None = None
         super().__init__(self.reader)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -173,14 +177,15 @@ class _Connection(asyncio.StreamReaderProtocol):
         super().connection_lost(exc)
 
     def _client_gone(self) -> None:
-        if self.call is not None and not self.call.finished and self.call.client_gone_at is None:
-            self.call.client_gone_at = time.monotonic()
+        watched = self.watched
+        if watched is not None and not watched.finished and watched.client_gone_at is None:
+            watched.client_gone_at = time.monotonic()
             self.fake.tell()
             self.handler.cancel()
 
     def close(self) -> asyncio.Task[None]:
         """Hang up on the client; the task ends soon."""
-        self.call = None
+        self.watched = None
         self.handler.cancel()
         self.writer.transport.abort()
         return self.handler
@@ -188,11 +193,11 @@ class _Connection(asyncio.StreamReaderProtocol):
     async def _serve(self) -> None:
         try:
             while await self._answer():
-                self.call = None
+                self.watched = None
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client is done with this connection
         finally:
-            self.call = None  # what follows is our own hang-up
+            self.watched = None  # what follows is our own hang-up
             self.writer.close()
 
     async def _answer(self) -> bool:
@@ -205,9 +210,11 @@ class _Connection(asyncio.StreamReaderProtocol):
             self.fake.checks.append(headers)
             check = Call(-1, "agent", {}, headers, self.fake.agent_check)
             return await Answer(check, self.writer, self.fake.tell).run()
+        if Backgrounds.owns(url.path):
+            return await self.fake.backgrounds.answer(self, method, target, headers, body)
         if method != "POST" or url.path not in _APIS:
             return await self._reply(404, {"error": {"message": f"no {method} {url.path} here"}})
-        self.call = call = self.fake.begin(_APIS[url.path], json.loads(body), headers)
+        self.watched = call = self.fake.begin(_APIS[url.path], json.loads(body), headers)
         again = await Answer(call, self.writer, self.fake.tell).run()
         call.finished = True
         self.fake.tell()
@@ -228,11 +235,13 @@ class _Connection(asyncio.StreamReaderProtocol):
         if command == "POST /control/release":
             self.fake.release(int(options["call"]) if "call" in options else None)
             return await self._reply(200, {})
+        if command == "POST /control/forget":
+            self.fake.backgrounds.forget()
+            return await self._reply(200, {})
         return await self._reply(404, {"error": {"message": f"no {command} here"}})
 
     async def _reply(self, status: int, value: object) -> bool:
-        body = encode(value)
-        self.writer.write(head(status, {"content-type": "application/json", "content-length": str(len(body))}) + body)
+        self.writer.write(json_reply(status, value))
         await self.writer.drain()
         return True
 

@@ -9,7 +9,7 @@ import re
 import time
 from typing import Any, Literal, Protocol
 
-Api = Literal["openai", "anthropic", "agent"]
+Api = Literal["openai", "anthropic", "agent", "responses"]
 Body = dict[str, Any]
 
 
@@ -46,6 +46,15 @@ class Script:
     garbage_after: int | None = None  # an event that is none of the API's
     garbage: str = '{"choices": ['  # "\\udcff" in it goes out as the byte 0xff
 
+    # Background responses only. What cuts or closes their connection hits the reader that asked for it: they go on.
+    stall_after: int | None = None  # that reader is told nothing more from token k on, and stays connected
+    cut_each: int | None = None  # every reader's connection closes after so many events
+    retrieves: list[int] = dataclasses.field(default_factory=list)  # status of the first GETs of its stream; 0: none
+    keepalives: bool = False  # one before each event, with the number of the event that follows
+    retells: bool = False  # each reader is told everything, whatever its starting_after
+    cancel_status: int | None = None  # of every cancel; 0: none
+    response_id: Any = None  # None: resp_ and the call's index
+
     @property
     def prompt_tokens(self) -> int | None:
         return self.usage["prompt_tokens"] if self.usage else None
@@ -56,8 +65,22 @@ class Script:
 
 
 @dataclasses.dataclass(eq=False)
+class Reader:
+    """One connection on which a background response is read; the first is the one that asked for it."""
+
+    starting_after: int | None = None
+    events: int = 0  # sent to it
+    finished: bool = False  # nothing more comes to it
+    client_gone_at: float | None = None  # when it hung up before that
+
+
+@dataclasses.dataclass(eq=False)
 class Call:
-    """One request for an answer; times are time.monotonic() of this machine, comparable between its processes."""
+    """One request for an answer; times are time.monotonic() of this machine, comparable between its processes.
+
+    Of a background response `finished` means that it has ended, `sent` counts what any reader was sent, and
+    `client_gone_at` is when the reader that asked for it hung up.
+    """
 
     index: int
     api: Api
@@ -70,6 +93,9 @@ class Call:
     finished: bool = False  # everything in the script was sent, its fault included
     client_gone_at: float | None = None  # when the client hung up on an answer that was not finished
     released: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    generated: int = 0  # tokens of a background response, whoever has read them
+    cancelled_at: float | None = None
+    readers: list[Reader] = dataclasses.field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -87,8 +113,12 @@ class Call:
 
     def as_json(self) -> dict[str, Any]:
         """For GET /control/calls."""
-        names = ("index", "api", "body", "headers", "started_at", "sent", "text", "held", "finished", "client_gone_at")
-        return {name: getattr(self, name) for name in names}
+        names = (
+            "index", "api", "body", "headers", "started_at", "sent", "text", "held", "finished", "client_gone_at",
+            "generated", "cancelled_at",
+        )  # fmt: skip
+        readers = [dataclasses.asdict(reader) for reader in self.readers]
+        return {**{name: getattr(self, name) for name in names}, "readers": readers}
 
 
 class Format(Protocol):
@@ -121,8 +151,14 @@ class Format(Protocol):
 
 def prompt_of(body: Body) -> str:
     """The last user turn of a request, whether its content is a string or blocks."""
-    turns = [message for message in body.get("messages", []) if message.get("role") == "user"]
+    turns = [message for message in messages_of(body) if message.get("role") == "user"]
     return text_of(turns[-1].get("content", "")) if turns else ""
+
+
+def messages_of(body: Body) -> list[Any]:
+    """The turns of a request; the Responses API calls them its input."""
+    turns = body.get("messages") or body.get("input") or []
+    return [{"role": "user", "content": turns}] if isinstance(turns, str) else list(turns)
 
 
 def text_of(content: Any) -> str:
@@ -134,7 +170,7 @@ def text_of(content: Any) -> str:
 
 def words(body: Body) -> int:
     """What the prompt of a request is billed as: one token for each word."""
-    return sum(len(text_of(message.get("content")).split()) for message in body.get("messages", []))
+    return sum(len(text_of(message.get("content")).split()) for message in messages_of(body))
 
 
 def tokenize(text: str) -> list[str]:

@@ -89,6 +89,46 @@ async def test_an_error_in_anthropics_format_amid_an_answer_and_instead_of_one()
     }
 
 
+# As on https://developers.openai.com/api/reference/resources/responses/streaming-events
+RESPONSES = """\
+event: response.output_text.delta
+data: {"type": "response.output_text.delta", "sequence_number": 2, "item_id": "msg_1", "output_index": 1, \
+"content_index": 0, "delta": "Yes"}
+
+event: response.output_text.delta
+data: {"type": "response.output_text.delta", "sequence_number": 3, "item_id": "msg_1", "output_index": 1, \
+"content_index": 0, "delta": "\\ud83d"}
+
+event: response.completed
+"""
+
+
+async def test_a_background_response_is_told_from_where_one_asks_until_it_has_expired() -> None:
+    asked = {"model": "m", "input": "Two words", "background": True, "store": True, "stream": True}
+    async with FakeProvider(Script(tokens=["Yes", "\ud83d"])) as fake, httpx2.AsyncClient(trust_env=False) as client:
+        url = f"{fake.openai_base_url}/responses"
+        whole = (await client.post(url, json=asked)).text
+        again = (await client.get(f"{url}/resp_0", params={"stream": "true"})).text
+        rest = (await client.get(f"{url}/resp_0", params={"stream": "true", "starting_after": "1"})).text
+        state = (await client.get(f"{url}/resp_0")).json()
+        assert (await client.post(f"{fake.anthropic_base_url}/control/forget")).is_success
+        expired = await client.get(f"{url}/resp_0")
+        calls = (await client.get(f"{fake.anthropic_base_url}/control/calls")).json()
+    assert whole.startswith("event: response.created\ndata: ")
+    assert again == whole
+    assert rest.startswith(RESPONSES)
+    assert whole.endswith(rest)
+    assert (state["status"], state["usage"]["input_tokens"], expired.status_code) == ("completed", 2, 404)
+    assert [reader["starting_after"] for reader in calls[0]["readers"]] == [None, None, 1]
+    assert fake.calls[0].prompt == "Two words"
+
+
+async def test_what_is_no_background_stream_is_refused() -> None:
+    async with FakeProvider(Script()) as fake, httpx2.AsyncClient(trust_env=False) as client:
+        answer = await client.post(f"{fake.openai_base_url}/responses", json={"model": "m", "input": "x"})
+    assert answer.status_code == 400
+
+
 def turns(*contents: Any) -> list[dict[str, Any]]:
     return [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
 

@@ -38,8 +38,10 @@ def make(name: str, settings: Settings) -> Provider:
         return AnthropicProvider(settings.anthropic_api_key, settings.anthropic_base_url, *common)
     if name == "openai":
         from workers.providers.openai import OpenAIProvider
+        from workers.providers.openai_background import OpenAIBackgroundProvider
 
-        return OpenAIProvider(settings.openai_api_key, settings.openai_base_url, *common)
+        kind = OpenAIBackgroundProvider if settings.openai_background else OpenAIProvider
+        return kind(settings.openai_api_key, settings.openai_base_url, *common)
     if name == "agent":
         from workers.providers.agent import AgentProvider
 

@@ -31,12 +31,18 @@ _UNWRAPPED = (
 _OURS = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyRedirects)  # wrong however often
 
 _RETRYABLE_STATUS = frozenset({408, 409})
-_REFUSALS = frozenset({"content_filter", "content_policy_violation", "responsibleaipolicyviolation"})
+_REFUSALS = frozenset(
+    {
+        "content_filter", "content_policy_violation", "responsibleaipolicyviolation",
+        "invalid_prompt", "bio_policy", "misalignment_policy_violation", "image_content_policy_violation",
+    }
+)  # fmt: skip
 _RATE_LIMITS = frozenset({"rate_limit_exceeded", "rate_limit_error", "insufficient_quota", "too_many_requests"})
 _REQUEST_ERRORS = frozenset(
     {
         "invalid_request_error", "authentication_error", "permission_error", "not_found_error", "billing_error",
         "invalid_api_key", "model_not_found", "context_length_exceeded", "request_too_large", "badrequesterror",
+        "data_residency_mismatch",
     }
 )  # fmt: skip
 # Of an error inside the stream, which has no status: what is wrong with the key, and not with what was asked.
@@ -78,9 +84,18 @@ class Failures:
     def _detail(self, error: Exception) -> str:
         """One line for the log. What a server said goes without its text: servers quote keys and prompts in it."""
         if isinstance(error, self._api) and not isinstance(error, self._wrapper):
-            names = [f"{name}={str(value)[:60]}" for name in _FIELDS if (value := getattr(error, name, None))]
-            return " ".join([type(error).__name__, *names])
+            return _named(type(error).__name__, error)
         return " from ".join(_line(one) for one in (error, error.__cause__) if one is not None)
+
+
+def of_event(event: str, error: object) -> ProviderError:
+    """For an error that came as an event of an API and not as an exception; `error` is what it holds, if anything."""
+    return _by_name(error, _named(event, error))
+
+
+def _named(what: str, error: object) -> str:
+    names = [f"{name}={str(value)[:60]}" for name in _FIELDS if (value := getattr(error, name, None))]
+    return " ".join([what, *names])
 
 
 def _line(error: BaseException) -> str:
@@ -89,7 +104,7 @@ def _line(error: BaseException) -> str:
     return "{error}: {detail}".format(**describe(error))
 
 
-def _by_name(error: Exception, detail: str) -> ProviderError:
+def _by_name(error: object, detail: str) -> ProviderError:
     names = [value for name in _FIELDS[1:] if (value := getattr(error, name, None))]
     headers = getattr(getattr(error, "response", None), "headers", {})
     return classed(getattr(error, "status_code", None), names, detail, headers)
