@@ -12,7 +12,7 @@ from tests.log.in_memory import redis_in_memory
 
 SESSION_NAMES = ["meta", "log", "generations", "active", "transcript", "requests", "order", "deleted", "events"]
 GENERATION_NAMES = ["state", "text", "reasoning"]
-QUEUE_NAMES = ["open", "jobs", "entries", "trims", "dead", "letters", *PRIORITIES]
+QUEUE_NAMES = ["open", "jobs", "entries", "trims", "policy", "dead", "letters", *PRIORITIES]
 SESSIONS = ["s", "user:1", "a.b-c_d", ":", "x" * 128]
 
 REPORT = """

@@ -17,8 +17,8 @@ from relay.crashpoints import crashpoint
 from relay.errors import StorageError
 from relay.log.connect import BLOCK_S
 from relay.log.jobs import Job
+from relay.log.policy import Policy
 from relay.log.queue import Queue
-from relay.log.reaper import look_ms
 from relay.log.replies import Claim, Refused
 from relay.log.session_log import SessionLog
 from relay.log.subscription import Source
@@ -218,7 +218,7 @@ class Consumer:
             if not await self._log.release(job.session, job.generation, fence):
                 # No time is left to rebuild it; but what it takes to make it anew is here, and perhaps only here.
                 await self._queue.announce(job.queue)
-                look = look_ms(self._settings.lease_s, self._settings.queue_timeout_s)
+                look = Policy.of(self._settings).look_ms
                 await self._queue.enqueue(job, look, held=True)  # accepted already: a full queue is no reason
             await self._queue.requeue(job.queue, job.session, job.generation, 0)
             log.info("handed_over", session=job.session, generation=job.generation)

@@ -16,8 +16,8 @@ import msgspec
 from relay import logging, metrics
 from relay.errors import StorageError
 from relay.log.jobs import Job
+from relay.log.policy import Policy
 from relay.log.queue import Queue
-from relay.log.reaper import look_ms
 from relay.log.replies import Claim, Outcome, Rebuilt
 from relay.log.session_log import SessionLog
 from relay.protocol.words import new_id
@@ -209,7 +209,7 @@ class Generation:
         if self._answer is not None and self._answer.first_token_s is not None:
             times["first"] = times["claimed"] + int(self._answer.first_token_s * 1000)
         await self._queue.announce(job.queue)
-        look = look_ms(self._settings.lease_s, self._settings.queue_timeout_s)
+        look = Policy.of(self._settings).look_ms
         await self._queue.enqueue(job, look, held=True)
         return await self._session_log.rebuild(job, fence, self._worker, self._lease_ms, place.epochs, place.seq, times)
 

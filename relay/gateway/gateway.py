@@ -25,7 +25,8 @@ from relay.log.connect import Connections
 from relay.log.fitness import Fitness
 from relay.log.follower import Follower
 from relay.log.pages import Shelf
-from relay.log.reaper import failure, look_ms
+from relay.log.policy import Policy
+from relay.log.reaper import failure
 from relay.settings import Settings
 
 RECONNECT_SPREAD_MS = (200, 3000)
@@ -49,7 +50,7 @@ class Gateway:
             self.queue,
             self.redis.commands,
             self.hub,
-            look_ms=look_ms(settings.lease_s, settings.queue_timeout_s),
+            look_ms=Policy.of(settings).look_ms,
             mark_ms=int(settings.lost_after_s * 1000),
         )
         self.subscriber = stores.subscriber(self.redis)

@@ -20,6 +20,7 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
                     :jobs           hash    the same → the whole job
                     :entries        hash    the same → "PRIORITY ENTRY-ID"
                     :trims          zset    ended ones by the time of their trimming
+                    :policy         string  by which deadlines its jobs are judged (policy.py)
                     :dead           zset    "SESSION GENERATION PRIORITY REASON" of dead letters by when they died
                     :letters        hash    "SESSION GENERATION" of the same → the whole job
                     :high :normal :low      streams with the consumer group `workers`
@@ -46,7 +47,9 @@ _SESSION = {
     "events": "events",
 }
 _GENERATION = {"state": "g:", "text": "t:", "reasoning": "r:"}
-_QUEUE: dict[str, str] = {name: name for name in ("open", "jobs", "entries", "trims", "dead", "letters", *PRIORITIES)}
+_QUEUE: dict[str, str] = {
+    name: name for name in ("open", "jobs", "entries", "trims", "policy", "dead", "letters", *PRIORITIES)
+}
 
 
 class Keys:

@@ -18,6 +18,7 @@ import msgspec
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import StorageError, UnreadableJob
+from relay.log.policy import Policy
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog
 from relay.sentences import Sentences
@@ -29,46 +30,38 @@ PAGE = 100
 log = logging.get("reaper")
 
 
-def look_ms(lease_s: float, queue_timeout_s: float) -> int:
-    """How often an open row is looked at: often enough to notice either deadline soon."""
-    return max(100, int(min(lease_s, queue_timeout_s) * 500))
-
-
 def failure(code: str, message: str, *, retryable: bool) -> bytes:
     """The members that a failed `end` adds."""
     return msgspec.json.encode({"error": {"code": code, "message": message, "retryable": retryable}})
 
 
 class Reaper:
-    """Looks at what is due in every known queue."""
+    """Looks at what is due in every known queue.
+
+    `policy`: of `own_queue`, a worker's; of others while their own workers have said none.
+    """
 
     def __init__(
         self,
         session_log: SessionLog,
         queue: Queue,
         *,
-        lease_s: float,
-        queue_timeout_s: float,
-        max_takeovers: int,
+        policy: Policy,
         sentences: Sentences,
         own_queue: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = session_log
         self._queue = queue
-        self._lease_ms = int(lease_s * 1000)
-        self._queue_timeout_ms = int(queue_timeout_s * 1000)
-        self._max_takeovers = max_takeovers
+        self._policy = policy
         self._sentences = sentences
-        self._look_ms = look_ms(lease_s, queue_timeout_s)
         self._own = {own_queue} if own_queue is not None else set()
         self._clock = clock
-        self._lease_s = lease_s
         self._trouble_at = -math.inf
 
     async def run(self) -> None:
         """Until cancelled."""
-        pause_s = min(1.0, self._look_ms / 2000)
+        pause_s = min(1.0, self._policy.look_ms / 2000)
         while True:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))
             try:
@@ -93,9 +86,11 @@ class Reaper:
 
     async def sweep(self, queue: str) -> None:
         """One page of one queue. Raises StorageError."""
-        due = await self._promptly(self._queue.due(queue, PAGE, self._look_ms))
+        said = self._policy if queue in self._own else None
+        due = await self._promptly(self._queue.due(queue, PAGE, self._policy.look_ms, said))
+        policy = due.policy or self._policy
         for session, generation in due.rows:
-            what = await self._look_if_it_can(queue, session, generation, due.now_ms)
+            what = await self._look_if_it_can(queue, session, generation, due.now_ms, policy)
             metrics.reaped.labels(what).inc()
             if what not in ("alive", "waiting", "held", "refused"):
                 log.info("reaped", what=what, session=session, generation=generation, queue=queue)
@@ -108,7 +103,7 @@ class Reaper:
         Raises StorageError.
         """
         standing = await self._log.standing(session, generation)
-        if standing is None or standing["state"] == "ended" or self._clock() - self._trouble_at < self._lease_s:
+        if standing is None or standing["state"] == "ended" or self._clock() - self._trouble_at < self._policy.lease_s:
             return
         if not await self._queue.knows(standing["queue"], session, generation):
             what = await self._fail(standing["queue"], session, generation, standing, "storage")
@@ -118,14 +113,14 @@ class Reaper:
         """A reply that took long is trouble too: while a frozen Redis held it up, nobody could renew a lease."""
         asked_at = self._clock()
         answer = await reply
-        if self._clock() - asked_at > self._lease_s / 3:
+        if self._clock() - asked_at > self._policy.lease_s / 3:
             self._trouble_at = self._clock()
         return answer
 
-    async def _look_if_it_can(self, queue: str, session: str, generation: str, now_ms: int) -> str:
+    async def _look_if_it_can(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> str:
         """A session that Redis lost in part may refuse for good; nobody else's answer may wait for it."""
         try:
-            return await self._look(queue, session, generation, now_ms)
+            return await self._look(queue, session, generation, now_ms, policy)
         except StorageError as error:
             if not error.refused:
                 raise
@@ -146,7 +141,7 @@ class Reaper:
             log.warning("trim_refused", session=session, generation=generation, detail=str(error))
         await self._queue.trimmed(queue, session, generation)
 
-    async def _look(self, queue: str, session: str, generation: str, now_ms: int) -> str:
+    async def _look(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> str:
         standing = await self._log.standing(session, generation)
         if standing is None:
             return await self._admit(queue, session, generation)
@@ -155,17 +150,17 @@ class Reaper:
             return "ended"
         lease = int(standing.get("lease", 0))
         if lease > now_ms:
-            await self._queue.look_at(queue, session, generation, min(lease, now_ms + self._look_ms) + 1)
+            await self._queue.look_at(queue, session, generation, min(lease, now_ms + policy.look_ms) + 1)
             return "alive"
-        if self._clock() - self._trouble_at < self._lease_s:
+        if self._clock() - self._trouble_at < policy.lease_s:
             # While Redis was away everybody's leases ran out: first let the living renew theirs.
             return "waiting"
         lost = int(standing.get("claims", 0)) - int(standing.get("handed", 0))
-        if lost >= self._max_takeovers:
+        if lost >= policy.max_takeovers:
             return await self._fail(queue, session, generation, standing, "worker_lost")
-        if now_ms - max(lease, int(standing["accepted"])) > self._queue_timeout_ms:  # since when nobody has had it
+        if now_ms - max(lease, int(standing["accepted"])) > policy.queue_timeout_ms:  # since when nobody has had it
             return await self._fail(queue, session, generation, standing, "no_worker")
-        return await self._queue.requeue(queue, session, generation, self._lease_ms)
+        return await self._queue.requeue(queue, session, generation, policy.lease_ms)
 
     async def _admit(self, queue: str, session: str, generation: str) -> str:
         """A gateway died between making the job durable and admitting it; its client may never ask again."""

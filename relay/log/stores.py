@@ -8,8 +8,9 @@ from relay.log.connect import Connections
 from relay.log.intake import Intake
 from relay.log.keys import Keys
 from relay.log.offers import Offers
+from relay.log.policy import Policy
 from relay.log.queue import Queue
-from relay.log.reaper import Reaper, look_ms
+from relay.log.reaper import Reaper
 from relay.log.session_log import SessionLog
 from relay.log.subscription import Subscriber
 from relay.settings import Settings
@@ -39,7 +40,7 @@ def queue(redis: Connections, settings: Settings) -> Queue:
 
 def caretaker(redis: Connections, settings: Settings) -> Caretaker:
     log, jobs = session_log(redis, settings), queue(redis, settings)
-    intake = Intake(log, jobs, redis.commands, look_ms=look_ms(settings.lease_s, settings.queue_timeout_s))
+    intake = Intake(log, jobs, redis.commands, look_ms=Policy.of(settings).look_ms)
     return Caretaker(log, jobs, Backlog(redis.commands, Keys(settings.prefix)), intake)
 
 
@@ -55,9 +56,7 @@ def reaper(log: SessionLog, jobs: Queue, settings: Settings, own_queue: str | No
     return Reaper(
         log,
         jobs,
-        lease_s=settings.lease_s,
-        queue_timeout_s=settings.queue_timeout_s,
-        max_takeovers=settings.max_takeovers,
+        policy=Policy.of(settings),
         sentences=settings.sentences,
         own_queue=own_queue,
     )

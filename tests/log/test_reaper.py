@@ -13,8 +13,9 @@ from relay.errors import StorageError
 from relay.log.backlog import Backlog
 from relay.log.jobs import Job
 from relay.log.keys import Keys
+from relay.log.policy import Policy
 from relay.log.queue import Due, Queue
-from relay.log.reaper import Reaper, failure, look_ms
+from relay.log.reaper import Reaper, failure
 from relay.log.replies import Refused
 from relay.log.session_log import SessionLog
 from relay.sentences import Sentences
@@ -33,16 +34,15 @@ from tests.log.in_memory import (
 LEASE_S = LEASE_MS / 1000
 QUEUE_TIMEOUT_S = 60.0
 MAX_TAKEOVERS = 3
-LOOK_S = look_ms(LEASE_S, QUEUE_TIMEOUT_S) / 1000
+POLICY = Policy(LEASE_MS, int(QUEUE_TIMEOUT_S * 1000), MAX_TAKEOVERS)
+LOOK_S = POLICY.look_ms / 1000
 
 
 def reaper_of(session_log: SessionLog, queue: Queue) -> Reaper:
     return Reaper(
         session_log,
         queue,
-        lease_s=LEASE_S,
-        queue_timeout_s=QUEUE_TIMEOUT_S,
-        max_takeovers=MAX_TAKEOVERS,
+        policy=POLICY,
         sentences=Sentences("Sorry.", {"de": "Schade."}),
     )
 
@@ -65,7 +65,7 @@ async def test_after_a_reply_that_took_long_nobody_is_taken_for_dead_at_once(
 ) -> None:
     slow = Slow(queue)
     reaper = Reaper(
-        session_log, slow, lease_s=LEASE_S, queue_timeout_s=QUEUE_TIMEOUT_S, max_takeovers=MAX_TAKEOVERS,
+        session_log, slow, policy=POLICY,
         sentences=Sentences("Sorry.", {"de": "Schade."}), clock=lambda: slow.now_s,
     )  # fmt: skip
     job = await accepted(session_log, queue)
@@ -111,7 +111,7 @@ def passing(reaper: Reaper, clock: Clock) -> Passing:
 async def accepted(session_log: SessionLog, queue: Queue, generation: str = "g1", **fields: Any) -> Job:
     """What a submit leaves behind."""
     job = job_of(generation, **fields)
-    assert await queue.enqueue(job, look_ms(LEASE_S, QUEUE_TIMEOUT_S))
+    assert await queue.enqueue(job, POLICY.look_ms)
     assert await session_log.admit(job) is not None
     return job
 
@@ -404,7 +404,7 @@ async def test_two_reapers_at_once_write_one_letter(
 ) -> None:
     await loses_every_worker(session_log, queue, clock)
     reapers = [reaper_of(session_log, queue) for _ in range(3)]
-    await asyncio.gather(*(one._look("default", "s", "g1", clock.now_ms) for one in reapers))
+    await asyncio.gather(*(one._look("default", "s", "g1", clock.now_ms, POLICY) for one in reapers))
     assert await letters(redis) == [("g1", "worker_lost")]
 
 
@@ -474,9 +474,7 @@ async def test_after_trouble_nobody_is_taken_for_dead_until_all_could_renew(
     reaper = Watched(
         session_log,
         queue,
-        lease_s=0.2,  # so that it sweeps often
-        queue_timeout_s=QUEUE_TIMEOUT_S,
-        max_takeovers=1,
+        policy=POLICY._replace(lease_ms=200, max_takeovers=1),  # so that it sweeps often
         sentences=Sentences("Sorry.", {"de": "Schade."}),
         clock=lambda: now_s,
     )
@@ -501,9 +499,7 @@ async def test_a_worker_looks_after_its_own_queue_even_if_nobody_announced_it(
     reaper = Reaper(
         session_log,
         queue,
-        lease_s=0.2,
-        queue_timeout_s=QUEUE_TIMEOUT_S,
-        max_takeovers=MAX_TAKEOVERS,
+        policy=POLICY._replace(lease_ms=200),
         sentences=Sentences("Sorry.", {"de": "Schade."}),
         own_queue="default",
     )
@@ -533,7 +529,7 @@ async def test_two_reapers_at_once_end_it_once(session_log: SessionLog, queue: Q
     reapers = [reaper_of(session_log, queue) for _ in range(2)]
     due = await queue.due("default", 10, 1)
     assert due.rows == [("s", "g1")]
-    outcomes = await asyncio.gather(*(one._look("default", "s", "g1", due.now_ms) for one in reapers))
+    outcomes = await asyncio.gather(*(one._look("default", "s", "g1", due.now_ms, POLICY) for one in reapers))
     assert set(outcomes) <= {"no_worker", "ended"}
     assert await ends(session_log) == [("failed", "no_worker")]
     assert not await is_open(queue)
@@ -547,7 +543,7 @@ async def test_two_reapers_at_once_requeue_it_once(
     await claimed(session_log, job)
     clock.advance(s=LEASE_S + 1)
     reapers = [reaper_of(session_log, queue) for _ in range(2)]
-    outcomes = await asyncio.gather(*(one._look("default", "s", "g1", clock.now_ms) for one in reapers))
+    outcomes = await asyncio.gather(*(one._look("default", "s", "g1", clock.now_ms, POLICY) for one in reapers))
     assert sorted(outcomes) == ["requeued", "waiting"]
     assert await redis.xlen("t:q:{default}:normal") == 1
 
@@ -594,9 +590,36 @@ async def test_more_rows_than_a_page_are_all_looked_at(
 
 
 def test_a_row_is_looked_at_often_enough_for_either_deadline() -> None:
-    assert look_ms(lease_s=10, queue_timeout_s=60) == 5000
-    assert look_ms(lease_s=10, queue_timeout_s=4) == 2000
-    assert look_ms(lease_s=0.2, queue_timeout_s=0.01) == 100
+    assert Policy(10_000, 60_000, 3).look_ms == 5000
+    assert Policy(10_000, 4_000, 3).look_ms == 2000
+    assert Policy(200, 10, 3).look_ms == 100
+
+
+# Whose deadlines count
+
+
+async def test_a_queues_own_workers_say_by_which_deadlines_every_reaper_judges(
+    session_log: SessionLog, queue: Queue, clock: Clock
+) -> None:
+    patient = POLICY._replace(queue_timeout_ms=600_000)
+    await accepted(session_log, queue)
+    await Reaper(session_log, queue, policy=patient, sentences=Sentences("Sorry.", {}), own_queue="default").sweep(
+        "default"
+    )
+    clock.advance(s=QUEUE_TIMEOUT_S + 1)
+    await reaper_of(session_log, queue).sweep("default")
+    assert await ends(session_log) == []
+    clock.advance(s=600)
+    await reaper_of(session_log, queue).sweep("default")
+    assert await ends(session_log) == [("failed", "no_worker")]
+
+
+async def test_a_policy_of_a_later_release_is_none(session_log: SessionLog, queue: Queue, redis: Redis) -> None:
+    await redis.set("t:q:{default}:policy", "2 1 1 1 1")
+    assert (await queue.due("default", 10, 1)).policy is None
+    assert (await queue.due("default", 10, 1, POLICY)).policy == POLICY
+    assert (await queue.due("default", 10, 1)).policy == POLICY
+    assert await redis.pttl("t:q:{default}:policy") > 0
 
 
 def test_a_failure_has_these_members() -> None:

@@ -1,7 +1,8 @@
 -- due: the rows of the open index that are to be looked at now, a bounded page of them; and of those to be trimmed.
 --
 -- KEYS[1] open   ARGV[1] page size   ARGV[2] look_ms: when they are looked at next, unless the reaper says otherwise
--- Returns {now_ms, {job name …}, {job name …}}.
+-- ARGV[3] the queue's policy, if the reaper is of one of its workers, else ''   ARGV[4] ttl_ms
+-- Returns {now_ms, {job name …}, {job name …}, policy or ''}.
 -- Atomic so that several reapers rarely look at the same row; if they do, everything they do is idempotent.
 
 local function page(index)
@@ -10,4 +11,10 @@ local function page(index)
   return rows
 end
 
-return { digits(now), page(QUEUE.open), page(QUEUE.trims) }
+local rows, trims = page(QUEUE.open), page(QUEUE.trims)
+local policy = redis.call('GET', QUEUE.policy)
+if ARGV[3] ~= '' and policy ~= ARGV[3] then
+  redis.call('ZREM', QUEUE.open, '') -- as in look_again
+  redis.call('SET', QUEUE.policy, ARGV[3], 'PX', ARGV[4])
+end
+return { digits(now), rows, trims, policy or '' }
