@@ -63,6 +63,8 @@ class AppProvider:
                     break
                 if self._reasoning or not isinstance(part, Reasoning):
                     yield part
+                else:
+                    await asyncio.sleep(0)  # who never waits is never interrupted
         finally:
             await self._close(theirs)
         model = model_named(finished.model, prompt.model or self.model)
