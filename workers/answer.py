@@ -35,6 +35,8 @@ from workers.upstream import Upstream
 
 _ARRIVALS = 4096  # tokens whose time is remembered: more cannot be in flight when an answer is stopped
 
+CANCEL_S = 10.0  # how long a job waits for its provider to hear that nobody wants the rest
+
 
 class TooLong(Exception):
     """The answer has more than `max_answer_bytes`."""
@@ -122,10 +124,15 @@ class Answer:
             return None
 
     async def _cancel(self, upstream: Upstream) -> None:
+        """The answer has ended or goes on elsewhere: what fails in here costs it nothing."""
         try:
-            await upstream.provider.cancel(upstream.mark)
-        except ProviderError as error:
-            self._log.warning("cancel_failed", provider=upstream.seat.name, code=error.code, **describe(error))
+            async with asyncio.timeout(CANCEL_S):
+                await upstream.provider.cancel(upstream.mark)
+        except (ProviderError, TimeoutError) as error:
+            self._log.warning("cancel_failed", provider=upstream.seat.name, **describe(error))
+        except Exception:
+            metrics.bugs.labels("cancel").inc()
+            self._log.exception("cancel_failed", provider=upstream.seat.name)
 
     def tokens_since(self, at_s: float) -> int:
         """How many tokens have come after this moment of `time.monotonic`."""

@@ -16,6 +16,7 @@ from relay.log.session_log import SessionLog
 from tests.examples import tries
 from tests.log.in_memory import job_of, queue_on, redis_in_memory, session_log_on, snapshot, whole_log
 from tests.workers.alone import alone
+from workers import answer
 from workers.generation import Generation
 from workers.providers.base import Data, Finished, Mark, Part, Prompt, ProviderError, Reasoning, Text
 
@@ -180,6 +181,39 @@ async def test_data_that_a_lost_worker_has_shown_is_gone_on_with_or_void(told: l
 async def test_a_stop_cancels_the_call_at_the_provider() -> None:
     async with redis_in_memory() as redis:
         log, provider = session_log_on(redis), Background(parts_of("one ", "two ", "three"), 2)
+        await log.admit(job_of())
+        claim = await claimed(log, "w1")
+        generation = Generation(job_of(), claim, "w1", alone(provider), log, queue_on(redis), settings.load())
+        running = asyncio.create_task(generation.run())
+        async with asyncio.timeout(10):
+            await provider.drained.wait()
+            await log.stop("s", "g1")
+            generation.stop()
+            assert await running is True
+        assert provider.cancelled == ["resp_1"]
+
+
+class Deaf(Background):
+    """Nobody can tell it anything."""
+
+    def __init__(self, failure: Exception | None) -> None:
+        super().__init__(parts_of("one ", "two ", "three"), 2)
+        self.failure = failure
+
+    async def cancel(self, mark: str) -> None:
+        await super().cancel(mark)
+        if self.failure is not None:
+            raise self.failure
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("failure", [None, KeyError("a bug"), ProviderError("truncated", "x", retryable=True)])
+async def test_a_provider_that_cannot_be_told_of_a_stop_holds_up_no_job(
+    failure: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer, "CANCEL_S", 0.01)
+    async with redis_in_memory() as redis:
+        log, provider = session_log_on(redis), Deaf(failure)
         await log.admit(job_of())
         claim = await claimed(log, "w1")
         generation = Generation(job_of(), claim, "w1", alone(provider), log, queue_on(redis), settings.load())
