@@ -36,6 +36,8 @@ from workers.upstream import Upstream
 
 _ARRIVALS = 4096  # tokens whose time is remembered: more cannot be in flight when an answer is stopped
 
+CANCEL_S = 10.0  # how long a job waits for its provider to hear that nobody wants the rest
+
 
 class TooLong(Exception):
     """The answer has more than `max_answer_bytes`."""
@@ -123,10 +125,15 @@ class Answer:
             return None
 
     async def _cancel(self, upstream: Upstream) -> None:
+        """The answer has ended or goes on elsewhere: what fails in here costs it nothing."""
         try:
-            await upstream.provider.cancel(upstream.mark)
-        except ProviderError as error:
-            self._log.warning("cancel_failed", provider=upstream.seat.name, code=error.code, **describe(error))
+            async with asyncio.timeout(CANCEL_S):
+                await upstream.provider.cancel(upstream.mark)
+        except (ProviderError, TimeoutError) as error:
+            self._log.warning("cancel_failed", provider=upstream.seat.name, **describe(error))
+        except Exception:
+            metrics.bugs.labels("cancel").inc()
+            self._log.exception("cancel_failed", provider=upstream.seat.name)
 
     def tokens_since(self, at_s: float) -> int:
         """How many tokens have come after this moment of `time.monotonic`."""
@@ -194,11 +201,12 @@ class Answer:
                         raise Diverged("less text")
                     self._upstream = None  # it has ended there, too
                     return part
-                if self._hand_on(part, menders):
+                moved = self._hand_on(part, menders)
+                if moved:
                     deadline_s = time.monotonic() + settings.token_timeout_s
-                    if self._flusher.due():
-                        # Deltas that arrived together come without a pause: let the flusher have its turn.
-                        await asyncio.sleep(0)
+                if not moved or self._flusher.due():
+                    # Parts that arrived together come without a pause: let the flusher have its turn, and the deadline.
+                    await _turn(deadline_s)
 
     def _hand_on(self, part: Text | Reasoning | Data | Mark, menders: dict[Kind, Mender]) -> bool:
         """Whether there was anything in it."""
@@ -238,9 +246,20 @@ async def _next(parts: AsyncGenerator[Part, None], deadline_s: float) -> Part:
         async with asyncio.timeout_at(deadline_s):
             return await anext(parts)
     except TimeoutError:
-        raise ProviderError("provider_timeout", "no token in time", retryable=True) from None
+        raise _late() from None
     except StopAsyncIteration:
         raise ProviderError("truncated", "the stream ended without a finish", retryable=True) from None
+
+
+async def _turn(deadline_s: float) -> None:
+    """Let everybody else go on for a moment. Who never waits is never interrupted: hence the deadline."""
+    await asyncio.sleep(0)
+    if time.monotonic() > deadline_s:
+        raise _late()
+
+
+def _late() -> ProviderError:
+    return ProviderError("provider_timeout", "no token in time", retryable=True)
 
 
 def _rules(settings: Settings) -> Rules:

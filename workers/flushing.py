@@ -89,7 +89,7 @@ class Flusher:
         self._count: dict[Kind, int] = dict(_NONE)  # of the attempt, said so far
         self._left = left
         if left is not None:
-            self._stored |= {"tokens": left.tokens, "reasoning": left.reasoning}
+            self._stored = {"tokens": left.tokens, "reasoning": left.reasoning, "data": left.data}
         self._patience = patience
         self._rebuilt_ms = -math.inf
         self._delivery = Delivery(

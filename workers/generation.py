@@ -163,7 +163,12 @@ class Generation:
             self._fail("too_long", retryable=False, detail={})
         except StorageError as error:
             self._fail("storage", retryable=True, detail=describe(error))
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            # Also a cancellation that nobody asked for: it has escaped from a provider's own tasks. A group of tasks
+            # takes one that ends by it for done, and the flusher would wait for the last word for ever.
             metrics.bugs.labels("generation").inc()
             self._log.exception("generation_failed")
             self._fail("internal", retryable=True, detail=describe(error))

@@ -43,12 +43,13 @@ class Admitted(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What a worker that is gone has left of its attempt: tokens written, their crc32, and the provider's mark."""
+    """What a worker that is gone has left of its attempt: tokens and data written, their crc32, the provider's mark."""
 
     mark: str
     tokens: int
     reasoning: int
     crc32: int
+    data: int = 0
 
 
 class Claim(NamedTuple):

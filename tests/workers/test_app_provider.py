@@ -111,6 +111,22 @@ async def test_reasoning_data_and_the_models_own_finish_pass_in_their_order() ->
     assert seen == []
 
 
+@pytest.mark.parametrize(
+    ("usage", "told"),
+    [
+        ({"input_tokens": 1, "output_tokens": 2, "other": 3}, {"input_tokens": 1, "output_tokens": 2}),
+        ({"input_tokens": 1}, None),
+        ({"input_tokens": 2**53, "output_tokens": 2}, None),
+        ({"input_tokens": -1, "output_tokens": 2}, None),
+    ],
+)
+async def test_of_the_usage_only_what_an_end_can_carry_is_told(
+    usage: dict[str, int], told: dict[str, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[HERE], "odd", Finished("stop", "m", usage))
+    assert (await parts_of("yields"))[-1] == Finished("stop", "m", told)
+
+
 class Special(str):
     def __str__(self) -> str:
         return "another"
@@ -222,6 +238,82 @@ async def test_a_provider_error_of_theirs_passes_as_it_is() -> None:
         5,
         "later",
     )
+
+
+class Careless(ProviderError):
+    def __init__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("raised", "as_told"),
+    [
+        (ProviderError(SECRET, "x", retryable="yes"), ("provider_error", True, None, None)),  # type: ignore[arg-type]
+        (ProviderError(object(), "x", retryable=False), ("provider_error", False, None, None)),  # type: ignore[arg-type]
+        (
+            ProviderError("truncated", "x", retryable=True, status="500", retry_after_s="5"),  # type: ignore[arg-type]
+            ("truncated", True, None, None),
+        ),
+        (
+            ProviderError("truncated", "x", retryable=True, status=500, retry_after_s=float("nan")),
+            ("truncated", True, 500, None),
+        ),
+        (Careless(), ("provider_error", True, None, None)),
+    ],
+)
+async def test_a_provider_error_of_theirs_that_is_odd_is_one_that_can_be_told(
+    raised: ProviderError, as_told: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[HERE], "odd", raised)
+    _, failure = await failure_of("raises_odd")
+    assert (failure.code, failure.retryable, failure.status, failure.retry_after_s) == as_told
+
+
+class Unheard(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("raised", [SystemExit(SECRET), KeyboardInterrupt(SECRET), Unheard(SECRET)])
+async def test_what_would_end_the_worker_ends_the_answer(
+    raised: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[HERE], "odd", raised)
+    for name, parts in (("raises_odd", [Text("x")]), ("raises_odd_when_called", []), ("raises_odd_when_closed", [])):
+        if name == "raises_odd_when_closed":
+            assert await parts_of(name) == [Text("x"), Finished("stop", "app")]
+            continue
+        said, failure = await failure_of(name)
+        assert (said, failure.code) == (parts, "provider_error")
+        assert str(failure).startswith(f"{type(raised).__name__} at {__file__}:")
+
+
+async def lets_its_own_task_be_cancelled(job: Job) -> AsyncGenerator[str]:
+    yield "x"
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+async def test_a_cancellation_of_a_task_of_theirs_is_a_failure_and_none_of_the_answer() -> None:
+    parts, failure = await failure_of("lets_its_own_task_be_cancelled")
+    assert (parts, failure.code, failure.retryable) == ([Text("x")], "provider_error", True)
+    assert "CancelledError" in str(failure)
+
+
+async def raises_odd(job: Job) -> AsyncGenerator[Any]:
+    yield "x"
+    raise odd
+
+
+def raises_odd_when_called(job: Job) -> Any:
+    raise odd
+
+
+async def raises_odd_when_closed(job: Job) -> AsyncGenerator[Any]:
+    try:
+        yield "x"
+        yield Finished("stop")
+    finally:
+        raise odd
 
 
 async def yields(job: Job) -> AsyncGenerator[Any]:

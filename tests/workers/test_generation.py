@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -85,3 +86,54 @@ async def test_a_finish_that_cannot_be_written_fails_the_answer_and_the_model_is
         )
         shown = await snapshot(log)
         assert (shown["reason"], shown["error"]["code"], shown["text"]) == ("failed", "internal", "all of it")
+
+
+class Leaks(OneToken):
+    """A cancellation that nobody asked for, as it escapes from tasks of a library's own."""
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        yield Text("half")
+        task = asyncio.create_task(asyncio.Event().wait())
+        task.cancel()
+        await task
+
+
+async def test_a_cancellation_that_nobody_asked_for_ends_the_answer_and_is_a_bug() -> None:
+    async with redis_in_memory() as redis:
+        log = session_log_on(redis)
+        await log.admit(job_of())
+        claim = await log.claim("s", "g1", "w", 1000, 0)
+        assert isinstance(claim, Claim)
+        before = REGISTRY.get_sample_value("relay_unexpected_errors_total", {"part": "generation"}) or 0.0
+        generation = Generation(job_of(), claim, "w", alone(Leaks()), log, queue_on(redis), settings.load())
+        async with asyncio.timeout(10):
+            assert await generation.run() is True
+        shown = await snapshot(log)
+        assert (shown["reason"], shown["error"]["code"], shown["text"]) == ("failed", "internal", "half")
+        assert REGISTRY.get_sample_value("relay_unexpected_errors_total", {"part": "generation"}) == before + 1
+
+
+class SaysNothing(OneToken):
+    """Parts without text that come without a pause."""
+
+    def __init__(self) -> None:
+        self.said = 0
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        yield Text("half")
+        for self.said in range(100_000):
+            yield Text("")
+        yield Finished("stop", "one", None)
+
+
+async def test_parts_without_text_stop_neither_the_others_nor_the_deadline() -> None:
+    async with redis_in_memory() as redis:
+        log, provider = session_log_on(redis), SaysNothing()
+        await log.admit(job_of())
+        claim = await log.claim("s", "g1", "w", 1000, 0)
+        assert isinstance(claim, Claim)
+        hasty = settings.load(token_timeout_s=0.001)
+        assert await Generation(job_of(), claim, "w", alone(provider), log, queue_on(redis), hasty).run() is True
+        shown = await snapshot(log)
+        assert (shown["reason"], shown["error"]["code"], shown["text"]) == ("failed", "provider_timeout", "half")
+        assert provider.said < 99_999

@@ -16,8 +16,9 @@ from relay.log.session_log import SessionLog
 from tests.examples import tries
 from tests.log.in_memory import job_of, queue_on, redis_in_memory, session_log_on, snapshot, whole_log
 from tests.workers.alone import alone
+from workers import answer
 from workers.generation import Generation
-from workers.providers.base import Finished, Mark, Part, Prompt, ProviderError, Reasoning, Text
+from workers.providers.base import Data, Finished, Mark, Part, Prompt, ProviderError, Reasoning, Text
 
 
 class Background:
@@ -77,7 +78,7 @@ async def claimed(log: SessionLog, worker: str) -> Claim:
     return claim
 
 
-async def lost(log: SessionLog, redis: Any, provider: Background) -> None:
+async def lost(log: SessionLog, redis: Any, provider: Background, data: int = 0) -> None:
     """A first worker begins, writes what it has read and is gone; its job is free for another."""
     claim = await claimed(log, "w1")
     eager = settings.load(batch_linger_ms=0)
@@ -86,7 +87,11 @@ async def lost(log: SessionLog, redis: Any, provider: Background) -> None:
     said = sum(isinstance(part, Text) for part in provider.parts[: provider.reads])
     async with asyncio.timeout(10):
         await provider.drained.wait()
-        while int(await redis.hget(key, "count")) < said or not await redis.hget(key, "mark"):  # noqa: ASYNC110
+        while (  # noqa: ASYNC110
+            int(await redis.hget(key, "count")) < said
+            or int(await redis.hget(key, "data")) < data
+            or not await redis.hget(key, "mark")
+        ):
             await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -150,9 +155,65 @@ async def test_what_cannot_be_gone_on_with_begins_again_and_nothing_is_mixed(tol
         assert provider.resumed == provider.cancelled == ["resp_1"]
 
 
+class Shows(Background):
+    """Each of its calls shows something of its own before it says anything."""
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        self.parts = [Data("card", self.asked + 1), *parts_of(f"text of call {self.asked + 1}")]
+        async for part in super().stream(prompt):
+            yield part
+
+
+@pytest.mark.parametrize("told", [[], parts_of("text of call 1"), None], ids=["expired", "less data", "the same"])
+async def test_data_that_a_lost_worker_has_shown_is_gone_on_with_or_void(told: list[Part] | None) -> None:
+    async with redis_in_memory() as redis:
+        log, provider = session_log_on(redis), Shows([], 1)
+        await log.admit(job_of())
+        await lost(log, redis, provider, data=1)
+        provider.told = told
+        shown = await taken_over(log, redis, provider)
+        asked = 1 if told is None else 2
+        assert (shown["text"], shown["attempt"], provider.asked) == (f"text of call {asked}", asked, asked)
+        cards = [(event["attempt"], event["value"]) for event in await whole_log(log) if event["type"] == "data"]
+        assert cards == [(attempt, attempt) for attempt in range(1, asked + 1)]
+
+
 async def test_a_stop_cancels_the_call_at_the_provider() -> None:
     async with redis_in_memory() as redis:
         log, provider = session_log_on(redis), Background(parts_of("one ", "two ", "three"), 2)
+        await log.admit(job_of())
+        claim = await claimed(log, "w1")
+        generation = Generation(job_of(), claim, "w1", alone(provider), log, queue_on(redis), settings.load())
+        running = asyncio.create_task(generation.run())
+        async with asyncio.timeout(10):
+            await provider.drained.wait()
+            await log.stop("s", "g1")
+            generation.stop()
+            assert await running is True
+        assert provider.cancelled == ["resp_1"]
+
+
+class Deaf(Background):
+    """Nobody can tell it anything."""
+
+    def __init__(self, failure: Exception | None) -> None:
+        super().__init__(parts_of("one ", "two ", "three"), 2)
+        self.failure = failure
+
+    async def cancel(self, mark: str) -> None:
+        await super().cancel(mark)
+        if self.failure is not None:
+            raise self.failure
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("failure", [None, KeyError("a bug"), ProviderError("truncated", "x", retryable=True)])
+async def test_a_provider_that_cannot_be_told_of_a_stop_holds_up_no_job(
+    failure: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer, "CANCEL_S", 0.01)
+    async with redis_in_memory() as redis:
+        log, provider = session_log_on(redis), Deaf(failure)
         await log.admit(job_of())
         claim = await claimed(log, "w1")
         generation = Generation(job_of(), claim, "w1", alone(provider), log, queue_on(redis), settings.load())

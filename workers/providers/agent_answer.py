@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from relay.protocol.words import Finish
-from workers.providers.base import Data, Finished, ProviderError, checked_data, model_named
+from workers.providers.base import Data, Finished, ProviderError, checked_data, counted, model_named
 from workers.providers.failures import classed
 
 TEXTS = ("content", "text", "answer", "output", "response", "reply", "result", "message")
@@ -123,9 +123,9 @@ def _usage(said: object) -> dict[str, int] | None:
     if not isinstance(said, dict):
         return None
     for names in (("input_tokens", "output_tokens"), ("prompt_tokens", "completion_tokens")):
-        counts = [count for name in names if type(count := said.get(name)) is int and count >= 0]
-        if len(counts) == 2:
-            return {"input_tokens": counts[0], "output_tokens": counts[1]}
+        usage = counted({"input_tokens": said.get(names[0]), "output_tokens": said.get(names[1])})
+        if usage is not None:
+            return usage
     return None
 
 

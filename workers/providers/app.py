@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from types import TracebackType
@@ -17,6 +18,7 @@ from workers.app import Job
 from workers.providers import app_loading
 from workers.providers.base import (
     Data,
+    Failure,
     Finished,
     Part,
     Prompt,
@@ -24,6 +26,7 @@ from workers.providers.base import (
     Reasoning,
     Text,
     checked_data,
+    counted,
     model_named,
 )
 
@@ -60,6 +63,8 @@ class AppProvider:
                     break
                 if self._reasoning or not isinstance(part, Reasoning):
                     yield part
+                else:
+                    await asyncio.sleep(0)  # who never waits is never interrupted
         finally:
             await self._close(theirs)
         model = model_named(finished.model, prompt.model or self.model)
@@ -71,7 +76,7 @@ class AppProvider:
     def _begin(self, job: Job) -> AsyncIterator[Any]:
         try:
             theirs = self._call(job)
-        except Exception as error:
+        except BaseException as error:  # what a library exits with would end the worker
             raise self._failed(error) from None
         if inspect.iscoroutine(theirs):
             theirs.close()  # else Python complains that nobody awaited it
@@ -86,7 +91,11 @@ class AppProvider:
         except StopAsyncIteration:
             _heed_cancellation()
             return None
-        except Exception as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # SystemExit would end the worker. And a cancellation of a task of theirs is none of the answer: a task that
+            # ends by it is nobody's failure, and its answer would never end.
             _heed_cancellation()
             raise self._failed(error) from None
         _heed_cancellation()
@@ -100,13 +109,14 @@ class AppProvider:
         try:
             async with asyncio.timeout(CLOSE_S):
                 await close()
-        except Exception as error:
+        except BaseException as error:
+            _heed_cancellation()
             log.warning("not_closed", detail=str(self._failed(error)))
 
-    def _failed(self, error: Exception) -> ProviderError:
+    def _failed(self, error: BaseException) -> ProviderError:
         """What the log may know: class and place, never the text, for that may quote a prompt."""
         if isinstance(error, ProviderError):
-            return error
+            return _said(error)
         place = _place(error.__traceback__, self._home)
         return ProviderError("provider_error", f"{type(error).__name__} at {place}", retryable=True)
 
@@ -116,6 +126,20 @@ def _heed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+def _said(error: ProviderError) -> ProviderError:
+    """As the wire, the breaker and the metrics take it: Python lets anything be put into it."""
+    code, status, wish_s = (getattr(error, name, None) for name in ("code", "status", "retry_after_s"))
+    wished = isinstance(wish_s, int | float) and 0 <= wish_s < math.inf
+    return ProviderError(
+        next((known for known in get_args(Failure) if known == code), "provider_error"),
+        str(error),
+        retryable=bool(getattr(error, "retryable", True)),
+        status=status if type(status) is int else None,
+        retry_after_s=wish_s if wished else None,
+        misconfigured=bool(getattr(error, "misconfigured", False)),
+    )
 
 
 def _part(yielded: object) -> Part:
@@ -135,7 +159,8 @@ def _part(yielded: object) -> Part:
 def _finished(yielded: Finished) -> Finished:
     """As the wire will have it: Python lets anything be put into it."""
     try:
-        return msgspec.convert(msgspec.to_builtins(yielded), Finished)
+        finished = msgspec.convert(msgspec.to_builtins(yielded), Finished)
+        return msgspec.structs.replace(finished, usage=counted(finished.usage))
     except (TypeError, ValueError, msgspec.MsgspecError):
         words = ", ".join(get_args(Finish))
         raise _unfit(f"--app: a Finished was yielded with no finish of {words}, or an odd model or usage") from None

@@ -8,7 +8,7 @@ for a whole one. Closing the generator (or cancelling the task that reads it) cl
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -162,6 +162,13 @@ def model_named(said: object, asked: str) -> str:
     """The model that a response names; `asked` where that is no name: the SDKs pass on whatever a server sends."""
     is_name = isinstance(said, str) and 0 < len(said) <= MAX_NAME_LENGTH and said.isprintable()
     return str(said) if is_name else asked
+
+
+def counted(usage: Mapping[str, object] | None) -> dict[str, int] | None:
+    """The two numbers that an `end` carries, within what JSON holds exactly; None where one of them is no such."""
+    counts = {name: (usage or {}).get(name) for name in ("input_tokens", "output_tokens")}
+    whole = {name: count for name, count in counts.items() if type(count) is int and 0 <= count < 2**53}
+    return whole if len(whole) == len(counts) else None
 
 
 def checked_data(name: object, value: object) -> Data:

@@ -4,7 +4,7 @@
 -- ARGV[4] generation   ARGV[5] worker   ARGV[6] lease_ms   ARGV[7] history_turns
 -- Returns {'unknown'}, {'ended'}, {'leased', ms left} if another worker has it, or
 -- {'claimed', fence, attempt, shown, {generations of the transcript}, epoch, head, accepted_ms, claimed_ms,
--- {mark or '', count, reasoned, crc32}}; shown = '1' if the attempt has shown anything, mark and counts are what it left.
+-- {mark or '', count, reasoned, crc32, data}}; shown = '1' if the attempt has shown anything, mark and counts are what it left.
 -- Atomic because lease and fence decide together who writes; the transcript is read in the same step, so that the
 -- history holds just the turns completed before the claim.
 
@@ -23,6 +23,6 @@ local turns = tonumber(ARGV[7])
 local history = turns > 0 and redis.call('LRANGE', KEY.transcript, -turns, -1) or {}
 local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
 local times = redis.call('HMGET', key, 'accepted', 'claimed')
-local left = redis.call('HMGET', key, 'mark', 'count', 'reasoned', 'crc')
-left[1] = left[1] or ''
+local left = redis.call('HMGET', key, 'mark', 'count', 'reasoned', 'crc', 'data')
+left[1], left[5] = left[1] or '', left[5] or '0' -- earlier releases keep neither
 return { 'claimed', fence, state[4], state[3] or '0', history, meta[1], meta[2], times[1], times[2], left }
