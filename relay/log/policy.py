@@ -1,7 +1,7 @@
 """The policy of a queue: by which deadlines its jobs are judged. Its workers say it, every reaper keeps to it.
 
-So an operator sets it in one place, with the worker that serves the queue; what a gateway's own settings say counts for
-queues that no worker has served lately.
+So an operator sets it in one place, with the workers that serve the queue. What they were not told themselves they do
+not say: there each process's own setting counts, as it does for a queue without workers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import NamedTuple
 from relay.settings import Settings
 
 _VERSION = "1"
+_UNSAID = "-"
+_SETTINGS = ("lease_s", "queue_timeout_s", "max_takeovers")
 
 
 class Policy(NamedTuple):
@@ -33,11 +35,17 @@ class Policy(NamedTuple):
         """How often an open row is looked at: often enough to notice either deadline soon."""
         return max(100, min(self.lease_ms, self.queue_timeout_ms) // 2)
 
-    def encode(self) -> str:
-        return " ".join([_VERSION, *map(str, self)])
+    def with_said(self, stored: bytes) -> Policy:
+        """What a queue's workers have said comes first; what a later release has said is not understood."""
+        version, *numbers = stored.decode().split(" ")
+        if version != _VERSION or len(numbers) != len(self):
+            return self
+        pairs = zip(numbers, self, strict=True)
+        return Policy(*(own if number == _UNSAID else int(number) for number, own in pairs))
 
 
-def decode(stored: bytes) -> Policy | None:
-    """None: there is none, or one of a later release."""
-    version, *numbers = stored.decode().split(" ")
-    return Policy(*map(int, numbers)) if version == _VERSION and len(numbers) == len(Policy._fields) else None
+def said(settings: Settings) -> str:
+    """What a worker with these settings says of its queue, in place of what others have said before."""
+    given = [name in settings.model_fields_set for name in _SETTINGS]
+    numbers = [str(number) if told else _UNSAID for number, told in zip(Policy.of(settings), given, strict=True)]
+    return " ".join([_VERSION, *numbers])

@@ -13,8 +13,6 @@ from relay.log import jobs
 from relay.log.connect import AnyRedis, call
 from relay.log.jobs import Job
 from relay.log.keys import Keys
-from relay.log.policy import Policy
-from relay.log.policy import decode as decode_policy
 from relay.log.scripts import queue_script, read
 from relay.protocol.words import PRIORITIES
 
@@ -26,12 +24,15 @@ MAX_TRIMS = 100_000  # rows; who ends beyond them keeps its batches until the se
 
 
 class Due(NamedTuple):
-    """Rows to look at, and rows to trim: (session, generation); `now_ms` by Redis' clock; what its workers judge by."""
+    """Rows to look at, and rows to trim: (session, generation); `now_ms` by Redis' clock.
+
+    `policy`: what the queue's workers have said; see policy.py.
+    """
 
     now_ms: int
     rows: list[tuple[str, str]]
     trims: list[tuple[str, str]]
-    policy: Policy | None = None
+    policy: bytes = b""
 
 
 class Queue:
@@ -141,12 +142,11 @@ class Queue:
         backlog, dead = await read(self._commands, *(("ZCARD", key) for key in keys))
         return int(backlog), int(dead)
 
-    async def due(self, queue: str, page: int, look_ms: int, policy: Policy | None = None) -> Due:
+    async def due(self, queue: str, page: int, look_ms: int, policy: str = "") -> Due:
         """A page of rows whose time has come; they come up again after `look_ms`. `policy`: from now on the queue's."""
-        said = policy.encode() if policy is not None else ""
-        reply = await _DUE(self._commands, self._keys.queue(queue), page, look_ms, said, self._ttl_ms)
-        now_ms, rows, trims, stored = reply
-        return Due(int(now_ms), _pairs(rows), _pairs(trims), policy or decode_policy(stored))
+        key = self._keys.queue(queue)
+        now_ms, rows, trims, stored = await _DUE(self._commands, key, page, look_ms, policy, self._ttl_ms)
+        return Due(int(now_ms), _pairs(rows), _pairs(trims), stored)
 
     async def trimmed(self, queue: str, session: str, generation: str) -> None:
         """Nothing is left to trim."""

@@ -38,7 +38,7 @@ def failure(code: str, message: str, *, retryable: bool) -> bytes:
 class Reaper:
     """Looks at what is due in every known queue.
 
-    `policy`: of `own_queue`, a worker's; of others while their own workers have said none.
+    `own_queue`: a worker's; `said`: of its policy, to all reapers. `policy`: for whatever a queue's workers do not say.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class Reaper:
         policy: Policy,
         sentences: Sentences,
         own_queue: str | None = None,
+        said: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = session_log
         self._queue = queue
         self._policy = policy
+        self._said = said
         self._sentences = sentences
         self._own = {own_queue} if own_queue is not None else set()
         self._clock = clock
@@ -86,9 +88,9 @@ class Reaper:
 
     async def sweep(self, queue: str) -> None:
         """One page of one queue. Raises StorageError."""
-        said = self._policy if queue in self._own else None
+        said = self._said if queue in self._own else ""
         due = await self._promptly(self._queue.due(queue, PAGE, self._policy.look_ms, said))
-        policy = due.policy or self._policy
+        policy = self._policy.with_said(due.policy)
         for session, generation in due.rows:
             what = await self._look_if_it_can(queue, session, generation, due.now_ms, policy)
             metrics.reaped.labels(what).inc()

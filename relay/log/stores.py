@@ -8,7 +8,7 @@ from relay.log.connect import Connections
 from relay.log.intake import Intake
 from relay.log.keys import Keys
 from relay.log.offers import Offers
-from relay.log.policy import Policy
+from relay.log.policy import Policy, said
 from relay.log.queue import Queue
 from relay.log.reaper import Reaper
 from relay.log.session_log import SessionLog
@@ -59,4 +59,5 @@ def reaper(log: SessionLog, jobs: Queue, settings: Settings, own_queue: str | No
         policy=Policy.of(settings),
         sentences=settings.sentences,
         own_queue=own_queue,
+        said=said(settings) if own_queue is not None else "",
     )

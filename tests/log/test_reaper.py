@@ -15,13 +15,12 @@ from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.policy import Policy
 from relay.log.queue import Due, Queue
-from relay.log.reaper import Reaper, failure
+from relay.log.reaper import Reaper
 from relay.log.replies import Refused
 from relay.log.session_log import SessionLog
 from relay.sentences import Sentences
 from tests.log.in_memory import (
     LEASE_MS,
-    TRIM_AFTER_S,
     Clock,
     claimed,
     job_of,
@@ -601,57 +600,23 @@ def test_a_row_is_looked_at_often_enough_for_either_deadline() -> None:
 async def test_a_queues_own_workers_say_by_which_deadlines_every_reaper_judges(
     session_log: SessionLog, queue: Queue, clock: Clock
 ) -> None:
-    patient = POLICY._replace(queue_timeout_ms=600_000)
     await accepted(session_log, queue)
-    await Reaper(session_log, queue, policy=patient, sentences=Sentences("Sorry.", {}), own_queue="default").sweep(
-        "default"
-    )
+    none = Sentences("Sorry.", {})
+    worker = Reaper(session_log, queue, policy=POLICY, sentences=none, own_queue="default", said="1 - 600000 -")
+    await worker.sweep("default")
     clock.advance(s=QUEUE_TIMEOUT_S + 1)
-    await reaper_of(session_log, queue).sweep("default")
+    for reaper in (worker, reaper_of(session_log, queue)):
+        await reaper.sweep("default")
     assert await ends(session_log) == []
     clock.advance(s=600)
     await reaper_of(session_log, queue).sweep("default")
     assert await ends(session_log) == [("failed", "no_worker")]
 
 
-async def test_a_policy_of_a_later_release_is_none(session_log: SessionLog, queue: Queue, redis: Redis) -> None:
-    await redis.set("t:q:{default}:policy", "2 1 1 1 1")
-    assert (await queue.due("default", 10, 1)).policy is None
-    assert (await queue.due("default", 10, 1, POLICY)).policy == POLICY
-    assert (await queue.due("default", 10, 1)).policy == POLICY
+async def test_what_workers_have_said_is_kept_for_a_time_and_not_taken_back_by_others(
+    queue: Queue, redis: Redis
+) -> None:
+    assert (await queue.due("default", 10, 1)).policy == b""
+    assert (await queue.due("default", 10, 1, "1 - 9 -")).policy == b"1 - 9 -"
+    assert (await queue.due("default", 10, 1)).policy == b"1 - 9 -"
     assert await redis.pttl("t:q:{default}:policy") > 0
-
-
-def test_a_failure_has_these_members() -> None:
-    assert failure("no_worker", 'Später "x".', retryable=True) == (
-        b'{"error":{"code":"no_worker","message":"Sp\xc3\xa4ter \\"x\\".","retryable":true}}'
-    )
-
-
-async def test_what_cannot_be_trimmed_holds_up_nobody_else(
-    session_log: SessionLog, queue: Queue, redis: Redis, reaper: Reaper, clock: Clock
-) -> None:
-    """Redis has lost a part of one session, as by an eviction."""
-    writer = await claimed(session_log, await accepted(session_log, queue))
-    await writer.tokens("a")
-    await writer.tokens("b")
-    await writer.end()
-    await queue.done("default", "s", "g1")
-    await redis.delete(session_log.keys.session("s"))
-    clock.advance(s=TRIM_AFTER_S + 1)
-    await reaper.sweep("default")
-    assert await redis.zcard("t:q:{default}:trims") == 0
-
-
-async def test_a_session_that_cannot_be_looked_at_holds_up_nobody_else(
-    session_log: SessionLog, queue: Queue, redis: Redis, reaper: Reaper, clock: Clock
-) -> None:
-    await accepted(session_log, queue)
-    await redis.delete(session_log.keys.generation("s", "g1"))
-    await redis.set(session_log.keys.generation("s", "g1"), "no hash")
-    other = job_of("g2", session="other")
-    await session_log.admit(other)
-    await queue.enqueue(other, 1)
-    clock.advance(s=QUEUE_TIMEOUT_S + 1)
-    await reaper.sweep("default")
-    assert (await session_log.snapshots.generation("other", "g2") or {})["error"]["code"] == "no_worker"

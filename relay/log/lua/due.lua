@@ -17,4 +17,4 @@ if ARGV[3] ~= '' and policy ~= ARGV[3] then
   redis.call('ZREM', QUEUE.open, '') -- as in look_again
   redis.call('SET', QUEUE.policy, ARGV[3], 'PX', ARGV[4])
 end
-return { digits(now), rows, trims, policy or '' }
+return { digits(now), rows, trims, ARGV[3] ~= '' and ARGV[3] or policy or '' }
