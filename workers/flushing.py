@@ -87,7 +87,8 @@ class Flusher:
         self._stirred = asyncio.Event()
         self._stored: dict[Kind, int] = dict(_NONE)  # of the attempt, acknowledged by the log
         self._count: dict[Kind, int] = dict(_NONE)  # of the attempt, said so far
-        self._left = left
+        self._left = left  # until what we say turns out to be the same text
+        self._diverged = False
         if left is not None:
             self._stored = {"tokens": left.tokens, "reasoning": left.reasoning, "data": left.data}
         self._patience = patience
@@ -113,7 +114,8 @@ class Flusher:
         self.attempt += 1
         self._status, self._reason = None, reason
         self._said = Said()
-        self._stored, self._count, self._left = dict(_NONE), dict(_NONE), None
+        self._stored, self._count = dict(_NONE), dict(_NONE)
+        self._left, self._diverged = None, False
         self._batcher = Batcher(*self._rule, self.attempt)
         self._delivery.void()
         self._say_restart()
@@ -121,8 +123,10 @@ class Flusher:
     def token(self, kind: Kind, text: str) -> None:
         """The caller bounds the answer as a whole. Raises Overflow if the spill has no room; then it was not taken.
 
-        Raises Diverged where this is not what the worker before has written.
+        Raises Diverged where what was said is not what the worker before has written.
         """
+        if self._diverged:
+            raise Diverged("another text")
         there = self._count[kind] < self._stored[kind]
         if self._delivery.spilled and not there:
             self._delivery.hold(len(text.encode()))
@@ -142,14 +146,15 @@ class Flusher:
         return len(event)
 
     def _compare(self) -> None:
-        left = self._left
-        if left is not None and self._count["tokens"] == left.tokens and self._batcher.crc32 != left.crc32:
-            raise Diverged("another text")
+        """Once all the text that is there has been said again: is it the same?"""
+        if self._left is not None and self._count["tokens"] >= self._left.tokens:
+            self._diverged = self._batcher.crc32 != self._left.crc32
+            self._left = None
 
     @property
     def behind(self) -> bool:
-        """Whether less has been said than the worker before has written."""
-        return any(self._count[kind] < self._stored[kind] for kind in self._count)
+        """Whether less has been said than the worker before has written, or something else."""
+        return self._diverged or any(self._count[kind] < self._stored[kind] for kind in self._count)
 
     @property
     def shown(self) -> bool:
@@ -251,9 +256,14 @@ class Flusher:
         if self._status is not None and not self._said:
             self.status(*self._status)
         self._batcher = Batcher(*self._rule, self.attempt)
-        waited_ms = self._now_ms() - self._rule[1]  # so that it leaves at once, and in as few batches as can be
-        for kind, known, missing in self._said.split(self._stored):
+        runs = list(self._said.split(self._stored))
+        for kind, known, _ in runs:
             self._batcher.skip(kind, known)
+        if self._left is not None:  # less of it may be there by now
+            self._left = self._left._replace(tokens=self._stored["tokens"], crc32=rebuilt.crc32 if there else 0)
+            self._compare()
+        waited_ms = self._now_ms() - self._rule[1]  # so that it leaves at once, and in as few batches as can be
+        for kind, _, missing in runs if not self._diverged else []:  # nothing of ours goes behind another text
             for text in missing:
                 self._batcher.add(kind, text, waited_ms)
         if self._finale is not None:

@@ -132,6 +132,8 @@ class Submissions:
             raise ClientError("rate_limited", f"queue: {submit.queue} is full.", retry_after_s=5)
         if admitted == "session_full":
             raise ClientError("rate_limited", "Too many answers are running in this session.", retry_after_s=5)
+        if admitted == "gone":
+            raise ClientError("not_found", "retry_of: there is no such generation in this session.")
         if admitted.generation == job.generation:
             return Accepted(job.generation, duplicate=False)
         return await self._known(submit, admitted.generation, admitted.body_hash, body_hash)

@@ -24,10 +24,11 @@ class Intake:
         self._redis = redis
         self._look_ms = look_ms
 
-    async def submit(self, job: Job) -> Admitted | Literal["queue_full", "session_full"]:
+    async def submit(self, job: Job) -> Admitted | Literal["queue_full", "session_full", "gone"]:
         """Make the job durable, then its generation; the queue has been announced.
 
-        Admitted may name another generation, which holds the request_id: then nothing of this job is left.
+        Admitted may name another generation, which holds the request_id: then nothing of this job is left. `gone`: what
+        it retries was deleted meanwhile.
         """
         if not await self.enqueue(job):
             return "queue_full"
@@ -35,10 +36,13 @@ class Intake:
 
         admitted = await self._log.admit(job)
         crashpoint("submit.admitted")
-        if admitted is None or admitted.generation != job.generation:
-            # A twin of this submit was faster, or there is no room; what we enqueued is nobody's.
-            await self._queue.done(job.queue, job.session, job.generation)
-        return admitted or "session_full"
+        if admitted is not None and admitted.stands(job.generation):
+            return admitted
+        # A twin of this submit was faster, or there is no room; what we enqueued is nobody's.
+        await self._queue.done(job.queue, job.session, job.generation)
+        if admitted is None:
+            return "session_full"
+        return admitted if admitted.generation != job.generation else "gone"
 
     async def unclaimed(self, session: str, generation: str) -> dict[str, str] | None:
         """What its session says of it, if it was admitted and no worker ever had it.

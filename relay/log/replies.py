@@ -71,7 +71,10 @@ class Claim(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """What stands in the log of a generation that was rebuilt: its attempt, tokens of text and reasoning, and data."""
+    """What stands in the log of a generation that was rebuilt: its attempt, tokens of text and reasoning, and data.
+
+    `crc32`: of that text.
+    """
 
     fence: int
     epoch: str
@@ -80,6 +83,7 @@ class Rebuilt(NamedTuple):
     tokens: int
     reasoning: int
     data: int
+    crc32: int
 
 
 class Refused(NamedTuple):

@@ -243,6 +243,27 @@ async def test_what_is_not_there_is_said(
             await act(*arguments)
 
 
+async def test_a_retry_brings_back_nothing_of_a_session_that_is_deleted_meanwhile(
+    session_log: SessionLog, queue: Queue, redis: Redis, backlog: Backlog
+) -> None:
+    class Deletes(SessionLog):
+        """Just after it was asked whether the dead generation is still there."""
+
+        async def standing(self, session: str, generation: str) -> dict[str, str] | None:
+            found = await super().standing(session, generation)
+            assert await self.delete(session, 60_000)
+            return found
+
+    job = await dead(session_log, queue)
+    deletes = Deletes(redis, redis, Keys("t"), session_ttl_s=60, max_generations=9, max_requests=9)
+    with pytest.raises(RelayError, match="has just been deleted"):
+        await caretaker_of(redis, deletes, queue).retry("g1")
+    assert await session_log.span("s", "g1") is None
+    assert await session_log.find_request("s", f"\x1fretry {job.generation}") is None
+    assert await next_job(queue) is None
+    assert await queue.sizes("default") == (0, 1)
+
+
 # Drop
 
 

@@ -272,7 +272,9 @@ class Unheard(BaseException):
     pass
 
 
-@pytest.mark.parametrize("raised", [SystemExit(SECRET), KeyboardInterrupt(SECRET), Unheard(SECRET)])
+@pytest.mark.parametrize(
+    "raised", [SystemExit(SECRET), KeyboardInterrupt(SECRET), GeneratorExit(SECRET), Unheard(SECRET)]
+)
 async def test_what_would_end_the_worker_ends_the_answer(
     raised: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,6 +459,38 @@ async def test_a_deadline_that_a_generator_swallows_still_ends_the_answer(name: 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await read(name)
+
+
+async def heeds_nothing(job: Job) -> AsyncGenerator[str]:
+    yield "x"
+    while "enough" not in seen:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("told")
+
+
+async def test_a_generator_that_heeds_no_cancellation_is_left_behind_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_provider, "CLOSE_S", 0.01)
+    provider = AppProvider(f"{HERE}:heeds_nothing")
+    parts: list[Part] = []
+
+    async def read_in_time() -> None:
+        async with asyncio.timeout(0.05):
+            async for part in provider.stream(HELLO):
+                parts.append(part)
+
+    with capture_logs() as logged, pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.create_task(read_in_time()), 10)
+    assert (parts, seen) == ([Text("x")], ["told"])
+    assert [(line["event"], line["log_level"]) for line in logged] == [("not_stopped", "error")]
+    [left] = [task for task in asyncio.all_tasks() if task.get_name() == "app generator"]
+    seen.append("enough")
+    await provider.aclose()
+    await asyncio.wait([left])
+    assert seen == ["told", "enough", "told"]
 
 
 async def fails_to_close(job: Job) -> AsyncGenerator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -37,6 +38,8 @@ class Background:
         self.drained = asyncio.Event()
         self.holds_back = asyncio.Event()  # while it is not set, the last part of a resumed answer
         self.holds_back.set()
+        self.lets_on = asyncio.Event()  # while it is not set, all of it but the first two
+        self.lets_on.set()
         self.told: list[Part] | None = None  # to those who resume; None: the same
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
@@ -55,7 +58,9 @@ class Background:
         if self.told == []:
             raise ProviderError("provider_error", "expired", retryable=False, status=404)
         *parts, last = self.told or self.parts
-        for part in parts:
+        for place, part in enumerate(parts):
+            if place == 2:
+                await self.lets_on.wait()
             yield part
         await self.holds_back.wait()
         yield last
@@ -100,9 +105,9 @@ async def lost(log: SessionLog, redis: Any, provider: Background, data: int = 0)
     await log.release("s", "g1", claim.fence)
 
 
-async def taken_over(log: SessionLog, redis: Any, provider: Background) -> dict[str, Any]:
-    claim = await claimed(log, "w2")
-    generation = Generation(job_of(), claim, "w2", alone(provider), log, queue_on(redis), settings.load())
+async def taken_over(log: SessionLog, redis: Any, provider: Background, lease_s: float = 10) -> dict[str, Any]:
+    claim, chosen = await claimed(log, "w2"), settings.load(lease_s=lease_s)
+    generation = Generation(job_of(), claim, "w2", alone(provider), log, queue_on(redis), chosen)
     async with asyncio.timeout(10):
         assert await generation.run() is True
     return await snapshot(log)
@@ -176,6 +181,35 @@ async def test_data_that_a_lost_worker_has_shown_is_gone_on_with_or_void(told: l
         assert (shown["text"], shown["attempt"], provider.asked) == (f"text of call {asked}", asked, asked)
         cards = [(event["attempt"], event["value"]) for event in await whole_log(log) if event["type"] == "data"]
         assert cards == [(attempt, attempt) for attempt in range(1, asked + 1)]
+
+
+@pytest.mark.parametrize("told", [parts_of("b1 ", "b2 ", "b3 ", "b4"), None], ids=["another text", "the same"])
+@pytest.mark.parametrize("left", range(4))
+async def test_where_redis_has_lost_a_part_of_what_was_left_the_rest_of_it_is_proved_all_the_same(
+    left: int, told: list[Part] | None
+) -> None:
+    async with redis_in_memory() as redis:
+        log, provider = session_log_on(redis), Background(parts_of("a1 ", "a2 ", "a3 ", "a4"), 3)
+        await log.admit(job_of())
+        await lost(log, redis, provider)
+        provider.told = told
+        provider.lets_on.clear()
+        taking_over = asyncio.create_task(taken_over(log, redis, provider, lease_s=0.3))
+        async with asyncio.timeout(10):
+            while not provider.resumed:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            key, text = log.keys.generation("s", "g1"), "".join(f"a{n + 1} " for n in range(left))
+            fence = int(await redis.hget(key, "fence") or 0)
+            await redis.set(log.keys.generation("s", "g1", "text"), text)
+            stood: Any = {"count": left, "bytes": len(text), "crc": zlib.crc32(text.encode()), "n": 0, "fence": 1}
+            await redis.hset(key, mapping=stood)
+            while int(await redis.hget(key, "fence") or 0) <= fence:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            provider.lets_on.set()
+            shown = await taking_over
+        assert shown["text"] in ("a1 a2 a3 a4", "b1 b2 b3 b4"), "text of two calls is never mixed"
+        assert shown["crc32"] == zlib.crc32(shown["text"].encode())
+        assert provider.asked == 1 + (told is not None and left > 0)
 
 
 async def test_a_stop_cancels_the_call_at_the_provider() -> None:

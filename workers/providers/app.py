@@ -16,6 +16,7 @@ from relay import logging
 from relay.protocol.words import Finish
 from workers.app import Job
 from workers.providers import app_loading
+from workers.providers.app_reading import Reading
 from workers.providers.base import (
     Data,
     Failure,
@@ -48,6 +49,7 @@ class AppProvider:
         self.model = model or "app"
         self._asked_for = model or None
         self._reasoning = reasoning
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def check(self) -> None:
         """Nothing to reach: it is loaded."""
@@ -56,8 +58,9 @@ class AppProvider:
         """The answer, part by part; see Provider. Closing this closes theirs."""
         finished = Finished("stop")
         theirs = self._begin(Job.of(prompt, self._asked_for))
+        reading = Reading[Part](lambda: self._next(theirs), lambda: self._close(theirs), self._tasks)
         try:
-            while (part := await self._next(theirs)) is not None:
+            while (part := await reading.next()) is not None:
                 if isinstance(part, Finished):
                     finished = part
                     break
@@ -66,12 +69,15 @@ class AppProvider:
                 else:
                     await asyncio.sleep(0)  # who never waits is never interrupted
         finally:
-            await self._close(theirs)
+            if not await reading.leave(2 * CLOSE_S):
+                log.error("not_stopped", detail="the generator heeds no cancellation and goes on for nobody")
         model = model_named(finished.model, prompt.model or self.model)
         yield Finished(finished.finish, model, finished.usage)
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """What heeds no cancellation is told once more."""
+        for task in self._tasks:
+            task.cancel()
 
     def _begin(self, job: Job) -> AsyncIterator[Any]:
         try:
@@ -91,8 +97,6 @@ class AppProvider:
         except StopAsyncIteration:
             _heed_cancellation()
             return None
-        except GeneratorExit:
-            raise
         except BaseException as error:
             # SystemExit would end the worker. And a cancellation of a task of theirs is none of the answer: a task that
             # ends by it is nobody's failure, and its answer would never end.
@@ -110,7 +114,8 @@ class AppProvider:
             async with asyncio.timeout(CLOSE_S):
                 await close()
         except BaseException as error:
-            _heed_cancellation()
+            if isinstance(error, asyncio.CancelledError):
+                _heed_cancellation()
             log.warning("not_closed", detail=str(self._failed(error)))
 
     def _failed(self, error: BaseException) -> ProviderError:

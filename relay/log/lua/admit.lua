@@ -6,7 +6,8 @@
 -- ARGV[8] body of the `message` event   ARGV[9] body of `status queued`
 -- ARGV[10] max_generations   ARGV[11] max_requests   ARGV[12…] further fields of the generation, name and value
 -- Returns {'admitted' | 'known', generation, body hash, state}: 'known' also if it is ours from before;
--- {'full'} if max_generations are active. The state is `deleted` if the generation went with its session.
+-- {'full'} if max_generations are active. The state is `deleted` if the generation, or
+-- what it retries, went with its session.
 -- Atomic because request_id, events and generation must exist together or not at all.
 
 local generation, request_id, hash = ARGV[5], ARGV[6], ARGV[7]
@@ -34,6 +35,9 @@ local function forget_oldest()
 end
 
 if was_deleted('g ' .. generation) then return { 'known', generation, hash, 'deleted' } end
+for index = 12, #ARGV, 2 do -- a retry brings its question along: nor may that come back
+  if ARGV[index] == 'retry_of' and was_deleted('g ' .. ARGV[index + 1]) then return { 'known', generation, hash, 'deleted' } end
+end
 ensure_session(ARGV[4])
 
 local known = redis.call('HGET', KEY.requests, request_id)

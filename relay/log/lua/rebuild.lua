@@ -7,7 +7,7 @@
 -- ARGV[10] epoch to draw
 -- ARGV[11] request_id   ARGV[12] body hash   ARGV[13] body of the `message` event   ARGV[14] body of `status queued`
 -- ARGV[15…] further fields of the generation, name and value
--- Returns {'rebuilt', fence, epoch, head, attempt, count, reasoned, data}: what stands in the log now, for this fence to go on
+-- Returns {'rebuilt', fence, epoch, head, attempt, count, reasoned, data, crc32}: what stands in the log now, for this fence to go on
 -- from; {'ended'}; {'stale'} if somebody else has it, or its request made another generation meanwhile.
 -- It counts as append 1 of its fence. Repeated, it answers the same.
 -- Atomic because fence, epoch and what is left must be judged and changed as one: another worker may hold it as well.
@@ -20,8 +20,8 @@ local new_life = string.find(ARGV[8], ' ' .. epoch .. ' ', 1, true) ~= nil
 
 local function rebuilt()
   local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
-  local state = redis.call('HMGET', key, 'fence', 'attempt', 'count', 'reasoned', 'data')
-  return { 'rebuilt', state[1], meta[1], meta[2], state[2], state[3], state[4], state[5] or '0' }
+  local state = redis.call('HMGET', key, 'fence', 'attempt', 'count', 'reasoned', 'data', 'crc')
+  return { 'rebuilt', state[1], meta[1], meta[2], state[2], state[3], state[4], state[5] or '0', state[6] }
 end
 
 local state = redis.call('HMGET', key, 'state', 'fence', 'owner', 'replaced', 'shown', 'bytes', 'attempt')
