@@ -204,7 +204,7 @@ class Answer:
                 moved = self._hand_on(part, menders)
                 if moved:
                     deadline_s = time.monotonic() + settings.token_timeout_s
-                if not moved or self._flusher.due():
+                if self._flusher.due() or not self._flusher.waits:
                     # Parts that arrived together come without a pause: let the flusher have its turn, and the deadline.
                     await _turn(deadline_s)
 
@@ -224,6 +224,8 @@ class Answer:
                 return False
 
     def _tokens(self, kind: Kind, tokens: list[str]) -> bool:
+        if kind == "reasoning" and not self._settings.reasoning:
+            return bool(tokens)  # progress, though it is shown to nobody: a model that thinks is no silent one
         for token in tokens:
             self._room_for(len(token.encode()))
             self._flusher.token(kind, token)

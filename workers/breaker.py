@@ -51,7 +51,7 @@ class Breaker:
     def failed(self, now_s: float, retry_after_s: float | None = None) -> None:
         """The provider failed, and would have failed another question as well."""
         self._in_a_row += 1
-        if retry_after_s is not None:
+        if retry_after_s:
             self._open(now_s + min(retry_after_s, MAX_WISH_S))
         elif self._in_a_row >= self._failures or self.state(now_s) == "half_open":
             self._open(now_s + self._open_s)

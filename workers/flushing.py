@@ -161,6 +161,11 @@ class Flusher:
         """Whether the attempt has said anything that another one would void."""
         return bool(self._said) or self.behind
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits for its batch."""
+        return self._batcher.pending > 0
+
     def due(self) -> bool:
         """Whether a batch waits that could leave now."""
         due_ms = self._batcher.due_ms()

@@ -47,7 +47,7 @@ async def _serve(
     await offers.make_known(lineup.offers(settings.queue, consumer.worker))
     helpers = [
         asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper"),
-        asyncio.create_task(_keep_offering(offers, lineup, settings.queue, consumer.worker), name="offering"),
+        asyncio.create_task(_keep_offering(offers, lineup, settings.queue, consumer.worker, stopping), name="offering"),
         asyncio.create_task(fitness.watch(), name="fitness"),
         asyncio.create_task(lineup.check(), name="check"),
     ]
@@ -65,9 +65,9 @@ async def _serve(
     log.info("stopped", worker=consumer.worker)
 
 
-async def _keep_offering(offers: Offers, lineup: Lineup, queue: str, worker: str) -> None:
-    """Until cancelled."""
+async def _keep_offering(offers: Offers, lineup: Lineup, queue: str, worker: str, stopping: asyncio.Event) -> None:
+    """Until cancelled. A worker that is to go offers nothing more."""
     while True:
         await asyncio.sleep(LOOK_S)
         lineup.measure()
-        await offers.make_known(lineup.offers(queue, worker))
+        await offers.make_known([] if stopping.is_set() else lineup.offers(queue, worker))

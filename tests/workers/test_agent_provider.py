@@ -114,7 +114,6 @@ async def test_reasoning_and_data_come_before_the_text() -> None:
 
     shown = [Data("seen", {"a": [1, None]}), Text("Yes"), Text(".")]
     assert (await parts_of(whole(body)))[:-1] == [Reasoning("Hm"), Reasoning(" so"), *shown]
-    assert (await parts_of(whole(body), reasoning=False))[:-1] == shown
     assert (await parts_of(Script(tokens=["Yes"], reasoning=["Hm"])))[:-1] == [Reasoning("Hm"), Text("Yes")]
 
 

@@ -122,6 +122,13 @@ async def test_whatever_is_shown_is_progress(shows: Part) -> None:
     assert shown["reason"] == "complete"
 
 
+async def test_a_model_whose_thinking_nobody_is_shown_is_not_silent() -> None:
+    thinks = Scripted("a", [*[Reasoning("hm"), 0.2] * 4, Text("b"), Finished("stop", "m")])
+    shown, events = await answered(thinks, token_timeout_s=0.5, first_token_timeout_s=0.5, reasoning=False)
+    assert (shown["reason"], shown["text"]) == ("complete", "b")
+    assert "reasoning" not in types(events)
+
+
 async def test_a_provider_may_have_a_deadline_of_its_own_for_its_first_token() -> None:
     slow, hasty = [0.3, *whole("x")], {"first_token_timeout_s": 0.1, "provider_retries": 0}
     assert (await answered(Scripted("a", slow, first_token_s=5), **hasty))[0]["reason"] == "complete"

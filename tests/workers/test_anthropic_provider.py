@@ -98,12 +98,11 @@ async def test_a_surrogate_pair_split_over_two_deltas_arrives_as_halves_that_men
     assert [token for delta in deltas for token in mender.feed(delta)] == ["a", "😀", "b"]
 
 
-async def test_thinking_comes_apart_from_the_text_if_it_is_on() -> None:
+async def test_thinking_comes_apart_from_the_text() -> None:
     script = Script(tokens=["Yes."], reasoning=["Hm", " \ud83d", "\ude00", "…"])
 
     thoughts = [Reasoning("Hm"), Reasoning(" \ud83d"), Reasoning("\ude00"), Reasoning("…")]
     assert (await parts_of(script))[:-1] == [*thoughts, Text("Yes.")]
-    assert (await parts_of(script, reasoning=False))[:-1] == [Text("Yes.")]
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,6 @@ async def test_reasoning_data_and_the_models_own_finish_pass_in_their_order() ->
     finished = Finished("length", "m-1", {"input_tokens": 1, "output_tokens": 2})
     data = Data("citation", {"url": "u", "n": [1, None]})
     assert await parts_of("everything") == [Reasoning("Hm"), data, Text("Yes"), Text("."), finished]
-    assert await parts_of("everything", reasoning=False) == [data, Text("Yes"), Text("."), finished]
     assert seen == []
 
 

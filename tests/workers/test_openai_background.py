@@ -148,10 +148,9 @@ async def test_a_refusal_is_text_with_finish_filter() -> None:
     assert parts == [MARK, Text("I can't"), Text(" help."), Finished("filter", "test-model", END.usage)]
 
 
-async def test_reasoning_comes_apart_from_the_text_if_it_is_on_each_part_of_it_a_paragraph() -> None:
+async def test_reasoning_comes_apart_from_the_text_each_part_of_it_a_paragraph() -> None:
     script = Script(tokens=["Yes."], reasoning=["Hm", "…"], usage=USAGE)
     assert await parts_of(script) == [MARK, Reasoning("Hm"), Reasoning("\n\n"), Reasoning("…"), Text("Yes."), END]
-    assert await parts_of(script, reasoning=False) == [MARK, Text("Yes."), END]
 
 
 @pytest.mark.parametrize(("asked", "sent"), [(None, None), (5, 16), (17, 17)])

@@ -80,11 +80,10 @@ async def test_a_surrogate_pair_split_over_two_deltas_arrives_as_halves_that_men
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-async def test_reasoning_comes_apart_from_the_text_if_it_is_on(field: Any) -> None:
+async def test_reasoning_comes_apart_from_the_text(field: Any) -> None:
     script = Script(tokens=["Yes."], reasoning=["Hm", "…"], reasoning_field=field)
 
     assert (await parts_of(script))[:-1] == [Reasoning("Hm"), Reasoning("…"), Text("Yes.")]
-    assert (await parts_of(script, reasoning=False))[:-1] == [Text("Yes.")]
 
 
 @pytest.mark.parametrize(

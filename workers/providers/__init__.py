@@ -52,12 +52,11 @@ def make(name: str, settings: Settings) -> Provider:
             settings.agent_timeout_s,
             settings.agent_check_timeout_s,
             settings.model,
-            settings.reasoning,
         )
     if name == "app":
         from workers.providers.app import AppProvider
 
-        return AppProvider(settings.app, settings.model, settings.reasoning)
+        return AppProvider(settings.app, settings.model)
     from workers.providers.demo import DemoProvider
 
     return DemoProvider(tokens_per_second=settings.tokens_per_second)

@@ -45,7 +45,6 @@ class AgentProvider:
         answer_timeout_s: float = 60,
         check_timeout_s: float = 10,
         model: str = "",
-        reasoning: bool = True,
     ) -> None:
         if not url:
             raise SettingsError("AGENT_API_URL is not set: the address that the agent takes its questions at")
@@ -57,7 +56,6 @@ class AgentProvider:
         self._key_is = "AGENT_API_KEY is refused" if api_key else "AGENT_API_KEY is not set and the agent wants a key"
         self._answer_timeout_s = answer_timeout_s
         self._check_timeout_s = check_timeout_s
-        self._reasoning = reasoning
         self._client = httpx2.AsyncClient(
             headers={"Accept": "application/json", **({"Authorization": f"Bearer {key}"} if api_key else {})},
             timeout=httpx2.Timeout(None, connect=connect_timeout_s),  # the others are ours, for all of it together
@@ -94,9 +92,8 @@ class AgentProvider:
         asked = prompt.model or self._asked_for
         body = await self._ask(_request(prompt, asked))
         answer = agent_answer.read(body, asked or self.model)
-        if answer.reasoning and self._reasoning:
-            for token in tokenize(answer.reasoning):
-                yield Reasoning(token)
+        for token in tokenize(answer.reasoning):
+            yield Reasoning(token)
         for data in answer.data:
             yield data
         for token in tokenize(answer.text):

@@ -79,7 +79,7 @@ class AnthropicProvider:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. What fails after the finish mark costs the answer nothing."""
-        answer = _Answer(prompt.model or self.model, self._reasoning)
+        answer = _Answer(prompt.model or self.model)
         streaming, tail_ends = False, None
         try:
             stream = await self._client.messages.create(
@@ -115,10 +115,9 @@ class AnthropicProvider:
 class _Answer:
     """What the events have said so far. The SDK validates none of them: any field may be missing or of another type."""
 
-    def __init__(self, model: str, reasoning: bool) -> None:
+    def __init__(self, model: str) -> None:
         self.model = model
         self.finish: Finish | None = None
-        self._reasoning = reasoning
         self._input_tokens: int | None = None
         self._output_tokens: int | None = None
         self._events = 0
@@ -167,7 +166,7 @@ class _Answer:
         """Of a block or of its delta; signatures, citations and tools have none."""
         if piece.type in ("text_delta", "text"):
             return Text(_checked(piece.text)) if piece.text != "" else None
-        if piece.type in ("thinking_delta", "thinking") and self._reasoning:
+        if piece.type in ("thinking_delta", "thinking"):
             return Reasoning(_checked(piece.thinking)) if piece.thinking != "" else None
         _checked(piece.type)  # an unknown type is passed over; without one, text might be lost
         return None

@@ -42,13 +42,12 @@ class AppProvider:
     name = "app"
     first_token_s: float | None = None
 
-    def __init__(self, spec: str, model: str = "", reasoning: bool = True) -> None:
+    def __init__(self, spec: str, model: str = "") -> None:
         loaded = app_loading.load(spec)
         self._call: Callable[[Job], Any] = loaded.function
         self._home = loaded.home
         self.model = model or "app"
         self._asked_for = model or None
-        self._reasoning = reasoning
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def check(self) -> None:
@@ -64,10 +63,7 @@ class AppProvider:
                 if isinstance(part, Finished):
                     finished = part
                     break
-                if self._reasoning or not isinstance(part, Reasoning):
-                    yield part
-                else:
-                    await asyncio.sleep(0)  # who never waits is never interrupted
+                yield part
         finally:
             if not await reading.leave(2 * CLOSE_S):
                 log.error("not_stopped", detail="the generator heeds no cancellation and goes on for nobody")

@@ -66,7 +66,7 @@ class OpenAIProvider:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. What fails after the finish mark costs the usage, not the answer."""
-        answer = _Answer(prompt.model or self.model, self._reasoning)
+        answer = _Answer(prompt.model or self.model)
         limit = omit if prompt.max_tokens is None else prompt.max_tokens
         streaming, tail_ends = False, None
         try:
@@ -104,10 +104,9 @@ class OpenAIProvider:
 class _Answer:
     """What the chunks have said so far. The SDK validates none of them: any field may be missing or of another type."""
 
-    def __init__(self, model: str, reasoning: bool) -> None:
+    def __init__(self, model: str) -> None:
         self.model = model
         self.finish: Finish | None = None
-        self._reasoning = reasoning
         self._refused = False
         self._usage: dict[str, int] | None = None
         self._chunks = 0
@@ -141,7 +140,7 @@ class _Answer:
         if delta := choice.delta:
             # Not in OpenAI's API. Some servers send both names with the same text.
             thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
-            if thought and self._reasoning:
+            if thought:
                 parts.append(Reasoning(_text(thought)))
             if delta.content:
                 parts.append(Text(_text(delta.content)))

@@ -47,7 +47,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider and Resumable."""
-        response = Response(prompt.model or self.model, self._reasoning)
+        response = Response(prompt.model or self.model)
         try:
             stream = await self._create(prompt, response.model)
         except _FAILURES.errors as error:
@@ -58,7 +58,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
 
     async def resume(self, mark: str) -> AsyncGenerator[Part, None]:
         """The same answer from its first token on; see Resumable. One that is unknown or expired has status 404."""
-        response = Response(self.model, self._reasoning, checked_mark(mark))
+        response = Response(self.model, checked_mark(mark))
         async with aclosing(self._follow(response, None)) as parts:
             async for part in parts:
                 yield part

@@ -34,12 +34,11 @@ class Response:
     `mark`: its id, None until it is known. `last`: the sequence_number of its last event that was read.
     """
 
-    def __init__(self, model: str, reasoning: bool, mark: str | None = None) -> None:
+    def __init__(self, model: str, mark: str | None = None) -> None:
         self.model = model
         self.mark = mark
         self.last: int | None = None
         self.finish: Finish | None = None
-        self._reasoning = reasoning
         self._refused = False
         self._usage: dict[str, int] | None = None
         self._said = 0  # bytes of text so far as UTF-16: a pair counts the same whether split over two deltas or not
@@ -80,9 +79,9 @@ class Response:
             self._refused = self._refused or kind == "response.refusal.delta"
             return self._text_parts(_text(event.delta))
         if kind in _THOUGHTS:
-            return [Reasoning(_text(event.delta))] if self._reasoning and event.delta != "" else []
+            return [Reasoning(_text(event.delta))] if event.delta != "" else []
         if kind == _SUMMARY_PART:  # each part begins with a headline and ends without a line break
-            return [Reasoning("\n\n")] if self._reasoning and event.summary_index else []
+            return [Reasoning("\n\n")] if event.summary_index else []
         if kind == "response.created":
             return self._created(event.response)
         if kind in _ENDS:

@@ -19,6 +19,7 @@ local fence = next_fence(ARGV[5], state[5])
 redis.call('HSET', key, 'fence', fence, 'owner', ARGV[5], 'lease', digits(now + tonumber(ARGV[6])), 'n', 0)
 if left <= 0 then redis.call('HINCRBY', key, 'claims', 1) end -- a reply that was lost is no worker that was lost
 redis.call('HSETNX', key, 'claimed', digits(now))
+if state[3] ~= '1' then redis.call('HSET', key, 'data', 0) end -- a restart of an earlier release leaves it
 local turns = tonumber(ARGV[7])
 local history = turns > 0 and redis.call('LRANGE', KEY.transcript, -turns, -1) or {}
 local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
