@@ -30,6 +30,7 @@ from workers.providers.base import (
     ProviderError,
     Reasoning,
     Text,
+    Whole,
     describe,
 )
 from workers.upstream import Upstream
@@ -190,7 +191,7 @@ class Answer:
         settings = self._settings
         menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
         own = self.seat.provider.first_token_s
-        deadline_s = time.monotonic() + (settings.first_token_timeout_s if own is None else own)
+        deadline_s: float | None = time.monotonic() + (settings.first_token_timeout_s if own is None else own)
         async with aclosing(stream) as parts:
             while True:
                 part = await _next(parts, deadline_s)
@@ -201,8 +202,9 @@ class Answer:
                         raise Diverged("less text")
                     self._upstream = None  # it has ended there, too
                     return part
-                moved = self._hand_on(part, menders)
-                if moved:
+                if isinstance(part, Whole):
+                    deadline_s = None  # the tail's is the provider's, and a whole answer must not fail for its usage
+                elif self._hand_on(part, menders):
                     deadline_s = time.monotonic() + settings.token_timeout_s
                 if self._flusher.due() or not self._flusher.waits:
                     # Parts that arrived together come without a pause: let the flusher have its turn, and the deadline.
@@ -243,7 +245,7 @@ class Answer:
             raise TooLong
 
 
-async def _next(parts: AsyncGenerator[Part, None], deadline_s: float) -> Part:
+async def _next(parts: AsyncGenerator[Part, None], deadline_s: float | None) -> Part:
     try:
         async with asyncio.timeout_at(deadline_s):
             return await anext(parts)
@@ -253,10 +255,10 @@ async def _next(parts: AsyncGenerator[Part, None], deadline_s: float) -> Part:
         raise ProviderError("truncated", "the stream ended without a finish", retryable=True) from None
 
 
-async def _turn(deadline_s: float) -> None:
+async def _turn(deadline_s: float | None) -> None:
     """Let everybody else go on for a moment. Who never waits is never interrupted: hence the deadline."""
     await asyncio.sleep(0)
-    if time.monotonic() > deadline_s:
+    if deadline_s is not None and time.monotonic() > deadline_s:
         raise _late()
 
 

@@ -20,7 +20,7 @@ from relay.errors import SettingsError
 from tests.fakes.provider import FakeProvider, Script
 from workers.mending import Mender
 from workers.providers.anthropic import MAX_TOKENS, MODEL, OPENING, AnthropicProvider
-from workers.providers.base import Failure, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn
+from workers.providers.base import Failure, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn, Whole
 from workers.providers.failures import Failures
 
 HELLO = Prompt([Turn("system", "Be brief."), Turn("user", "Hello?"), Turn("assistant", "Yes?"), Turn("user", "Go on.")])
@@ -46,7 +46,7 @@ async def provider_of(fake: FakeProvider, **options: Any) -> AsyncIterator[Anthr
 
 async def parts_of(script: Script, prompt: Prompt = HELLO, **options: Any) -> list[Part]:
     async with FakeProvider(script) as fake, provider_of(fake, **options) as provider:
-        return [part async for part in provider.stream(prompt)]
+        return [part async for part in provider.stream(prompt) if not isinstance(part, Whole)]
 
 
 async def body_of(prompt: Prompt, **options: Any) -> dict[str, Any]:
@@ -86,7 +86,7 @@ async def test_each_token_is_there_before_the_next_one_is_sent() -> None:
         assert await anext(stream) == Text("x")
         assert fake.calls[0].sent == 1
         fake.release()
-        assert [part async for part in stream][:-1] == [Text("y")]
+        assert [part async for part in stream][:-1] == [Text("y"), Whole()]
 
 
 async def test_a_surrogate_pair_split_over_two_deltas_arrives_as_halves_that_mending_joins() -> None:
@@ -224,7 +224,7 @@ async def test_answers_run_at_once_and_one_connection_serves_one_after_the_other
         streams = [provider.stream(HELLO) for _ in range(3)]
         assert [await anext(stream) for stream in streams] == [Text("x")] * 3
         fake.release()
-        assert [len([part async for part in stream]) for stream in streams] == [2] * 3
+        assert [len([part async for part in stream]) for stream in streams] == [3] * 3
         connections = len(fake.connections)
         fake.script = Script(tokens=["z"])
         assert Text("z") in [part async for part in provider.stream(HELLO)]
@@ -371,6 +371,7 @@ async def test_a_whole_answer_does_not_wait_long_for_the_end_of_its_body(monkeyp
     async with FakeProvider(script) as fake, provider_of(fake) as provider:
         assert [part async for part in provider.stream(HELLO)] == [
             Text("x"),
+            Whole(),
             Finished("stop", "test-model", {"input_tokens": 3, "output_tokens": 1}),
         ]
         await fake.wait_for(lambda f: f.calls[0].client_gone_at)

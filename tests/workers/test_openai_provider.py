@@ -18,7 +18,7 @@ import pytest
 from relay.errors import SettingsError
 from tests.fakes.provider import FakeProvider, Script
 from workers.mending import Mender
-from workers.providers.base import Failure, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn
+from workers.providers.base import Failure, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn, Whole
 from workers.providers.failures import Failures
 from workers.providers.openai import OpenAIProvider
 
@@ -43,7 +43,7 @@ async def provider_of(fake: FakeProvider, **options: Any) -> AsyncIterator[OpenA
 
 async def parts_of(script: Script, prompt: Prompt = HELLO, **options: Any) -> list[Part]:
     async with FakeProvider(script) as fake, provider_of(fake, **options) as provider:
-        return [part async for part in provider.stream(prompt)]
+        return [part async for part in provider.stream(prompt) if not isinstance(part, Whole)]
 
 
 async def failure_of(script: Script) -> tuple[list[Part], ProviderError]:
@@ -133,7 +133,7 @@ async def test_answers_run_at_once_and_one_connection_serves_one_after_the_other
         streams = [provider.stream(HELLO) for _ in range(3)]
         assert [await anext(stream) for stream in streams] == [Text("x")] * 3
         fake.release()
-        assert [len([part async for part in stream]) for stream in streams] == [2] * 3
+        assert [len([part async for part in stream]) for stream in streams] == [3] * 3
         connections = len(fake.connections)
         fake.script = Script(tokens=["z"])
         assert Text("z") in [part async for part in provider.stream(HELLO)]
@@ -265,7 +265,8 @@ async def test_a_model_named_by_what_is_no_name_is_the_one_that_was_asked_for(na
 async def test_a_whole_answer_does_not_wait_long_for_its_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.providers.openai.TAIL_S", 0.05)
     async with FakeProvider(Script(tokens=["x"], hold_before=2)) as fake, provider_of(fake) as provider:
-        assert [part async for part in provider.stream(HELLO)] == [Text("x"), Finished("stop", "test-model", None)]
+        parts = [part async for part in provider.stream(HELLO)]
+        assert parts == [Text("x"), Whole(), Finished("stop", "test-model", None)]
         await fake.wait_for(lambda f: f.calls[0].client_gone_at)
 
 

@@ -15,7 +15,7 @@ from relay import settings
 from relay.errors import SettingsError
 from workers import providers
 from workers.providers import NAMES
-from workers.providers.base import Finished, Prompt, Text, Turn
+from workers.providers.base import Finished, Prompt, Text, Turn, Whole
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ async def test_a_server_that_goes_on_after_the_finish_mark_does_not_hold_up_a_wh
         async with asyncio.timeout(10):
             parts = [part async for part in provider.stream(Prompt([Turn("user", "?")]))]
         await provider.aclose()
-    assert (parts[0], type(parts[-1]), len(parts)) == (Text("x"), Finished, 2)
+    assert (parts[:2], type(parts[-1]), len(parts)) == ([Text("x"), Whole()], Finished, 3)
 
 
 @pytest.mark.parametrize(

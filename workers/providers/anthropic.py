@@ -18,7 +18,7 @@ from anthropic.types import MessageParam, RawMessageStreamEvent, ThinkingConfigP
 from relay.errors import SettingsError
 from relay.protocol.words import Finish
 from workers.providers import access
-from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn, model_named
+from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn, Whole, model_named
 from workers.providers.failures import Failures
 
 BASE_URL = "https://api.anthropic.com"
@@ -95,6 +95,7 @@ class AnthropicProvider:
                 events = aiter(stream)
                 while True:
                     if answer.finish and tail_ends is None:
+                        yield Whole()
                         tail_ends = asyncio.get_running_loop().time() + TAIL_S
                     async with asyncio.timeout_at(tail_ends):
                         event: Any = await anext(events, _END)

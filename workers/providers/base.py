@@ -68,6 +68,13 @@ class Mark(msgspec.Struct, frozen=True):
     mark: str
 
 
+class Whole(msgspec.Struct, frozen=True):
+    """The finish mark has come: only the usage is missing, for which the provider waits no longer than it says itself.
+
+    Without one, whatever follows the last delta has to come within that delta's deadline.
+    """
+
+
 class Finished(msgspec.Struct, frozen=True):
     """The provider's own finish: the answer is whole. `usage` counts tokens as the provider bills them."""
 
@@ -76,7 +83,7 @@ class Finished(msgspec.Struct, frozen=True):
     usage: dict[str, int] | None = None  # {"input_tokens", "output_tokens"}
 
 
-Part = Text | Reasoning | Data | Mark | Finished
+Part = Text | Reasoning | Data | Mark | Whole | Finished
 
 
 class ProviderError(Exception):

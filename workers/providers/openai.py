@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from relay.errors import SettingsError
 from relay.protocol.words import Finish
 from workers.providers import access
-from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, model_named
+from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, Whole, model_named
 from workers.providers.failures import Failures
 
 BASE_URL = "https://api.openai.com/v1"
@@ -84,6 +84,7 @@ class OpenAIProvider:
                 # The usage comes after the finish mark, in a chunk of its own: only the end of the body is the end.
                 while True:
                     if answer.finish and tail_ends is None:
+                        yield Whole()
                         tail_ends = asyncio.get_running_loop().time() + TAIL_S
                     async with asyncio.timeout_at(tail_ends):
                         chunk = await anext(chunks, None)
