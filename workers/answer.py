@@ -8,44 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 
 from relay import metrics
 from relay.logging import Logger
 from relay.settings import Settings
-from workers.batching import Kind
+from workers.call import Arrivals, Call
 from workers.failover import Course, Rules
 from workers.flushing import Diverged, Flusher
 from workers.lease import Lease
 from workers.lineup import Seat
-from workers.mending import Mender
-from workers.providers.base import (
-    Data,
-    Finished,
-    Mark,
-    Part,
-    Prompt,
-    ProviderError,
-    Reasoning,
-    Text,
-    Whole,
-    describe,
-)
+from workers.providers.base import Finished, Part, Prompt, ProviderError, describe
 from workers.upstream import Upstream
-
-_ARRIVALS = 4096  # tokens whose time is remembered: more cannot be in flight when an answer is stopped
 
 CANCEL_S = 10.0  # how long a job waits for its provider to hear that nobody wants the rest
 
 
-class TooLong(Exception):
-    """The answer has more than `max_answer_bytes`."""
-
-
 class Answer:
-    """One generation's; `ask` it once. `seat`: who was asked last. `first_token_s`: after `claimed_s`.
+    """One generation's; `ask` it once. `seat`: who was asked last.
 
     `upstream`: a call of a worker that is gone, to go on with. `lease`: without it nobody is asked.
     """
@@ -62,15 +42,13 @@ class Answer:
         log: Logger,
     ) -> None:
         self.seat = candidates[0]
-        self.first_token_s: float | None = None
         self._claimed_s = claimed_s
         self._lease = lease
         self._course = Course(candidates, _rules(settings), claimed_s)
         self._flusher = flusher
         self._settings = settings
         self._log = log
-        self._bytes = 0  # of the attempt
-        self._arrivals: deque[float] = deque(maxlen=_ARRIVALS)
+        self._arrivals = Arrivals()
         self._upstream = upstream  # a call that goes on by itself at its provider
         self._cancelling: list[asyncio.Task[None]] = []
 
@@ -80,7 +58,7 @@ class Answer:
             if (finished := await self._resume(self._upstream)) is not None:
                 return finished
             if self._flusher.shown:
-                self._restart("worker_lost")
+                self._flusher.restart("worker_lost")
         question = await prompt()
         self._flusher.status("thinking")
         self.seat = self._course.first(time.monotonic())
@@ -138,7 +116,13 @@ class Answer:
 
     def tokens_since(self, at_s: float) -> int:
         """How many tokens have come after this moment of `time.monotonic`."""
-        return sum(1 for arrived_s in self._arrivals if arrived_s > at_s)
+        return self._arrivals.since(at_s)
+
+    @property
+    def first_token_s(self) -> float | None:
+        """After `claimed_s`; None: there was none."""
+        first_s = self._arrivals.first_s
+        return first_s - self._claimed_s if first_s is not None else None
 
     async def _go_on(self, error: ProviderError) -> None:
         """Turn to whoever is to be asked next; raises the error where there is nobody."""
@@ -153,15 +137,11 @@ class Answer:
             code=error.code, status=error.status, **describe(error),
         )  # fmt: skip
         if shown:
-            self._restart("provider_failed")
+            self._flusher.restart("provider_failed")
         else:
             self._flusher.status("retrying")
         self.seat = step.seat
         await asyncio.sleep(step.pause_s)
-
-    def _restart(self, reason: str) -> None:
-        self._flusher.restart(reason)
-        self._bytes = 0
 
     async def _call(self, stream: AsyncGenerator[Part, None]) -> Finished:
         """One call of one provider, and what it says of that provider's health."""
@@ -187,83 +167,25 @@ class Answer:
             metrics.provider_calls.labels(name, outcome).inc()
 
     async def _read(self, stream: AsyncGenerator[Part, None]) -> Finished:
-        """The deadline moves with tokens, not with bytes: pings and comments are no progress."""
-        settings = self._settings
-        menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
-        own = self.seat.provider.first_token_s
-        deadline_s: float | None = time.monotonic() + (settings.first_token_timeout_s if own is None else own)
-        async with aclosing(stream) as parts:
-            while True:
-                part = await _next(parts, deadline_s)
-                if isinstance(part, Finished):
-                    for kind, mender in menders.items():
-                        self._tokens(kind, mender.flush())
-                    if self._flusher.behind:
-                        raise Diverged("less text")
-                    self._upstream = None  # it has ended there, too
-                    return part
-                if isinstance(part, Whole):
-                    deadline_s = None  # the tail's is the provider's, and a whole answer must not fail for its usage
-                elif self._hand_on(part, menders):
-                    deadline_s = time.monotonic() + settings.token_timeout_s
-                if self._flusher.due() or not self._flusher.waits:
-                    # Parts that arrived together come without a pause: let the flusher have its turn, and the deadline.
-                    await _turn(deadline_s)
+        seat, own = self.seat, self.seat.provider.first_token_s
+        finished = await Call(
+            stream,
+            self._flusher,
+            self._settings,
+            first_token_s=self._settings.first_token_timeout_s if own is None else own,
+            heard=self._heard,
+            marked=lambda mark: self._mark(Upstream.of(seat, mark)),
+        ).read()
+        self._upstream = None  # it has ended there, too
+        return finished
 
-    def _hand_on(self, part: Text | Reasoning | Data | Mark, menders: dict[Kind, Mender]) -> bool:
-        """Whether there was anything in it."""
-        match part:
-            case Data(name=name, value=value):
-                self._room_for(self._flusher.data(name, value))
-                return True
-            case Text(text=text):
-                return self._tokens("tokens", menders["tokens"].feed(text))
-            case Reasoning(text=text):
-                return self._tokens("reasoning", menders["reasoning"].feed(text))
-            case Mark(mark=mark):
-                self._upstream = Upstream.of(self.seat, mark)
-                self._lease.renew_now()
-                return False
+    def _heard(self, tokens: int) -> None:
+        if self._arrivals.note(tokens) and self.first_token_s is not None:
+            metrics.first_token_s.observe(self.first_token_s)
 
-    def _tokens(self, kind: Kind, tokens: list[str]) -> bool:
-        if kind == "reasoning" and not self._settings.reasoning:
-            return bool(tokens)  # progress, though it is shown to nobody: a model that thinks is no silent one
-        for token in tokens:
-            self._room_for(len(token.encode()))
-            self._flusher.token(kind, token)
-        if tokens:
-            now_s = time.monotonic()
-            self._arrivals.extend([now_s] * len(tokens))
-            if self.first_token_s is None:
-                self.first_token_s = now_s - self._claimed_s
-                metrics.first_token_s.observe(self.first_token_s)
-        return bool(tokens)
-
-    def _room_for(self, own_bytes: int) -> None:
-        self._bytes += own_bytes
-        if self._bytes > self._settings.max_answer_bytes:
-            raise TooLong
-
-
-async def _next(parts: AsyncGenerator[Part, None], deadline_s: float | None) -> Part:
-    try:
-        async with asyncio.timeout_at(deadline_s):
-            return await anext(parts)
-    except TimeoutError:
-        raise _late() from None
-    except StopAsyncIteration:
-        raise ProviderError("truncated", "the stream ended without a finish", retryable=True) from None
-
-
-async def _turn(deadline_s: float | None) -> None:
-    """Let everybody else go on for a moment. Who never waits is never interrupted: hence the deadline."""
-    await asyncio.sleep(0)
-    if deadline_s is not None and time.monotonic() > deadline_s:
-        raise _late()
-
-
-def _late() -> ProviderError:
-    return ProviderError("provider_timeout", "no token in time", retryable=True)
+    def _mark(self, upstream: Upstream | None) -> None:
+        self._upstream = upstream
+        self._lease.renew_now()
 
 
 def _rules(settings: Settings) -> Rules:

@@ -22,7 +22,8 @@ from relay.log.replies import Claim, Outcome, Rebuilt
 from relay.log.session_log import SessionLog
 from relay.protocol.words import new_id
 from relay.settings import Settings
-from workers.answer import Answer, TooLong
+from workers.answer import Answer
+from workers.call import TooLong
 from workers.delivery import Patience, Rejected
 from workers.flushing import Flusher, LetGo
 from workers.history import prompt_for
