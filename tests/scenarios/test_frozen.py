@@ -77,7 +77,16 @@ async def shows(client: Client, generation: str, attempt: int, count: int) -> No
     )
 
 
-@pytest.mark.parametrize("meanwhile", ["its stream is open", "its stream is cut", "its stream is reset", "it is late"])
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "its stream is cut",
+        *(
+            pytest.param(what, marks=pytest.mark.slow)
+            for what in ("its stream is open", "its stream is reset", "it is late")
+        ),
+    ],
+)
 async def test_a_worker_that_was_replaced_while_it_was_frozen_asks_nobody_again(
     relay: World, two: Two, meanwhile: str
 ) -> None:
@@ -141,6 +150,7 @@ async def test_a_worker_that_was_frozen_before_it_had_asked_asks_nobody(relay: W
             await _is_blamed_on_nobody(relay, sleeper)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_nobody_has_replaced_goes_on_when_it_wakes(relay: World, two: Two) -> None:
     two.says(Script(tokens=OTHERS, hold_before=11))
     gateway, sleeper = await asyncio.gather(relay.gateway(), two.worker("sleeper"))

@@ -45,7 +45,7 @@ async def _let_go(worker: Process, generation: str) -> None:
     )
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("provider", ["openai", pytest.param("anthropic", marks=pytest.mark.slow)])
 async def test_a_stop_between_any_two_tokens_keeps_what_was_shown_and_closes_the_stream(
     relay: World, provider: str
 ) -> None:
@@ -69,7 +69,7 @@ async def test_a_stop_between_any_two_tokens_keeps_what_was_shown_and_closes_the
     assert len(relay.fake.calls) == len(PLACES)
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("provider", ["openai", pytest.param("anthropic", marks=pytest.mark.slow)])
 async def test_a_stop_that_races_with_any_token_and_with_the_end_leaves_one_of_two_outcomes(
     relay: World, provider: str
 ) -> None:

@@ -101,7 +101,7 @@ async def test_while_the_question_is_prepared_means_that_the_provider_is_never_a
         await settled(relay, gateway, client, 0, generation, 0)
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("provider", ["openai", pytest.param("anthropic", marks=pytest.mark.slow)])
 async def test_while_the_worker_hears_nothing_of_it_is_found_at_the_next_renewal(relay: World, provider: str) -> None:
     gateway = await relay.gateway()
     async with Proxy(relay.redis_url) as proxy, Client(gateway.url, "s") as client:
@@ -115,6 +115,7 @@ async def test_while_the_worker_hears_nothing_of_it_is_found_at_the_next_renewal
         await settled(relay, gateway, client, 1, generation, 5)
 
 
+@pytest.mark.slow
 async def test_while_the_worker_has_no_redis_is_found_when_it_is_back(relay: World) -> None:
     gateway = await relay.gateway()
     async with Proxy(relay.redis_url) as proxy, Client(gateway.url, "s") as client:
@@ -127,6 +128,7 @@ async def test_while_the_worker_has_no_redis_is_found_when_it_is_back(relay: Wor
         await settled(relay, gateway, client, 1, generation, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_while_the_worker_is_frozen_is_kept_when_it_wakes(relay: World, replaced: bool) -> None:
     gateway, worker = await relay.gateway(), await relay.worker()
@@ -149,7 +151,7 @@ async def test_while_the_worker_is_frozen_is_kept_when_it_wakes(relay: World, re
         await settled(relay, gateway, client, 1, generation, 5)
 
 
-@pytest.mark.parametrize("another_waits", [False, True])
+@pytest.mark.parametrize("another_waits", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_while_the_worker_is_dead_means_that_nobody_takes_over(relay: World, another_waits: bool) -> None:
     gateway, worker = await relay.gateway(), await relay.worker()
     async with Client(gateway.url, "s") as client:
@@ -164,7 +166,7 @@ async def test_while_the_worker_is_dead_means_that_nobody_takes_over(relay: Worl
         assert client.shown(generation).attempt == 1
 
 
-@pytest.mark.parametrize("count", [0, 3])
+@pytest.mark.parametrize("count", [3, pytest.param(0, marks=pytest.mark.slow)])
 async def test_while_it_is_being_replaced_stops_the_replacement(relay: World, count: int) -> None:
     gateway, worker = await relay.gateway(), await relay.worker()
     async with Client(gateway.url, "s") as client:
@@ -180,6 +182,7 @@ async def test_while_it_is_being_replaced_stops_the_replacement(relay: World, co
         await settled(relay, gateway, client, 2, generation, count)
 
 
+@pytest.mark.slow
 async def test_while_the_worker_is_told_to_go_lets_it_go_at_once(relay: World) -> None:
     relay.settings["RELAY_GRACE_S"] = "600"
     gateway, worker = await relay.gateway(), await relay.worker()
