@@ -143,7 +143,7 @@ MUTANTS = [
     Mutant(
         "a failover that joins two texts",
         "workers/answer.py",
-        [Change('            self._flusher.restart("provider_failed")', '            self._flusher.status("retrying")')],
+        [Change('self._flusher.restart("provider_failed")', 'self._flusher.status("retrying")')],
         [_FAILOVER + "in_mid_answer_the_next_provider_begins_a_new_attempt"],
         [_ANSWER + "what_was_shown_of_a_provider_that_failed_is_void_before_another_says_anything"],
     ),

@@ -469,7 +469,7 @@ async def test_capabilities_name_what_living_workers_offer_and_everything_else_i
     assert capabilities["queues"] == ["default"]
     assert capabilities["providers"] == [
         {"provider": "openai", "state": "ready", "queues": ["default"], "models": ["fake-1", "fake-2", "fake-3"],
-         "any_model": False}
+         "any_model": False, "workers": 1}
     ]  # fmt: skip
     assert capabilities["modes"] == ["chat"]
     assert {"websocket", "sse"} <= set(capabilities["transports"])
