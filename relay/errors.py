@@ -8,7 +8,8 @@ RelayError                a mistake or a limit that a person can act on; the sen
 └── what relay.client raises:
     ├── RequestRefused    a gateway answered a command with an error that no retry mends
     ├── Disconnected      there is no connection and there will be none
-    └── SessionDeleted    the session that was followed is gone
+    ├── SessionDeleted    the session that was followed is gone
+    └── AnswerLost        the relay has lost the answer, and nobody has brought it back
 """
 
 from __future__ import annotations
@@ -98,3 +99,12 @@ class SessionDeleted(RelayError):
     def __init__(self, session: str) -> None:
         super().__init__(f"the session {session} was deleted")
         self.session = session
+
+
+class AnswerLost(RelayError):
+    """The relay has lost its data, and the answer in it; nobody has brought it back or ended it. Ask again."""
+
+    def __init__(self, session: str, generation: str) -> None:
+        super().__init__("the relay has lost this answer; please ask again")
+        self.session = session
+        self.generation = generation

@@ -14,10 +14,10 @@ from relay.client.answer import Answer
 from relay.client.connection import Relay, connect
 from relay.client.following import Applied, Change, Following, Rebuilt
 from relay.client.reading import Data, End, Item, Reader, Restart, Status, Text
-from relay.errors import Disconnected, RelayError, RequestRefused, SessionDeleted
+from relay.errors import AnswerLost, Disconnected, RelayError, RequestRefused, SessionDeleted
 from relay.protocol.words import Cursor
 
 __all__ = [
-    "Answer", "Applied", "Change", "Cursor", "Data", "Disconnected", "End", "Following", "Item", "Reader", "Rebuilt",
-    "Relay", "RelayError", "RequestRefused", "Restart", "SessionDeleted", "Status", "Text", "connect",
+    "Answer", "AnswerLost", "Applied", "Change", "Cursor", "Data", "Disconnected", "End", "Following", "Item", "Reader",
+    "Rebuilt", "Relay", "RelayError", "RequestRefused", "Restart", "SessionDeleted", "Status", "Text", "connect",
 ]  # fmt: skip

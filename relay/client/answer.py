@@ -8,7 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from relay.client.channel import Channel, Listener
 from relay.client.reading import Item, Reader
+from relay.errors import AnswerLost
 from relay.protocol.view import Frame, Generation
+
+LOST_MARGIN_S = 15.0  # gateways end a lost answer within `lost_after_s`; by then their word has come
 
 
 class Answer(Listener):
@@ -18,8 +21,8 @@ class Answer(Listener):
     `End` all of it, through any number of reconnects. No text is given twice, except after a `Restart`.
     A reader that is slow, or never comes, costs nothing but the text itself: items are made when they are asked for.
     Iterating again goes on where the last time ended. Cancelling a step loses nothing. Leaving does not stop the
-    answer; `stop` does. Iterating and `end` raise Disconnected, RequestRefused (the session may not be followed) or
-    SessionDeleted; what has come by then is given first.
+    answer; `stop` does. Iterating and `end` raise Disconnected, RequestRefused (the session may not be followed),
+    SessionDeleted or AnswerLost; what has come by then is given first.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Answer(Listener):
         generation: str,
         *,
         duplicate: bool,
+        lost_after_s: float,
         stop: Callable[[str, str], Awaitable[bool]],
         release: Callable[[Listener], None],
     ) -> None:
@@ -41,6 +45,8 @@ class Answer(Listener):
         self._items: deque[Item] = deque()  # of one look, not taken yet
         self._final: Generation | None = None
         self._news = asyncio.Event()
+        self._lost_after_s = lost_after_s + LOST_MARGIN_S
+        self._missing_since: float | None = None
         channel.listeners.add(self)
         self._look()
 
@@ -59,8 +65,7 @@ class Answer(Listener):
         while self._final is None or self._final.end is None:
             if self._channel.failure is not None:
                 raise self._channel.failure
-            self._news.clear()
-            await self._news.wait()
+            await self._wait()
         return self._final.end
 
     async def stop(self) -> bool:
@@ -79,8 +84,7 @@ class Answer(Listener):
                 break
             if self._final is None and self._channel.failure is not None:
                 raise self._channel.failure
-            self._news.clear()
-            await self._news.wait()
+            await self._wait()
         return self._items.popleft()
 
     def applied(self, frame: Frame) -> None:
@@ -96,6 +100,27 @@ class Answer(Listener):
             self._final = shown
             self._news.set()
             self._release(self)
+
+    async def _wait(self) -> None:
+        """For news. Raises AnswerLost where the gateways that would have ended a lost answer are gone as well."""
+        self._news.clear()
+        loop = asyncio.get_running_loop()
+        if not self._is_missing():
+            self._missing_since = None
+        elif self._missing_since is None:
+            self._missing_since = loop.time()
+        since = self._missing_since
+        try:
+            async with asyncio.timeout_at(None if since is None else since + self._lost_after_s):
+                await self._news.wait()
+        except TimeoutError:
+            raise AnswerLost(self.session, self.generation) from None
+
+    def _is_missing(self) -> bool:
+        """Whether its session is followed, without a hindrance, and does not have it."""
+        view = self._channel.view
+        known = self.generation in view.generations and self.generation not in view.interrupted
+        return self._final is None and not known and not self._channel.hindrance
 
     def _hindrance(self) -> str:
         if self._final is not None:

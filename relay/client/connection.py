@@ -15,6 +15,7 @@ from relay.client.link import Link, Token
 from relay.errors import Disconnected, RelayError, RequestRefused
 from relay.protocol.words import EPOCH, SESSION, Cursor, new_id
 
+DEFAULT_LOST_AFTER_S = 60.0  # where a gateway announces none
 _ANSWER_WITHIN_S = 10.0  # gateways answer within 5
 
 
@@ -107,6 +108,7 @@ class Relay:
                 channel,
                 accepted["generation"],
                 duplicate=accepted["duplicate"],
+                lost_after_s=self._desk.limit("lost_after_s", DEFAULT_LOST_AFTER_S),
                 stop=self.stop,
                 release=lambda answer: self._desk.leave(channel, answer),
             )

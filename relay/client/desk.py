@@ -65,6 +65,10 @@ class Desk:
             self._leaving.add(session)
             self.wake()
 
+    def limit(self, name: str, default: float) -> float:
+        """As the gateway announced it last."""
+        return self._limits.get(name, default)
+
     async def request(self, command: Frame) -> Frame:
         """Send a command until it is answered; its reply. Raises RequestRefused, and what `fail` was given."""
         if self.failure is not None:
@@ -75,7 +79,7 @@ class Desk:
             encoded = msgspec.json.encode({"id": name, **command})
         except UnicodeEncodeError:  # an argument of a terminal's that is not UTF-8, mostly
             raise RequestRefused("bad_message", "The command holds half a character, which JSON cannot.") from None
-        if len(encoded) > self._limits.get("max_command_bytes", NEVER):  # one far too large would cut the connection
+        if len(encoded) > self.limit("max_command_bytes", NEVER):  # one far too large would cut the connection
             raise RequestRefused("too_large", "The command is larger than max_command_bytes.")
         request = self._requests[name] = _Request(encoded)
         self.wake()

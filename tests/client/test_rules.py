@@ -13,6 +13,7 @@ import pytest
 
 from relay.client import (
     Answer,
+    AnswerLost,
     Applied,
     Cursor,
     End,
@@ -221,6 +222,23 @@ async def test_an_unasked_subscribed_takes_effect_at_once(gateway: Scripted) -> 
         await peer.live(3, again.end())
         items = await rest(answer)
         assert (joined(items), restarts(items)) == ("lo", 0)
+
+
+async def test_an_answer_that_nobody_brings_back_or_ends_is_lost_in_the_end(
+    gateway: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateways that followed it are gone with the data: no other knows that it is to be ended."""
+    monkeypatch.setattr("relay.client.connection.DEFAULT_LOST_AFTER_S", 0.1)
+    monkeypatch.setattr("relay.client.answer.LOST_MARGIN_S", 0.1)
+    async with asked(gateway) as (_, answer, peer, story):
+        await peer.live(3, story.tokens(["Hel"]))
+        await upto(answer, "Hel")
+        await peer.send(type="subscribed", session="s", epoch="e2", at=0, head=0, recovered=False, active=[])
+        assert await anext(answer) == Status("interrupted")
+        with pytest.raises(AnswerLost):
+            await anext(answer)
+        with pytest.raises(AnswerLost):
+            await answer.end()
 
 
 async def test_a_following_is_told_to_forget_and_its_cursor_is_of_the_new_life(gateway: Scripted) -> None:
