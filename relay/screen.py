@@ -12,6 +12,7 @@ _STATES = {
     "interrupted": "interrupted", "queued": "waiting for a worker", "preparing": "preparing", "thinking": "thinking",
     "retrying": "retrying",
 }  # fmt: skip
+_TROUBLES = ("reconnecting", "degraded", "interrupted")
 
 
 class Screen:
@@ -28,9 +29,12 @@ class Screen:
         self._midway = not text.endswith("\n")
 
     def state(self, state: str) -> None:
-        """A word about what is going on, gone when text comes; in the middle of a text there is no place for it."""
+        """A word about what is going on, gone when text comes. In the middle of a text only trouble has a place."""
         shown = _STATES.get(state, "")
         if shown and self._midway:
+            if self._person and state in _TROUBLES and shown != self._state:
+                self.say(f"\nrelay: {shown} …")
+                self._state = shown
             return
         if self._person and shown != self._state:
             sys.stderr.write(f"\r\x1b[K{shown + ' …' if shown else ''}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay import logging, metrics
+from relay.errors import SettingsError
 from relay.log.jobs import Job
 from relay.log.offers import Offer
 from relay.settings import Settings
@@ -112,7 +113,10 @@ def _seat(settings: Settings, name: str, defaults: Mapping[str, list[str]], furt
 
 
 def _by_provider(value: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """`anthropic:a, openai:b` → a list for each; a model without its provider's name is the first provider's."""
+    """`anthropic:a, openai:b` → a list for each; a model without its provider's name is the first provider's.
+
+    Raises SettingsError for a model of a provider that is not in the list.
+    """
     found: dict[str, list[str]] = {}
     for name, model in _pairs(value, names):
         found.setdefault(name, []).append(model)
@@ -124,5 +128,9 @@ def _pairs(value: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         name, colon, model = item.partition(":")
         if colon and name in names:
             yield name, model
+        elif colon and name in providers.NAMES:
+            raise SettingsError(
+                f"--model / RELAY_MODELS: {item}: {name} is not among the providers, {', '.join(names)}"
+            )
         elif item:
             yield names[0], item

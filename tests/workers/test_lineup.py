@@ -68,6 +68,12 @@ def test_models_go_to_the_provider_they_name_else_to_the_first() -> None:
     assert (anthropic.provider.model, anthropic.models) == ("claude-x", ("claude-y",))
 
 
+@pytest.mark.parametrize("flag", ["model", "models"])
+def test_a_model_of_a_provider_that_is_not_in_the_list_is_refused(flag: str) -> None:
+    with pytest.raises(SettingsError, match="anthropic:claude-x: anthropic is not among the providers, openai, demo"):
+        made(provider="openai,demo", **{flag: "anthropic:claude-x"})
+
+
 def test_a_provider_that_is_asked_for_is_asked_alone() -> None:
     assert names(made(provider="openai,anthropic"), provider="anthropic") == ["anthropic"]
 
