@@ -87,8 +87,10 @@ async def test_a_provider_that_is_lost_before_its_first_byte_fails_without_text(
     relay: World, wire: Wire, chance: random.Random, fault: str
 ) -> None:
     relay.fake.script = Script(tokens=TOKENS, hold_status=True)
-    deadline = {"RELAY_FIRST_TOKEN_TIMEOUT_S": "5"} if fault == "black_hole" else {}
-    gateway, _ = await relay.gateway(), await behind(wire, relay, **deadline)
+    settings = {"RELAY_PROVIDER_RETRIES": "0"}
+    if fault == "black_hole":
+        settings["RELAY_FIRST_TOKEN_TIMEOUT_S"] = "5"
+    gateway, _ = await relay.gateway(), await behind(wire, relay, **settings)
     async with watching(relay, gateway.url, chance) as viewers:
         if fault == "away":
             async with wire.away():
