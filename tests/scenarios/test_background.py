@@ -50,7 +50,14 @@ def frozen(worker: Process) -> None:
     worker.signal(signal.SIGSTOP)
 
 
-@pytest.mark.parametrize("lost", [killed, told_to_go, frozen], ids=lambda lost: lost.__name__)
+_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [killed, pytest.param(told_to_go, marks=_SLOW), pytest.param(frozen, marks=_SLOW)],
+    ids=lambda lost: lost.__name__,
+)
 async def test_the_answer_goes_on_in_its_attempt_and_the_model_is_asked_once(
     relay: World, lost: Callable[[Process], None]
 ) -> None:
@@ -88,6 +95,7 @@ async def test_a_stop_cancels_it_at_the_provider(relay: World) -> None:
         await until(lambda: call.cancelled_at, "it is cancelled there")
 
 
+@pytest.mark.slow
 async def test_what_is_forgotten_there_is_asked_again_as_another_attempt(relay: World) -> None:
     gateway = await relay.gateway()
     first = await relay.worker()

@@ -85,6 +85,7 @@ async def test_one_provider_alone_is_asked_again_before_the_first_token(relay: W
     assert len(relay.fake.calls) == 3
 
 
+@pytest.mark.slow
 async def test_a_sick_provider_is_passed_over_and_everybody_can_see_that(relay: World) -> None:
     scripts(relay.fake, anthropic=Script(status=500), openai=Script(tokens=HERE))
     gateway, worker = await relay.gateway(), await both(relay, RELAY_BREAKER_FAILURES="2", RELAY_BREAKER_OPEN_S="600")
@@ -122,6 +123,7 @@ async def test_a_stop_while_the_next_try_waits_ends_it_and_nobody_is_asked_again
     assert len(relay.fake.calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 async def test_a_provider_that_is_asked_for_by_name_is_not_replaced(relay: World, provider: str) -> None:
     scripts(relay.fake, anthropic=Script(status=400), openai=Script(status=400))

@@ -125,6 +125,7 @@ async def test_a_worker_that_was_replaced_while_it_was_frozen_asks_nobody_again(
         await _is_blamed_on_nobody(relay, sleeper)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_was_frozen_before_it_had_asked_asks_nobody(relay: World, two: Two) -> None:
     async with NoHistory(relay.redis_url) as proxy:
         gateway, sleeper = await asyncio.gather(relay.gateway(), two.worker("sleeper", RELAY_REDIS_URL=proxy.url))
