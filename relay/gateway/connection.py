@@ -1,7 +1,8 @@
 """One WebSocket connection: commands in, frames out.
 
 Commands of one session are carried out in the order in which they came; those of different sessions side by side, so
-that a slow submit never holds up a stop elsewhere. At most MAX_IN_FLIGHT at a time: beyond that we stop reading.
+that a slow submit never holds up a stop elsewhere. At most MAX_IN_FLIGHT at a time: beyond that we stop reading. Each
+has its answer within ANSWER_WITHIN_S of when it was read, its wait for those before it included.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from relay.errors import ClientError
 from relay.gateway.codecs import Codec
 from relay.gateway.hub import Hub
 from relay.gateway.sinks import Liveness, Sink
-from relay.gateway.submissions import ANSWER_WITHIN_S, Submissions, answered_in_time
+from relay.gateway.submissions import ANSWER_WITHIN_S, Submissions, answer_by, answered_in_time
 from relay.gateway.viewer import Viewer
 from relay.protocol import commands, frames
 from relay.protocol.commands import Hello, Ping, Stop, Submit, Subscribe, Unsubscribe
@@ -61,6 +62,7 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()  # commands in flight
         self._tails: dict[str, asyncio.Task[None]] = {}  # session → the last of them, for the order
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._closing: asyncio.Task[None] | None = None  # at a drain: once what was asked is answered
         self._log = log.bind(connection=self._id)
 
     async def run(self, receive: Callable[[], Awaitable[Message]]) -> None:
@@ -84,9 +86,17 @@ class Connection:
             self._pulse.stop()
             await self._leave()
 
-    def drain(self, reconnect_in_ms: int) -> None:
-        """Tell the client when to come back; the close follows."""
+    def drain(self, reconnect_in_ms: int, close: Callable[[], None]) -> None:
+        """Tell the client when to come back; `close` is called once what it asked before is answered."""
         self._send(frames.Draining(reconnect_in_ms=reconnect_in_ms))
+        if self._tasks:
+            self._closing = asyncio.create_task(self._close_when_answered(close), name=f"drain {self._id}")
+        else:
+            close()
+
+    async def _close_when_answered(self, close: Callable[[], None]) -> None:
+        await asyncio.wait(set(self._tasks), timeout=ANSWER_WITHIN_S)
+        close()
 
     async def _take(self, raw: str | bytes) -> None:
         reply_id, session = None, None
@@ -110,7 +120,7 @@ class Connection:
             case Hello():
                 self._welcome(reply_id)
             case Subscribe() | Unsubscribe() | Submit() | Stop():
-                await self._in_order(command.session, self._carry_out(command, reply_id))
+                await self._in_order(command.session, self._carry_out(command, reply_id, answer_by()))
 
     async def _in_order(self, session: str, work: Coroutine[Any, Any, None]) -> None:
         await self._free.acquire()
@@ -131,23 +141,25 @@ class Connection:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carry_out(self, command: Subscribe | Unsubscribe | Submit | Stop, reply_id: str | None) -> None:
+    async def _carry_out(
+        self, command: Subscribe | Unsubscribe | Submit | Stop, reply_id: str | None, by: float
+    ) -> None:
         try:
             match command:
                 case Subscribe():
-                    await self._subscribe(command, reply_id)
+                    await self._subscribe(command, reply_id, by)
                 case Unsubscribe():
                     await self._unsubscribe(command.session)
                     self._send(frames.Unsubscribed(id=reply_id, session=command.session))
                 case Submit():
-                    generation, duplicate = await self._submissions.submit(command, self._language)
+                    generation, duplicate = await self._submissions.submit(command, self._language, by)
                     self._send(
                         frames.Accepted(
                             id=reply_id, session=command.session, generation=generation, duplicate=duplicate
                         )
                     )
                 case Stop():
-                    already = await self._submissions.stop(command.session, command.generation)
+                    already = await self._submissions.stop(command.session, command.generation, by)
                     self._send(
                         frames.Stopping(
                             id=reply_id, session=command.session, generation=command.generation, already_ended=already
@@ -160,19 +172,20 @@ class Connection:
             self._log.exception("command_failed", session=command.session)
             self._refuse(ClientError("internal", "Something went wrong here."), reply_id, command.session)
 
-    async def _subscribe(self, command: Subscribe, reply_id: str | None) -> None:
+    async def _subscribe(self, command: Subscribe, reply_id: str | None, by: float) -> None:
         """Until the new subscription can begin, the earlier one of this session goes on: an error costs nothing."""
         session = command.session
         if session not in self._wanted and len(self._wanted) >= self._limits["max_subscriptions"]:
             raise ClientError("too_many_subscriptions", "max_subscriptions sessions are followed already.")
         self._wanted.add(session)
         try:
-            async with answered_in_time("subscribe"):
+            async with answered_in_time("subscribe", by):
                 follower = await self._hub.acquire(session, command.cursor)
         except BaseException:
             if session not in self._viewers:
                 self._wanted.discard(session)
             raise
+        self._wanted.add(session)  # again: the subscription before may have been deleted meanwhile
         earlier = self._viewers.get(session)
         if earlier is not None:
             earlier.close()
@@ -205,13 +218,17 @@ class Connection:
 
     async def _leave(self) -> None:
         """What was asked for is still done, within its time: a stop sent with the last breath holds."""
+        if self._closing is not None:
+            self._closing.cancel()
+            await asyncio.gather(self._closing, return_exceptions=True)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=ANSWER_WITHIN_S)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for session in list(self._viewers):
-            await self._unsubscribe(session)
+        while self._tasks or self._viewers:  # a deletion may still give one back here
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for session in list(self._viewers):
+                await self._unsubscribe(session)
 
     def _welcome(self, reply_id: str | None) -> None:
         self._send(

@@ -36,6 +36,7 @@ HEADERS = [
 _GREETING = b": relay.v1\n\n"
 # Line breaks to Unicode and so to many line readers, though not to the standard; JSON escapes only those of ASCII.
 _LINE_BREAKS = [(char.encode(), b"\\u%04x" % ord(char)) for char in "\x85\u2028\u2029"]
+_GONE_EVERY_S = 2.0  # to see whether what is awaited can still come
 _FAREWELL_S = 1.0  # at a shutdown; whoever has not taken everything by then resumes elsewhere
 
 
@@ -163,6 +164,7 @@ class EventStream:
         self._cursor = cursor
         self._start = start
         self._only = generation
+        self._since = ("", 0)  # epoch, and seq of that generation's first event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with answered_in_time("events"):
@@ -180,7 +182,7 @@ class EventStream:
             try:
                 viewer.begin(self._cursor, self._start, None, at)
                 pulse.start()
-                await self._until_over(sink, receive)
+                await self._until_over(viewer, sink, receive)
             finally:
                 pulse.stop()
                 self._gateway.hub.release(follower)
@@ -198,25 +200,27 @@ class EventStream:
         while (span := await self._gateway.log.span(self._session, self._only)) is not None:
             if self._is_past(span):
                 return None
-            follower = await self._of_life(span.epoch)
-            if follower is not None:
-                return follower, span.first - 1
             there = True
+            cursor = self._cursor if self._cursor is not None and self._cursor.epoch == span.epoch else None
+            follower = await hub.acquire(self._session, cursor or Cursor(span.epoch, 0))
+            if follower.epoch == span.epoch:  # in another life its end would never come
+                self._since = span.epoch, span.first
+                if self._start != "live" or self._cursor is not None or self._awaits(follower):
+                    return follower, span.first - 1
+                hub.release(follower)  # it has ended since
+                return None
+            hub.release(follower)
         if not hub.misses(self._session, self._only):
             what = "The session was deleted." if there else "There is no such generation in this session."
             raise ClientError("not_found", what)
         self._start = "start"  # Redis has lost it: it comes back as a whole, or is ended
         return await hub.acquire(self._session, self._cursor), 0
 
-    async def _of_life(self, epoch: str) -> Follower | None:
-        """A follower of the life that holds the generation: in another one its end would never come."""
-        hub = self._gateway.hub
-        for cursor in (self._cursor, Cursor(epoch, 0)):  # the second one makes it look again
-            follower = await hub.acquire(self._session, cursor)
-            if follower.epoch == epoch:
-                return follower
-            hub.release(follower)
-        return None
+    def _awaits(self, follower: Follower) -> bool:
+        """Whether the end of that one generation is still to come, behind what the follower has."""
+        epoch, first = self._since
+        begins_there = follower.epoch == epoch and first > follower.frontier
+        return self._only is not None and (begins_there or follower.awaits(self._only))
 
     def _is_past(self, span: Span) -> bool:
         """Whether the client has seen the end already, or asks only for what comes after it."""
@@ -227,15 +231,19 @@ class EventStream:
             return self._start == "live"
         return cursor.epoch == span.epoch and cursor.seq >= span.last
 
-    async def _until_over(self, sink: SseSink, receive: Receive) -> None:
-        """Until everything is said, the client has gone, or this gateway goes."""
+    async def _until_over(self, viewer: Viewer, sink: SseSink, receive: Receive) -> None:
+        """Until everything is said, nothing can come any more, the client has gone, or this gateway goes."""
         draining = asyncio.create_task(self._gateway.draining.wait(), name="draining")
         others = [
             asyncio.create_task(sink.gone.wait(), name="sink"),
             asyncio.create_task(hung_up(receive), name="hang-up"),
         ]
         try:
-            await asyncio.wait([draining, *others], return_when=asyncio.FIRST_COMPLETED)
+            every_s = _GONE_EVERY_S if self._only is not None else None
+            while not (await asyncio.wait([draining, *others], timeout=every_s, return_when=asyncio.FIRST_COMPLETED))[
+                0
+            ]:
+                self._close_if_gone(viewer, sink)
             if draining.done():
                 sink.drain(random.randint(*RECONNECT_SPREAD_MS))
                 await asyncio.wait(others, timeout=_FAREWELL_S, return_when=asyncio.FIRST_COMPLETED)
@@ -244,6 +252,18 @@ class EventStream:
             for task in (draining, *others):
                 task.cancel()
             await asyncio.gather(draining, *others, return_exceptions=True)
+
+    def _close_if_gone(self, viewer: Viewer, sink: SseSink) -> None:
+        """The generation was forgotten, or lost, while its events were on their way: no end will come."""
+        if viewer.keeps_up() and sink.closing is None and not self._awaits(viewer.follower):
+            gone = frames.ErrorFrame(
+                code="not_found",
+                message="There is no such generation in this session any more.",
+                retryable=False,
+                session=self._session,
+            )
+            sink.send(frames.encode(gone))
+            sink.close(1000, "gone")
 
 
 async def hung_up(receive: Receive) -> None:

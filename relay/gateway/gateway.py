@@ -88,7 +88,7 @@ class Gateway:
         if extension is not None:
             protocol = extension["protocol"]
             connection = self._connection(TransportSink(protocol, codec, buffer_bytes), codec, websocket)
-            protocol.on_shutdown = lambda: connection.drain(random.randint(*RECONNECT_SPREAD_MS))
+            protocol.on_shutdown = lambda close: connection.drain(random.randint(*RECONNECT_SPREAD_MS), close)
             await connection.run(websocket.receive)
             return
         sink = AsgiSink(websocket.send, codec, buffer_bytes)

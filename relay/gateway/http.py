@@ -80,8 +80,6 @@ async def delete(request: Request) -> Response:
     gateway = gateway_of(request)
     session = commands.check_session(request.path_params["session"])
     await gateway.submissions.delete(session)
-    async with answered_in_time("delete"):
-        await gateway.hub.look(session)  # so that who subscribes here after our answer gets a new session
     return Response(status_code=204)
 
 

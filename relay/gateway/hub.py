@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 from relay import logging, metrics
+from relay.errors import StorageError
 from relay.log.follower import Follower
 from relay.protocol.words import Cursor
 
+LOOK_WITHIN_S = 2.0  # before a follower is lent that was there already
 LEAVE_EVERY_S = 1.0  # for one that stays because of what is missing, however short the linger
 
 log = logging.get("hub")
@@ -21,6 +23,10 @@ class _Entry:
         self.started = asyncio.create_task(follower.start(), name=f"start {follower.session}")
         self.linger: asyncio.TimerHandle | None = None
 
+    @property
+    def failed(self) -> bool:
+        return self.started.done() and (self.started.cancelled() or self.started.exception() is not None)
+
 
 class Hub:
     """Lends out followers; whoever acquires one releases it."""
@@ -32,12 +38,12 @@ class Hub:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def acquire(self, session: str, cursor: Cursor | None = None) -> Follower:
-        """The session's follower, started, and as far as a cursor that a client brings. Raises StorageError."""
+        """The session's follower, started, and as of now; `cursor`: that a client brings. Raises StorageError."""
         while True:
-            follower = await self._started(session)
+            follower, is_new = await self._started(session)
             try:
-                if cursor is not None:
-                    await follower.reach(cursor)
+                if not is_new:
+                    await self._catch_up(follower, cursor)
             except BaseException:
                 self.release(follower)
                 raise
@@ -53,8 +59,7 @@ class Hub:
         entry.users -= 1
         if entry.users > 0:
             return
-        failed = entry.started.done() and (entry.started.cancelled() or entry.started.exception() is not None)
-        if failed or follower.deleted or not entry.started.done():
+        if entry.failed or follower.deleted or not entry.started.done():
             self._forget(session, entry)
         else:
             self._linger(session, entry, self._linger_s)
@@ -79,22 +84,18 @@ class Hub:
         entry = self._entries.get(session)
         return entry is not None and not entry.follower.deleted and generation in entry.follower.missing
 
-    async def look(self, session: str) -> None:
-        """If the session is followed here, see at once what has become of it. Raises StorageError."""
-        entry = self._entries.get(session)
-        if entry is not None and entry.started.done():
-            await entry.follower.look()
-
     async def aclose(self) -> None:
         for session, entry in list(self._entries.items()):
             self._forget(session, entry)
         await asyncio.gather(*self._closing, return_exceptions=True)
 
-    async def _started(self, session: str) -> Follower:
+    async def _started(self, session: str) -> tuple[Follower, bool]:
+        """(follower, whether it began for this call); counted as lent."""
         entry = self._entries.get(session)
-        if entry is not None and entry.follower.deleted:
+        if entry is not None and (entry.follower.deleted or entry.failed):
             self._forget(session, entry)
             entry = None
+        is_new = entry is None
         if entry is None:
             entry = self._entries[session] = _Entry(self._make(session))
             metrics.followers.inc()
@@ -103,11 +104,27 @@ class Hub:
             entry.linger = None
         entry.users += 1
         try:
-            await asyncio.shield(entry.started)
+            await asyncio.wait([entry.started])
+            if entry.started.cancelled():
+                raise StorageError("follow: this gateway is going")
+            entry.started.result()
         except BaseException:
             self.release(entry.follower)
             raise
-        return entry.follower
+        return entry.follower, is_new
+
+    @staticmethod
+    async def _catch_up(follower: Follower, cursor: Cursor | None) -> None:
+        """Somebody else's DELETE, and what another gateway has shown a client, may not be known here yet.
+
+        Where Redis does not answer in time, what is known here is lent, unless it does not reach the cursor.
+        """
+        try:
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                await follower.look()
+        except (StorageError, TimeoutError) as error:
+            if cursor is not None and not follower.honours(cursor.epoch, cursor.seq):
+                raise StorageError(f"look: {error or 'no answer in time'}") from None
 
     def _forget(self, session: str, entry: _Entry) -> None:
         if self._entries.get(session) is not entry:

@@ -31,11 +31,21 @@ class Accepted(NamedTuple):
     duplicate: bool
 
 
+def answer_by() -> float:
+    """Loop time by which what arrives now is to be answered."""
+    return asyncio.get_running_loop().time() + ANSWER_WITHIN_S
+
+
 @asynccontextmanager
-async def answered_in_time(part: str) -> AsyncIterator[None]:
-    """Turns a Redis that is away or slow into `unavailable` before the client has given up."""
+async def answered_in_time(part: str, by: float | None = None) -> AsyncIterator[None]:
+    """Turns a Redis that is away or slow into `unavailable` before the client has given up.
+
+    `by`: see `answer_by`, of when the client asked; without it, now. What comes too late is not begun.
+    """
     try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
+        if by is not None and asyncio.get_running_loop().time() >= by:
+            raise TimeoutError
+        async with asyncio.timeout_at(by if by is not None else answer_by()):
             yield
     except (StorageError, TimeoutError) as error:
         metrics.storage_errors.labels(part).inc()
@@ -64,45 +74,47 @@ class Submissions:
         self._hub = hub
         self._mark_ms = mark_ms
 
-    async def submit(self, submit: Submit, language: str | None = None) -> Accepted:
+    async def submit(self, submit: Submit, language: str | None = None, by: float | None = None) -> Accepted:
         """Accepted once the job is durable; any number of equal submits make one generation.
 
         `language`: the reader's, as the transport tells; one that the submit names itself counts instead.
 
         Raises ClientError: `bad_message` (not on offer), `conflict`, `not_found` (retry_of), `rate_limited`,
-        `unavailable`.
+        `unavailable`. `by`: see `answered_in_time`.
         """
-        async with answered_in_time("submit"):
+        async with answered_in_time("submit", by):
             accepted = await self._submit(submit, _named_language(submit) or language)
         if (follower := self._hub.at_hand(submit.session)) is not None:
             follower.expect()
         metrics.submits.labels("duplicate" if accepted.duplicate else "accepted").inc()
         return accepted
 
-    async def stop(self, session: str, generation: str) -> bool:
+    async def stop(self, session: str, generation: str, by: float | None = None) -> bool:
         """End it now; True if it had ended before. Raises ClientError: `not_found`, `unavailable`."""
-        deadline = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
-        async with answered_in_time("stop"):
+        by = answer_by() if by is None else by
+        async with answered_in_time("stop", by):
             stopped = await self._log.stop(session, generation) or await self._stop_lost(session, generation)
         if stopped is None:
             raise ClientError("not_found", "There is no such generation in this session.")
         if not stopped.already_ended:
-            await self._tidy(session, stopped, deadline)
+            await self._tidy(session, stopped, by)
         return stopped.already_ended
 
     async def delete(self, session: str) -> None:
         """End what runs and forget the session. Raises ClientError: `not_found`, `unavailable`."""
-        deadline = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
-        async with answered_in_time("delete"):
+        by = answer_by()
+        async with answered_in_time("delete", by):
             follower = self._hub.at_hand(session)
             shown = follower.shown() if follower is not None else ([], [])
             found = await self._log.delete(session, self._mark_ms, *shown)
         if found is None:
             raise ClientError("not_found", "There is no such session.")
+        if follower is not None:
+            follower.expect()  # its viewers are told, also if the hint is lost
         running = [stopped for stopped in found if not stopped.already_ended]
         log.info("deleted", session=session, running=len(running))
         for stopped in found:
-            await self._tidy(session, stopped, deadline)
+            await self._tidy(session, stopped, by)
 
     async def _stop_lost(self, session: str, generation: str) -> Stopped | None:
         """Redis has lost an answer that runs, and its worker will bring it back: then it finds that it has ended."""
@@ -110,7 +122,7 @@ class Submissions:
         known = follower.running(generation) if follower is not None else None
         if known is None:
             return None
-        if await self._log.bury(session, generation, known.attempt, b"{}", "stopped"):
+        if await self._log.bury(session, generation, known.attempt, b"{}", "stopped") == "buried":
             return Stopped(generation, already_ended=False)
         return await self._log.stop(session, generation)  # it has just come back
 
@@ -176,14 +188,14 @@ class Submissions:
             language=language,
         )
 
-    async def _tidy(self, session: str, stopped: Stopped, deadline: float) -> None:
+    async def _tidy(self, session: str, stopped: Stopped, by: float) -> None:
         """After a stop, or a deletion of what had died. It is not needed for either to hold."""
         generation = stopped.generation
         if not stopped.already_ended:
             log.info("stopped", session=session, generation=generation, worker=stopped.owner)
             metrics.generations.labels("stopped", "").inc()
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(by):
                 await self._intake.tidy(session, stopped)
         except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()

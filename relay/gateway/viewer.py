@@ -70,6 +70,11 @@ class Viewer:
             self.follower.audience.keeping_up.discard(self)
             self._catch_up()
 
+    def keeps_up(self) -> bool:
+        """Whether it has been sent all that is known here."""
+        self.follower.audience.flush()
+        return self in self.follower.audience.keeping_up
+
     def restart(self) -> None:
         self._subscribed(0, False, None)
 

@@ -15,6 +15,8 @@ from relay.log.audience import Burst
 from relay.log.follower import Follower
 from relay.protocol import events
 
+_LOST_EVERY_S = 2.0
+
 
 class _Lookout:
     """Hears of the session's events like a viewer, and only notes that there may be news."""
@@ -76,10 +78,13 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
             if span is not None and span.last is not None:
                 return True
             news = asyncio.create_task(lookout.news.wait(), name="news")
-            await asyncio.wait([news, *over], return_when=asyncio.FIRST_COMPLETED)
+            # What Redis has lost may be given up without an event.
+            every_s = _LOST_EVERY_S if generation in follower.missing else None
+            await asyncio.wait([news, *over], timeout=every_s, return_when=asyncio.FIRST_COMPLETED)
             if not news.done():
                 news.cancel()
                 await asyncio.gather(news, return_exceptions=True)
+            if any(task.done() for task in over) and not lookout.news.is_set():
                 return False
     finally:
         follower.audience.viewers.discard(lookout)

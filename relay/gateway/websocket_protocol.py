@@ -50,7 +50,7 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
         self._server_state = named["server_state"]
         self.heard_at = self.loop.time()
         self.on_writable: Callable[[], None] | None = None
-        self.on_shutdown: Callable[[], None] | None = None
+        self.on_shutdown: Callable[[Callable[[], None]], None] | None = None  # is to call what it is given, in time
         self._written = 0
         self._abort_timer: TimerHandle | None = None
 
@@ -176,7 +176,13 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.abort()
             return
         if self.on_shutdown is not None and self.handshake_complete and not self.close_sent:
-            self.on_shutdown()
+            self.on_shutdown(self._shut)
+        else:
+            self._shut()
+
+    def _shut(self) -> None:
+        if self.handshake_complete and self.conn.state is not State.OPEN:
+            return  # the peer was faster
         super().shutdown()
         self._abort_soon(SHUTDOWN_GRACE_S)
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from relay.log.window import OutOfOrder
+
 Encode = Callable[[bytes], bytes]
 
 
@@ -60,8 +62,11 @@ class Audience:
         self._pending.clear()
         self.keeping_up.clear()
 
-    def add(self, payload: bytes) -> None:
-        """The next live event; what comes in the same turn of the loop goes out as one burst."""
+    def add(self, seq: int, payload: bytes) -> None:
+        """The next live event; what comes in the same turn of the loop goes out as one burst. Raises OutOfOrder."""
+        due = self.flushed + len(self._pending) + 1
+        if seq != due:
+            raise OutOfOrder(seq, due)
         if not self._pending:
             asyncio.get_running_loop().call_soon(self.flush)
         self._pending.append(payload)

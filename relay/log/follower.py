@@ -24,14 +24,13 @@ from relay.log.loss import Loss, loss
 from relay.log.missing import Missing
 from relay.log.pages import Pages, Shelf
 from relay.log.replay import Replay
-from relay.log.replies import Deleted, Opened, Span
+from relay.log.replies import Deleted, Opened, Page, Span
 from relay.log.session_log import SessionLog
 from relay.log.sight import Sight
 from relay.log.subscription import Source
-from relay.log.window import Window
+from relay.log.window import OutOfOrder, Window
 from relay.protocol import events
 from relay.protocol.frames import Active
-from relay.protocol.words import Cursor
 
 LOOK_EVERY_S = 2.0  # while a generation is open and nothing is heard of it
 IDLE_LOOK_S = 20.0  # otherwise; also keeps an empty session remembered while it has viewers
@@ -90,8 +89,10 @@ class Follower:
         self._expecting = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._shifted = False  # an event was out of order: a bug of ours; nothing is shown until all is read anew
         self._looking = asyncio.Lock()
-        self._looks_begun = self._looked = 0  # running numbers of looks
+        self._next_look: asyncio.Task[None] | None = None  # that has not begun: whoever asks for one shares it
+        self._looks: set[asyncio.Task[None]] = set()  # at most two: one that reads, one that waits for it
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -107,9 +108,10 @@ class Follower:
         self._source.unsubscribe(self._channel, self)
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [*self._looks] if self._task is None else [self._task, *self._looks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._sight.close()
         self.pages.clear()
 
@@ -121,6 +123,8 @@ class Follower:
     def message(self, payload: bytes) -> None:
         epoch, seq_text, body = payload.split(b" ", 2)
         seq = int(seq_text)
+        if self._shifted:
+            return
         if epoch.decode() != self.epoch:
             self._doubted("epoch")
         elif seq == 0:
@@ -144,11 +148,6 @@ class Follower:
         self.audience.flush()  # so that no cursor is ahead of what the viewers that keep up have
         return epoch == self.epoch and (seq == 0 or self.floor <= seq <= self.audience.flushed)
 
-    async def reach(self, cursor: Cursor) -> None:
-        """Another gateway may have shown a client more than was heard of here. Raises StorageError."""
-        if not self.honours(cursor.epoch, cursor.seq):
-            await self.look()
-
     def expect(self) -> None:
         """An event is written just now; if it is not heard of soon, look."""
         self._expecting, self._heard_at = True, time.monotonic()
@@ -157,6 +156,10 @@ class Follower:
     def running(self, generation: str) -> Active | None:
         """What was shown of it last, unless it has ended; Redis may have lost it since."""
         return self.active.get(generation) or self.missing.known(generation)
+
+    def awaits(self, generation: str) -> bool:
+        """Whether its end is still to come behind the frontier: it runs, or may come back."""
+        return generation in self.active or generation in self.missing
 
     def shown(self) -> tuple[list[str], list[str]]:
         """(epochs, generations not ended) that viewers here have been shown."""
@@ -174,46 +177,67 @@ class Follower:
         self._doubted("missing")
 
     async def look(self) -> None:
-        """Make sure that the frontier is the log's head as of now. Raises StorageError."""
-        asked = self._looks_begun
+        """Make sure that the frontier is the log's head as of now. Raises StorageError.
+
+        Looks are joined: all who ask while one is under way share the next. One goes on when whoever asked has left.
+        """
+        if self._closed:
+            raise StorageError("look: the session is not followed here any more")
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look_in_turn(), name=f"look {self.session}")
+            self._looks.add(self._next_look)
+            self._next_look.add_done_callback(self._looked)
+        look = self._next_look
+        await asyncio.wait([look])
+        if look.cancelled():
+            raise StorageError("look: the session is not followed here any more")
+        look.result()
+
+    # How it keeps its promises
+
+    async def _look_in_turn(self) -> None:
         async with self._looking:
-            if self._looked > asked:
-                return  # another look, asked for by somebody else, began after this one was asked for
-            self._looks_begun = begun = self._looks_begun + 1
+            self._next_look = None
             try:
                 await self._read_to_head()
             except Deleted:
                 self._end()
-            self._looked = begun
 
-    # How it keeps its promises
+    def _looked(self, look: asyncio.Task[None]) -> None:
+        self._looks.discard(look)
+        if self._next_look is look:
+            self._next_look = None  # cancelled before its turn
+        if not look.cancelled():
+            look.exception()  # whoever asked for it may have left; the next look meets the same
 
     async def _read_to_head(self) -> None:
+        """Apply what the log has and we have not. Pub/sub goes on while a page is on its way: `asked` is of then."""
         if self.frontier == 0:
             await self._log.open(self.session, known=self.epoch)  # an empty session is kept while it has viewers
         while not self.deleted:
-            before = self.frontier  # events may be applied while the page is on its way
-            newest = self.window.newest()
-            page = await self._log.range(self.session, max(before, 1))
-            if page is None or page.epoch != self.epoch:
+            asked, newest = self.frontier, self.window.newest()
+            page = await self._log.range(self.session, max(asked, 1))
+            if page is None or page.epoch != self.epoch or self._shifted:
                 await self._begin()
                 return
-            if (lost := "missing" if self._torn else loss(page, before, newest)) is not None:
+            if (lost := "missing" if self._torn else loss(page, asked, newest)) is not None:
                 await self._begin_where_something_was_lost(lost, page.head)
                 return
             self.floor = page.floor
-            if newest is None and page.entries and page.entries[0][0] == before:
+            if self.frontier < page.floor:
+                await self._begin()  # what lies between was trimmed: only everything anew is still true
+                return
+            if self.frontier == asked and newest is None and page.entries and page.entries[0][0] == asked:
                 self.window.add(*page.entries[0])  # the next look compares
-            for seq, body in page.entries:
-                if seq > self.frontier + 1:
-                    break
-                if seq == self.frontier + 1:
-                    self._apply(seq, body)
+            self._apply_all(page)
             if self.frontier >= page.head:
                 return
-            if self.frontier == before:
-                await self._begin()  # what lay between was trimmed: only everything anew is still true
-                return
+
+    def _apply_all(self, page: Page) -> None:
+        """What of a page has not come by pub/sub meanwhile. Above the floor nothing is missing in it."""
+        for seq, body in page.entries:
+            if seq == self.frontier + 1:
+                self._apply(seq, body)
 
     async def _begin_where_something_was_lost(self, lost: Loss, head: int) -> None:
         """Seqs would mean two events in one epoch, or nothing: nobody's cursor is true any more."""
@@ -262,9 +286,18 @@ class Follower:
             if span is not None:
                 if overdue or self._has_seen(known.generation, span):  # else the next look has it
                     self.missing.found(known.generation, self.active.get(known.generation))
-            elif overdue and await self._log.bury(self.session, known.generation, known.attempt, self._lost_members):
-                metrics.generations.labels("failed", "storage").inc()
-                log.warning("lost", session=self.session, generation=known.generation)
+            elif overdue:
+                await self._bury(known)
+
+    async def _bury(self, known: Active) -> None:
+        """End it, as nobody has brought it back; the event takes it out of what is missing."""
+        buried = await self._log.bury(self.session, known.generation, known.attempt, self._lost_members)
+        if buried == "buried":
+            metrics.generations.labels("failed", "storage").inc()
+            log.warning("lost", session=self.session, generation=known.generation)
+        elif buried == "deleted" or self.missing.in_vain(known.generation):
+            self.missing.forget(known.generation)  # no event will ever come of it
+            log.warning("lost", session=self.session, generation=known.generation, buried=buried)
 
     async def _seek_orphans(self) -> None:
         if time.monotonic() - self._orphans_sought < self._orphans_every_s:
@@ -306,13 +339,15 @@ class Follower:
         self._timer = asyncio.get_running_loop().call_later(due_s, self._watch_silence)
 
     async def _begin(self) -> None:
-        opened = await self._log.open(self.session, known=self.epoch)
-        assert opened is not None
+        """Show the log from its beginning to its head, to everybody; in another epoch, or where nothing else is true.
+
+        What is applied while the reply is on its way is of the old state, and goes with it.
+        """
+        opened = await self._opened()
         while opened.epoch in self._lives:  # an old copy of Redis: seqs of that life were given twice since
             await self._log.rotate(self.session, opened.epoch, missing=False)
-            opened = await self._log.open(self.session, known=self.epoch)
-            assert opened is not None
-        if (opened.epoch, opened.head) == (self.epoch, self.frontier):
+            opened = await self._opened()
+        if (opened.epoch, opened.head) == (self.epoch, self.frontier) and not self._shifted:
             return
         earlier, were_active = self.epoch, self.active
         self._take(opened)
@@ -328,6 +363,12 @@ class Follower:
             self.audience.restart()
             self._doubt.set()  # events may have been applied to the old life while the new one was read
 
+    async def _opened(self) -> Opened:
+        opened = await self._log.open(self.session, known=self.epoch)
+        if opened is None:
+            raise StorageError("open: Redis made no session where it was asked to")
+        return opened
+
     def _end(self) -> None:
         """The session was deleted: say so, and be nobody's follower any more."""
         self.deleted = True
@@ -335,6 +376,7 @@ class Follower:
 
     def _take(self, opened: Opened) -> None:
         self._torn = self._torn and opened.epoch == self.epoch  # another gateway may have begun a new life for it
+        self._shifted = False
         self.epoch, self.floor = opened.epoch, opened.floor
         self.frontier = opened.head
         self.audience.begin(opened.head)
@@ -345,10 +387,17 @@ class Follower:
     def _apply(self, seq: int, body: bytes) -> None:
         self._heard_at = time.monotonic()
         self._expecting = False
+        try:
+            self.window.add(seq, body)
+            self.audience.add(seq, events.live_frame(self.session, seq, body))
+        except OutOfOrder:
+            metrics.bugs.labels("follower").inc()
+            log.exception("out_of_order", session=self.session, epoch=self.epoch, seq=seq, frontier=self.frontier)
+            self._shifted = True
+            self._doubted("order")
+            return
         self.frontier = seq
         self._note(events.read_header(body))
-        self.window.add(seq, body)
-        self.audience.add(events.live_frame(self.session, seq, body))
 
     def _note(self, header: events.Header) -> None:
         """Keep `active` true, and what is missing."""

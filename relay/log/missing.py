@@ -18,6 +18,7 @@ class _Lost:
     known: Active
     overdue_s: float
     is_back: bool = False  # but its text is not
+    tries: int = 0  # to end it
 
 
 class Missing:
@@ -68,6 +69,17 @@ class Missing:
         lost.is_back = True
         if running is None or lost.known.state != "streaming" or running.state == "streaming":
             del self._lost[generation]
+
+    def in_vain(self, generation: str) -> bool:
+        """Note a try to end it that Redis refused, as if it were back; the second one is believed to be the last."""
+        if (lost := self._lost.get(generation)) is None:
+            return False
+        lost.tries += 1
+        return lost.tries > 1
+
+    def forget(self, generation: str) -> None:
+        """Nothing will come of it."""
+        self._lost.pop(generation, None)
 
     def sought(self, now_s: float) -> list[tuple[Active, bool]]:
         """Those that nothing was heard of, and whether their time is over."""

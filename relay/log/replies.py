@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from relay.protocol.frames import Active
 
@@ -68,6 +68,9 @@ class Claim(NamedTuple):
     times: dict[str, int]
     left: Left = Left("", 0, 0, 0)
     asked_s: float = 0.0
+
+
+Buried = Literal["buried", "known", "deleted"]  # by this call; it is there, running or ended; it went with its session
 
 
 class Rebuilt(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -17,7 +17,20 @@ from relay.errors import StorageError
 from relay.log.connect import AnyRedis, call, publish_verb
 from relay.log.jobs import Job
 from relay.log.keys import Keys
-from relay.log.replies import Admitted, Claim, Deleted, Left, Opened, Outcome, Page, Rebuilt, Refused, Span, Stopped
+from relay.log.replies import (
+    Admitted,
+    Buried,
+    Claim,
+    Deleted,
+    Left,
+    Opened,
+    Outcome,
+    Page,
+    Rebuilt,
+    Refused,
+    Span,
+    Stopped,
+)  # fmt: skip
 from relay.log.scripts import Argument, Script, read, session_script
 from relay.log.snapshots import Snapshots
 from relay.protocol.frames import Active
@@ -156,10 +169,10 @@ class SessionLog:
 
     async def bury(
         self, session: str, generation: str, attempt: int, members: bytes, reason: Reason = "failed"
-    ) -> bool:
-        """End a lost generation, unless it is back; True if it was this call that ended it."""
+    ) -> Buried:
+        """End a lost generation, unless it is back, or went with its session."""
         reply = await self._run(_BURY, session, generation, attempt, _inner(members), new_epoch(), reason)
-        return bool(reply[0] == b"buried")
+        return cast(Buried, reply[0].decode())
 
     # What workers do
 

@@ -10,8 +10,18 @@ WINDOW_EVENTS = 512
 Entry = tuple[int, bytes]
 
 
+class OutOfOrder(Exception):
+    """An event that does not follow on from the one before it: a bug of ours, and never to be shown."""
+
+    def __init__(self, seq: int, expected: int) -> None:
+        super().__init__(f"event {seq} came where {expected} was due")
+
+
 class Window:
-    """Entries (seq, body) that follow on from each other: at most `max_bytes` of bodies and WINDOW_EVENTS of them."""
+    """Entries (seq, body) that follow on from each other: at most `max_bytes` of bodies and WINDOW_EVENTS of them.
+
+    It finds an entry by its place, so one that is out of order would shift all behind it.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -19,7 +29,9 @@ class Window:
         self._bytes = 0
 
     def add(self, seq: int, body: bytes) -> None:
-        """Take in the entry after the last one; the oldest ones go where there is no room."""
+        """Take in the entry after the last one; the oldest ones go where there is no room. Raises OutOfOrder."""
+        if self._entries and seq != self._entries[-1][0] + 1:
+            raise OutOfOrder(seq, self._entries[-1][0] + 1)
         self._entries.append((seq, body))
         self._bytes += len(body)
         while self._bytes > self._max_bytes or len(self._entries) > WINDOW_EVENTS:

@@ -195,6 +195,8 @@ async def test_a_new_epoch_as_its_stream_begins_is_no_reason_to_refuse_it(
     answer = asyncio.create_task(_answer(gateway.stream("g1"), client))
     await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
     await gateway.log.stop("s", "g1")
-    await gateway.hub.look("s")
+    follower = gateway.hub.at_hand("s")
+    assert follower is not None
+    await follower.look()
     await answer
     assert client.body.count(b"event: end") == 1

@@ -402,8 +402,8 @@ async def test_what_nobody_brings_back_ends_as_failed(
     await redis.flushall()
     if session_is_left:
         await answered(session_log, job_of("g2"), "other")
-    assert await session_log.bury("s", "g1", 2, b'{"error":{"code":"storage"}}') is True
-    assert await session_log.bury("s", "g1", 2, b'{"error":{"code":"storage"}}') is False
+    assert await session_log.bury("s", "g1", 2, b'{"error":{"code":"storage"}}') == "buried"
+    assert await session_log.bury("s", "g1", 2, b'{"error":{"code":"storage"}}') == "known"
     end = (await whole_log(session_log))[-1]
     assert (end["type"], end["generation"], end["attempt"], end["reason"]) == ("end", "g1", 2, "failed")
     assert (end["count"], end["text_bytes"], end["crc32"], end["error"]) == (0, 0, 0, {"code": "storage"})
@@ -417,9 +417,9 @@ async def test_what_is_back_is_not_buried(session_log: SessionLog, redis: Redis)
     writer = await admitted_and_claimed(session_log)
     await redis.flushall()
     await rebuilt(writer)
-    assert await session_log.bury("s", "g1", 1, b"{}") is False
+    assert await session_log.bury("s", "g1", 1, b"{}") == "known"
     await session_log.delete("s", 1000)
-    assert await session_log.bury("s", "g1", 1, b"{}") is False
+    assert await session_log.bury("s", "g1", 1, b"{}") == "deleted"
 
 
 async def test_a_generation_that_is_made_again_still_knows_its_readers_language(

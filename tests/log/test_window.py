@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from relay.log.window import WINDOW_EVENTS, Window
+import pytest
+
+from relay.log.audience import Audience
+from relay.log.window import WINDOW_EVENTS, OutOfOrder, Window
 
 
 def window_of(seqs: range, max_bytes: int = 10_000) -> Window:
@@ -53,3 +56,25 @@ def test_a_cleared_one_begins_anew_anywhere() -> None:
     assert not window.holds(2)
     window.add(9, b"x")
     assert window.between(8, 9) == [(9, b"x")]
+
+
+def test_what_does_not_follow_on_is_refused() -> None:
+    window = Window(1000)
+    window.add(5, b"five")
+    for seq in (4, 5, 7):
+        with pytest.raises(OutOfOrder):
+            window.add(seq, b"no")
+    window.add(6, b"six")
+    assert window.between(4, 6) == [(5, b"five"), (6, b"six")]
+
+
+async def test_nor_are_viewers_handed_it() -> None:
+    audience = Audience()
+    audience.begin(4)
+    audience.add(5, b"five")
+    for seq in (4, 5, 7):
+        with pytest.raises(OutOfOrder):
+            audience.add(seq, b"no")
+    audience.add(6, b"six")
+    audience.flush()
+    assert audience.flushed == 6

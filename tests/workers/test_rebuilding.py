@@ -241,7 +241,7 @@ async def test_an_answer_that_was_stopped_while_redis_forgot_its_worker_is_let_g
     stage.flusher.token("tokens", "a")
     await stage.pause()
     await stage.redis.lose_everything()
-    assert await stage.log.bury("s", "g1", 1, b"{}") is True
+    assert await stage.log.bury("s", "g1", 1, b"{}") == "buried"
     stage.flusher.token("tokens", "b")
     stage.flusher.end("complete", b"{}", "a1")
     with pytest.raises(LetGo) as raised:
