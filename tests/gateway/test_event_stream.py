@@ -34,7 +34,7 @@ class Gateway(SimpleNamespace):
     log: SessionLog
     hub: Hub
 
-    def stream(self, generation: str, cursor: Cursor | None = None, start: str = "start") -> EventStream:
+    def stream(self, generation: str | None, cursor: Cursor | None = None, start: str = "start") -> EventStream:
         return EventStream(self, "s", cursor, start, generation)  # type: ignore[arg-type]
 
 
@@ -200,3 +200,89 @@ async def test_a_new_epoch_as_its_stream_begins_is_no_reason_to_refuse_it(
     await follower.look()
     await answer
     assert client.body.count(b"event: end") == 1
+
+
+@pytest.mark.parametrize("followed", [False, True])
+@pytest.mark.parametrize("moment", ["span", "open", "range"])
+async def test_what_ends_while_its_live_stream_begins_has_nothing_live(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, moment: str, followed: bool
+) -> None:
+    """Whichever read of the log it is whose reply the end overtakes."""
+    writer = await admitted_and_claimed(gateway.log, "g1")
+    await writer.tokens("a")
+    if followed:
+        gateway.hub.release(await gateway.hub.acquire("s"))  # it lingers
+    read = getattr(gateway.log, moment)
+
+    async def and_then_it_ends(*arguments: Any, **named: Any) -> Any:
+        reply = await read(*arguments, **named)
+        monkeypatch.setattr(gateway.log, moment, read)
+        await writer.end()
+        return reply
+
+    monkeypatch.setattr(gateway.log, moment, and_then_it_ends)
+    client = Client()
+    answer = asyncio.create_task(_answer(gateway.stream("g1", start="live"), client))
+    subscribed = asyncio.create_task(client.subscribed.wait())
+    await asyncio.wait([answer, subscribed], return_when=asyncio.FIRST_COMPLETED)
+    subscribed.cancel()
+    if not answer.done():
+        await writer.end()  # where nobody has read at that moment
+        await gateway.hub.look("s")
+    await answer
+    assert (client.status, client.body) == (204, b"") or client.body.count(b"event: end") == 1
+
+
+async def test_a_stream_of_a_generation_that_is_removed_before_its_end_was_shown_is_over(
+    gateway: Gateway,
+) -> None:
+    """It has ended, and others took its place beyond the bound, while nothing was heard of it here."""
+    bounded = session_log_on(gateway.redis, max_generations=1)
+    writer = await admitted_and_claimed(bounded, "g1")
+    client = Client()
+    answer = asyncio.create_task(_answer(gateway.stream("g1"), client))
+    await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
+    await writer.tokens("a")
+    await writer.end()
+    await admitted_and_claimed(bounded, "g2")
+    await gateway.hub.look("s")
+    await answer
+
+
+async def test_a_stream_of_a_generation_whose_end_was_lost_with_redis_is_over(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended, so nobody will bring it back."""
+    writer = await admitted_and_claimed(gateway.log, "g1")
+    await writer.tokens("a")
+    await writer.end()
+    follower = await gateway.hub.acquire("s")
+    pages = gateway.log.range
+
+    async def lost_before_the_page(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(gateway.log, "range", pages)
+        await gateway.redis.flushall()
+        return await pages(*arguments, **named)
+
+    monkeypatch.setattr(gateway.log, "range", lost_before_the_page)
+    client = Client()
+    await _answer(gateway.stream("g1"), client)
+    gateway.hub.release(follower)
+
+
+async def test_after_a_delete_elsewhere_a_stream_shows_nothing_of_what_was_deleted(gateway: Gateway) -> None:
+    """This gateway follows the session, and has heard nothing of it yet."""
+    writer = await admitted_and_claimed(gateway.log, "g1")
+    await writer.tokens("private")
+    watching = await gateway.hub.acquire("s")
+    await gateway.log.delete("s", 60_000)
+    client = Client()
+    answer = asyncio.create_task(_answer(gateway.stream(None), client))
+    await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    client.left.set()
+    await answer
+    assert b"private" not in client.body
+    assert b"unsubscribed" not in client.body
+    gateway.hub.release(watching)

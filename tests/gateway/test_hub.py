@@ -13,7 +13,8 @@ from relay.gateway import hub as hub_module
 from relay.gateway.hub import Hub
 from relay.gateway.waiting import until_ended
 from relay.log.follower import Follower
-from tests.log.following import Stage
+from relay.protocol.words import Cursor
+from tests.log.following import LOST, MAX_FRAME_BYTES, Hearsay, Stage, no_orphans
 from tests.log.in_memory import Clock, redis_in_memory, session_log_on
 from tests.scenarios.processes import until
 
@@ -83,4 +84,56 @@ async def test_who_waits_for_an_answer_of_a_session_that_is_deleted_hears_so_wha
     with pytest.raises(ClientError, match="deleted"):
         await asyncio.wait_for(waiting, 5)
     hub.release(follower)
+    await hub.aclose()
+
+
+@pytest.mark.parametrize("brings", ["nothing", "a cursor", "the very beginning"])
+async def test_who_comes_after_a_delete_elsewhere_is_not_lent_the_follower_of_what_was_deleted(
+    stage: Stage, brings: str
+) -> None:
+    """Its hint is on its way, or was lost; the one who deleted has his answer already, and so may everybody."""
+    sources: list[Hearsay] = []
+
+    def make(session: str) -> Follower:
+        sources.append(Hearsay())
+        return Follower(
+            session, stage.read, sources[-1], stage.shelf, window_bytes=4096, max_frame_bytes=MAX_FRAME_BYTES,
+            lost_after_s=60, lost_members=LOST, orphaned=no_orphans,
+        )  # fmt: skip
+
+    hub = Hub(make, linger_s=10)
+    await stage.tokens("private")
+    watching = await hub.acquire("s")
+    cursor = {
+        "nothing": None,
+        "a cursor": Cursor(watching.epoch, watching.frontier),
+        "the very beginning": Cursor(watching.epoch, 0),
+    }
+    await stage.log.delete("s", 60_000)
+    lent = await hub.acquire("s", cursor[brings])
+    assert lent is not watching
+    assert watching.deleted
+    assert (lent.frontier, lent.active) == (0, {})
+    hub.release(watching)
+    hub.release(lent)
+    await hub.aclose()
+
+
+async def test_an_answer_deleted_elsewhere_after_its_epoch_had_changed_unseen_is_missed_no_more(stage: Stage) -> None:
+    """Nobody may bring it back: its mark is there."""
+    stage.follower.missing.__init__(0.2)  # type: ignore[misc]  # soon over
+    hub = Hub(lambda _: stage.follower, linger_s=0.01)
+    await stage.tokens("a")
+    follower = await hub.acquire("s")
+    viewer = stage.viewer()
+    await viewer.reaches(3)
+    await stage.log.rotate("s", follower.epoch, missing=False)
+    await stage.log.delete("s", 60_000)
+    await stage.log.open("s")  # somebody has begun a new session of that name
+    await follower.look()
+    await until(lambda: follower.deleted or not follower.missing, "nothing is missing")
+    await until(lambda: follower.deleted or not follower.degraded, "it is restored")
+    await viewer.leave()
+    hub.release(follower)
+    await until(lambda: stage.source.listener is None, "its end")
     await hub.aclose()

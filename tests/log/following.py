@@ -96,12 +96,17 @@ class Held:
 
 
 class Recorder:
-    """A viewer as the gateway's: a cursor that keeps up or catches up. Any frame that is not the next one fails."""
+    """A viewer as the gateway's: a cursor that keeps up or catches up. Any frame that is not the next one fails.
+
+    `begun`: how many of its `frames` came before it was last told `subscribed`, and `recovered` what it was told then.
+    """
 
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
         self.view = SessionView(follower.session)
         self.frames: list[bytes] = []
+        self.begun = 0
+        self.recovered = False
         self.lives = 0
         self.told: list[str] = []
         self.deleted = False
@@ -161,6 +166,14 @@ class Recorder:
                 await self._moved.wait()
         self._check()
 
+    def text(self, generation: str = "g1") -> str:
+        """All that it was sent of an answer since it was last told `subscribed`, by no rule that forgives."""
+        frames = map(msgspec.json.decode, self.frames[self.begun :])
+        sent = [event for frame in frames for event in frame.get("events", [frame])]
+        return "".join(
+            event["text"] for event in sent if (event["type"], event["generation"]) == ("tokens", generation)
+        )
+
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -176,6 +189,7 @@ class Recorder:
 
     def _subscribed(self, at: int, recovered: bool) -> None:
         self.lives += 1
+        self.begun, self.recovered = len(self.frames), recovered
         frame = {
             "type": "subscribed", "session": self.view.session, "epoch": self.follower.epoch, "at": at,
             "head": self.follower.frontier, "recovered": recovered, "active": [],
