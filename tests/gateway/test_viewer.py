@@ -15,6 +15,7 @@ from relay.gateway.viewer import MAX_BURST_BYTES, Viewer
 from relay.log.audience import Burst
 from tests.log.following import MAX_FRAME_BYTES, Stage
 from tests.log.in_memory import Clock, redis_in_memory, session_log_on
+from tests.sink_order import Order
 
 
 class Tray:
@@ -26,9 +27,10 @@ class Tray:
         self.bursts = 0
         self.open = asyncio.Event()
         self.open.set()
-        self._news = asyncio.Condition()
+        self._order = Order()
 
     def send(self, payload: bytes) -> None:
+        assert not self._order.complaint(payload)
         self.frames.append(msgspec.json.decode(payload))
 
     def burst(self, burst: Burst) -> None:
@@ -192,7 +194,9 @@ async def test_who_was_told_that_it_is_degraded_and_subscribes_again_is_told_tha
     await third.aclose()
 
 
-async def test_all_the_catch_ups_of_a_connection_together_hold_its_buffer_and_one_frame(stage: Stage) -> None:
+async def test_all_the_catch_ups_of_a_connection_together_hold_its_buffer_and_one_frame(
+    stage: Stage, seqs_in_order_at_every_sink: list[str]
+) -> None:
     """Each would make a frame, and put it behind those of the others."""
     stuck = asyncio.Event()
 
@@ -214,3 +218,4 @@ async def test_all_the_catch_ups_of_a_connection_together_hold_its_buffer_and_on
         await viewer.aclose()
     stuck.set()
     await sink.aclose()
+    seqs_in_order_at_every_sink.clear()  # fifty of one session, and none has begun

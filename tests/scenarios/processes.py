@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
+WATCHING = [str(ROOT / "tests" / "hooks"), str(ROOT)]  # gateways look at what leaves their sinks (tests/sink_order.py)
 TIMEOUT_S = 20.0
 
 
@@ -61,6 +63,7 @@ class Process:
         # Nothing of this machine's settings may reach it: a key in the environment would choose another provider.
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("RELAY_", "OPENAI_", "ANTHROPIC_", "AGENT_"))}
         clean.pop("PORT", None)
+        clean["PYTHONPATH"] = os.pathsep.join([*WATCHING, *filter(None, [clean.get("PYTHONPATH")])])
         with self.stderr.open("wb") as err, self.stdout.open("wb") as out:
             self._popen = subprocess.Popen(
                 [str(BIN / command[0]), *command[1:]],
