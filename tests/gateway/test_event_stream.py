@@ -37,6 +37,12 @@ class Gateway(SimpleNamespace):
     def stream(self, generation: str | None, cursor: Cursor | None = None, start: str = "start") -> EventStream:
         return EventStream(self, "s", cursor, start, generation)  # type: ignore[arg-type]
 
+    async def look(self) -> None:
+        """The follower that is here looks."""
+        follower = self.hub.at_hand("s")
+        assert follower is not None
+        await follower.look()
+
 
 @pytest.fixture
 async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
@@ -195,9 +201,7 @@ async def test_a_new_epoch_as_its_stream_begins_is_no_reason_to_refuse_it(
     answer = asyncio.create_task(_answer(gateway.stream("g1"), client))
     await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
     await gateway.log.stop("s", "g1")
-    follower = gateway.hub.at_hand("s")
-    assert follower is not None
-    await follower.look()
+    await gateway.look()
     await answer
     assert client.body.count(b"event: end") == 1
 
@@ -228,7 +232,7 @@ async def test_what_ends_while_its_live_stream_begins_has_nothing_live(
     subscribed.cancel()
     if not answer.done():
         await writer.end()  # where nobody has read at that moment
-        await gateway.hub.look("s")
+        await gateway.look()
     await answer
     assert (client.status, client.body) == (204, b"") or client.body.count(b"event: end") == 1
 
@@ -245,7 +249,7 @@ async def test_a_stream_of_a_generation_that_is_removed_before_its_end_was_shown
     await writer.tokens("a")
     await writer.end()
     await admitted_and_claimed(bounded, "g2")
-    await gateway.hub.look("s")
+    await gateway.look()
     await answer
 
 
@@ -257,16 +261,19 @@ async def test_a_stream_of_a_generation_whose_end_was_lost_with_redis_is_over(
     await writer.tokens("a")
     await writer.end()
     follower = await gateway.hub.acquire("s")
-    pages = gateway.log.range
+    pages, reads = gateway.log.range, 0
 
     async def lost_before_the_page(*arguments: Any, **named: Any) -> Any:
-        monkeypatch.setattr(gateway.log, "range", pages)
-        await gateway.redis.flushall()
+        nonlocal reads
+        reads += 1
+        if reads == 2:  # the first is a look, as the follower is lent
+            await gateway.redis.flushall()
         return await pages(*arguments, **named)
 
     monkeypatch.setattr(gateway.log, "range", lost_before_the_page)
     client = Client()
     await _answer(gateway.stream("g1"), client)
+    assert b'"code":"not_found"' in client.body
     gateway.hub.release(follower)
 
 

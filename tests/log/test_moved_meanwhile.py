@@ -39,10 +39,10 @@ async def heard(stage: Stage, *texts: str) -> None:
 
 
 async def come_back(stage: Stage, seq: int) -> Recorder:
-    """A client with a cursor of this epoch."""
+    """A client with a cursor of this epoch; a follower looks before it is lent."""
     viewer = Recorder(stage.follower)
     viewer.view.resume(Cursor(stage.follower.epoch, seq))
-    await stage.follower.reach(Cursor(stage.follower.epoch, seq))
+    await stage.follower.look()
     viewer.join((stage.follower.epoch, seq))
     return viewer
 
