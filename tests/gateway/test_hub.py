@@ -14,7 +14,7 @@ from relay.gateway.hub import Hub
 from relay.gateway.waiting import until_ended
 from relay.log.follower import Follower
 from relay.protocol.words import Cursor
-from tests.log.following import LOST, MAX_FRAME_BYTES, Hearsay, Stage, no_orphans
+from tests.log.following import Stage
 from tests.log.in_memory import Clock, redis_in_memory, session_log_on
 from tests.scenarios.processes import until
 
@@ -92,16 +92,7 @@ async def test_who_comes_after_a_delete_elsewhere_is_not_lent_the_follower_of_wh
     stage: Stage, brings: str
 ) -> None:
     """Its hint is on its way, or was lost; the one who deleted has his answer already, and so may everybody."""
-    sources: list[Hearsay] = []
-
-    def make(session: str) -> Follower:
-        sources.append(Hearsay())
-        return Follower(
-            session, stage.read, sources[-1], stage.shelf, window_bytes=4096, max_frame_bytes=MAX_FRAME_BYTES,
-            lost_after_s=60, lost_members=LOST, orphaned=no_orphans,
-        )  # fmt: skip
-
-    hub = Hub(make, linger_s=10)
+    hub = Hub(stage.another, linger_s=10)
     await stage.tokens("private")
     watching = await hub.acquire("s")
     cursor = {

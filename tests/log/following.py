@@ -245,21 +245,26 @@ class Stage:
         self.read = Read(redis)
         self.source = Hearsay()
         self.shelf = Shelf(shelf_bytes)
-        self.follower = Follower(
-            "s",
+        self._window_bytes = window_bytes
+        self.follower = self.another("s")
+        self.in_flight: list[bytes] = []
+        self.writers: dict[str, Writer] = {}
+        self.viewers: list[Recorder] = []
+        self._published = ("", 0)
+
+    def another(self, session: str) -> Follower:
+        """One more, which hears what the last one that was made hears."""
+        return Follower(
+            session,
             self.read,
             self.source,
             self.shelf,
-            window_bytes=window_bytes,
+            window_bytes=self._window_bytes,
             max_frame_bytes=MAX_FRAME_BYTES,
             lost_after_s=60,
             lost_members=LOST,
             orphaned=no_orphans,
         )
-        self.in_flight: list[bytes] = []
-        self.writers: dict[str, Writer] = {}
-        self.viewers: list[Recorder] = []
-        self._published = ("", 0)
 
     async def writer(self, generation: str = "g1") -> Writer:
         if generation not in self.writers:

@@ -1,0 +1,140 @@
+"""One connection: what it was asked is answered in time and in order, whatever else happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from relay.gateway import submissions as submissions_module
+from relay.gateway.codecs import JSON
+from relay.gateway.connection import Connection
+from relay.gateway.hub import Hub
+from relay.gateway.submissions import Accepted, answered_in_time
+from relay.protocol.commands import Submit
+from tests.gateway.test_viewer import Tray
+from tests.log.following import Stage
+from tests.log.in_memory import Clock, redis_in_memory, session_log_on
+from tests.scenarios.processes import until
+
+LIMITS = {"max_command_bytes": 1 << 20, "max_content_bytes": 1 << 17, "max_subscriptions": 1}
+
+
+class LiveTray(Tray):
+    """A sink whose peer is always there."""
+
+    sent_at = 0.0
+
+    def unsent_bytes(self) -> int:
+        return 0
+
+    def taken_bytes(self) -> int:
+        return 0
+
+    def ping(self) -> None: ...
+
+    def heard_at(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def replies(self, kind: str) -> list[Any]:
+        return [frame.get("id") for frame in self.frames if frame["type"] == kind]
+
+
+class Held:
+    """Submits that are carried out when the test lets them."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.go = asyncio.Event()
+
+    async def submit(self, submit: Submit, language: str | None, by: float | None) -> Accepted:
+        async with answered_in_time("submit", by):
+            self.begun.append(submit.request_id)
+            await self.go.wait()
+        return Accepted("g1", duplicate=False)
+
+
+class Peer:
+    """A client of one connection, without a wire."""
+
+    def __init__(self, hub: Hub | None = None) -> None:
+        self.sink, self.held = LiveTray(), Held()
+        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.connection = Connection(
+            self.sink, JSON, hub, self.held, LIMITS, language=None, heartbeat_s=1000, stall_s=1000  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.running = asyncio.create_task(self.connection.run(self._queue.get))
+
+    def says(self, **command: Any) -> None:
+        self._queue.put_nowait({"type": "websocket.receive", "text": msgspec.json.encode(command).decode()})
+
+    def submits(self, *names: str) -> None:
+        for name in names:
+            self.says(type="submit", id=name, session="s", request_id=name, content="?")
+
+    async def leaves(self) -> None:
+        self._queue.put_nowait({"type": "websocket.disconnect"})
+        await self.running
+
+
+async def test_a_command_that_waits_for_another_is_answered_as_soon_and_is_not_begun_too_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(submissions_module, "ANSWER_WITHIN_S", 0.3)
+    peer = Peer()
+    peer.submits("one", "two", "three")
+    await until(lambda: len(peer.sink.replies("error")) == 3, "all are answered")
+    assert peer.sink.replies("error") == ["one", "two", "three"]
+    assert {frame["code"] for frame in peer.sink.frames if frame["type"] == "error"} == {"unavailable"}
+    assert peer.held.begun == ["one"]
+    await peer.leaves()
+
+
+async def test_a_drain_answers_what_was_asked_before_it_closes() -> None:
+    peer = Peer()
+    peer.submits("one", "two")
+    await until(lambda: peer.held.begun == ["one"], "it is being carried out")
+    closed = asyncio.Event()
+    peer.connection.drain(500, closed.set)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert peer.sink.frames[-1] == {"type": "draining", "reconnect_in_ms": 500}
+    assert not closed.is_set()
+    peer.held.go.set()
+    await closed.wait()
+    assert peer.sink.replies("accepted") == ["one", "two"]
+    await peer.leaves()
+
+
+async def test_a_drain_of_a_connection_that_asked_nothing_closes_it_at_once() -> None:
+    peer = Peer()
+    closed = asyncio.Event()
+    peer.connection.drain(500, closed.set)
+    assert closed.is_set()
+    await peer.leaves()
+
+
+@pytest.fixture
+async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Hub, Stage]]:
+    Clock().install(monkeypatch)
+    async with redis_in_memory() as redis:
+        stage = Stage(redis, session_log_on(redis))
+        made = Hub(stage.another, linger_s=10)
+        yield made, stage
+        await made.aclose()
+
+
+async def test_a_session_that_is_deleted_while_it_is_subscribed_again_still_counts(hub: tuple[Hub, Stage]) -> None:
+    lender, stage = hub
+    peer = Peer(lender)
+    peer.says(type="subscribe", id="1", session="s")
+    await until(lambda: peer.sink.replies("subscribed") == ["1"], "it is subscribed")
+    await stage.log.delete("s", 60_000)
+    peer.says(type="subscribe", id="2", session="s")
+    await until(lambda: peer.sink.replies("subscribed") == ["1", "2"], "it is subscribed again")
+    peer.says(type="subscribe", id="3", session="other")
+    await until(lambda: peer.sink.replies("error") == ["3"], "max_subscriptions is 1")
+    await peer.leaves()
