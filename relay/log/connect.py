@@ -1,7 +1,9 @@
 """Connections to Redis: three clients, because they fail in three ways, and the commands that go through them.
 
-redis-py's defaults are wrong for us (5 s timeouts, ten hidden retries): a hung Redis would block one append for a
-minute, and a write whose reply was lost would silently be done twice.
+redis-py's client is wrong for us. By default a hung Redis would block one append for a minute, and a write whose reply
+was lost would silently be done twice. It sends commands on connections that the server has closed while they were idle
+(8.1 looks only where maintenance notifications are off), its timeouts count how late we are ourselves, and a command
+costs it more than twice the CPU that it costs here. What is kept of it is how it reads addresses and errors.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from redis.exceptions import RedisError
 
 from relay.log.address import parse
 from relay.log.failures import cancellable, storage_error
-from relay.log.routed import Argument, Routed
+from relay.log.link import Argument
+from relay.log.routed import Routed
 from relay.log.servers import Servers
 
 APPEND_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0
 BLOCK_S = 2.0
-POOL_CONNECTIONS = 64  # of each of the three clients, to one server; redis-py refuses the 101st, ours waits
+POOL_CONNECTIONS = 64  # of each of the three clients, to one server; whoever finds none waits
 
 AnyRedis = Redis | Routed
 
@@ -28,7 +31,7 @@ class Connections:
     """`append`: short timeouts, for the flusher. `blocking`: reads that wait up to BLOCK_S. `commands`: the rest.
 
     None retries by itself: a script that bears a repeat may still answer the second try differently ("it has ended
-    already"). Whoever wants a retry does it where it can be seen. Who finds a pool empty waits, within its timeout.
+    already"). Whoever wants a retry does it where it can be seen. Who finds a pool empty waits, and not on its time.
     `servers`: what all of them know of where to ask; subscriptions share it.
     """
 

@@ -17,7 +17,7 @@ from redis.crc import key_slot
 
 from relay import logging, metrics
 from relay.log.address import Address, Endpoint
-from relay.log.wire import Wire, connect
+from relay.log.wire import Wire, connect, credentials
 
 PING_AFTER_S = 0.3
 LOST_AFTER_S = 1.0  # of silence: whoever listens had better look himself
@@ -131,6 +131,8 @@ class Feed:
 
     def _begin(self, wire: Wire) -> None:
         self._wire = wire
+        if identity := credentials(self._address.options):
+            wire.send("AUTH", *identity)  # what it says to a wrong password comes as a reply
         self._leaving.clear()
         self._asked = set(self.channels)
         for name in self.channels:

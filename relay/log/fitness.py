@@ -17,12 +17,15 @@ from relay import logging, metrics
 from relay.errors import SettingsError, StorageError
 from relay.log.connect import AnyRedis, Connections
 from relay.log.failures import cancellable, storage_error
+from relay.log.pool import Pool
 from relay.log.routed import Routed
 
 SETTING = "maxmemory-policy"
 TRIES = 2  # before a start: the first may time out because everything else starts as well
 RETRY_S = 1.0
 LOOK_S = 30.0
+
+Server = Pool | Redis
 
 log = logging.get("redis")
 
@@ -43,7 +46,7 @@ async def check(redis: AnyRedis) -> bool:
     return await keep_everything(servers)
 
 
-async def keep_everything(servers: Sequence[Redis]) -> bool:
+async def keep_everything(servers: Sequence[Server]) -> bool:
     """As `check`, of these servers. `volatile-…` evicts as well: all our keys have a time to live."""
     policies = [await _policy(server) for server in servers]
     for policy in policies:
@@ -111,20 +114,19 @@ class Fitness:
             log.error("not_ready", detail=sentence)
 
 
-async def _knows(server: Redis, command: str) -> bool:
+async def _knows(server: Server, command: str) -> bool:
     """True where the host hides it."""
     try:
-        count = await cancellable(server.execute_command("COMMAND INFO", command))  # type: ignore[no-untyped-call]
+        count = await cancellable(server.execute_command("COMMAND INFO", command))
     except (RedisError, OSError):
         return True
     return any(count)
 
 
-async def _policy(server: Redis) -> str | None:
+async def _policy(server: Server) -> str | None:
     """None where the host hides it. Raises StorageError."""
     try:
-        # One word, as redis-py spells it: then its reply is a map under either protocol.
-        config: dict[Any, Any] = await cancellable(server.execute_command("CONFIG GET", SETTING))  # type: ignore[no-untyped-call]
+        config: dict[Any, Any] | list[Any] = await cancellable(server.execute_command("CONFIG GET", SETTING))
     except NoPermissionError:
         return None
     except (RedisError, OSError) as error:
@@ -132,5 +134,5 @@ async def _policy(server: Redis) -> str | None:
         if failure.refused:
             return None
         raise failure from error
-    value = next(iter(config.values()), None)
+    value = next(iter(config.values() if isinstance(config, dict) else config[1:]), None)
     return value.decode() if isinstance(value, bytes) else value

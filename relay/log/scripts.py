@@ -11,7 +11,7 @@ from redis.exceptions import NoScriptError, RedisError
 from relay.log.connect import AnyRedis, execute
 from relay.log.failures import storage_error
 from relay.log.keys import lua_names
-from relay.log.routed import Argument as Argument  # what scripts are given
+from relay.log.link import Argument as Argument  # what scripts are given
 
 _LUA = files("relay.log") / "lua"
 _LOADS = 3  # a slot may move to a server that has not the script either

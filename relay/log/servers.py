@@ -13,15 +13,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import UnixDomainSocketConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, RedisError, ResponseError
 
 from relay import logging
 from relay.log.address import Address, Endpoint
+from relay.log.link import Link
 
 ASK_TIMEOUT_S = 1.0  # of one server, about the others
 ASK_AT_ONCE = 3
@@ -133,29 +131,6 @@ class Servers:
         return [_by_cluster(address, endpoint) for endpoint in some]
 
 
-def client(address: Address, endpoint: Endpoint, *, timeout_s: float, connections: int, **options: Any) -> Redis:
-    """A client of this one server, by our rules: no hidden retry, and who finds no connection free waits."""
-    if address.connection_class is UnixDomainSocketConnection:
-        where: dict[str, Any] = {"path": endpoint.host}
-    else:
-        where = {"host": endpoint.host, "port": endpoint.port}
-    pool = BlockingConnectionPool(
-        connection_class=address.connection_class,
-        max_connections=connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        **where,
-        **(address.options | options),
-    )
-    return Redis(connection_pool=pool)
-
-
-async def close(redis: Redis) -> None:
-    await redis.aclose()
-    await redis.connection_pool.disconnect()
-
-
 async def _first(ways: list[Awaitable[Map]]) -> Map:
     """The first answer that is one. Raises the last failure."""
     failure: Exception = exceptions.ConnectionError("nobody to ask")
@@ -213,8 +188,8 @@ async def _by_sentinel(address: Address, sentinel: Endpoint) -> Map:
 
 
 async def _ask(address: Address, endpoint: Endpoint, *command: str) -> Any:
-    redis = client(address, endpoint, timeout_s=ASK_TIMEOUT_S, connections=1, socket_connect_timeout=ASK_TIMEOUT_S)
+    link = await Link.open(address, endpoint, ASK_TIMEOUT_S)
     try:
-        return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
+        return await link.ask(ASK_TIMEOUT_S, *command)
     finally:
-        await close(redis)
+        link.abort()

@@ -14,17 +14,20 @@ from relay.log.address import Address, Endpoint
 
 
 async def connect(address: Address, endpoint: Endpoint, on_reply: Callable[[Any], None]) -> Wire:
-    """Raises OSError. What the server says to a wrong password comes as a reply."""
+    """Raises OSError. Nothing is said yet, not even who we are."""
     loop = asyncio.get_running_loop()
     if address.connection_class is UnixDomainSocketConnection:
         _, wire = await loop.create_unix_connection(lambda: Wire(on_reply), endpoint.host)
     else:
         tls = _tls(address.options) if address.connection_class is SSLConnection else None
         _, wire = await loop.create_connection(lambda: Wire(on_reply), endpoint.host, endpoint.port, ssl=tls)
-    if password := address.options.get("password"):
-        user = [address.options["username"].encode()] if address.options.get("username") else []
-        wire.send(b"AUTH", *user, password.encode())
     return wire
+
+
+def credentials(options: dict[str, Any]) -> list[str]:
+    """What AUTH is to be given; empty where the address has neither a user nor a password."""
+    username, password = options.get("username"), options.get("password")
+    return ([username] if username else []) + ([password or ""] if username or password else [])
 
 
 def _tls(options: dict[str, Any]) -> ssl.SSLContext:
@@ -47,9 +50,16 @@ class Wire(asyncio.Protocol):
         self.served = False  # a proxy, or a Redis that is full, takes a connection only to close it
         self.lost: asyncio.Future[str] = loop.create_future()
 
-    def send(self, *command: bytes) -> None:
+    @property
+    def is_closing(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
+    def send(self, *command: bytes | str) -> None:
+        self.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub says a 1-tuple
+
+    def write(self, packed: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub says a 1-tuple
+            self._transport.write(packed)
 
     def abort(self) -> None:
         if self._transport is not None:

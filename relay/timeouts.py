@@ -1,0 +1,151 @@
+"""Timeouts that measure somebody else: what this process was late itself does not count.
+
+A timeout of asyncio's runs on the wall clock, and takes our own busy loop for the silence of a server. Here time passes
+only while the event loop listens: it ticks, and however late a tick comes, it counts as one. So a loop that was blocked
+for a minute, a process that was stopped, and one that is so busy that each turn takes half a second have all used up
+next to nothing, and whatever arrived meanwhile is read before anything is taken for late.
+
+A timer that is due waits for two more ticks: whoever was woken by the last bytes has had its turns by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
+
+TICK_S = 0.02
+_LATE_S = 2 * TICK_S  # a tick that comes later than this was held up by ourselves
+_GRACE_S = 2 * TICK_S
+
+
+def now() -> float:
+    """Seconds for which this loop has listened, from some moment on; stands still where nothing is timed."""
+    return _clock().now()
+
+
+class Timer:
+    """Calls back once the loop has listened for so long without `stop` or another `start`. May be used again.
+
+    `due`: when, by `now`; None while it does not run.
+    """
+
+    def __init__(self, on_due: Callable[[], None]) -> None:
+        self.due: float | None = None
+        self.on_due = on_due
+        self.queued_at = math.inf  # where the clock looks at it next
+        self._clock = _clock()
+
+    def start(self, after_s: float) -> None:
+        self._clock.start(self, after_s + _GRACE_S)
+
+    def stop(self) -> None:
+        if self.due is not None:
+            self._clock.stop(self)
+
+
+@asynccontextmanager
+async def timeout(after_s: float | None) -> AsyncIterator[Timer]:
+    """As `asyncio.timeout`, by the time for which the loop listened. The yielded timer may be started anew, or stopped.
+
+    Raises TimeoutError.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as scope:
+        timer = Timer(lambda: scope.reschedule(loop.time()))
+        if after_s is not None:
+            timer.start(after_s)
+        try:
+            yield timer
+        finally:
+            timer.stop()
+
+
+class _Clock:
+    """One for each loop; ticks only while a timer runs."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._listened_s = 0.0  # at the last tick
+        self._ticked_at = loop.time()
+        self._ticking: asyncio.TimerHandle | None = None
+        self._running = 0
+        self._queue: list[tuple[float, int, Timer]] = []  # by when each is looked at; most have moved on by then
+        self._numbers = itertools.count()
+
+    def now(self) -> float:
+        if self._ticking is None:
+            return self._listened_s
+        return self._listened_s + min(self._loop.time() - self._ticked_at, TICK_S)
+
+    def start(self, timer: Timer, after_s: float) -> None:
+        if self._ticking is None:
+            self._ticked_at = self._loop.time()
+            self._ticking = self._loop.call_later(TICK_S, self._tick)
+        self._running += timer.due is None
+        timer.due = self.now() + after_s
+        if timer.due < timer.queued_at:
+            self._enqueue(timer, timer.due)
+
+    def stop(self, timer: Timer) -> None:
+        timer.due = None
+        self._running -= 1
+        if not self._running:
+            self._rest()
+
+    def _enqueue(self, timer: Timer, at: float) -> None:
+        if len(self._queue) > 64 + 4 * self._running:
+            self._sort_out()
+        timer.queued_at = at
+        heapq.heappush(self._queue, (at, next(self._numbers), timer))
+
+    def _sort_out(self) -> None:
+        """Most entries are of timers that were stopped long ago."""
+        kept = []
+        for entry in self._queue:
+            at, _, timer = entry
+            if at == timer.queued_at and timer.due is not None:
+                kept.append(entry)
+            elif at == timer.queued_at:
+                timer.queued_at = math.inf
+        heapq.heapify(kept)
+        self._queue = kept
+
+    def _tick(self) -> None:
+        at = self._loop.time()
+        passed_s, self._ticked_at = at - self._ticked_at, at
+        self._listened_s += passed_s if passed_s <= _LATE_S else TICK_S
+        self._ticking = self._loop.call_later(TICK_S, self._tick)
+        while self._queue and self._queue[0][0] <= self._listened_s:
+            queued_at, _, timer = heapq.heappop(self._queue)
+            if queued_at != timer.queued_at:
+                continue  # it was moved to an earlier moment since
+            timer.queued_at = math.inf
+            if timer.due is not None and timer.due > self._listened_s:
+                self._enqueue(timer, timer.due)
+            elif timer.due is not None:
+                self.stop(timer)
+                timer.on_due()
+
+    def _rest(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+        for _, _, timer in self._queue:
+            timer.queued_at = math.inf
+        self._queue.clear()
+
+
+_clocks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clock] = WeakKeyDictionary()
+
+
+def _clock() -> _Clock:
+    loop = asyncio.get_running_loop()
+    clock = _clocks.get(loop)
+    if clock is None:
+        clock = _clocks[loop] = _Clock(loop)
+    return clock
