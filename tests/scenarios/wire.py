@@ -49,6 +49,7 @@ class Wire:
         self.connections: set[Connection] = set()
         self.flowing = {direction: asyncio.Event() for direction in BOTH}
         self.swallowing = False
+        self.forgets_after_s: float | None = None  # as a firewall does: what was idle for longer is a black hole
         self.cuts: dict[Direction, PlannedCut | None] = dict.fromkeys(BOTH)
         self.passed: Counter[Direction] = Counter()
         self.record = bytearray()
@@ -183,10 +184,15 @@ class Connection:
 
     def __init__(self, wire: Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.dead = wire.swallowing
+        self.heard_at = asyncio.get_running_loop().time()
         self._wire = wire
         self._client = reader, writer
         self._writers: dict[Direction, asyncio.StreamWriter] = {"down": writer}
         self.task = asyncio.create_task(self._serve())
+
+    @property
+    def idle_s(self) -> float:
+        return asyncio.get_running_loop().time() - self.heard_at
 
     def cut(self, *, reset: bool = False) -> None:
         for writer in self._writers.values():
@@ -263,6 +269,9 @@ class Connection:
             await self._wire.flowing[direction].wait()
             if not data:
                 return
+            if self._wire.forgets_after_s is not None and self.idle_s > self._wire.forgets_after_s:
+                self.dead = True
+            self.heard_at = now()
             if not self.dead:
                 self.pass_on(direction, data)
                 await self._writers[direction].drain()
