@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from relay.log.address import parse
+from relay.log.address import Endpoint, parse
 from relay.log.failures import cancellable, storage_error
 from relay.log.link import Argument
 from relay.log.routed import Routed
@@ -72,6 +72,11 @@ async def execute(redis: AnyRedis, key: str, *command: Argument) -> Any:
     if isinstance(redis, Routed):
         return await redis.execute(key, *command)
     return await cancellable(redis.execute_command(*command))  # type: ignore[no-untyped-call]
+
+
+def server_of(redis: AnyRedis, key: str) -> Endpoint | None:
+    """The server that is asked about `key`; None while that is not known."""
+    return redis.server_of(key) if isinstance(redis, Routed) else None
 
 
 async def ping(redis: AnyRedis, key: str) -> None:

@@ -38,6 +38,11 @@ class Routed:
         self._closing: set[asyncio.Task[None]] = set()
         servers.on_change(self._leave_those_that_went)
 
+    def server_of(self, key: str) -> Endpoint | None:
+        """None while it is not known."""
+        servers = self._servers.map
+        return servers.owner(key.encode()) if servers is not None else None
+
     async def sharded(self) -> bool:
         """Whether it is a Cluster: then pub/sub is by slot, too, and the verbs are SPUBLISH and SSUBSCRIBE."""
         return (await self._servers.known()).sharded

@@ -6,15 +6,14 @@ names and types. Every method raises StorageError when Redis does not answer.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from typing import Any, cast
 
 import msgspec
 
-from relay.errors import StorageError
-from relay.log.connect import AnyRedis, call, publish_verb
+from relay.log.address import Endpoint
+from relay.log.connect import AnyRedis, call, publish_verb, server_of
 from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.replies import (
@@ -33,13 +32,12 @@ from relay.log.replies import (
 )  # fmt: skip
 from relay.log.scripts import Argument, Script, read, session_script
 from relay.log.snapshots import Snapshots
+from relay.log.turns import Turns
 from relay.protocol.frames import Active
 from relay.protocol.words import Reason, new_epoch
 
 EMPTY_SESSION_TTL_S = 60
 PAGE_BYTES = 1024 * 1024
-READS_AT_ONCE = 16  # of followers; far fewer than the pool has connections: a stop never waits for one
-FAILED_READ_S = 0.05  # that a failed one keeps its turn: ten thousand followers of a Redis that is away wait, not spin
 MAX_MARKS = 2000
 TRIM_ENTRIES = 500
 PIECE_BYTES = 64 * 1024
@@ -69,9 +67,13 @@ class SessionLog:
         self._ttl_ms = session_ttl_s * 1000
         self._verb = publish_verb  # None: what the kind of Redis asks for
         self._bounds = (max_generations, max_requests)
-        self._reading = asyncio.Semaphore(READS_AT_ONCE)  # whoever waits here is not on a command's time yet
+        self._turns: dict[Endpoint | None, Turns] = {}
 
     # What gateways do
+
+    def answered_at(self, session: str) -> float:
+        """When a read was answered last by the server of this session, by `timeouts.now`."""
+        return self._turns_of(session).answered_at
 
     async def open(self, session: str, *, create: bool = True, known: str = "") -> Opened | None:
         """The state to begin following with; makes the session unless told not to (then None if there is none).
@@ -311,13 +313,14 @@ class SessionLog:
         return bool(reply[0] == b"more")
 
     async def _read(self, script: Script, session: str, *arguments: Argument) -> Any:
-        async with self._reading:
-            try:
-                return await self._run(script, session, *arguments)
-            except StorageError as error:
-                if not error.refused:
-                    await asyncio.sleep(FAILED_READ_S)
-                raise
+        async with self._turns_of(session).next():
+            return await self._run(script, session, *arguments)
+
+    def _turns_of(self, session: str) -> Turns:
+        server = server_of(self._commands, self.keys.session(session))
+        if server not in self._turns:
+            self._turns[server] = Turns()
+        return self._turns[server]
 
     async def _run(self, script: Script, session: str, *arguments: Argument) -> Any:
         return await self._script(self._commands, script, session, *arguments)

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections.abc import Callable
 
-from relay import metrics
+from relay import metrics, timeouts
 
 DEGRADED_AFTER_S = 0.5  # of trying in vain; with a second until the silence is noticed, viewers know within two
 
 
 class Sight:
-    """`degraded`: it is lost, and that was said. A blip is nobody's business."""
+    """`degraded`: it is lost, and that was said. A blip is nobody's business.
 
-    def __init__(self, on_degraded: Callable[[], None], on_restored: Callable[[], None]) -> None:
+    A look has to wait for its turn; `answered_at` says, by `timeouts.now`, when one was answered last by the server
+    that it is for. As long as others are, the log is not out of sight.
+    """
+
+    def __init__(
+        self,
+        on_degraded: Callable[[], None],
+        on_restored: Callable[[], None],
+        answered_at: Callable[[], float] = lambda: -math.inf,
+    ) -> None:
         self.degraded = False
         self._on_degraded = on_degraded
         self._on_restored = on_restored
-        self._timer: asyncio.TimerHandle | None = None
+        self._answered_at = answered_at
+        self._trying_at = 0.0
+        self._failed = False  # a look of its own: what others are answered says no more
+        self._timer: timeouts.Timer | None = None
 
     def trying(self) -> None:
         """A look begins; unless it is regained soon, it is lost."""
-        if self._timer is None and not self.degraded:
-            loop = asyncio.get_running_loop()
-            due = loop.time() + DEGRADED_AFTER_S
-            self._timer = loop.call_at(due, self._overdue, due)
+        if self._timer is not None:
+            self._failed = True
+        elif not self.degraded:
+            self._failed = False
+            self._timer = timeouts.Timer(self._overdue)
+            self._timer.start(DEGRADED_AFTER_S)
+            self._trying_at = timeouts.now()
 
     def lost(self) -> None:
         self.close()
@@ -39,15 +54,15 @@ class Sight:
             self.degraded = False
             self._on_restored()
 
-    def _overdue(self, due: float) -> None:
-        """If this comes late, the process was busy itself, and the answer may lie in its socket."""
-        self._timer = None
-        if asyncio.get_running_loop().time() - due > DEGRADED_AFTER_S / 2:
-            self.trying()
+    def _overdue(self) -> None:
+        begun_at = self._trying_at if self._failed else max(self._trying_at, self._answered_at())
+        left_s = begun_at + DEGRADED_AFTER_S - timeouts.now()
+        if self._timer is not None and left_s > 0:
+            self._timer.start(left_s)
         else:
             self.lost()
 
     def close(self) -> None:
         if self._timer is not None:
-            self._timer.cancel()
+            self._timer.stop()
             self._timer = None

@@ -10,12 +10,13 @@ from redis.asyncio import Redis
 
 from relay.errors import StorageError
 from relay.log import pages as pages_module
-from relay.log import session_log as session_log_module
+from relay.log import turns
 from relay.log.connect import POOL_CONNECTIONS
 from relay.log.loss import torn
 from relay.log.pages import OtherLife, Pages, Shelf, Torn
 from relay.log.replies import Page
-from relay.log.session_log import READS_AT_ONCE, SessionLog
+from relay.log.session_log import SessionLog
+from relay.log.turns import READS_AT_ONCE
 from relay.log.window import Entry
 from tests.log.following import Held, Read
 from tests.log.in_memory import admitted_and_claimed, answered, job_of, session_log_on
@@ -255,7 +256,7 @@ async def test_reads_that_fail_because_redis_is_away_are_few(
 ) -> None:
     """A refusal is about one session only."""
     log, tries = session_log_on(redis), 0
-    monkeypatch.setattr(session_log_module, "FAILED_READ_S", 1000)
+    monkeypatch.setattr(turns, "FAILED_READ_S", 1000)
 
     async def run(*_: object) -> list[bytes]:
         nonlocal tries

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from relay import timeouts
 from relay.log import sight
 from relay.log.sight import Sight
 from tests.scenarios.processes import until
@@ -58,3 +59,13 @@ async def test_a_process_that_was_busy_itself_looks_a_little_longer(told: list[s
     seen.regained()
     await out_of_sight()
     assert told == []
+
+
+async def test_while_others_are_answered_nobody_is_told(told: list[str]) -> None:
+    seen = Sight(lambda: told.append("degraded"), lambda: told.append("restored"), timeouts.now)
+    seen.trying()
+    await out_of_sight()
+    await out_of_sight()
+    assert told == []
+    seen.trying()  # the look before has failed
+    await until(lambda: told == ["degraded"], "degraded")
