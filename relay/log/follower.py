@@ -75,7 +75,7 @@ class Follower:
         self._orphaned = orphaned
         self._orphans_every_s = lost_after_s / 2
         self._orphans_sought = time.monotonic()
-        self._sight = Sight(self._degraded, self._restored)
+        self._sight = Sight(self._degraded, self._restored, lambda: session_log.answered_at(session))
         self._lives: deque[str] = deque(maxlen=_LIVES)  # epochs that have gone by
         self._torn = False  # a replay found that entries are missing
         self._log = session_log
