@@ -49,7 +49,7 @@ class Tally:
         self.failures: Counter[str] = Counter()  # answers, by why they did not complete
         self.errors: Counter[str] = Counter()  # error frames, by code
         self.wrong = Counter(lost=0, doubled=0, reordered=0, wrong_text=0)
-        self.reconnects = self.frames = self.tokens = 0
+        self.reconnects = self.frames = self.tokens = self.degraded = 0
         self.accepted, self.first_token, self.gap, self.total = (Distribution() for _ in range(4))
 
     @property
@@ -73,6 +73,7 @@ class Tally:
             "errors": dict(self.errors),
             "exactness": dict(self.wrong),
             "reconnects": self.reconnects,
+            "degraded": self.degraded,
             "frames": self.frames,
             "frames_per_s": round(self.frames / elapsed_s, 1),
             "tokens": self.tokens,
@@ -112,6 +113,7 @@ def table(report: dict[str, Any]) -> str:
         f"frames       {report['frames']:,} ({report['frames_per_s']:,.0f} a second)",
         f"tokens       {report['tokens']:,} shown ({report['tokens_per_s']:,.0f} a second)",
         f"reconnects   {report['reconnects']}",
+        f"degraded     {report['degraded']} times that a viewer was told so",
     ]
     return "\n".join(lines)
 

@@ -103,6 +103,8 @@ class Viewer:
         reply = self._replies.pop(frame.get("id") or "", None)
         if reply is not None and not reply.done():
             reply.set_result(frame)
+        if frame["type"] == "degraded":
+            self._tally.degraded += 1
         if frame["type"] == "error":
             await self._on_error(frame, answered=reply is not None)
         before, waiting = self._view.last, self._view.waiting

@@ -25,6 +25,7 @@ from relay.log.session_log import SessionLog
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from tests.bench.footprint import footprint
+from tests.bench.load import load
 from workers.batching import Batcher
 
 ROUNDS = 7
@@ -125,6 +126,7 @@ BENCHES: dict[str, Callable[[], object]] = {
     "fan-out": fan_out,
     "append": lambda: asyncio.run(appending()),
     "footprint": footprint,
+    "load": load,
 }
 
 
