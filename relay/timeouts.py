@@ -56,7 +56,7 @@ async def timeout(after_s: float | None) -> AsyncIterator[Timer]:
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as scope:
-        timer = Timer(lambda: scope.reschedule(loop.time()))
+        timer = Timer(lambda: None if scope.expired() else scope.reschedule(loop.time()))
         if after_s is not None:
             timer.start(after_s)
         try:

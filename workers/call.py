@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
+from relay import timeouts
 from relay.settings import Settings
 from workers.batching import Kind
 from workers.flushing import Diverged, Flusher
@@ -64,7 +65,8 @@ class Call:
         self._stream = stream
         self._flusher = flusher
         self._settings = settings
-        self._deadline_s: float | None = time.monotonic() + first_token_s
+        self._first_token_s = first_token_s
+        self._deadline: timeouts.Timer | None = None  # None: nothing more can be late
         self._heard = heard
         self._marked = marked
         self._menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
@@ -76,30 +78,27 @@ class Call:
         Raises ProviderError; TooLong; Diverged; Overflow, where what was said cannot wait for Redis.
         """
         async with aclosing(self._stream) as parts:
-            while not isinstance(part := await self._next(parts), Finished):
-                self._hand_on(part)
-                if self._flusher.due() or not self._flusher.waits:
-                    await self._turn()
+            finished = await self._in_time(parts)
         for kind, mender in self._menders.items():
             self._tokens(kind, mender.flush())
         if self._flusher.behind:
             raise Diverged("less text")
-        return part
+        return finished
 
-    async def _next(self, parts: AsyncGenerator[Part, None]) -> Part:
+    async def _in_time(self, parts: AsyncGenerator[Part, None]) -> Finished:
         try:
-            async with asyncio.timeout_at(self._deadline_s):
-                return await anext(parts)
+            async with timeouts.timeout(self._first_token_s) as self._deadline:
+                async for part in parts:
+                    if self._deadline is not None and self._deadline.due is None:
+                        raise TimeoutError  # a stream that heeds no cancellation
+                    if isinstance(part, Finished):
+                        return part
+                    self._hand_on(part)
+                    if self._flusher.due() or not self._flusher.waits:
+                        await asyncio.sleep(0)  # parts that arrived together come without a pause: others have a turn
         except TimeoutError:
-            raise _late() from None
-        except StopAsyncIteration:
-            raise ProviderError("truncated", "the stream ended without a finish", retryable=True) from None
-
-    async def _turn(self) -> None:
-        """Parts that arrived together come without a pause: let the flusher have its turn, and the deadline."""
-        await asyncio.sleep(0)
-        if self._deadline_s is not None and time.monotonic() > self._deadline_s:
-            raise _late()
+            raise ProviderError("provider_timeout", "no token in time", retryable=True) from None
+        raise ProviderError("truncated", "the stream ended without a finish", retryable=True)
 
     def _hand_on(self, part: Part) -> None:
         match part:
@@ -113,7 +112,7 @@ class Call:
             case Mark(mark=mark):
                 self._marked(mark)
             case Whole():
-                self._deadline_s = None  # the tail's is the provider's: a whole answer must not fail for its usage
+                self._whole()
 
     def _tokens(self, kind: Kind, tokens: list[str]) -> None:
         if not tokens:
@@ -127,13 +126,16 @@ class Call:
         self._heard(len(tokens))
 
     def _progress(self) -> None:
-        self._deadline_s = time.monotonic() + self._settings.token_timeout_s
+        if self._deadline is not None:
+            self._deadline.start(self._settings.token_timeout_s)
+
+    def _whole(self) -> None:
+        """The tail's deadline is the provider's: a whole answer must not fail for its usage."""
+        if self._deadline is not None:
+            self._deadline.stop()
+            self._deadline = None
 
     def _room_for(self, own_bytes: int) -> None:
         self._bytes += own_bytes
         if self._bytes > self._settings.max_answer_bytes:
             raise TooLong
-
-
-def _late() -> ProviderError:
-    return ProviderError("provider_timeout", "no token in time", retryable=True)

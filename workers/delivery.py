@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from relay import metrics
+from relay import metrics, timeouts
 from relay.errors import StorageError
 from relay.log.connect import APPEND_TIMEOUT_S
 from relay.logging import Logger
@@ -64,7 +64,8 @@ Write = Batch | Control | Finale | Rebuild
 class Patience:
     """How long to try in which way. Pauses double from the first to the last, each shortened at random by up to half.
 
-    `try_s`: a whole try, waiting for a connection included. `spill_bytes`: UTF-8 text of one answer that may wait.
+    `try_s`: a whole try, by the time for which we have listened (relay/timeouts.py). `spill_bytes`: UTF-8 text of one
+    answer that may wait.
     `lost_after_ms`: refusals of one write before it is given up. `rebuild_ms`: between two rebuilds of one answer.
     """
 
@@ -218,7 +219,7 @@ class Delivery:
         """One try of the head of what is left; takes it off if it was acknowledged."""
         write = self._left[0]
         try:
-            async with asyncio.timeout(self._patience.try_s):
+            async with timeouts.timeout(self._patience.try_s):
                 await self._send(write, self._done + 1)
         except TimeoutError:
             return StorageError(f"no answer within {self._patience.try_s:g} s")

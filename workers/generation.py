@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from relay import logging, metrics
+from relay import logging, metrics, timeouts
 from relay.errors import StorageError
 from relay.log.jobs import Job
 from relay.log.policy import Policy
@@ -145,7 +145,7 @@ class Generation:
     async def _produce(self) -> None:
         """Have the question answered and say the last word, whatever happens."""
         try:
-            async with asyncio.timeout(self._settings.answer_timeout_s):
+            async with timeouts.timeout(self._settings.answer_timeout_s):
                 self._answer = Answer(
                     self._lineup.candidates(self._job),
                     self._flusher,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from relay import logging, metrics, sentences
+from relay import logging, metrics, sentences, timeouts
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
 from relay.gateway.hub import Hub
@@ -32,8 +32,8 @@ class Accepted(NamedTuple):
 
 
 def answer_by() -> float:
-    """Loop time by which what arrives now is to be answered."""
-    return asyncio.get_running_loop().time() + ANSWER_WITHIN_S
+    """By when what arrives now is to be answered; see timeouts.now."""
+    return timeouts.now() + ANSWER_WITHIN_S
 
 
 @asynccontextmanager
@@ -43,9 +43,10 @@ async def answered_in_time(part: str, by: float | None = None) -> AsyncIterator[
     `by`: see `answer_by`, of when the client asked; without it, now. What comes too late is not begun.
     """
     try:
-        if by is not None and asyncio.get_running_loop().time() >= by:
+        by = answer_by() if by is None else by
+        if (left_s := by - timeouts.now()) <= 0:
             raise TimeoutError
-        async with asyncio.timeout_at(by if by is not None else answer_by()):
+        async with timeouts.timeout(left_s):
             yield
     except (StorageError, TimeoutError) as error:
         metrics.storage_errors.labels(part).inc()
@@ -195,7 +196,7 @@ class Submissions:
             log.info("stopped", session=session, generation=generation, worker=stopped.owner)
             metrics.generations.labels("stopped", "").inc()
         try:
-            async with asyncio.timeout_at(by):
+            async with timeouts.timeout(by - timeouts.now()):
                 await self._intake.tidy(session, stopped)
         except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()

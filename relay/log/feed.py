@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import hiredis
 from redis.crc import key_slot
 
-from relay import logging, metrics
+from relay import logging, metrics, timeouts
 from relay.log.address import Address, Endpoint
 from relay.log.wire import Wire, connect, credentials
 
@@ -87,7 +87,7 @@ class Feed:
         failures = 0
         while True:
             try:
-                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                async with timeouts.timeout(_CONNECT_TIMEOUT_S):
                     wire = await connect(self._address, self.endpoint, self._reply)
                 await self._watch(wire)
                 if wire.served:

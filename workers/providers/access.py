@@ -8,6 +8,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
+from relay import timeouts
 from relay.errors import SettingsError
 from workers.providers.base import ProviderError
 
@@ -49,7 +50,7 @@ async def reach(url: httpx2.URL, connect_timeout_s: float) -> None:
         return
     host, port = url.raw_host.decode(), url.port or (443 if url.scheme == "https" else 80)
     try:
-        async with asyncio.timeout(connect_timeout_s):
+        async with timeouts.timeout(connect_timeout_s):
             _, writer = await asyncio.open_connection(host, port, happy_eyeballs_delay=0.25)
     except TimeoutError:
         raise _unreachable(host, port, f"no connection within {connect_timeout_s:g} s") from None
