@@ -58,6 +58,7 @@ generations = Counter(
 claims = Counter("relay_claims_total", "Claims by outcome", ["outcome"])
 batches = Counter("relay_batches_total", "Batches appended")
 tokens = Counter("relay_tokens_total", "Tokens appended")
+lifelines = Counter("relay_lifelines_total", "Leases renewed for a worker whose own loop came too late")
 flush_retries = Counter("relay_flush_retries_total", "Flushes tried again")
 flush_failures = Counter("relay_flush_failures_total", "Flushes that failed for good, retries included")
 flush_fallbacks = Counter("relay_flush_fallbacks_total", "Batches sent token by token, as they had failed for good")

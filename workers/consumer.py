@@ -24,6 +24,7 @@ from relay.log.session_log import SessionLog
 from relay.log.subscription import Source
 from relay.settings import Settings
 from workers.generation import Generation
+from workers.lifeline import Lifeline
 from workers.lineup import Lineup
 
 AT_ONCE = 8  # jobs per round trip: one at a time starves the last of many; all at once starves other workers
@@ -36,8 +37,16 @@ class Consumer:
     """One worker process's share of a queue."""
 
     def __init__(
-        self, session_log: SessionLog, queue: Queue, source: Source, lineup: Lineup, name: str, settings: Settings
+        self,
+        session_log: SessionLog,
+        queue: Queue,
+        source: Source,
+        lineup: Lineup,
+        name: str,
+        settings: Settings,
+        lifeline: Lifeline | None = None,
     ) -> None:
+        self._lifeline = lifeline
         self.worker = f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
         self._log = session_log
         self._queue = queue
@@ -70,6 +79,10 @@ class Consumer:
         self._source.unsubscribe(self._log.keys.worker(self.worker), self)
         if failure is not None:
             raise failure
+
+    def runs(self, generation: str) -> bool:
+        """Whether it is made here just now."""
+        return generation in self._running
 
     async def _finish(self, at_once: asyncio.Event) -> None:
         if self._tasks:
@@ -191,7 +204,9 @@ class Consumer:
         return claim
 
     async def _run(self, job: Job, claim: Claim) -> None:
-        generation = Generation(job, claim, self.worker, self._lineup, self._log, self._queue, self._settings)
+        generation = Generation(
+            job, claim, self.worker, self._lineup, self._log, self._queue, self._settings, self._lifeline
+        )
         self._running[job.generation] = generation
         metrics.running.inc()
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -71,8 +72,10 @@ class Flusher:
         batch_linger_ms: float,
         patience: Patience,
         now_ms: Callable[[], float],
+        renewed: Callable[[float], None] = lambda asked_s: None,
     ) -> None:
         self.attempt = attempt
+        self._renewed = renewed  # a write that was asked for then has renewed the lease
         self.rebuilding = False
         self._said = Said()
         self._status: tuple[State, str | None] | None = None  # the attempt's last
@@ -290,10 +293,14 @@ class Flusher:
     # One try of one write
 
     async def _send(self, write: Write, n: int) -> None:
-        match await self._writer.write(write, n, self._stored["tokens"]):
+        asked_s = time.monotonic()
+        outcome = await self._writer.write(write, n, self._stored["tokens"])
+        match outcome:
             case Rebuilt() as rebuilt:
                 self._go_on(rebuilt)
-            case Outcome(what="written" | "repeated"):
+            case Outcome(what="written" | "repeated" as what):
+                if what == "written" and not isinstance(write, Finale):
+                    self._renewed(asked_s)
                 self._acknowledged(write)
             case Outcome(what=what) if what == "ended" or isinstance(write, Rebuild):
                 raise LetGo(what)

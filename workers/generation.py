@@ -28,6 +28,7 @@ from workers.delivery import Patience, Rejected
 from workers.flushing import Flusher, LetGo
 from workers.history import prompt_for
 from workers.lease import Lease
+from workers.lifeline import Lifeline, Renewal
 from workers.lineup import Lineup
 from workers.providers.base import Finished, Prompt, ProviderError, describe
 from workers.upstream import left_upstream
@@ -50,8 +51,10 @@ class Generation:
         session_log: SessionLog,
         queue: Queue,
         settings: Settings,
+        lifeline: Lifeline | None = None,
     ) -> None:
         self._job = job
+        self._lifeline = lifeline
         self._worker = worker
         self._queue = queue
         self._claim = claim
@@ -86,6 +89,7 @@ class Generation:
                 lost_after_ms=settings.lost_after_s * 1000,
             ),
             now_ms=lambda: time.monotonic() * 1000,
+            renewed=self._lease.renewed,
         )
 
     @property
@@ -100,12 +104,16 @@ class Generation:
 
     async def run(self) -> bool:
         """True if the generation has ended, by us or by a stop; False if another worker has it now."""
+        if self._lifeline is not None:
+            self._lifeline.add(self._lease, self._renewal)
         try:
             ended = await self._run()
             if self._answer is not None:
                 await self._answer.settle()
             return ended
         finally:
+            if self._lifeline is not None:
+                await self._lifeline.remove(self._lease)
             if self._answer is not None:
                 await self._answer.aclose()
 
@@ -219,12 +227,16 @@ class Generation:
         await self._queue.enqueue(job, look, held=True)
         return await self._session_log.rebuild(job, fence, self._worker, self._lease_ms, place.epochs, place.seq, times)
 
+    def _renewal(self) -> Renewal:
+        """As of now; also read from the lifeline's thread."""
+        # The count first: in the middle of a rebuild one of the old fence must not be given with the new one.
+        done = self._flusher.done
+        return Renewal(self._job.session, self._job.generation, self._flusher.fence, done, self._mark)
+
     async def _renew(self) -> bool:
-        fence = self._flusher.fence
+        session, generation, fence, done, mark = self._renewal()
         try:
-            outcome = await self._session_log.renew(
-                self._job.session, self._job.generation, fence, self._lease_ms, self._flusher.done, self._mark
-            )
+            outcome = await self._session_log.renew(session, generation, fence, self._lease_ms, done, mark)
         except StorageError as error:
             metrics.storage_errors.labels("lease").inc()
             self._log.warning("renewal_failed", detail=str(error))

@@ -8,28 +8,32 @@ from collections.abc import Awaitable, Callable
 
 
 class Lease:
-    """`renew` it in Redis: true if it was, false if another try may help; whoever has lost it raises."""
+    """`renew` it in Redis: true if it was, false if another try may help; whoever has lost it raises.
+
+    Writes renew it too, and so may the lifeline, from another thread: they say so by `renewed`.
+    """
 
     def __init__(self, renew: Callable[[], Awaitable[bool]], lease_s: float, asked_s: float) -> None:
         self._renew = renew
         self._lease_s = lease_s
         self._until_s = asked_s + lease_s
+        self._tried_s = asked_s
         self._due = asyncio.Event()
         self._renewed = asyncio.Event()
 
     async def keep(self) -> None:
-        """Renew it each third of its time, until cancelled. Raises what `renew` does."""
+        """Renew it where nothing else has for a third of its time, until cancelled. Raises what `renew` does."""
         while True:
-            try:
-                async with asyncio.timeout(self._lease_s / 3):
-                    await self._due.wait()
-            except TimeoutError:
-                pass
+            await self._until_due()
             self._due.clear()
-            asked_s = time.monotonic()
+            asked_s = self._tried_s = time.monotonic()
             if await self._renew():
-                self._until_s = asked_s + self._lease_s
+                self.renewed(asked_s)
                 self._renewed.set()
+
+    def renewed(self, asked_s: float) -> None:
+        """By a write that was asked for then."""
+        self._until_s = max(self._until_s, asked_s + self._lease_s)
 
     def renew_now(self) -> None:
         """Something is to be kept with it."""
@@ -39,9 +43,26 @@ class Lease:
     def is_held(self) -> bool:
         return time.monotonic() < self._until_s
 
+    @property
+    def is_late(self) -> bool:
+        """Whether half of its time is over, and not all: the loop that should have renewed it does not come to that."""
+        return self._until_s - self._lease_s / 2 < time.monotonic() < self._until_s
+
     async def held(self) -> None:
         """Until it is. A worker that was frozen may have been replaced: it asks no provider before it knows."""
         while not self.is_held:
             self._due.set()
             self._renewed.clear()
             await self._renewed.wait()
+
+    async def _until_due(self) -> None:
+        while not self._due.is_set():
+            due_s = max(self._tried_s, self._until_s - self._lease_s) + self._lease_s / 3
+            left_s = due_s - time.monotonic()
+            if left_s <= 0:
+                return
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._due.wait()
+            except TimeoutError:
+                pass  # unless it was renewed meanwhile

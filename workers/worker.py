@@ -11,6 +11,7 @@ from relay.log.fitness import Fitness
 from relay.log.offers import Offers
 from relay.settings import Settings
 from workers.consumer import Consumer
+from workers.lifeline import Lifeline
 from workers.lineup import Lineup
 from workers.metrics_port import metrics_port
 
@@ -39,14 +40,18 @@ async def _serve(
     session_log = stores.session_log(redis, settings)
     queue = stores.queue(redis, settings)
     subscriber = stores.subscriber(redis)
-    consumer = Consumer(session_log, queue, subscriber, lineup, settings.queue, settings)
+    lifeline = Lifeline(settings)
+    consumer = Consumer(session_log, queue, subscriber, lineup, settings.queue, settings, lifeline)
     fitness = Fitness(redis.commands)
     await fitness.look()
     subscriber.start()
+    await lifeline.start()
     offers = stores.offers(redis, settings)
     await offers.make_known(lineup.offers(settings.queue, consumer.worker))
     helpers = [
-        asyncio.create_task(stores.reaper(session_log, queue, settings, settings.queue).run(), name="reaper"),
+        asyncio.create_task(
+            stores.reaper(session_log, queue, settings, settings.queue, consumer.runs).run(), name="reaper"
+        ),
         asyncio.create_task(_keep_offering(offers, lineup, settings.queue, consumer.worker, stopping), name="offering"),
         asyncio.create_task(fitness.watch(), name="fitness"),
         asyncio.create_task(lineup.check(), name="check"),
@@ -58,6 +63,7 @@ async def _serve(
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
+        await lifeline.aclose()
         await offers.make_known([])
         await subscriber.aclose()
         await lineup.aclose()

@@ -1,4 +1,4 @@
-"""Connections to Redis: three clients, because they fail in three ways, and the commands that go through them.
+"""Connections to Redis, of several kinds, because they fail in different ways; and the commands that go through them.
 
 redis-py's client is wrong for us. By default a hung Redis would block one append for a minute, and a write whose reply
 was lost would silently be done twice. It sends commands on connections that the server has closed while they were idle
@@ -22,13 +22,15 @@ from relay.log.servers import Servers
 APPEND_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0
 BLOCK_S = 2.0
-POOL_CONNECTIONS = 64  # of each of the three clients, to one server; whoever finds none waits
+POOL_CONNECTIONS = 64  # of each of the clients, to one server; whoever finds none waits
 
 AnyRedis = Redis | Routed
 
 
 class Connections:
-    """`append`: short timeouts, for the flusher. `blocking`: reads that wait up to BLOCK_S. `commands`: the rest.
+    """`append`: short timeouts, for the flusher. `leases`: likewise, for renewals, which wait behind nothing.
+
+    `blocking`: reads that wait up to BLOCK_S. `commands`: the rest.
 
     None retries by itself: a script that bears a repeat may still answer the second try differently ("it has ended
     already"). Whoever wants a retry does it where it can be seen. Who finds a pool empty waits, and not on its time.
@@ -39,12 +41,13 @@ class Connections:
         """Connects to nothing yet. Raises SettingsError."""
         self.servers = Servers(parse(url))
         self.append = self._client(APPEND_TIMEOUT_S)
+        self.leases = self._client(APPEND_TIMEOUT_S)
         self.blocking = self._client(BLOCK_S + COMMAND_TIMEOUT_S)
         self.commands = self._client(COMMAND_TIMEOUT_S)
 
     async def aclose(self) -> None:
         await self.servers.aclose()
-        for client in (self.append, self.blocking, self.commands):
+        for client in (self.append, self.leases, self.blocking, self.commands):
             await client.aclose()
 
     def _client(self, timeout_s: float) -> Routed:

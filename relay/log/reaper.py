@@ -50,8 +50,10 @@ class Reaper:
         sentences: Sentences,
         own_queue: str | None = None,
         said: str = "",
+        runs_here: Callable[[str], bool] = lambda generation: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._runs_here = runs_here
         self._log = session_log
         self._queue = queue
         self._policy = policy
@@ -154,6 +156,8 @@ class Reaper:
         if lease > now_ms:
             await self._queue.look_at(queue, session, generation, min(lease, now_ms + policy.look_ms) + 1)
             return "alive"
+        if self._runs_here(generation):
+            return "alive"  # whatever became of its lease: its own worker is to renew it, or to let go
         if self._clock() - self._trouble_at < policy.lease_s:
             # While Redis was away everybody's leases ran out: first let the living renew theirs.
             return "waiting"

@@ -59,11 +59,13 @@ class SessionLog:
         max_generations: int,
         max_requests: int,
         publish_verb: str | None = None,
+        leases: AnyRedis | None = None,
     ) -> None:
         self.keys = keys
         self.snapshots = Snapshots(commands, keys)
         self._commands = commands
         self._append = append
+        self._leases = leases or append  # a renewal waits for no append
         self._ttl_ms = session_ttl_s * 1000
         self._verb = publish_verb  # None: what the kind of Redis asks for
         self._bounds = (max_generations, max_requests)
@@ -253,7 +255,8 @@ class SessionLog:
 
         `renewed` has no seq and counts as `written`.
         """
-        what = (await self._write(_RENEW, session, generation, fence, lease_ms, done, mark))[0].decode()
+        reply = await self._script(self._leases, _RENEW, session, generation, fence, lease_ms, done, mark)
+        what = reply[0].decode()
         return Outcome("written" if what == "renewed" else what)
 
     async def rebuild(

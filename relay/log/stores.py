@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from relay.log.backlog import Backlog
 from relay.log.caretaker import Caretaker
 from relay.log.connect import Connections
@@ -21,6 +23,7 @@ def session_log(redis: Connections, settings: Settings) -> SessionLog:
         redis.commands,
         redis.append,
         Keys(settings.prefix),
+        leases=redis.leases,
         session_ttl_s=settings.session_ttl_s,
         max_generations=settings.max_generations,
         max_requests=settings.max_requests,
@@ -52,7 +55,13 @@ def subscriber(redis: Connections) -> Subscriber:
     return Subscriber(redis.servers)
 
 
-def reaper(log: SessionLog, jobs: Queue, settings: Settings, own_queue: str | None = None) -> Reaper:
+def reaper(
+    log: SessionLog,
+    jobs: Queue,
+    settings: Settings,
+    own_queue: str | None = None,
+    runs_here: Callable[[str], bool] = lambda generation: False,
+) -> Reaper:
     return Reaper(
         log,
         jobs,
@@ -60,4 +69,5 @@ def reaper(log: SessionLog, jobs: Queue, settings: Settings, own_queue: str | No
         sentences=settings.sentences,
         own_queue=own_queue,
         said=said(settings) if own_queue is not None else "",
+        runs_here=runs_here,
     )

@@ -59,6 +59,26 @@ class Slow(Queue):
         return await super().due(*arguments)
 
 
+async def test_what_runs_in_its_own_process_is_nobody_elses_whatever_became_of_its_lease(
+    session_log: SessionLog, queue: Queue, clock: Clock
+) -> None:
+    running = {"g1"}
+    reaper = Reaper(
+        session_log, queue, policy=POLICY, sentences=Sentences("Sorry.", {}), runs_here=running.__contains__
+    )
+    job = await accepted(session_log, queue)
+    await next_job(queue)
+    await claimed(session_log, job)
+    clock.advance(s=LEASE_S + QUEUE_TIMEOUT_S + LOOK_S)
+    await reaper.sweep("default")
+    assert await next_job(queue) is None
+    assert (await snapshot(session_log))["state"] != "ended"
+    running.clear()
+    clock.advance(s=LOOK_S)
+    await reaper.sweep("default")
+    assert (await snapshot(session_log))["state"] == "ended"
+
+
 async def test_after_a_reply_that_took_long_nobody_is_taken_for_dead_at_once(
     session_log: SessionLog, queue: Queue, clock: Clock
 ) -> None:

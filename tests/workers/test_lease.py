@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.scenarios.processes import until
 from workers.lease import Lease
 
 LONG_AGO = -1e9
@@ -68,3 +69,39 @@ async def test_who_is_sure_of_it_does_not_wait() -> None:
         raise AssertionError("nobody asked for that")
 
     await Lease(renew, 600, time.monotonic()).held()
+
+
+async def test_what_a_write_has_renewed_is_not_renewed_again_before_its_time() -> None:
+    tries: list[str] = []
+
+    def lease_of(name: str) -> Lease:
+        async def renew() -> bool:
+            tries.append(name)
+            return True
+
+        return Lease(renew, 60, time.monotonic() - 19.9)
+
+    written, silent = lease_of("written"), lease_of("silent")
+    keeping = [asyncio.create_task(lease.keep()) for lease in (written, silent)]
+    written.renewed(time.monotonic())
+    await until(lambda: "silent" in tries, "the one without writes is renewed")
+    assert tries == ["silent"]
+    for task in keeping:
+        task.cancel()
+
+
+async def test_a_write_that_was_asked_for_before_shortens_nothing() -> None:
+    async def renew() -> bool:
+        raise AssertionError("nobody asked for that")
+
+    lease = Lease(renew, 600, time.monotonic())
+    lease.renewed(LONG_AGO)
+    assert lease.is_held
+
+
+@pytest.mark.parametrize(("ago_s", "late"), [(0, False), (200, False), (400, True), (590, True), (700, False)])
+async def test_it_is_late_when_half_of_it_is_over_and_not_when_all_is(ago_s: float, late: bool) -> None:
+    async def renew() -> bool:
+        raise AssertionError("nobody asked for that")
+
+    assert Lease(renew, 600, time.monotonic() - ago_s).is_late is late
