@@ -22,6 +22,7 @@ from relay.log.wire import Wire, connect, credentials
 PING_AFTER_S = 0.3
 LOST_AFTER_S = 1.0  # of silence: whoever listens had better look himself
 DEAD_AFTER_S = 2.5  # then another connection is tried
+BLIP_S = 0.3  # a connection that is made again within this was not missed by anybody
 _CHECK_S = 0.1
 _CONNECT_TIMEOUT_S = 2.0
 _BACKOFF_S = (0.05, 1.0)
@@ -65,11 +66,15 @@ class Feed:
         self._asked: set[bytes] = set()  # and not answered yet
         self._leaving: Counter[bytes] = Counter()  # unsubscribed by us, not answered yet
         self._wire: Wire | None = None
+        self._unheard: set[bytes] = set()  # since a connection was lost, and not told of that yet
+        self._blip: timeouts.Timer | None = None
         self._task = asyncio.create_task(self._run(), name=f"feed {endpoint.host}:{endpoint.port}")
 
     async def aclose(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        if self._blip is not None:
+            self._blip.stop()
 
     def subscribe(self, name: bytes) -> None:
         self.channels.add(name)
@@ -127,7 +132,15 @@ class Feed:
         reason = wire.lost.result() if wire.lost.done() else "silent"
         self._log.warning("subscription_lost", channels=len(self.channels), reason=reason)
         if wire.served:  # else there was nothing to lose since they were told last
-            self._hears.lost(tuple(self.channels))
+            self._unheard |= self.channels
+            self._blip = self._blip or timeouts.Timer(self._lost)
+            if self._blip.due is None:
+                self._blip.start(BLIP_S)
+
+    def _lost(self) -> None:
+        """Those that were acknowledged again by now look because of that: one look for each channel, not two."""
+        unheard, self._unheard = self._unheard, set()
+        self._hears.lost(unheard)
 
     def _begin(self, wire: Wire) -> None:
         self._wire = wire
@@ -147,6 +160,7 @@ class Feed:
                 self._hears.message(name, value)
             elif kind in (b"subscribe", b"ssubscribe") and name in self.channels:
                 self._asked.discard(name)
+                self._unheard.discard(name)
                 self._hears.acknowledged(name)
             elif kind in (b"unsubscribe", b"sunsubscribe"):
                 self._left(name)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay import embedded
+from relay.log import feed
 from relay.log.connect import Connections, call, publish_verb
 from relay.log.subscription import Subscriber
 from tests.scenarios.processes import free_port, until
@@ -101,6 +102,29 @@ async def test_who_left_hears_nothing_and_who_comes_after_him_does() -> None:
             assert (first.losses, second.losses) == (0, 0)
 
 
+async def test_a_connection_that_is_made_again_at_once_is_one_reason_to_look_and_not_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "BLIP_S", 5)
+    with embedded.server() as url:
+        async with desk(url) as here:
+            ears = await asyncio.gather(*(here.listen(f"c{number}") for number in range(50)))
+            for times in (2, 3):
+                await call(here.redis.commands, "CLIENT", "KILL", "TYPE", "pubsub")
+                await until(partial(_all_acknowledged, ears, times), "all are back")
+            assert [ear.losses for ear in ears] == [0] * 50
+
+
+async def test_a_connection_that_cannot_be_made_again_is_told_to_every_listener_once() -> None:
+    with embedded.server() as url:
+        async with desk(url) as here:
+            ears = [await here.listen(f"c{number}") for number in range(3)]
+            await call(here.redis.commands, "CONFIG", "SET", "maxclients", "1")
+            await call(here.redis.commands, "CLIENT", "KILL", "TYPE", "pubsub")
+            await until(lambda: all(ear.losses for ear in ears), "all are told")
+            assert [(ear.losses, ear.acknowledgements) for ear in ears] == [(1, 1)] * 3
+
+
 @pytest.mark.slow
 async def test_a_subscription_waits_for_a_server_that_is_not_there_yet(tmp_path: Path) -> None:
     server = Server(tmp_path)
@@ -181,6 +205,10 @@ async def test_nobody_is_there_and_it_is_tried_in_measure(tmp_path: Path) -> Non
         assert asyncio.get_running_loop().time() - began >= 3 * 0.25
         waiting.cancel()
         await asyncio.wait([waiting])
+
+
+def _all_acknowledged(ears: list[Ear], times: int) -> bool:
+    return all(ear.acknowledgements == times for ear in ears)
 
 
 def _is_acknowledged(ear: Ear, times: int) -> bool:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 _CRASHES = "tests/scenarios/test_crashes.py::test_"
 _DOUBTS = "tests/scenarios/test_doubts.py::test_"
 _FLUSHING = "tests/scenarios/test_flushing.py::test_"
+_IDLE = "tests/scenarios/test_idle_connections.py::test_"
+_SATURATED = "tests/scenarios/test_saturated.py::test_"
 _STOP = "tests/scenarios/test_stop.py::test_"
 _APPEND = "tests/log/test_append.py::test_"
 _CLAIM = "tests/log/test_claim.py::test_"
@@ -15,6 +17,8 @@ _ANSWER = "tests/workers/test_answer.py::test_"
 _RESUMING = "tests/workers/test_resuming.py::test_"
 _END = "tests/log/test_end.py::test_"
 _FOLLOWER = "tests/log/test_follower.py::test_"
+_POOL = "tests/log/test_pool.py::test_"
+_TIMEOUTS = "tests/test_timeouts.py::test_"
 _VIEW = "tests/protocol/test_view.py::test_"
 
 
@@ -167,5 +171,42 @@ MUTANTS = [
         [Change("elif self._in_a_row >= self._failures or", "elif")],
         [_FAILOVER + "a_sick_provider_is_passed_over_and_everybody_can_see_that"],
         [],
+    ),
+    Mutant(
+        "a timeout that counts how late we are ourselves",
+        "relay/timeouts.py",
+        [Change("passed_s if passed_s <= _LATE_S else TICK_S", "passed_s")],
+        [_SATURATED + "a_worker_that_was_stopped_for_longer_than_any_deadline_goes_on_where_it_was"],
+        [
+            _TIMEOUTS + "turns_that_each_take_long_count_as_short_ones",
+            _POOL + "a_loop_that_is_always_busy_loses_no_reply",
+        ],
+    ),
+    Mutant(
+        "an idle connection that is trusted",
+        "relay/log/pool.py",
+        [Change("if link.fresh or await self._answers(link):", "if not link.lost:")],
+        [_IDLE + "a_firewall_that_drops_idle_connections_without_a_word_costs_no_submit"],
+        [
+            _POOL + "a_connection_that_was_closed_while_it_was_idle_costs_no_command",
+            _POOL + "a_connection_that_was_dropped_without_a_word_while_it_was_idle_costs_no_command",
+        ],
+    ),
+    Mutant(
+        "a worker whose leases live in its loop alone",
+        "workers/lifeline.py",
+        [Change("[lease for lease in list(self._leases) if lease.is_late]", "list[Lease]()")],
+        [_SATURATED + "a_generator_that_blocks_the_loop_for_longer_than_the_lease_is_called_once"],
+        ["tests/workers/test_lifeline.py::test_a_lease_is_renewed_while_the_loop_is_blocked_for_longer_than_it_lasts"],
+    ),
+    Mutant(
+        "a look that is out of sight while it waits for its turn",
+        "relay/log/sight.py",
+        [Change("else max(self._trying_at, self._answered_at())", "else self._trying_at")],
+        [],
+        [
+            "tests/log/test_turns.py::test_a_subscription_that_is_lost_for_many_sessions_makes_nobody_degraded",
+            "tests/log/test_sight.py::test_while_others_are_answered_nobody_is_told",
+        ],
     ),
 ]  # fmt: skip
