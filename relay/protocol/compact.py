@@ -1,8 +1,9 @@
 """Compaction: many events into few, with the same text for every viewer. Pure.
 
 Used for replay, for late joiners, and for what a slow reader has not taken yet. The rules are PROTOCOL section 4's:
-tokens (and reasoning) of one generation and attempt merge where their first part stood; overtaken statuses go;
-a `restart` drops what it voids; everything else passes untouched, also events of a type this release has not heard of.
+tokens (and reasoning) of one generation and attempt merge where their first part stood, but never across its `data`, so
+that this keeps its place; overtaken statuses go; a `restart` drops what it voids; everything else passes untouched,
+also events of a type this release has not heard of.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Compactor:
         self.size = _FRAME_OVERHEAD_BYTES
         self._slots: dict[int, _Slot] = {}  # by a running number: in order, and cheap to delete from
         self._next = 0
-        self._open: dict[tuple[str, str, int], int] = {}  # (type, generation, attempt) → merged slot
+        self._open: dict[tuple[str, str, int], int] = {}  # (type, generation, attempt) → the slot that its next part joins
         self._status: dict[str, int] = {}  # generation → its status, not overtaken yet
         self._restart: dict[str, int] = {}  # generation → its last restart
         self._of: dict[str, list[int]] = {}  # generation → its slots that a restart would void
@@ -108,6 +109,9 @@ class Compactor:
         number = self._put(header, body)
         if header.type in _TEXT:
             self._open[key] = number
+        elif header.type == "data":
+            for kind in _TEXT:
+                self._open.pop((kind, generation, header.attempt), None)
         if header.type == "status":
             self._status[generation] = number
         elif header.type == "restart":

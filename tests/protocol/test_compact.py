@@ -67,9 +67,9 @@ def compacted(bodies: list[Body]) -> list[Decoded]:
             continue
         if event["type"] in ("tokens", "reasoning"):
             same = [other for other in result if _mergeable(other, event)]
-            if same:
-                same[0]["text"] += event["text"]
-                same[0]["count"] += event["count"]
+            if same and not any(_is_data_of(event, other) for other in result[result.index(same[-1]) :]):
+                same[-1]["text"] += event["text"]
+                same[-1]["count"] += event["count"]
                 continue
         result.append(event)
     return result
@@ -77,6 +77,10 @@ def compacted(bodies: list[Body]) -> list[Decoded]:
 
 def _mergeable(one: Decoded, other: Decoded) -> bool:
     return all(one.get(name) == other[name] for name in ("type", "generation", "attempt"))
+
+
+def _is_data_of(event: Decoded, other: Decoded) -> bool:
+    return other["type"] == "data" and all(other[name] == event[name] for name in ("generation", "attempt"))
 
 
 def bound_for(bodies: list[Body], extra: int) -> int:
@@ -218,15 +222,28 @@ def test_tokens_in_the_middle_of_an_answer_keep_the_index_of_their_first() -> No
     )
 
 
-def test_reasoning_merges_by_itself_and_data_stays_where_it_stood() -> None:
+def test_reasoning_merges_by_itself() -> None:
     story = Story("g1")
-    bodies = [
-        story.reasoning(["hm"]), story.tokens(["a"]), story.data({"k": 1}), story.reasoning(["!"]), story.tokens(["b"]),
-    ]  # fmt: skip
+    bodies = [story.reasoning(["hm"]), story.tokens(["a"]), story.reasoning(["!"]), story.tokens(["b"])]
     assert events_of(*bodies) == (
         b'{"type":"reasoning","generation":"g1","attempt":1,"index":0,"count":2,"text":"hm!"},'
+        b'{"type":"tokens","generation":"g1","attempt":1,"index":0,"count":2,"text":"ab"}'
+    )
+
+
+def test_nothing_merges_across_data_of_its_generation_and_attempt() -> None:
+    story, other = Story("g1"), Story("g2")
+    bodies = [
+        story.reasoning(["hm"]), story.tokens(["a"]), story.tokens(["b"]), story.data({"k": 1}), other.tokens(["x"]),
+        story.reasoning(["!"]), story.tokens(["c"]), other.tokens(["y"]), story.tokens(["d"]),
+    ]  # fmt: skip
+    assert events_of(*bodies) == (
+        b'{"type":"reasoning","generation":"g1","attempt":1,"index":0,"count":1,"text":"hm"},'
         b'{"type":"tokens","generation":"g1","attempt":1,"index":0,"count":2,"text":"ab"},'
-        b'{"type":"data","generation":"g1","attempt":1,"name":"note","value":{"k":1},"at":1}'
+        b'{"type":"data","generation":"g1","attempt":1,"name":"note","value":{"k":1},"at":2},'
+        b'{"type":"tokens","generation":"g2","attempt":1,"index":0,"count":2,"text":"xy"},'
+        b'{"type":"reasoning","generation":"g1","attempt":1,"index":1,"count":1,"text":"!"},'
+        b'{"type":"tokens","generation":"g1","attempt":1,"index":2,"count":2,"text":"cd"}'
     )
 
 
