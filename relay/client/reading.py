@@ -56,15 +56,17 @@ Item = Text | Restart | Status | Data | End
 
 
 class Reader:
-    """The cursor. Its invariant: the texts given since the last `Restart`, joined, are `_texts[:_taken]` + `_owed`."""
+    """The cursor. Its invariant: the texts given since the last `Restart`, joined, are those of `_parts[:_taken]`, and
+    `_owed`."""
 
     def __init__(self) -> None:
         self.ended = False
         self._attempt = 0  # none seen yet
-        self._texts: list[str] = []
+        self._parts: list[str | Frame] = []
         self._taken = 0
         self._owed = ""  # given from an earlier copy of this text; the rebuilt one must bring it again first
-        self._data = 0
+        self._seen = 0  # data of this copy
+        self._data = 0  # given; after a rebuild fewer may be there, and none of them is new then
         self._state = ""
 
     def news(self, shown: Generation | None, hindrance: str = "") -> list[Item]:
@@ -75,50 +77,70 @@ class Reader:
         if self.ended:
             return []
         items: list[Item] = []
-        if shown is not None and shown.texts is not self._texts:
+        if shown is not None and shown.parts is not self._parts:
             self._turn(shown, items)
         if shown is None or shown.end is None:
             self._status(hindrance or (shown.state if shown is not None else self._state or "queued"), items)
         if shown is not None:
-            self._text(shown, items)
-            self._rest(shown, items)
+            if self._is_another(shown):
+                self._restart(items)
+                self._taken, self._owed = 0, ""
+            self._new_parts(shown, items)
+            if shown.end is not None:
+                self.ended = True
+                items.append(End(shown.end))
         return items
 
     def _turn(self, shown: Generation, items: list[Item]) -> None:
         """The text is another one: rebuilt, or of another attempt."""
         rebuilt = shown.attempt == self._attempt
-        self._owed = "".join(self._texts[: self._taken]) + self._owed if rebuilt else ""
+        self._owed = _text(self._parts[: self._taken]) + self._owed if rebuilt else ""
         if self._attempt and not rebuilt:
             self._restart(items)
-        self._texts, self._taken, self._attempt = shown.texts, 0, shown.attempt
+        self._parts, self._taken, self._seen, self._attempt = shown.parts, 0, 0, shown.attempt
 
     def _status(self, state: str, items: list[Item]) -> None:
         if state != self._state:
             self._state = state
             items.append(Status(state))
 
-    def _text(self, shown: Generation, items: list[Item]) -> None:
-        new = "".join(shown.texts[self._taken :])
-        self._taken = len(shown.texts)
-        if self._owed:
-            known = min(len(new), len(self._owed))
-            short = shown.end is not None and known < len(self._owed)
-            if short or new[:known] != self._owed[:known]:
-                self._restart(items)
-                new, self._owed = "".join(shown.texts), ""
-            else:
-                new, self._owed = new[known:], self._owed[known:]
-        if new:
-            items.append(Text(new))
+    def _is_another(self, shown: Generation) -> bool:
+        """Whether the rebuilt text turns out not to begin with what was given."""
+        if not self._owed:
+            return False
+        new = _text(shown.parts[self._taken :])
+        known = min(len(new), len(self._owed))
+        return new[:known] != self._owed[:known] or (shown.end is not None and known < len(self._owed))
 
-    def _rest(self, shown: Generation, items: list[Item]) -> None:
-        for event in shown.data[self._data :]:  # after a rebuild fewer may be there than were given: none is new then
-            items.append(Data(event["name"], event["value"], event.get("at")))
-        self._data = max(self._data, len(shown.data))
-        if shown.end is not None:
-            self.ended = True
-            items.append(End(shown.end))
+    def _new_parts(self, shown: Generation, items: list[Item]) -> None:
+        new = shown.parts[self._taken :]
+        self._taken = len(shown.parts)
+        repeated, text = 0, ""
+        for part in new:
+            if isinstance(part, str):
+                known = min(len(part), len(self._owed) - repeated)
+                repeated += known
+                text += part[known:]
+                continue
+            self._seen += 1
+            if self._seen > self._data:
+                self._data = self._seen
+                text = _give(text, items)
+                items.append(Data(part["name"], part["value"], part.get("at")))
+        self._owed = self._owed[repeated:]
+        _give(text, items)
 
     def _restart(self, items: list[Item]) -> None:
-        self._data = 0
+        self._seen = self._data = 0
         items.append(Restart())
+
+
+def _text(parts: list[str | Frame]) -> str:
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _give(text: str, items: list[Item]) -> str:
+    """Give it, if it is any; what is left is none."""
+    if text:
+        items.append(Text(text))
+    return ""

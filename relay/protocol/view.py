@@ -20,12 +20,14 @@ _KINDS = frozenset({"status", "tokens", "reasoning", "data", "restart", "end"})
 
 
 class Generation:
-    """One answer as a client shows it. `partial`: joined on the way, so its beginning was never seen."""
+    """One answer as a client shows it. `parts`: text as it came and the data among it, in one order; `texts` and `data`
+    are the same by themselves. `partial`: joined on the way, so its beginning was never seen."""
 
     def __init__(self, generation: str) -> None:
         self.generation = generation
         self.attempt = 1
         self.state = "queued"
+        self.parts: list[str | Frame] = []
         self.texts: list[str] = []
         self.reasonings: list[str] = []
         self.data: list[Frame] = []
@@ -44,7 +46,8 @@ class Generation:
     def restart(self, attempt: int) -> None:
         self.attempt = attempt
         self.state = "retrying"
-        self.texts, self.reasonings, self.data, self.count, self.partial = [], [], [], 0, False
+        self.parts, self.texts, self.reasonings, self.data = [], [], [], []
+        self.count, self.partial = 0, False
 
     def proves(self, end: Frame) -> bool:
         """Whether the text shown is exactly what the model wrote."""
@@ -158,6 +161,7 @@ class SessionView:
             shown.reasonings.append(event["text"])
         elif kind == "data":
             shown.data.append(event)
+            shown.parts.append(event)
         elif kind == "end":
             shown.state, shown.end = event["reason"], event
             return "applied" if shown.proves(event) else "mismatch"
@@ -170,6 +174,7 @@ class SessionView:
             shown.partial = event["index"] > 0  # at 0 its beginning is seen after all
         agrees = shown.count == event["index"]
         shown.texts.append(event["text"])
+        shown.parts.append(event["text"])
         shown.count += event["count"]
         return "applied" if agrees else "mismatch"
 

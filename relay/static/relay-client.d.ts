@@ -144,8 +144,10 @@ export class Generation {
   /** The parts of `text` and `reasoning` as they came; new arrays when an attempt begins again. */
   readonly texts: readonly string[];
   readonly reasonings: readonly string[];
-  /** What hooks and generators want to show; `at`: the token index that it stands before. */
-  readonly data: readonly { name: string; value: unknown; at?: number | null }[];
+  /** What hooks and generators want to show. */
+  readonly data: readonly Data[];
+  /** Text as it came and the data among it, in one order; a new array when an attempt begins again. */
+  readonly parts: readonly (string | Data)[];
   /** Tokens so far. */
   readonly count: number;
   /** Joined live: its beginning was never seen, and its checksum is not checked. */
@@ -154,6 +156,13 @@ export class Generation {
   readonly unproven: boolean;
   readonly running: boolean;
   readonly end: End | null;
+}
+
+/** `at`: the number of tokens before it. */
+export interface Data {
+  name: string;
+  value: unknown;
+  at?: number | null;
 }
 
 /** PROTOCOL's `end`; fields of later releases may be there too. */

@@ -43,7 +43,10 @@ export function crc32(bytes) {
   return ~crc >>> 0;
 }
 
-/** One answer. `texts` are the parts as they came, so that a page appends only the new ones; `text` joins them. */
+/**
+ * One answer. `texts` are its text as it came, so that a page appends only what is new; `text` joins them. `parts` are
+ * the same and the `data` events among them, in one order.
+ */
 export class Generation {
   constructor(generation) {
     this.generation = generation;
@@ -54,7 +57,7 @@ export class Generation {
   }
 
   restart(attempt, state = "retrying") {
-    Object.assign(this, { attempt, state, texts: [], reasonings: [], data: [], count: 0 });
+    Object.assign(this, { attempt, state, parts: [], texts: [], reasonings: [], data: [], count: 0 });
     this.partial = false; // joined live: its beginning was never seen
     this.unproven = false; // shown, although it could not be proven to be what the model wrote
   }
@@ -69,7 +72,7 @@ export class Generation {
       case "status": this.state = event.state; return true;
       case "tokens": return this.grow(event);
       case "reasoning": this.reasonings.push(event.text); return true;
-      case "data": this.data.push(event); return true;
+      case "data": this.data.push(event); this.parts.push(event); return true;
       case "end": this.state = event.reason; this.end = event; return this.proves(event);
       default: return true; // `restart` did its work by its attempt
     }
@@ -80,6 +83,7 @@ export class Generation {
     if (this.partial && !this.texts.length) [this.count, this.partial] = [index, index > 0]; // at 0 it begins here
     const follows = index === this.count;
     this.texts.push(text);
+    this.parts.push(text);
     this.count += count;
     return follows;
   }

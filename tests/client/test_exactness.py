@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from relay.client.channel import Channel, Listener
 from relay.client.following import Backlog, Rebuilt
-from relay.client.reading import End, Reader, Restart, Text
+from relay.client.reading import Data, End, Reader, Restart, Text
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from relay.protocol.view import Frame, SessionView
-from tests.protocol.logs import SESSION, Body, logs
+from tests.protocol.logs import SESSION, Body, in_order, logs
 
 FAULTS = ["send"] * 8 + ["catchup"] * 3 + ["look"] * 4 + ["drop", "repeat", "cut", "new epoch", "lie", "unanswered"]
 
@@ -84,8 +84,12 @@ class Given:
     def __init__(self, generation: str) -> None:
         self.generation = generation
         self.reader = Reader()
-        self.text = ""
+        self.parts: list[str | Frame] = []
         self.end: Frame | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(part for part in self.parts if isinstance(part, str))
 
     def look(self, view: SessionView) -> None:
         for item in self.reader.news(view.generations.get(self.generation)):
@@ -93,9 +97,11 @@ class Given:
             match item:
                 case Text(text):
                     assert text
-                    self.text += text
+                    self.parts.append(text)
+                case Data(_, value, at):
+                    self.parts.append({"value": value, "at": at})
                 case Restart():
-                    self.text = ""
+                    self.parts = []
                 case End(frame):
                     self.end = frame
 
@@ -138,6 +144,18 @@ def texts(log: list[Body]) -> dict[str, dict[int, str]]:
                 event["text"] if event["type"] == "tokens" else ""
             )
     return written
+
+
+def order(log: list[Body], generation: str) -> list[str | Frame]:
+    """Text and data of its last attempt, as the log has them."""
+    parts: list[str | Frame] = []
+    for body in log:
+        event = msgspec.json.decode(body)
+        if event["type"] == "restart" and event["generation"] == generation:
+            parts = []
+        elif event["type"] in ("tokens", "data") and event["generation"] == generation:
+            parts.append(event.get("text") or {"value": event["value"], "at": event["at"]})
+    return in_order(parts)
 
 
 def corrupted(frame: Frame) -> Frame:
@@ -213,7 +231,14 @@ async def play(log: list[Body], script: list[str], upto: list[int]) -> None:
         assert given[name].text.encode() == last.encode() or script.count("lie") > 3  # then lies are shown in the end
         assert channel.view.generations[name].text.encode() == last.encode()
         assert changes.view.generations[name].text == last
+        for shown in (channel.view.generations[name], changes.view.generations[name]):
+            assert in_order([_placed(part) for part in shown.parts]) == order(log, name)
+        assert lied or in_order(given[name].parts) == order(log, name)
         assert (given[name].end is None) == (channel.view.generations[name].end is None)
+
+
+def _placed(part: str | Frame) -> str | Frame:
+    return part if isinstance(part, str) else {"value": part["value"], "at": part["at"]}
 
 
 @given(logs(), st.lists(st.sampled_from(FAULTS), max_size=60), st.lists(st.integers(1, 9), min_size=1, max_size=5))

@@ -144,6 +144,47 @@ def test_a_rebuilt_text_of_another_attempt_is_a_restart() -> None:
     assert shown.news() == [Restart(), Text("Hello")]
 
 
+def test_text_and_data_are_given_in_one_order_however_late_the_reader_looks() -> None:
+    story, shown = Story("g1"), Shown()
+    shown.put(
+        story.data("a"), story.tokens(["He"]), story.tokens(["l"]), story.data("b"), story.data("c"),
+        story.reasoning(["hm"]), story.tokens(["lo"]),
+    )  # fmt: skip
+    assert shown.news()[1:] == [
+        Data("note", "a", 0), Text("Hel"), Data("note", "b", 2), Data("note", "c", 2), Text("lo"),
+    ]  # fmt: skip
+    shown.put(story.data("d"), story.tokens(["!"]))
+    assert shown.news() == [Data("note", "d", 3), Text("!")]
+
+
+def test_after_a_rebuild_the_order_goes_on_behind_what_was_given() -> None:
+    story, shown = Story("g1"), Shown()
+    shown.put(story.tokens(["Hel"]), story.data("a"), story.tokens(["lo"]))
+    shown.news()
+    shown.rebuild()
+    story = Story("g1")
+    shown.put(story.tokens(["He"]))
+    assert shown.news() == []
+    story = Story("g1")
+    shown.rebuild()
+    shown.put(
+        story.tokens(["Hel"]), story.data("a"), story.tokens(["lo wo"]), story.data("b"), story.tokens(["rld"]),
+    )  # fmt: skip
+    assert shown.news() == [Text(" wo"), Data("note", "b", 2), Text("rld")]
+
+
+def test_what_is_another_text_after_a_rebuild_is_given_in_its_order_from_its_beginning() -> None:
+    story, shown = Story("g1"), Shown()
+    shown.put(story.tokens(["Hello"]), story.data("a"))
+    shown.news()
+    shown.rebuild()
+    story = Story("g1")
+    shown.put(story.tokens(["Hel"]))
+    assert shown.news() == []
+    shown.put(story.data("x"), story.tokens(["p"]))
+    assert shown.news() == [Restart(), Text("Hel"), Data("note", "x", 1), Text("p")]
+
+
 def test_data_is_given_once_also_after_a_rebuild() -> None:
     shown = Shown()
     story = Story("g1")

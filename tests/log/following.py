@@ -20,6 +20,7 @@ from relay.log.session_log import PAGE_BYTES, SessionLog
 from relay.log.subscription import Listener
 from relay.protocol.view import SessionView
 from tests.log.in_memory import SESSION_TTL_S, Writer, admitted_and_claimed
+from tests.protocol.logs import in_order
 
 MAX_FRAME_BYTES = 1200
 WAIT_S = 10
@@ -229,7 +230,7 @@ class Recorder:
 def state(view: SessionView) -> dict[str, Any]:
     """What a person sees."""
     return {
-        name: (shown.attempt, shown.count, shown.text, shown.reasoning, shown.end is not None)
+        name: (shown.attempt, shown.count, in_order(shown.parts), shown.reasoning, shown.end is not None)
         for name, shown in view.generations.items()
     }
 

@@ -20,6 +20,7 @@ from relay.protocol.compact import catchups
 from relay.protocol.view import SessionView
 from tests.log.following import MAX_FRAME_BYTES, Held, Stage
 from tests.log.in_memory import Writer, admitted_and_claimed
+from tests.protocol.logs import in_order
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def shown(frames_in_order: list[bytes]) -> Any:
     view.epoch, view.waiting = "e", False
     for frame in frames_in_order:
         assert view.apply(msgspec.json.decode(frame)) == "applied"
-    return view.last, {name: (one.text, one.reasoning, one.data, one.state) for name, one in view.generations.items()}
+    return view.last, {name: (in_order(one.parts), one.reasoning, one.state) for name, one in view.generations.items()}
 
 
 async def test_a_replay_that_paused_while_a_new_life_began_says_no_more(redis: Redis, session_log: SessionLog) -> None:

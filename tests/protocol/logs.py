@@ -15,6 +15,7 @@ EPOCH = "e1"
 
 Decoded = dict[str, Any]
 Body = bytes
+_PLACE = {"session", "seq"}  # of a live event
 
 TEXTS = st.text(st.sampled_from('ab \n"\\é日😀\x00'), min_size=1, max_size=12)
 VALUES = st.none() | st.integers(0, 9) | TEXTS | st.lists(st.integers(0, 9), max_size=3)
@@ -77,6 +78,17 @@ class Story:
         return msgspec.json.encode(
             {"type": "future", "generation": self.generation, "attempt": self.attempt, "text": "?", "index": 3}
         )
+
+
+def in_order(parts: list[str | Decoded]) -> list[str | Decoded]:
+    """Text and the data among it as a person sees them, however the text came."""
+    joined: list[str | Decoded] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        else:
+            joined.append(part if isinstance(part, str) else {name: part[name] for name in part.keys() - _PLACE})
+    return joined
 
 
 def message(generation: str, content: str = "Hello") -> Body:

@@ -10,7 +10,7 @@ import msgspec
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from relay.protocol.view import Frame, SessionView
-from tests.protocol.logs import SESSION, Body, Story
+from tests.protocol.logs import SESSION, Body, Story, in_order
 
 
 class Life:
@@ -61,6 +61,8 @@ class Life:
         pieces: dict[str, int] = {}
         for seq, body in sorted(own.items()):
             header = events.read_header(body)
+            if header.type == "data":
+                pieces.clear()
             if header.type not in ("tokens", "reasoning"):
                 continue
             first = pieces.get(header.type)
@@ -154,7 +156,7 @@ def state(view: SessionView) -> dict[str, Any]:
         "generations": {
             name: (
                 shown.attempt, shown.state, shown.count, shown.text, shown.reasoning,
-                [_bare(event) for event in shown.data], shown.end and _bare(shown.end),
+                in_order(shown.parts), shown.end and _bare(shown.end),
             )
             for name, shown in view.generations.items()
         },

@@ -14,7 +14,7 @@ from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from relay.protocol.view import SessionView
 from relay.protocol.words import MAX_FRAME_BYTES
-from tests.protocol.logs import EPOCH, SESSION, Body, Decoded, Story, logs, message
+from tests.protocol.logs import EPOCH, SESSION, Body, Decoded, Story, in_order, logs, message
 
 SUBSCRIBED = {"type": "subscribed", "session": SESSION, "epoch": EPOCH, "at": 0, "head": 0, "recovered": False}
 ANY_NUMBER = st.integers(0, 10**6)
@@ -44,10 +44,13 @@ def state(view: SessionView) -> dict[str, Any]:
         "cursor": view.cursor,
         "messages": [_bare(event) for event in view.messages],
         "generations": {
-            name: (shown.attempt, shown.state, shown.count, shown.text, shown.reasoning, shown.end and _bare(shown.end))
+            name: (
+                shown.attempt, shown.state, shown.count, in_order(shown.parts), shown.reasoning,
+                shown.end and _bare(shown.end),
+            )
             for name, shown in view.generations.items()
         },
-    }
+    }  # fmt: skip
 
 
 def _bare(event: Decoded) -> Decoded:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.examples import tries
 from tests.log import following
 from tests.log.in_memory import redis_in_memory, whole_log
+from tests.protocol.logs import in_order
 from tests.workers import test_rebuilding as rebuilding
 from workers.flushing import LetGo
 
@@ -56,9 +57,24 @@ async def play(steps: list[tuple[str, int]], faults: list[str], size: int) -> No
             shown = viewer.view.generations["g1"]
             assert shown.text == "".join(said)
             assert [(event["value"], event["at"]) for event in shown.data] == data
+            assert [part if isinstance(part, str) else part["at"] for part in in_order(shown.parts)] == order(
+                said, data
+            )
             assert shown.end is not None
             assert not viewer.view.unproven
         await watching.aclose()
+
+
+def order(said: list[str], data: list[tuple[int, int]]) -> list[str | int]:
+    """The text in parts, and between them the place of each data event."""
+    found: list[str | int] = []
+    for index in range(len(said) + 1):
+        places: list[str | int] = [at for _, at in data if at == index]
+        found += places
+        if index < len(said):
+            together = found and isinstance(found[-1], str)
+            found = [*found[:-1], f"{found[-1]}{said[index]}"] if together else [*found, said[index]]
+    return found
 
 
 async def _step(
