@@ -40,7 +40,9 @@ EMPTY_SESSION_TTL_S = 60
 PAGE_BYTES = 1024 * 1024
 MAX_MARKS = 2000
 TRIM_ENTRIES = 500
+TRIM_BYTES = 1024 * 1024
 PIECE_BYTES = 64 * 1024
+MAX_PIECES = 2000  # of a generation; `range` goes through them
 
 
 class SessionLog:
@@ -312,7 +314,7 @@ class SessionLog:
 
     async def trim(self, session: str, generation: str) -> bool:
         """Merge a page of an ended generation's batches; True if there are more."""
-        reply = await self._run(_TRIM, session, generation, TRIM_ENTRIES, PIECE_BYTES)
+        reply = await self._run(_TRIM, session, generation, TRIM_ENTRIES, PIECE_BYTES, TRIM_BYTES, MAX_PIECES)
         return bool(reply[0] == b"more")
 
     async def _read(self, script: Script, session: str, *arguments: Argument) -> Any:

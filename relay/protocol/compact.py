@@ -72,9 +72,8 @@ class Compactor:
         self.size = _FRAME_OVERHEAD_BYTES
         self._slots: dict[int, _Slot] = {}  # by a running number: in order, and cheap to delete from
         self._next = 0
-        self._open: dict[
-            tuple[str, str, int], int
-        ] = {}  # (type, generation, attempt) → the slot that its next part joins
+        # (type, generation, attempt) → the slot that its next part joins
+        self._open: dict[tuple[str, str, int], int] = {}
         self._status: dict[str, int] = {}  # generation → its status, not overtaken yet
         self._restart: dict[str, int] = {}  # generation → its last restart
         self._of: dict[str, list[int]] = {}  # generation → its slots that a restart would void

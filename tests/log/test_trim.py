@@ -17,7 +17,8 @@ from relay.protocol import frames
 from relay.protocol.compact import catchups
 from relay.protocol.view import SessionView
 from tests.examples import tries
-from tests.log.in_memory import admitted_and_claimed, redis_in_memory, session_log_on, whole_log
+from tests.log.in_memory import Writer, admitted_and_claimed, redis_in_memory, session_log_on, whole_log
+from tests.protocol.logs import in_order
 
 NASTY = ["plain ", "/slash\\/", '"quoted"', "\u0000\x1f\n", "🙂", "e\u0301", "\u2028", "</script>", "7"]
 
@@ -39,11 +40,16 @@ async def shown(log: SessionLog) -> SessionView:
     return view
 
 
-def texts(view: SessionView) -> dict[str, tuple[str, str, Any]]:
-    return {name: (known.text, known.reasoning, known.end) for name, known in view.generations.items()}
+def texts(view: SessionView) -> dict[str, tuple[str, str, Any, Any]]:
+    return {
+        name: (known.text, known.reasoning, in_order(known.parts), known.end)
+        for name, known in view.generations.items()
+    }
 
 
-async def test_many_batches_become_one_and_everything_else_stays(session_log: SessionLog, redis: Redis) -> None:
+async def test_many_batches_become_one_on_either_side_of_data_and_everything_else_stays(
+    session_log: SessionLog, redis: Redis
+) -> None:
     writer = await admitted_and_claimed(session_log)
     await writer.reasoning("because ")
     for number in range(30):
@@ -54,11 +60,66 @@ async def test_many_batches_become_one_and_everything_else_stays(session_log: Se
     await writer.end(message_id="a")
     before = await shown(session_log)
     await trimmed(session_log)
-    assert [event["type"] for event in await whole_log(session_log)] == [
-        "message", "status", "reasoning", "tokens", "data", "end",
+    assert [(event["type"], event.get("count")) for event in await whole_log(session_log)] == [
+        ("message", None), ("status", None), ("reasoning", 1), ("tokens", 11), ("data", None), ("tokens", 19),
+        ("reasoning", 1), ("end", 30),
     ]  # fmt: skip
-    assert await redis.xlen("t:s:{s}:log") == 6
+    assert await redis.xlen("t:s:{s}:log") == 8
     assert texts(await shown(session_log)) == texts(before)
+
+
+async def data_among_tokens(session_log: SessionLog, places: int) -> Writer:
+    writer = await admitted_and_claimed(session_log)
+    for number in range(places):
+        await writer.tokens("a")
+        await writer.tokens("b")
+        await writer.data({"number": number})
+    await writer.end()
+    return writer
+
+
+async def test_very_much_data_leaves_batches_as_they_are_beyond_a_number_of_pieces(
+    session_log: SessionLog, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`range` goes through the list of pieces on each page."""
+    monkeypatch.setattr("relay.log.session_log.MAX_PIECES", 5)
+    monkeypatch.setattr("relay.log.session_log.TRIM_ENTRIES", 7)
+    await data_among_tokens(session_log, 20)
+    before, entries = texts(await shown(session_log)), await redis.xlen("t:s:{s}:log")
+    await trimmed(session_log)
+    pieces = await redis.hget("t:s:{s}:g:g1", "pieces")
+    assert pieces is not None
+    assert 4 <= pieces.count(b"\n") <= 5
+    assert await redis.xlen("t:s:{s}:log") == entries - pieces.count(b"\n")
+    assert texts(await shown(session_log)) == before
+
+
+async def test_a_batch_by_itself_is_no_piece(session_log: SessionLog, redis: Redis) -> None:
+    writer = await admitted_and_claimed(session_log)
+    for number in range(4):
+        await writer.tokens("a")
+        await writer.data(number)
+    await writer.end()
+    before = texts(await shown(session_log))
+    await trimmed(session_log)
+    assert await redis.hget("t:s:{s}:g:g1", "pieces") == b""
+    assert texts(await shown(session_log)) == before
+
+
+async def test_large_data_makes_no_large_page(session_log: SessionLog) -> None:
+    """However large the events that lie among the batches: Redis does nothing else meanwhile."""
+    writer = await admitted_and_claimed(session_log)
+    for _ in range(40):
+        await writer.data("x" * 100_000)
+        await writer.tokens("a")
+        await writer.tokens("b")
+    await writer.end()
+    before = texts(await shown(session_log))
+    pages = 1
+    while await session_log.trim("s", "g1"):
+        pages += 1
+    assert pages > 2
+    assert texts(await shown(session_log)) == before
 
 
 @pytest.mark.parametrize("text", NASTY)

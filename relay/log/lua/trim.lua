@@ -1,51 +1,76 @@
 -- trim: merge the batches of an ended generation in the log, a page at a time. The text is kept once, in its own key;
 -- of the entries only the first of each piece stays, and `range` reads it as the whole piece. What a restart has voided
--- goes. `message`, `data`, `restart` and `end` stay as they are.
+-- goes. `message`, `data`, `restart` and `end` stay as they are, and no piece reaches across `data`.
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] generation   ARGV[5] page: entries looked at in one go
--- ARGV[6] piece_bytes: encoded events merged into one piece
+-- ARGV[6] piece_bytes: encoded events merged into one piece   ARGV[7] page_bytes: bodies looked at in one go
+-- ARGV[8] max_pieces of a generation: beyond them batches stay as they are
 -- Returns {'done'} or {'more'}. An unknown or running generation is done.
 -- Atomic because pieces, deleted entries and the floor (no cursor among them is honoured any more) must agree.
 
-local key = of.state(ARGV[4])
+local generation, page, piece_bytes, page_bytes = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local key = of.state(generation)
 local state = redis.call('HMGET', key, 'last', 'attempt', 'trimmed', 'pieces', 'text_at', 'reasoning_at')
-local first = redis.call('ZSCORE', KEY.generations, ARGV[4])
+local first = redis.call('ZSCORE', KEY.generations, generation)
 if not state[1] or not first then return { 'done' } end
 local last, attempt = tonumber(state[1]), tonumber(state[2])
 local from = state[3] and tonumber(state[3]) + 1 or tonumber(first)
 local at = { tokens = tonumber(state[5] or 0), reasoning = tonumber(state[6] or 0) }
-local open, pieces, dropped, reached = {}, {}, nil, last
+local written = state[4] or ''
+local _, known = string.gsub(written, '\n', '')
+local open, pieces, dropped = {}, {}, nil
 
 redis.call('HDEL', key, 'trimmed') -- goes through where memory is full (session.lua): trimming frees it
 
-local function drop(entry)
+local function drop(entry, seq)
   redis.call('XDEL', KEY.log, entry[1])
-  dropped = reached
+  dropped = seq
 end
 
-local entries = redis.call('XRANGE', KEY.log, digits(from) .. '-0', digits(last) .. '-0', 'COUNT', ARGV[5])
-for _, entry in ipairs(entries) do
-  reached = tonumber(string.match(entry[1], '^(%d+)'))
-  local body = entry[2][4]
-  local event = entry[2][2] == ARGV[4] and cjson.decode(body) or {}
-  if event.type == 'tokens' or event.type == 'reasoning' then
-    local kind, piece = event.type, open[event.type]
-    if event.attempt < attempt then
-      drop(entry)
-    elseif piece and piece.encoded + #body <= tonumber(ARGV[6]) then
-      piece.count, piece.bytes = piece.count + event.count, piece.bytes + #event.text
-      piece.encoded = piece.encoded + #body
-      at[kind] = at[kind] + #event.text
-      drop(entry)
-    else
-      piece = { seq = reached, kind = kind, index = event.index, count = event.count, at = at[kind], bytes = #event.text, encoded = #body }
-      at[kind] = at[kind] + #event.text
-      open[kind], pieces[#pieces + 1] = piece, piece
+-- Whether this batch may join that piece; the first to join makes it one.
+local function joins(piece, body)
+  if not piece or piece.encoded + #body > piece_bytes then return false end
+  if not piece.merged then
+    if known + #pieces >= tonumber(ARGV[8]) then return false end
+    piece.merged, pieces[#pieces + 1] = true, piece
+  end
+  return true
+end
+
+local function batch(entry, seq, kind)
+  local event, body = cjson.decode(entry[2][4]), entry[2][4]
+  local piece = open[kind]
+  if event.attempt < attempt then
+    drop(entry, seq)
+    return
+  end
+  if joins(piece, body) then
+    piece.count, piece.bytes = piece.count + event.count, piece.bytes + #event.text
+    piece.encoded = piece.encoded + #body
+    drop(entry, seq)
+  else
+    open[kind] = { seq = seq, kind = kind, index = event.index, count = event.count, at = at[kind], bytes = #event.text, encoded = #body }
+  end
+  at[kind] = at[kind] + #event.text
+end
+
+local reached, seen, bytes = from - 1, 0, 0
+while reached < last and seen < page and bytes < page_bytes do
+  local wanted = math.min(20, page - seen) -- of entries of 128 KiB
+  local entries = redis.call('XRANGE', KEY.log, digits(reached + 1) .. '-0', digits(last) .. '-0', 'COUNT', wanted)
+  for _, entry in ipairs(entries) do
+    reached = tonumber(string.match(entry[1], '^(%d+)'))
+    seen, bytes = seen + 1, bytes + #entry[2][4]
+    local kind = entry[2][2] == generation and string.match(entry[2][4], '^{"type":"(%a+)"')
+    if kind == 'data' then
+      open = {}
+    elseif kind == 'tokens' or kind == 'reasoning' then
+      batch(entry, reached, kind)
     end
   end
+  if #entries < wanted then reached = last end
 end
 
-local written = state[4] or ''
 for _, piece in ipairs(pieces) do
   written = written .. piece.kind
   for _, number in ipairs({ piece.seq, piece.index, piece.count, piece.at, piece.bytes }) do
@@ -53,7 +78,6 @@ for _, piece in ipairs(pieces) do
   end
   written = written .. '\n'
 end
-if #entries < tonumber(ARGV[5]) then reached = last end
 redis.call('HSET', key, 'trimmed', digits(reached), 'pieces', written, 'text_at', digits(at.tokens), 'reasoning_at', digits(at.reasoning))
 if dropped and dropped > tonumber(redis.call('HGET', KEY.meta, 'floor')) then
   redis.call('HSET', KEY.meta, 'floor', digits(dropped))
