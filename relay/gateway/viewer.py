@@ -34,6 +34,7 @@ class Viewer:
         self._sink = sink
         self._on_unsubscribed = on_unsubscribed
         self._cursor = 0
+        self._version = follower.version  # of the log, in which it was sent everything up to there
         self._life = 0  # counts restarts: what was read for an earlier one is not sent any more
         self._degraded = False  # it was told so, and not yet that this is over
         self._restored = False  # it is over, and it is to be told so once it has what it lacks
@@ -67,6 +68,7 @@ class Viewer:
             self._sink.burst(burst)
             self._cursor = burst.last
         else:
+            self._version = self.follower.version
             self.follower.audience.keeping_up.discard(self)
             self._catch_up()
 
@@ -106,7 +108,7 @@ class Viewer:
 
     def _subscribed(self, at: int, recovered: bool, reply_id: str | None) -> None:
         follower = self.follower
-        self._cursor = at
+        self._cursor, self._version = at, follower.version
         self._life += 1
         reply = Subscribed(
             id=reply_id,
@@ -162,7 +164,7 @@ class Viewer:
                 return
 
     async def _replay(self) -> None:
-        life, replay = self._life, self.follower.replay(self._cursor)
+        life, replay = self._life, self.follower.replay(self._cursor, self._version)
         while True:
             async with self._sink.turn:  # of all the catch-ups of a connection, one at a time holds a frame
                 await self._sink.room()
@@ -175,5 +177,5 @@ class Viewer:
                 if life != self._life:
                     return
                 self._sink.send(frame)
-                self._cursor = seq
+                self._cursor, self._version = seq, replay.version
                 del frame  # while there is no room, a viewer is its cursor and nothing else

@@ -28,6 +28,7 @@ from relay.log.replies import Deleted, Opened, Page, Span
 from relay.log.session_log import SessionLog
 from relay.log.sight import Sight
 from relay.log.subscription import Source
+from relay.log.versions import BEFORE_ANY_CHANGE, Version
 from relay.log.window import OutOfOrder, Window
 from relay.protocol import events
 from relay.protocol.frames import Active
@@ -66,7 +67,7 @@ class Follower:
         self.session = session
         self.epoch = ""
         self.frontier = 0
-        self.floor = 0
+        self.version = BEFORE_ANY_CHANGE  # of the log, as far as is known
         self.deleted = False
         self.active: dict[str, Active] = {}
         self.audience = Audience()
@@ -165,9 +166,14 @@ class Follower:
         """(epochs, generations not ended) that viewers here have been shown."""
         return [*self._lives, self.epoch], [*self.active, *self.missing]
 
-    def replay(self, after: int) -> Replay:
-        """What follows `after`, up to what is flushed."""
-        return Replay(self, self.pages, after, self.audience.flushed, max_frame_bytes=self._max_frame_bytes)
+    @property
+    def floor(self) -> int:
+        return self.version.floor
+
+    def replay(self, after: int, version: Version = BEFORE_ANY_CHANGE) -> Replay:
+        """What follows `after`, up to what is flushed; `version`: in which the reader has all up to there."""
+        upto = self.audience.flushed
+        return Replay(self, self.pages, after, upto, max_frame_bytes=self._max_frame_bytes, version=version)
 
     def overtaken(self) -> None:
         self._doubted("epoch")
@@ -223,7 +229,8 @@ class Follower:
             if (lost := "missing" if self._torn else loss(page, asked, newest)) is not None:
                 await self._begin_where_something_was_lost(lost, page.head)
                 return
-            self.floor = page.floor
+            self.audience.flush()  # so that whoever falls behind what is known of by now does so with the older version
+            self.version = page.version
             if self.frontier < page.floor:
                 await self._begin()  # what lies between was trimmed: only everything anew is still true
                 return
@@ -377,7 +384,7 @@ class Follower:
     def _take(self, opened: Opened) -> None:
         self._torn = self._torn and opened.epoch == self.epoch  # another gateway may have begun a new life for it
         self._shifted = False
-        self.epoch, self.floor = opened.epoch, opened.floor
+        self.epoch, self.version = opened.epoch, opened.version
         self.frontier = opened.head
         self.audience.begin(opened.head)
         self.active = {known.generation: known for known in opened.active}

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from relay import metrics
 from relay.log.loss import torn
 from relay.log.session_log import PAGE_BYTES, SessionLog
+from relay.log.versions import BEFORE_ANY_CHANGE, Version
 from relay.log.window import Entry
 from relay.protocol.compact import compacted
 
@@ -41,15 +42,15 @@ class Block(NamedTuple):
 
 
 class Stretch:
-    """All entries of a log from `first` to `last`, as they were while `floor` was its floor.
+    """All entries of a log from `first` to `last`, as they were in one version of it.
 
     They are compacted in blocks, once for everybody: of a long answer each reader's frame takes 2 µs a batch else.
     """
 
-    def __init__(self, first: int, last: int, floor: int, entries: list[Entry]) -> None:
+    def __init__(self, first: int, last: int, version: Version, entries: list[Entry]) -> None:
         self.first = first
         self.last = last
-        self.floor = floor
+        self.version = version
         self._entries = entries
         self._compacted: dict[int, list[bytes]] = {}  # by the place of a block's first entry
 
@@ -127,25 +128,28 @@ class Pages:
         self._log = session_log
         self._shelf = shelf
         self._epoch = ""
-        self._floor = 0
+        self._version = BEFORE_ANY_CHANGE  # of all stretches at hand
         self._stretches: dict[int, Stretch] = {}  # by first seq
         self._firsts: list[int] = []  # the same, in order
         self._waiting: Counter[int] = Counter()  # cursors
         self._turn = asyncio.Lock()
 
-    async def after(self, epoch: str, after: int, upto: int) -> Stretch:
+    async def after(self, epoch: str, after: int, upto: int, trims: int = 0) -> Stretch:
         """A stretch that has what follows `after`, and perhaps more on both sides; `upto` is written already.
 
+        `trims`: those that the reader knows of; what was read before them is read again.
         Raises StorageError; OtherLife where the log is not in that of `epoch`; Torn.
         """
-        if (found := self._found(epoch, after)) is not None:
+        if (found := self._found(epoch, after, trims)) is not None:
             return found
         self._waiting[after] += 1
         try:
             while True:
                 async with self._turn:
-                    if (found := self._found(epoch, after)) is not None:
+                    if (found := self._found(epoch, after, trims)) is not None:
                         return found
+                    if self._version.trims < trims:
+                        self.clear()
                     read = await self._read(epoch, self._lowest(epoch, after), upto)
                     if read.first <= after + 1 <= read.last:
                         return read
@@ -163,8 +167,9 @@ class Pages:
         self._firsts.remove(first)
         self._shelf.forget(self, first)
 
-    def _found(self, epoch: str, after: int) -> Stretch | None:
-        stretch = self._at(after + 1) if epoch == self._epoch else None
+    def _found(self, epoch: str, after: int, trims: int) -> Stretch | None:
+        known = epoch == self._epoch and self._version.trims >= trims
+        stretch = self._at(after + 1) if known else None
         if stretch is not None:
             metrics.replay_pages.labels("shared").inc()
             self._shelf.touch(self, stretch.first)
@@ -195,11 +200,12 @@ class Pages:
             raise OtherLife
         if torn(page, after, upto):
             raise Torn
-        if (page.epoch, page.floor) != (self._epoch, self._floor):
-            self.clear()  # pages of different floors do not fit together
-            self._epoch, self._floor = page.epoch, page.floor
+        if page.epoch != self._epoch or not page.version.is_same(self._version):
+            self.clear()  # stretches of different versions do not fit together
+            self._epoch = page.epoch
+        self._version = page.version
         last = page.entries[-1][0] if page.entries else upto
-        read = self._stretches[after + 1] = Stretch(after + 1, last, page.floor, page.entries)
+        read = self._stretches[after + 1] = Stretch(after + 1, last, page.version, page.entries)
         self._firsts.insert(bisect_right(self._firsts, after), after + 1)
         self._shelf.put(self, read.first, read.size_bytes)
         return read

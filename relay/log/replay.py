@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from relay.errors import StorageError
+from relay.log.audience import Audience
 from relay.log.pages import Block, OtherLife, Pages, Torn
+from relay.log.versions import BEFORE_ANY_CHANGE, Version
 from relay.log.window import Window
 from relay.protocol import events, frames
 from relay.protocol.compact import Packer
@@ -27,9 +29,10 @@ class Followed(Protocol):
     session: str
     epoch: str
     window: Window
+    audience: Audience
 
     def overtaken(self) -> None:
-        """A replay has met another life of the log than the one that is followed."""
+        """A replay has met a later state of the log than is followed: another life, or more of this one."""
 
     def torn(self, epoch: str) -> None:
         """A replay has found that entries are missing in this life; another may have begun meanwhile."""
@@ -40,16 +43,26 @@ class Replay:
 
     Each step gives (last seq, frame): a live event if only one is lacking, else catchups that follow on. Stops early
     when the log begins a new life. Raises Trimmed, StorageError.
+    `version`: of the log in which the reader has everything up to its cursor, after each step too.
     """
 
-    def __init__(self, followed: Followed, pages: Pages, after: int, upto: int, *, max_frame_bytes: int) -> None:
+    def __init__(
+        self,
+        followed: Followed,
+        pages: Pages,
+        after: int,
+        upto: int,
+        *,
+        max_frame_bytes: int,
+        version: Version = BEFORE_ANY_CHANGE,
+    ) -> None:
         self._followed = followed
         self._epoch = followed.epoch
         self._pages = pages
         self._after = after
         self._upto = upto
         self._max_frame_bytes = max_frame_bytes
-        self._floor: int | None = None  # as the pages read so far have it
+        self.version = version
 
     def __aiter__(self) -> Replay:
         return self
@@ -84,18 +97,27 @@ class Replay:
         """(up to where, entries) of the next stretch: as far as the window or one page goes."""
         window = self._followed.window
         # A page that was trimmed may hold, in one piece, text that the window has in batches.
-        if window.holds(after) and (self._floor is None or self._floor <= after):
+        if window.holds(after) and (after == 0 or self.version.floor <= after):
             return self._upto, [Block(window.between(after, self._upto))]
         try:
-            stretch = await self._pages.after(self._epoch, after, self._upto)
+            stretch = await self._pages.after(self._epoch, after, self._upto, self.version.trims)
         except OtherLife:
             self._followed.overtaken()
             raise StorageError("range: the log began a new life while it was read") from None
         except Torn:
             self._followed.torn(self._epoch)
             raise StorageError(f"range: entries behind {after} are missing") from None
-        if 0 < after < stretch.floor != self._floor:
+        if not stretch.version.continues(self.version, after):
             raise Trimmed  # of what was sent already, or of what lies between, something is forgotten
-        self._floor = stretch.floor
+        self._reach(stretch.version.floor)
+        self.version = stretch.version
         upto = min(stretch.last, self._upto)
         return upto, stretch.blocks(after, upto)
+
+    def _reach(self, floor: int) -> None:
+        """Go on to the floor at least: what was merged below it is whole only there. Raises StorageError."""
+        if floor > self._upto:
+            self._upto = max(self._upto, self._followed.audience.flushed)
+        if floor > self._upto:
+            self._followed.overtaken()
+            raise StorageError(f"range: entries up to {floor} were merged, which are not shown here yet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from relay.log.versions import Change, Version
 from relay.protocol.frames import Active
 
 
@@ -12,21 +13,35 @@ class Deleted(Exception):
 
 
 class Opened(NamedTuple):
-    """A session at one moment; `floor`: at and below this seq the log cannot be replayed from the middle."""
+    """A session at one moment; `floor`: at and below this seq the log cannot be replayed from the middle.
+
+    `trims`: how often entries of it were merged or removed.
+    """
 
     epoch: str
     head: int
     floor: int
     active: list[Active]
+    trims: int = 0
+
+    @property
+    def version(self) -> Version:
+        return Version(self.floor, self.trims)
 
 
 class Page(NamedTuple):
-    """Entries (seq, body) of one range read, and the head at that moment."""
+    """Entries (seq, body) of one range read, and head and version (versions.py) at that moment."""
 
     epoch: str
     head: int
     floor: int
     entries: list[tuple[int, bytes]]
+    trims: int = 0
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def version(self) -> Version:
+        return Version(self.floor, self.trims, self.changes)
 
 
 class Admitted(NamedTuple):

@@ -33,6 +33,7 @@ from relay.log.replies import (
 from relay.log.scripts import Argument, Script, read, session_script
 from relay.log.snapshots import Snapshots
 from relay.log.turns import Turns
+from relay.log.versions import Change
 from relay.protocol.frames import Active
 from relay.protocol.words import Reason, new_epoch
 
@@ -89,13 +90,13 @@ class SessionLog:
             return None
         if reply[0] == b"deleted":
             raise Deleted
-        epoch, head, floor, flat = reply
+        epoch, head, floor, flat, trims = reply
         names = [item.decode() for item in flat]
         active = [
             Active(name, int(attempt), state)
             for name, attempt, state in zip(names[::3], names[1::3], names[2::3], strict=True)
         ]
-        return Opened(epoch.decode(), int(head), int(floor), active)
+        return Opened(epoch.decode(), int(head), int(floor), active, int(trims))
 
     async def range(
         self, session: str, first: int, last: int | None = None, page_bytes: int = PAGE_BYTES
@@ -104,9 +105,10 @@ class SessionLog:
         reply = await self._read(_RANGE, session, first, "+" if last is None else last, page_bytes)
         if not reply:
             return None
-        epoch, head, floor, flat = reply
+        epoch, head, floor, flat, trims, *rest = reply
         entries = [(int(seq), body) for seq, body in zip(flat[::2], flat[1::2], strict=True)]
-        return Page(epoch.decode(), int(head), int(floor), entries)
+        changes = tuple(map(Change._make, zip(*(map(int, rest[place::3]) for place in range(3)), strict=True)))
+        return Page(epoch.decode(), int(head), int(floor), entries, int(trims), changes)
 
     async def find_request(self, session: str, request_id: str) -> tuple[str, str] | None:
         """(generation, body hash) of a request_id that was admitted."""

@@ -105,6 +105,7 @@ class Recorder:
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
         self.view = SessionView(follower.session)
+        self.version = follower.version
         self.frames: list[bytes] = []
         self.begun = 0
         self.recovered = False
@@ -134,6 +135,7 @@ class Recorder:
         assert burst.first == self.view.last + 1
         assert burst.last == burst.first + len(burst.payloads) - 1
         if self.slow:
+            self.version = self.follower.version
             self.follower.audience.keeping_up.discard(self)
             return
         for payload in burst.payloads:
@@ -191,6 +193,7 @@ class Recorder:
     def _subscribed(self, at: int, recovered: bool) -> None:
         self.lives += 1
         self.begun, self.recovered = len(self.frames), recovered
+        self.version = self.follower.version
         frame = {
             "type": "subscribed", "session": self.view.session, "epoch": self.follower.epoch, "at": at,
             "head": self.follower.frontier, "recovered": recovered, "active": [],
@@ -215,10 +218,12 @@ class Recorder:
                 return
             life = self.lives
             try:
-                async for seq, frame in self.follower.replay(self.view.last):
+                replay = self.follower.replay(self.view.last, self.version)
+                async for seq, frame in replay:
                     if life != self.lives or self.slow:
                         break
                     self._show(frame)
+                    self.version = replay.version
                     assert self.view.last == seq
                     await asyncio.sleep(0)  # room in the sink comes late
             except Trimmed:
@@ -314,8 +319,11 @@ class Stage:
         self.viewers.append(viewer)
         return viewer
 
-    async def everybody_has_everything(self) -> Page:
-        """After one look of the follower; then what they show is what the log says."""
+    async def everybody_has_everything(self, *, removed: bool = False) -> Page:
+        """After one look of the follower; then what they show is what the log says.
+
+        `removed`: answers may be gone from it; who has seen one to its end goes on showing it.
+        """
         await self.follower.look()
         page = await self.log.range("s", 1)
         assert page is not None
@@ -329,7 +337,9 @@ class Stage:
             viewer.drain()
             await viewer.reaches(page.head)
             assert viewer.view.cursor == reference.cursor
-            assert state(viewer.view) == state(reference)
+            gone = viewer.view.generations.keys() - reference.generations.keys() if removed else set()
+            assert all(viewer.view.generations[name].end is not None for name in gone)
+            assert {name: one for name, one in state(viewer.view).items() if name not in gone} == state(reference)
         return page
 
     async def aclose(self) -> None:

@@ -173,11 +173,11 @@ async def test_pages_from_before_something_was_forgotten_are_not_mixed_with_late
     await answered(log, job_of("g1"), "one")
     read = Read(redis)
     pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
-    assert (await pages.after(epoch, 2, 4)).floor == 0
+    assert (await pages.after(epoch, 2, 4)).version.floor == 0
     await log.admit(job_of("g2"))  # forgets g1: seqs 1 to 4
     later = await pages.after(epoch, 0, 2)
-    assert (later.floor, list(later.blocks(0, 2))) == (4, [])
-    assert (await pages.after(epoch, 3, 6)).floor == 4
+    assert (later.version.floor, list(later.blocks(0, 2))) == (4, [])
+    assert (await pages.after(epoch, 3, 6)).version.floor == 4
 
 
 async def test_entries_that_are_missing_above_the_floor_are_not_passed_over(redis: Redis, read: Read) -> None:

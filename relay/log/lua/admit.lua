@@ -25,10 +25,7 @@ local function forget_oldest()
       redis.call('DEL', of.state(old), of.text(old), of.reasoning(old))
       redis.call('ZREM', KEY.generations, old)
       redis.call('LREM', KEY.transcript, 0, old)
-      -- What stood at and below its end cannot be replayed from the middle any more.
-      if tonumber(last) > tonumber(redis.call('HGET', KEY.meta, 'floor')) then
-        redis.call('HSET', KEY.meta, 'floor', last)
-      end
+      changed(old, tonumber(from), tonumber(last))
       return
     end
   end

@@ -2,10 +2,11 @@
 --
 -- KEYS[1] meta   ARGV[1..3] see session.lua   ARGV[4] first seq wanted   ARGV[5] last, or '+'
 -- ARGV[6] max_bytes of bodies in a page (one entry at least; 0: none, only the head)
--- Returns {} if the session does not exist, else {epoch, head, floor, {seq, body, seq, body …}}.
+-- Returns {} if the session does not exist, else {epoch, head, floor, {seq, body, seq, body …}, trims, and for each of the
+-- newest changes its trims, first and last seq (session.lua)}.
 -- Atomic so that head and entries belong to one moment of one epoch.
 
-local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq', 'floor')
+local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq', 'floor', 'trims')
 if not meta[1] then return {} end
 local room, page, from = tonumber(ARGV[6]), {}, ARGV[4]
 
@@ -37,6 +38,14 @@ local function pieces_of(generation)
   return found
 end
 
+local function reply()
+  local found = { meta[1], meta[2], meta[3], page, meta[4] or '0' }
+  for _, change in ipairs(changes(meta[4] or 0)) do
+    for place = 1, 3 do found[#found + 1] = digits(change[place]) end
+  end
+  return found
+end
+
 local upto = ARGV[5] == '+' and '+' or ARGV[5] .. '-0'
 while room > 0 do
   local entries = redis.call('XRANGE', KEY.log, from .. '-0', upto, 'COUNT', 200)
@@ -44,7 +53,7 @@ while room > 0 do
     local seq = string.match(entry[1], '^(%d+)')
     local piece = pieces_of(entry[2][2])[seq]
     local body = piece and piece() or entry[2][4]
-    if #page > 0 and #body > room then return { meta[1], meta[2], meta[3], page } end
+    if #page > 0 and #body > room then return reply() end
     page[#page + 1] = seq
     page[#page + 1] = body
     room = room - #body
@@ -52,4 +61,4 @@ while room > 0 do
   end
   if #entries < 200 then break end
 end
-return { meta[1], meta[2], meta[3], page }
+return reply()

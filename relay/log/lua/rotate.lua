@@ -13,7 +13,7 @@ if ARGV[6] == '1' then
   for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
     forget_generation(generation)
   end
-  redis.call('HSET', KEY.meta, 'floor', redis.call('HGET', KEY.meta, 'seq'))
+  raise_floor_to_head()
 end
 redis.call(publish_verb, KEY.events, ARGV[5] .. ' 0 ') -- seq 0: no event, a reason to look
 return { 'rotated' }

@@ -89,6 +89,48 @@ local function next_fence(worker, stored, held)
   return digits(math.max(now, math.floor(highest / 1000) + 1) * 1000 + own)
 end
 
+-- Which entries were merged or removed in this epoch, oldest first: {trims, first, last, generation}. `trims` says how
+-- often some have; with the floor it is the log's version (versions.py). An earlier release raises the floor alone: then
+-- everything below it counts as changed.
+local function changes(trims)
+  local meta, found = redis.call('HMGET', KEY.meta, 'changes', 'floor', 'floored'), {}
+  for count, first, last, generation in string.gmatch(meta[1] or '', '(%d+) (%d+) (%d+) (%S+)\n') do
+    found[#found + 1] = { tonumber(count), tonumber(first), tonumber(last), generation }
+  end
+  if meta[2] ~= (meta[3] or '0') then found[#found + 1] = { tonumber(trims), 1, tonumber(meta[2]), '-' } end
+  return found
+end
+
+-- Note that entries of an ended generation were merged or removed, and raise the floor: nobody may go on from among
+-- them. Changes of one generation are one; beyond MAX_CHANGES the oldest are told as one.
+local MAX_CHANGES = 32
+local function changed(generation, first, last)
+  local trims = redis.call('HINCRBY', KEY.meta, 'trims', 1)
+  local list = changes(trims)
+  local newest = list[#list]
+  if newest and newest[4] == generation then
+    list[#list] = { trims, math.min(newest[2], first), math.max(newest[3], last), generation }
+  else
+    list[#list + 1] = { trims, first, last, generation }
+  end
+  while #list > MAX_CHANGES do
+    local oldest = table.remove(list, 1)
+    list[1] = { list[1][1], math.min(oldest[2], list[1][2]), math.max(oldest[3], list[1][3]), '-' }
+  end
+  local written = {}
+  for _, change in ipairs(list) do
+    written[#written + 1] = digits(change[1]) .. ' ' .. digits(change[2]) .. ' ' .. digits(change[3]) .. ' ' .. change[4] .. '\n'
+  end
+  local floor = digits(math.max(last, tonumber(redis.call('HGET', KEY.meta, 'floor'))))
+  redis.call('HSET', KEY.meta, 'floor', floor, 'floored', floor, 'changes', table.concat(written))
+end
+
+-- For another epoch: nothing in the log may be replayed from the middle.
+local function raise_floor_to_head()
+  local head = redis.call('HGET', KEY.meta, 'seq')
+  redis.call('HSET', KEY.meta, 'floor', head, 'floored', head)
+end
+
 -- Write a generation's `message`, unless it stands in the log already: as its own, or, for a retry, as that of what it
 -- retries or of another retry (Redis may have lost either). `from`: where in ARGV its fields begin, name and value.
 -- Returns its seq, nil if there is none to write.
@@ -121,7 +163,7 @@ local function forget_generation(generation)
   until #entries < 500
   redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
   redis.call('ZREM', KEY.active, generation)
-  redis.call('HSET', KEY.meta, 'floor', redis.call('HGET', KEY.meta, 'seq'))
+  raise_floor_to_head()
 end
 
 -- Write the one `end` of a generation, from what the log itself holds, and store its final state. `members` are

@@ -6,7 +6,7 @@
 -- ARGV[6] piece_bytes: encoded events merged into one piece   ARGV[7] page_bytes: bodies looked at in one go
 -- ARGV[8] max_pieces of a generation: beyond them batches stay as they are
 -- Returns {'done'} or {'more'}. An unknown or running generation is done.
--- Atomic because pieces, deleted entries and the floor (no cursor among them is honoured any more) must agree.
+-- Atomic because pieces, deleted entries and the log's version (no cursor among them is honoured any more) must agree.
 
 local generation, page, piece_bytes, page_bytes = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local key = of.state(generation)
@@ -18,13 +18,13 @@ local from = state[3] and tonumber(state[3]) + 1 or tonumber(first)
 local at = { tokens = tonumber(state[5] or 0), reasoning = tonumber(state[6] or 0) }
 local written = state[4] or ''
 local _, known = string.gsub(written, '\n', '')
-local open, pieces, dropped = {}, {}, nil
+local open, pieces, begins, dropped = {}, {}, nil, nil -- between which seqs entries were merged or dropped
 
 redis.call('HDEL', key, 'trimmed') -- goes through where memory is full (session.lua): trimming frees it
 
-local function drop(entry, seq)
+local function drop(entry, seq, beginning)
   redis.call('XDEL', KEY.log, entry[1])
-  dropped = seq
+  begins, dropped = math.min(begins or beginning, beginning), seq
 end
 
 -- Whether this batch may join that piece; the first to join makes it one.
@@ -41,13 +41,13 @@ local function batch(entry, seq, kind)
   local event, body = cjson.decode(entry[2][4]), entry[2][4]
   local piece = open[kind]
   if event.attempt < attempt then
-    drop(entry, seq)
+    drop(entry, seq, seq)
     return
   end
   if joins(piece, body) then
     piece.count, piece.bytes = piece.count + event.count, piece.bytes + #event.text
     piece.encoded = piece.encoded + #body
-    drop(entry, seq)
+    drop(entry, seq, piece.seq)
   else
     open[kind] = { seq = seq, kind = kind, index = event.index, count = event.count, at = at[kind], bytes = #event.text, encoded = #body }
   end
@@ -79,7 +79,8 @@ for _, piece in ipairs(pieces) do
   written = written .. '\n'
 end
 redis.call('HSET', key, 'trimmed', digits(reached), 'pieces', written, 'text_at', digits(at.tokens), 'reasoning_at', digits(at.reasoning))
-if dropped and dropped > tonumber(redis.call('HGET', KEY.meta, 'floor')) then
-  redis.call('HSET', KEY.meta, 'floor', digits(dropped))
+if dropped then
+  changed(generation, begins, dropped)
+  redis.call(publish_verb, KEY.events, redis.call('HGET', KEY.meta, 'epoch') .. ' 0 ') -- seq 0: no event, a reason to look
 end
 return { reached < last and 'more' or 'done' }
