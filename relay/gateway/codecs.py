@@ -30,8 +30,9 @@ def _msgpack_frame(payload: bytes) -> bytes:
 
 
 JSON = Codec(
-    "relay.v1.json", "text", text_frame, bytes.decode, commands.read, commands.peek, lambda raw, _: len(raw.encode())
-)
+    "relay.v1.json", "text", text_frame, bytes.decode, commands.read, commands.peek,
+    lambda raw, _: len(raw.encode(errors="surrogatepass")),
+)  # fmt: skip
 MSGPACK = Codec(
     "relay.v1.msgpack", "bytes", _msgpack_frame, msgpack.pack, msgpack.read, msgpack.peek, msgpack.json_bytes
 )  # fmt: skip

@@ -99,19 +99,16 @@ class Connection:
         close()
 
     async def _take(self, raw: str | bytes) -> None:
-        reply_id, session = None, None
-        codec, max_bytes = self._codec, self._limits["max_command_bytes"]
         try:
-            large = codec.json_bytes(raw, max_bytes) > max_bytes
-            fields = codec.peek(raw) if large else codec.read(raw)
-            reply_id = commands.reply_id(fields)
-            session = fields.get("session") if isinstance(fields.get("session"), str) else None
-            if large:
-                raise ClientError("too_large", "The command is larger than max_command_bytes.")
+            fields = self._read(raw)
+        except ClientError as error:
+            self._refuse_unread(error, self._codec.peek(raw))
+            return
+        reply_id = commands.reply_id(fields)
+        try:
             command = commands.check(fields, self._limits)
         except ClientError as error:
-            metrics.commands.labels("refused").inc()
-            self._refuse(error, reply_id, session)
+            self._refuse_unread(error, fields)
             return
         metrics.commands.labels(fields["type"]).inc()
         match command:
@@ -121,6 +118,18 @@ class Connection:
                 self._welcome(reply_id)
             case Subscribe() | Unsubscribe() | Submit() | Stop():
                 await self._in_order(command.session, self._carry_out(command, reply_id, answer_by()))
+
+    def _read(self, raw: str | bytes) -> commands.Fields:
+        max_bytes = self._limits["max_command_bytes"]
+        if self._codec.json_bytes(raw, max_bytes) > max_bytes:
+            raise ClientError("too_large", "The command is larger than max_command_bytes.")
+        return self._codec.read(raw)
+
+    def _refuse_unread(self, error: ClientError, fields: commands.Fields) -> None:
+        """Before it is a command; by what was found of it all the same."""
+        metrics.commands.labels("refused").inc()
+        session = fields.get("session")
+        self._refuse(error, commands.reply_id(fields), session if isinstance(session, str) else None)
 
     async def _in_order(self, session: str, work: Coroutine[Any, Any, None]) -> None:
         await self._free.acquire()

@@ -1,7 +1,8 @@
 """Commands, client → server: decoded, checked and compared. Pure.
 
 A command travels in three steps, so that each kind of mistake gets its own code: bytes → `read` (a map at all?) →
-`reply_id` (may the error carry the client's id?) → `check` (a command with every field in order).
+`reply_id` (may the error carry the client's id?) → `check` (a command with every field in order). Of what `read`
+refuses, `peek` finds the id.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from relay.errors import ClientError
+from relay.protocol import addressing
 from relay.protocol.words import (
     EPOCH,
     GENERATION,
@@ -86,8 +88,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     def body_hash(self) -> str:
         """Equal for equal bodies: all fields but the addressing ones, defaults filled in, as JSON values."""
         body = msgspec.to_builtins(self)
-        for addressing in ("type", "session", "request_id"):
-            del body[addressing]
+        for name in ("type", "session", "request_id"):
+            del body[name]
         canonical = msgspec.json.encode(_integral(body), order="deterministic")
         return hashlib.sha256(canonical).hexdigest()[:32]
 
@@ -119,11 +121,11 @@ def read(raw: bytes | str) -> Fields:
 
 
 def peek(raw: bytes | str) -> Fields:
-    """`id` and `session` of a message too large to be read, without building the rest. Raises ClientError."""
+    """`id` and `session` of a message that is not read: too large, or no JSON; as far as they can be found."""
     try:
         found = _peeker.decode(raw)
     except (RecursionError, msgspec.DecodeError, UnicodeError):
-        raise ClientError("bad_message", "The message is not valid JSON.") from None
+        return addressing.of_json(raw)
     return {"id": found.id, "session": found.session}
 
 

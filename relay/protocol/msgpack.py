@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from relay.errors import ClientError
+from relay.protocol import addressing
 from relay.protocol.commands import Fields
 
 _INTEGERS = range(-(2**63), 2**64)  # what MessagePack holds; JSON has no such bound
@@ -52,8 +53,11 @@ def read(raw: bytes) -> Fields:
 
 
 def peek(raw: bytes) -> Fields:
-    """`id` and `session` of a message too large to be read, without building the rest. Raises ClientError."""
-    found = _unpack(_peeker.decode, raw)
+    """`id` and `session` of a message that is not read: too large, or refused; as far as they can be found."""
+    try:
+        found = _unpack(_peeker.decode, raw)
+    except ClientError:
+        return addressing.of_msgpack(raw)
     return {"id": found.id, "session": found.session}
 
 
@@ -61,7 +65,7 @@ def json_bytes(raw: bytes, enough: float) -> int:
     """The message's size as JSON, which is what limits count; from above where that is no more than `enough`."""
     if len(raw) * _GROWTH <= enough:
         return len(raw) * _GROWTH
-    return len(_lenient(_unpack(_decode, raw)))
+    return len(_unpack(lambda whole: _lenient(_decode(whole)), raw))
 
 
 def _unpack(decode: Any, raw: bytes) -> Any:

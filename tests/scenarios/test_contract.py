@@ -8,6 +8,7 @@ import socket
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -75,6 +76,26 @@ BAD: list[tuple[str, str, str | None]] = [
     ('{"type":"submit","id":"a","session":"s","request_id":"r","content":"' + "x" * 140_000 + '"}', "too_large", "a"),
     ('{"type":"ping","id":"a","t":"' + "x" * 1_100_000 + '"}', "too_large", "a"),
     ('{"type":"stop","id":"a","session":"s","generation":"g_none"}', "not_found", "a"),
+    # What no decoder reads has an id all the same.
+    ('{"type":"ping","t":"\\ud83d","id":"a"}', "bad_message", "a"),
+    ('{"type":"submit","session":"s","request_id":"r","metadata":{"\\ude00":1},"id":"a"}', "bad_message", "a"),
+    ('{"type":"ping","t":' + "[" * 5000 + "]" * 5000 + ',"id":"a"}', "bad_message", "a"),
+    ('{"type":"ping","t":NaN,"id":"a"}', "bad_message", "a"),
+    ('{"type":"ping","id":"a","t":"' + "x" * 1_100_000 + '\\ud83d"}', "too_large", "a"),
+    ('{"id":"a","type":"ping","t":"cut', "bad_message", "a"),
+    ('{"type":"ping","id":"\\ud83d"}', "bad_message", None),
+]
+
+
+HALF_BODIES = [
+    '{"content":"HALF"}',
+    '{"content":"q","request_id":"HALF"}',
+    '{"content":"q","system":"HALF"}',
+    '{"content":"q","metadata":{"HALF":1}}',
+    '{"content":"q","metadata":{"a":["HALF"]}}',
+    '{"content":"q","unheard_of":"HALF"}',
+    '{"messages":[{"role":"user","content":"HALF"}]}',
+    '{"HALF":1}',
 ]
 
 
@@ -90,6 +111,30 @@ async def test_bad_commands_get_a_clear_error_and_the_connection_survives(relay:
             assert error["message"]
         await websocket.send('{"type":"ping","id":"z"}')
         assert (await _receive(websocket))["type"] == "pong"
+
+
+async def test_in_msgpack_too_what_cannot_be_read_is_refused_by_its_id(relay: World) -> None:
+    gateway = await relay.gateway()
+    subprotocol = Subprotocol("relay.v1.msgpack")
+    faults = [
+        b"\xa1\xff",
+        b"\x81\xa1\xff\x01",
+        b"\x81\x01\x02",
+        b"\xc4\x01a",
+        b"\xd4\x05a",
+        b"\x91" * 5000 + b"\x01",
+        b"\xc1",
+    ]
+    async with connect(_address(gateway), proxy=None, subprotocols=[subprotocol]) as websocket:
+        await websocket.recv()
+        for fault in faults:
+            await websocket.send(b"\x83\xa4type\xa4ping\xa1t" + fault + b"\xa2id\xa1a")
+            error = msgspec.msgpack.decode(await websocket.recv(decode=False))
+            assert (error["type"], error["code"], error.get("id")) == ("error", "bad_message", "a"), fault
+        await websocket.send(b"\x83\xa2id\xa1a\xa4type\xa4ping\xa1t")  # its tail is missing
+        assert msgspec.msgpack.decode(await websocket.recv(decode=False))["id"] == "a"
+        await websocket.send(msgspec.msgpack.encode({"type": "ping", "id": "z"}))
+        assert msgspec.msgpack.decode(await websocket.recv(decode=False))["type"] == "pong"
 
 
 @pytest.mark.parametrize(
@@ -176,6 +221,16 @@ async def test_http_errors_have_one_shape_and_the_right_status(relay: World) -> 
         ("GET", "/v1/sessions/none/", None, {}, 404, "not_found"),
         ("GET", "/v1/nothing", None, {}, 404, "not_found"),
         ("PUT", submit, b"{}", json_type, 405, "bad_message"),
+        *(
+            ("POST", submit, body.encode(errors="surrogatepass"), json_type, 400, "bad_message")
+            for half in ("\\ud83d", "\ud83d")
+            for body in HALF_BODIES
+            for body in [body.replace("HALF", half)]
+        ),
+        ("POST", submit, {"content": "q"}, {"Idempotency-Key": "\x85"}, 400, "bad_message"),
+        ("POST", "/v1/sessions/%ED%A0%BD/generations", {"content": "q"}, {}, 400, "bad_session"),
+        ("GET", "/v1/sessions/s/events?cursor=%ED%A0%BD:1", None, {}, 400, "bad_cursor"),
+        ("GET", "/v1/sessions/s/events?generation=%ED%A0%BD", None, {}, 404, "not_found"),
     ]
     for method, path, body, headers, status, code in cases:
         answer = await gateway.http(method, path, body, headers)
