@@ -128,18 +128,17 @@ class Submissions:
         return await self._log.stop(session, generation)  # it has just come back
 
     async def _submit(self, submit: Submit, language: str | None) -> Accepted:
-        body_hash = submit.body_hash()
         known, has_room = await asyncio.gather(
             self._log.find_request(submit.session, submit.request_id), self._announced(submit.queue)
         )
         if known is not None:
-            return await self._known(submit, *known, body_hash)
+            return await self._known(submit, *known)
         await self._menu.check(submit)
         if not has_room:
             raise ClientError("bad_message", "queue: there are too many queues; name one that is in use.")
         crashpoint("submit.looked_up")
 
-        job = await self._job(submit, new_id("g"), body_hash, language)
+        job = await self._job(submit, new_id("g"), language)
         admitted = await self._intake.submit(job)
         if admitted == "queue_full":
             raise ClientError("rate_limited", f"queue: {submit.queue} is full.", retry_after_s=5)
@@ -149,21 +148,21 @@ class Submissions:
             raise ClientError("not_found", "retry_of: there is no such generation in this session.")
         if admitted.generation == job.generation:
             return Accepted(job.generation, duplicate=False)
-        return await self._known(submit, admitted.generation, admitted.body_hash, body_hash)
+        return await self._known(submit, admitted.generation, admitted.body_hash)
 
     async def _announced(self, queue: str) -> bool:
         """A queue that is refused in the next step must take no place on the list, and none of the reapers' time."""
         return self._menu.serves(queue) and await self._queue.announce(queue)
 
-    async def _known(self, submit: Submit, generation: str, known_hash: str, body_hash: str) -> Accepted:
-        if known_hash != body_hash:
+    async def _known(self, submit: Submit, generation: str, known_hash: str) -> Accepted:
+        if known_hash not in (submit.body_hash(), submit.earlier_hash()):
             raise ClientError("conflict", "request_id was used in this session for another question.")
         standing = await self._intake.unclaimed(submit.session, generation)
         if standing is not None:
-            await self._intake.enqueue(await self._job(submit, generation, body_hash, standing.get("language")))
+            await self._intake.enqueue(await self._job(submit, generation, standing.get("language")))
         return Accepted(generation, duplicate=True)
 
-    async def _job(self, submit: Submit, generation: str, body_hash: str, language: str | None) -> Job:
+    async def _job(self, submit: Submit, generation: str, language: str | None) -> Job:
         message_id, content = new_id("m"), submit.user_turn
         if submit.retry_of is not None:
             turn = await self._log.user_turn(submit.session, submit.retry_of)
@@ -174,7 +173,7 @@ class Submissions:
             session=submit.session,
             generation=generation,
             request_id=submit.request_id,
-            body_hash=body_hash,
+            body_hash=submit.kept_hash(),
             queue=submit.queue,
             message_id=message_id,
             content=content,

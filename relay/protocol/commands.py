@@ -8,9 +8,12 @@ refuses, `peek` finds the id.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from relay.errors import ClientError
 from relay.protocol import addressing
@@ -27,7 +30,15 @@ from relay.protocol.words import (
 
 MAX_ID_LENGTH = 64
 MAX_METADATA_BYTES = 4 * 1024
+MAX_NESTING = 100  # of what a submit says, itself included: fewer levels than whoever handles it has room for
 MAX_ECHO_BYTES = 64 * 1024  # what a ping may ask to be sent back; a frame must hold it
+
+_ADDRESSING = ("session", "request_id")
+# Of a submit; never to be changed: the hashes that were stored before depend on it.
+_KNOWN_EARLIER = (
+    "content", "messages", "retry_of", "queue", "mode", "schema", "priority", "provider", "model", "max_tokens",
+    "system", "metadata",
+)  # fmt: skip
 
 Fields = dict[str, Any]
 
@@ -86,12 +97,29 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
         return self.content or ""
 
     def body_hash(self) -> str:
-        """Equal for equal bodies: all fields but the addressing ones, defaults filled in, as JSON values."""
-        body = msgspec.to_builtins(self)
-        for name in ("type", "session", "request_id"):
-            del body[name]
-        canonical = msgspec.json.encode(_integral(body), order="deterministic")
-        return hashlib.sha256(canonical).hexdigest()[:32]
+        """Equal for equal bodies: the fields that differ from the wire's default, but the addressing ones.
+
+        So a field that a later release adds changes no hash of a body that does without it.
+        """
+        return _hash({field.encode_name: value for field, value in self._body() if value != field.default})
+
+    def earlier_hash(self) -> str:
+        """As the release before had it: all fields that it knew, defaults filled in."""
+        return _hash({field.encode_name: value for field, value in self._body() if field.name in _KNOWN_EARLIER})
+
+    def kept_hash(self) -> str:
+        """The one to be stored: gateways of the release before, which know no other, are to recognise what they can."""
+        added = any(value != field.default for field, value in self._body() if field.name not in _KNOWN_EARLIER)
+        return self.body_hash() if added else self.earlier_hash()
+
+    def _body(self) -> Iterator[tuple[FieldInfo, Any]]:
+        fields = msgspec.to_builtins(self)
+        return ((field, fields[field.encode_name]) for field in _fields(type(self)) if field.name not in _ADDRESSING)
+
+
+@cache
+def _fields(kind: type[Submit]) -> tuple[FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
 
 
 Command = Hello | Ping | Subscribe | Unsubscribe | Stop | Submit
@@ -218,14 +246,20 @@ def check_submit(submit: Submit, limits: dict[str, float]) -> None:
         raise ClientError("bad_message", f"metadata is larger than {MAX_METADATA_BYTES} bytes.")
 
 
-def _integral(value: Any) -> Any:
-    """JSON has one kind of number: 1.0 and 1 are the same value."""
+def _hash(body: Fields) -> str:
+    return hashlib.sha256(msgspec.json.encode(_integral(body), order="deterministic")).hexdigest()[:32]
+
+
+def _integral(value: Any, room: int = MAX_NESTING) -> Any:
+    """JSON has one kind of number: 1.0 and 1 are the same value. Raises ClientError for what nests too deeply."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, dict | list) and not room:
+        raise ClientError("bad_message", "The command is nested too deeply.")
     if isinstance(value, dict):
-        return {name: _integral(inner) for name, inner in value.items()}
+        return {name: _integral(inner, room - 1) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_integral(inner) for inner in value]
+        return [_integral(inner, room - 1) for inner in value]
     return value
 
 

@@ -366,6 +366,67 @@ def test_bodies_that_differ_anywhere_have_different_hashes() -> None:
     assert len(hashes) == len(VARIANTS)
 
 
+# Both as literals: hashes lie in Redis, and gateways of two releases read them during a deploy.
+PINNED: list[tuple[dict[str, Any], str, str]] = [
+    ({"content": "Hello"}, "4463b468c94d399dd6e540df3c055c88", "5255d61e41e7d5363cbb323a9a4b1f7b"),
+    (
+        {
+            "content": "Grüße 🙂", "queue": "fast", "priority": "high", "provider": "p", "model": "m",
+            "max_tokens": 100, "system": "Be brief.", "metadata": {"b": [1.0, None], "a": {}},
+            "schema": {"type": "object"},
+        },
+        "c831023dd7056c7b1e97328688db2bd2",
+        "fb543e35957e0f0e51973ecc633da168",
+    ),
+    (
+        {"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "Hello"}]},
+        "90e23f63b4742aadef7705375483398a",
+        "ec2ff199d89d7bb93d8efe630ba71fe5",
+    ),
+    ({"retry_of": "g_1"}, "00fe8f14c0dd761ac7a539096c280534", "a84f9db16a80e3fcb3d3d5cf530a3a51"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "own", "earlier"), PINNED)
+def test_the_hashes_of_a_body_are_these(fields: dict[str, Any], own: str, earlier: str) -> None:
+    command = submit(**{"content": None, **fields})
+    assert (command.body_hash(), command.earlier_hash(), command.kept_hash()) == (own, earlier, earlier)
+
+
+class Later(Submit, frozen=True, tag="submit"):
+    """A submit as a later release may have it."""
+
+    options: dict[str, Any] | None = None
+    when: str = "now"
+
+
+@pytest.mark.parametrize(("fields", "own", "earlier"), PINNED)
+def test_a_field_that_is_added_changes_no_hash_of_a_body_that_does_without_it(
+    fields: dict[str, Any], own: str, earlier: str
+) -> None:
+    body = {"session": "s", "request_id": "r", **fields}
+    later = msgspec.convert({"type": "submit", **body, "when": "now"}, Later)
+    assert (later.body_hash(), later.earlier_hash(), later.kept_hash()) == (own, earlier, earlier)
+    with_it = [msgspec.convert({"type": "submit", **body, "options": {"seed": seed}}, Later) for seed in (1, 2)]
+    assert len({own, *(one.body_hash() for one in with_it)}) == 3
+    assert all(one.kept_hash() == one.body_hash() for one in with_it)
+    assert all(one.earlier_hash() == earlier for one in with_it)
+
+
+def test_every_field_that_is_compared_has_a_plain_default() -> None:
+    compared = [field for field in msgspec.structs.fields(Submit) if field.name not in ("session", "request_id")]
+    assert all(field.default is not msgspec.NODEFAULT for field in compared)
+
+
+@pytest.mark.parametrize("field", ["metadata", "schema"])
+@pytest.mark.parametrize(("opening", "closing"), ["[]", ('{"a":', "}")])
+def test_what_a_submit_says_is_nested_in_at_most_a_hundred_levels(field: str, opening: str, closing: str) -> None:
+    head = json.dumps(SUBMIT)[:-1]
+    for depth, fits in ((98, True), (99, False), (400, False)):
+        raw = f'{head},"{field}":{{"x":{nested(depth, opening, closing)}}}}}'
+        assert (taken_or_refused(raw) is not None) == fits, depth
+
+
 # Hostile input
 
 

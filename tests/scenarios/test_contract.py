@@ -576,6 +576,21 @@ async def test_both_codecs_carry_the_same_conversation(relay: World, codec: str)
         check(late, generation, "Grüße 🙂\nend")
 
 
+async def test_a_submit_that_an_earlier_or_a_later_release_took_is_known_again(relay: World) -> None:
+    """During a rolling deploy a submit may be repeated to the other release's gateway, in either direction."""
+    earlier, own = "5255d61e41e7d5363cbb323a9a4b1f7b", "4463b468c94d399dd6e540df3c055c88"  # of content "Hello"
+    gateway = await relay.gateway()
+    path, body = "/v1/sessions/s/generations", {"content": "Hello", "request_id": "r"}
+    _, first, _ = await gateway.http("POST", path, body)
+    requests = f"{relay.prefix}:s:{{s}}:requests"
+    assert await relay.redis.hget(requests, "r") == f"{first['generation']} {earlier}".encode()
+    for stored, expected in ((earlier, 202), (own, 202), ("0" * 32, 409)):
+        await relay.redis.hset(requests, "r", f"{first['generation']} {stored}")
+        status, again, _ = await gateway.http("POST", path, body)
+        assert status == expected, stored
+        assert status != 202 or again == {**first, "duplicate": True}
+
+
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
 async def test_what_is_nested_too_deeply_to_be_echoed_is_refused_however_deep_that_is(relay: World, codec: str) -> None:
     gateway = await relay.gateway()
