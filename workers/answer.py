@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from relay import metrics
+from relay import metrics, timeouts
 from relay.logging import Logger
 from relay.settings import Settings
 from workers.call import Arrivals, Call
@@ -106,7 +106,7 @@ class Answer:
     async def _cancel(self, upstream: Upstream) -> None:
         """The answer has ended or goes on elsewhere: what fails in here costs it nothing."""
         try:
-            async with asyncio.timeout(CANCEL_S):
+            async with timeouts.timeout(CANCEL_S):
                 await upstream.provider.cancel(upstream.mark)
         except (ProviderError, TimeoutError) as error:
             self._log.warning("cancel_failed", provider=upstream.seat.name, **describe(error))

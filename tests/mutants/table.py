@@ -200,7 +200,7 @@ MUTANTS = [
         ["tests/workers/test_lifeline.py::test_a_lease_is_renewed_while_the_loop_is_blocked_for_longer_than_it_lasts"],
     ),
     Mutant(
-        "a look that is out of sight while it waits for its turn",
+        "a look out of sight while it waits for its turn",
         "relay/log/sight.py",
         [Change("else max(self._trying_at, self._answered_at())", "else self._trying_at")],
         [],

@@ -6,13 +6,13 @@ The question goes out as `{"session", "generation", "messages": [{"role", "conte
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import httpx2
 import msgspec
 
+from relay import timeouts
 from relay.errors import SettingsError
 from workers.providers import access, agent_answer
 from workers.providers.base import Part, Prompt, ProviderError, Reasoning, Text
@@ -70,7 +70,7 @@ class AgentProvider:
         """
         try:
             async with (
-                asyncio.timeout(self._check_timeout_s),
+                timeouts.timeout(self._check_timeout_s),
                 self._client.stream("GET", self._url) as response,
             ):
                 if response.status_code in (401, 403):
@@ -110,7 +110,7 @@ class AgentProvider:
         headers = {"Content-Type": "application/json"}
         try:
             async with (
-                asyncio.timeout(self._answer_timeout_s),
+                timeouts.timeout(self._answer_timeout_s),
                 self._client.stream("POST", self._url, content=question, headers=headers) as response,
             ):
                 if not response.is_success:
@@ -149,7 +149,7 @@ async def _refused(response: httpx2.Response) -> ProviderError:
         detail = f"HTTP {status}: nobody takes a POST at AGENT_API_URL"
         return ProviderError("provider_error", detail, retryable=False, status=status, misconfigured=True)
     try:
-        async with asyncio.timeout(ERROR_BODY_S):
+        async with timeouts.timeout(ERROR_BODY_S):
             names = agent_answer.error_names(await _read(response, MAX_ERROR_BYTES))
     except _UNREADABLE:
         names = []  # the status says enough

@@ -20,6 +20,7 @@ from openai import AsyncStream, Omit, omit
 from openai.types.responses import ResponseInputParam, ResponseStreamEvent
 from openai.types.shared_params import Reasoning as ReasoningParam
 
+from relay import timeouts
 from workers.providers.base import Part, Prompt, ProviderError
 from workers.providers.failures import Failures
 from workers.providers.openai import OpenAIProvider
@@ -66,7 +67,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
     async def cancel(self, mark: str) -> None:
         """Stop it there, within CANCEL_S. Raises ProviderError; harmless where it has ended already."""
         try:
-            async with asyncio.timeout(CANCEL_S):
+            async with timeouts.timeout(CANCEL_S):
                 await self._client.responses.cancel(checked_mark(mark))
         except (openai.BadRequestError, openai.ConflictError):
             return  # it has ended: OpenAI answers 400 or with its last state, others 409
@@ -157,7 +158,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         assert response.mark
         after = omit if response.last is None else response.last  # 0 would leave out the first event
         try:
-            async with asyncio.timeout(QUIET_S):
+            async with timeouts.timeout(QUIET_S):
                 return await self._client.responses.retrieve(response.mark, stream=True, starting_after=after)
         except openai.BadRequestError:
             return None
@@ -165,7 +166,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
     async def _look(self, response: Response) -> list[Part]:
         """What is missing, once it has ended; see Response.look."""
         assert response.mark
-        async with asyncio.timeout(QUIET_S):
+        async with timeouts.timeout(QUIET_S):
             return response.look(await self._client.responses.retrieve(response.mark))
 
     async def _rest(self, response: Response, failure: ProviderError) -> list[Part]:
@@ -181,13 +182,13 @@ class OpenAIBackgroundProvider(OpenAIProvider):
 
 async def _next(stream: _Stream, response: Response) -> object:
     """The next event, _END after the last. Before its id is known nothing can be taken up: then it is waited for."""
-    async with asyncio.timeout(QUIET_S if response.mark else None):
+    async with timeouts.timeout(QUIET_S if response.mark else None):
         return await anext(stream, _END)
 
 
 async def _drain(stream: _Stream) -> None:
     with suppress(*_FAILURES.errors):  # the answer is whole: nothing after its end can spoil it
-        async with asyncio.timeout(TAIL_S):
+        async with timeouts.timeout(TAIL_S):
             while await anext(stream, _END) is not _END:
                 pass
 
