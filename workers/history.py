@@ -11,11 +11,7 @@ BYTES_PER_TOKEN = 4  # roughly, of English; a tokenizer per model would cost mor
 
 
 async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, settings: Settings) -> Prompt:
-    """The whole context of a job; `completed` are the transcript's generations as of its claim. Raises StorageError.
-
-    A retry of a question whose answer is among `completed` sees what came before that answer; any other retry (of one
-    that failed, or is older) sees all of it.
-    """
+    """The whole context of a job; `completed` are those that its claim has named. Raises StorageError."""
     system = [Turn("system", job.system)] if job.system is not None else []
     if job.messages is not None:
         turns = [Turn(turn.role, turn.content) for turn in job.messages]
@@ -28,9 +24,6 @@ async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, setti
 
 async def _past(job: Job, completed: list[str], snapshots: Snapshots, room_bytes: int) -> list[Turn]:
     """Whole exchanges, the newest that fit; an older one never stands without those after it."""
-    if job.retry_of is not None:
-        questions = await snapshots.questions(job.session, completed)
-        completed = completed[: questions.index(job.message_id)] if job.message_id in questions else completed
     past: list[Turn] = []
     for generation in reversed(completed):
         exchange = await snapshots.turns(job.session, [generation])

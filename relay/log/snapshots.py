@@ -63,14 +63,6 @@ class Snapshots:
             ]
         return turns
 
-    async def questions(self, session: str, generations: list[str]) -> list[str]:
-        """The message_id of each one's question; '' for one that was forgotten meanwhile."""
-        if not generations:
-            return []
-        keys = [self._keys.generation(session, name) for name in generations]
-        found = await read(self._redis, *(("HGET", key, "message_id") for key in keys))
-        return [item.decode() if item is not None else "" for item in found]
-
     async def newest(self, session: str, name: str, limit: int) -> list[str]:
         """The newest `limit` ids of `generations` (in order of submit) or `transcript` (in order of completion)."""
         key = self._keys.session(session, name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from relay.log.replies import Outcome, Refused, Stopped
+from relay.log.replies import Outcome, Rebuilt, Refused, Stopped
 from relay.log.session_log import SessionLog
 from tests.log.in_memory import (
     LEASE_MS,
@@ -169,6 +170,58 @@ async def test_a_turn_that_is_retried_twice_stands_in_the_transcript_once(sessio
     await answered(session_log, job_of("g2", retry_of="g1", message_id="m-g1"), "two")
     await answered(session_log, job_of("g3", retry_of="g1", message_id="m-g1"), "three")
     assert await transcript(session_log) == ["g3"]
+
+
+def retry_of_g1(generation: str, **fields: Any) -> dict[str, Any]:
+    return {"generation": generation, "retry_of": "g1", "message_id": "m-g1", "content": "question of g1", **fields}
+
+
+async def test_a_retry_that_ends_before_what_it_retries_stays_the_answer(session_log: SessionLog) -> None:
+    original = await admitted_and_claimed(session_log, "g1")
+    retry = await admitted_and_claimed(session_log, **retry_of_g1("g2"))
+    await retry.end("complete", "a2")
+    await original.end("complete", "a1")
+    assert await transcript(session_log) == ["g2"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("g1", "g2", "g3"))))
+@pytest.mark.parametrize("of", ["g1", "g2"])
+async def test_in_whatever_order_they_end_one_question_has_the_newest_retrys_answer(
+    session_log: SessionLog, order: tuple[str, ...], of: str
+) -> None:
+    """Though the clock stands still, and whichever of the two the second retry names."""
+    writers = {"g1": await admitted_and_claimed(session_log, "g1")}
+    writers["g2"] = await admitted_and_claimed(session_log, **retry_of_g1("g2"))
+    writers["g3"] = await admitted_and_claimed(session_log, **retry_of_g1("g3", retry_of=of))
+    for name in order:
+        await writers[name].end("complete", f"a-{name}")
+        assert len(await transcript(session_log)) == 1
+    assert await transcript(session_log) == ["g3"]
+
+
+async def test_a_retry_stands_where_its_question_was_answered_first(session_log: SessionLog) -> None:
+    for name in ("g0", "g1", "g2"):
+        await answered(session_log, job_of(name), name)
+    await answered(session_log, job_of(**retry_of_g1("g3")), "better")
+    assert await transcript(session_log) == ["g0", "g3", "g2"]
+
+
+async def test_of_two_answers_that_are_brought_back_the_retrys_counts_whoever_came_first(
+    session_log: SessionLog, redis: Redis, clock: Clock
+) -> None:
+    original = await admitted_and_claimed(session_log, "g1")
+    clock.advance(ms=5)
+    retry = await admitted_and_claimed(session_log, **retry_of_g1("g2"))
+    await redis.flushall()
+    for writer, job in ((retry, job_of(**retry_of_g1("g2"))), (original, job_of("g1"))):
+        made = await session_log.rebuild(
+            job, writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times
+        )
+        assert isinstance(made, Rebuilt)
+        writer.fence, writer.n = made.fence, 1
+    await retry.end("complete", "a2")
+    await original.end("complete", "a1")
+    assert await transcript(session_log) == ["g2"]
 
 
 # Stop

@@ -69,6 +69,20 @@ async def test_a_retry_sees_what_its_question_saw_also_when_later_turns_are_long
     ]  # fmt: skip
 
 
+async def test_an_answer_that_is_made_after_its_retry_does_not_see_its_own_question_answered(
+    session_log: SessionLog,
+) -> None:
+    await answered(session_log, job_of("g0"), "before")
+    await session_log.admit(job_of("g1"))  # and no worker has it yet
+    await answered(
+        session_log, job_of("g2", retry_of="g1", message_id="m-g1", content="question of g1"), "the retry's"
+    )
+    await answered(session_log, job_of("g3"), "later")
+    assert await prompted(session_log, job_of("g1")) == [
+        ("user", "question of g0"), ("assistant", "before"), ("user", "question of g1"),
+    ]  # fmt: skip
+
+
 async def test_given_messages_are_the_whole_context(session_log: SessionLog) -> None:
     await answered(session_log, job_of("g1"), "one")
     job = job_of("g2", messages=[SubmittedTurn("assistant", "Hm?"), SubmittedTurn("user", "Well")])

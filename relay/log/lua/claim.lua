@@ -8,6 +8,17 @@
 -- Atomic because lease and fence decide together who writes; the transcript is read in the same step, so that the
 -- history holds just the turns completed before the claim.
 
+-- What was answered before the question was: a retry sees what its question saw, and so does what is answered only after
+-- its retry.
+local function asked_before(transcript)
+  local question, before = redis.call('HGET', of.state(ARGV[4]), 'message_id'), {}
+  for _, other in ipairs(transcript) do
+    if question and redis.call('HGET', of.state(other), 'message_id') == question then return before end
+    before[#before + 1] = other
+  end
+  return before
+end
+
 local key = of.state(ARGV[4])
 local state = redis.call('HMGET', key, 'state', 'lease', 'shown', 'attempt', 'fence', 'owner')
 if not state[1] then return { 'unknown' } end
@@ -21,7 +32,7 @@ if left <= 0 then redis.call('HINCRBY', key, 'claims', 1) end -- a reply that wa
 redis.call('HSETNX', key, 'claimed', digits(now))
 if state[3] ~= '1' then redis.call('HSET', key, 'data', 0) end -- a restart of an earlier release leaves it
 local turns = tonumber(ARGV[7])
-local history = turns > 0 and redis.call('LRANGE', KEY.transcript, -turns, -1) or {}
+local history = turns > 0 and asked_before(redis.call('LRANGE', KEY.transcript, -turns, -1)) or {}
 local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
 local times = redis.call('HMGET', key, 'accepted', 'claimed')
 local left = redis.call('HMGET', key, 'mark', 'count', 'reasoned', 'crc', 'data')

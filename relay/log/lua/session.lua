@@ -166,12 +166,39 @@ local function forget_generation(generation)
   raise_floor_to_head()
 end
 
+-- Whether `one` was asked after `other`, of two that answer the same question. Redis' clock may have stood still, or
+-- gone back, and after a loss a place says who came back first.
+local function is_newer(one, other)
+  local mine = redis.call('HMGET', of.state(one), 'retry_of', 'accepted')
+  local theirs = redis.call('HMGET', of.state(other), 'retry_of', 'accepted')
+  if mine[1] == other or theirs[1] == one then return mine[1] == other end
+  local at, their_at = tonumber(mine[2]) or 0, tonumber(theirs[2]) or 0
+  if at ~= their_at then return at > their_at end
+  local function place(generation) return tonumber(redis.call('ZSCORE', KEY.generations, generation) or 0) end
+  return place(one) > place(other)
+end
+
+-- A complete answer joins the transcript. One question has one answer there, the newest retry's, in whatever order they
+-- end; it takes the place of the answer that the question had.
+local function join_transcript(generation, message_id)
+  local earlier = {}
+  for index, other in ipairs(redis.call('LRANGE', KEY.transcript, 0, -1)) do
+    if message_id and redis.call('HGET', of.state(other), 'message_id') == message_id then
+      if is_newer(other, generation) then return end
+      earlier[#earlier + 1] = { at = index - 1, generation = other }
+    end
+  end
+  if #earlier == 0 then return redis.call('RPUSH', KEY.transcript, generation) end
+  redis.call('LSET', KEY.transcript, earlier[1].at, generation)
+  for index = 2, #earlier do redis.call('LREM', KEY.transcript, 0, earlier[index].generation) end
+end
+
 -- Write the one `end` of a generation, from what the log itself holds, and store its final state. `members` are
 -- further JSON members of the event without braces. The caller has made sure that it has not ended yet.
 local function end_generation(generation, reason, members)
   local key = of.state(generation)
-  local got = redis.call('HMGET', key, 'attempt', 'count', 'bytes', 'crc', 'accepted', 'claimed', 'first', 'retry_of', 'message_id')
-  local attempt, count, bytes, crc, accepted, claimed, first, retry_of, message_id = unpack(got)
+  local got = redis.call('HMGET', key, 'attempt', 'count', 'bytes', 'crc', 'accepted', 'claimed', 'first', 'message_id')
+  local attempt, count, bytes, crc, accepted, claimed, first, message_id = unpack(got)
   local function since_accepted(at) return digits(math.max(0, at - accepted)) end -- after a failover clocks may go back
   local timings = { '"total":' .. since_accepted(now) }
   if claimed then timings[#timings + 1] = '"queued":' .. since_accepted(claimed) end
@@ -183,15 +210,7 @@ local function end_generation(generation, reason, members)
   redis.call('HDEL', key, 'owner', 'lease') -- the first write: an end goes through where memory is full
   redis.call('HSET', key, 'state', 'ended', 'end', body, 'reason', reason, 'over', digits(now))
   redis.call('ZREM', KEY.active, generation)
-  if reason == 'complete' then
-    -- A retry takes the place of the answer that its question had.
-    for _, other in ipairs(retry_of and redis.call('LRANGE', KEY.transcript, 0, -1) or {}) do
-      if redis.call('HGET', of.state(other), 'message_id') == message_id then
-        redis.call('LREM', KEY.transcript, 0, other)
-      end
-    end
-    redis.call('RPUSH', KEY.transcript, generation)
-  end
+  if reason == 'complete' then join_transcript(generation, message_id) end
   local seq = write(generation, body)
   redis.call('HSET', key, 'last', seq)
   keep({ KEY.transcript })
