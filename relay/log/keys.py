@@ -4,7 +4,8 @@ A session's keys share the hash tag `{session}` and a queue's keys share `{queue
 slot and Redis Cluster works. The scripts derive a session's key names from its meta key, and a queue's from its open
 key, by the same suffixes: `lua_names` hands them over, so that no name is written twice.
 
-    PREFIX:s:{SESSION}:meta         hash    epoch, seq (the head), floor, trims, changes, expires
+    PREFIX:s:{SESSION}:meta         hash    epoch, seq (the head), floor, trims, changes, expires;
+                                            "question GENERATION": seq of one left to it
                       :log          stream  entry SEQ-0: g = generation, e = the event's body
                       :generations  zset    ids by the seq of their submit, the last `max_generations`
                       :active       zset    those that have not ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
+from relay.log.jobs import Job
 from relay.log.replies import Admitted
 from relay.log.session_log import SessionLog
 from relay.protocol.frames import Active
@@ -162,3 +163,39 @@ async def test_only_so_many_request_ids_are_remembered_the_newest(redis: Redis) 
     # A generation whose request_id is forgotten is still the same generation.
     assert await session_log.admit(job_of("g1")) == Admitted(False, "g1", "h-g1", "queued")
     assert await redis.llen("t:s:{s}:order") == 2
+
+
+async def questions(session_log: SessionLog) -> list[tuple[str, str]]:
+    """message_id and generation of each question that a viewer who comes now is shown."""
+    found = [event for event in await whole_log(session_log) if event["type"] == "message"]
+    return [(event["message_id"], event["generation"]) for event in found]
+
+
+def retry(generation: str, of: str = "g1") -> Job:
+    return job_of(generation, retry_of=of, message_id="m-g1", content="question of g1")
+
+
+async def test_a_retry_keeps_its_question_when_what_it_retries_is_forgotten(redis: Redis) -> None:
+    session_log = session_log_on(redis, max_generations=2)
+    await answered(session_log, job_of("g1"), "one")
+    await session_log.admit(retry("g2"))
+    await session_log.admit(job_of("g3"))
+    assert await session_log.snapshots.generation("s", "g1") is None
+    assert await questions(session_log) == [("m-g1", "g2"), ("m-g3", "g3")]
+    assert (await whole_log(session_log))[0]["seq"] == 1  # where it was asked
+
+
+async def test_a_question_goes_from_retry_to_retry_and_then_with_the_last_of_them(redis: Redis) -> None:
+    session_log = session_log_on(redis, max_generations=3)
+    await answered(session_log, job_of("g1"), "one")
+    await answered(session_log, retry("g2"), "two")
+    await answered(session_log, retry("g3", of="g2"), "three")
+    await answered(session_log, job_of("g4"), "four")
+    assert await questions(session_log) == [("m-g1", "g2"), ("m-g4", "g4")]
+    await answered(session_log, job_of("g5"), "five")
+    assert await questions(session_log) == [("m-g1", "g3"), ("m-g4", "g4"), ("m-g5", "g5")]
+    await answered(session_log, job_of("g6"), "six")
+    assert await questions(session_log) == [("m-g4", "g4"), ("m-g5", "g5"), ("m-g6", "g6")]
+    assert {event["generation"] for event in await whole_log(session_log)} == {"g4", "g5", "g6"}
+    assert not [name for name in await redis.hkeys("t:s:{s}:meta") if b"question" in name]
+

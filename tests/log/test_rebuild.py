@@ -295,6 +295,62 @@ async def test_a_question_that_two_retries_bring_back_is_brought_once(session_lo
     assert questions == ["m-g1"]
 
 
+async def questions(session_log: SessionLog) -> list[str]:
+    return [event["message_id"] for event in await whole_log(session_log) if event["type"] == "message"]
+
+
+RETRY: dict[str, Any] = {"retry_of": "g1", "message_id": "m-g1", "content": "question of g1"}
+
+
+@pytest.mark.parametrize("lost", ["everything", "entries"])
+@pytest.mark.parametrize("first", ["g1", "g2"])
+async def test_a_question_and_its_retry_that_both_come_back_bring_it_once_whoever_is_first(
+    session_log: SessionLog, redis: Redis, lost: str, first: str
+) -> None:
+    writers = {"g1": await admitted_and_claimed(session_log, "g1")}
+    writers["g2"] = await admitted_and_claimed(session_log, "g2", **RETRY)
+    if lost == "everything":
+        await redis.flushall()
+    else:
+        await session_log.rotate("s", writers["g1"].claim.epoch, missing=True)
+    for name in sorted(writers, reverse=first == "g2"):
+        assert isinstance(await rebuilt(writers[name], **(RETRY if name == "g2" else {})), Rebuilt)
+    assert await questions(session_log) == ["m-g1"]
+
+
+async def test_a_question_whose_retry_came_back_is_not_brought_again_by_its_job(
+    session_log: SessionLog, redis: Redis
+) -> None:
+    """Its job lay on another server, which has lost nothing."""
+    await session_log.admit(job_of("g1"))
+    retry = await admitted_and_claimed(session_log, "g2", **RETRY)
+    await redis.flushall()
+    assert isinstance(await rebuilt(retry, **RETRY), Rebuilt)
+    assert await session_log.admit(job_of("g1")) is not None
+    assert await questions(session_log) == ["m-g1"]
+
+
+async def test_a_retry_brings_its_question_back_also_when_what_it_retries_has_been_given_up(
+    session_log: SessionLog, redis: Redis
+) -> None:
+    await session_log.admit(job_of("g1"))
+    retry = await admitted_and_claimed(session_log, "g2", **RETRY)
+    await redis.flushall()
+    assert await session_log.bury("s", "g1", 1, b"{}")
+    assert isinstance(await rebuilt(retry, **RETRY), Rebuilt)
+    assert await questions(session_log) == ["m-g1"]
+
+
+async def test_a_retry_that_has_its_question_from_a_forgotten_one_does_not_bring_it_again(redis: Redis) -> None:
+    session_log = session_log_on(redis, max_generations=2)
+    await answered(session_log, job_of("g1"), "one")
+    retry = await admitted_and_claimed(session_log, "g2", **RETRY)
+    await session_log.admit(job_of("g3"))
+    await session_log.rotate("s", retry.claim.epoch, missing=True)
+    assert isinstance(await rebuilt(retry, **RETRY), Rebuilt)
+    assert (await questions(session_log)).count("m-g1") == 1
+
+
 async def test_a_retry_whose_job_alone_is_left_brings_its_question(session_log: SessionLog) -> None:
     await session_log.admit(job_of("g2", retry_of="g1", message_id="m-g1", content="question of g1"))
     assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]

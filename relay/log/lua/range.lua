@@ -20,12 +20,30 @@ local function quoted(text)
   end) .. '"'
 end
 
+-- Questions of generations that are gone: seq → the same event, of the one that it was left to (admit.lua).
+local left
+local function questions_left()
+  if left then return left end
+  left = {}
+  local fields = redis.call('HGETALL', KEY.meta)
+  for index = 1, #fields, 2 do
+    local heir, seq = string.match(fields[index], '^question (.+)$'), fields[index + 1]
+    if heir then
+      left[seq] = function(body)
+        return string.match(body, '^(.*"generation":)"[^"]*"}$') .. '"' .. heir .. '"}'
+      end
+    end
+  end
+  return left
+end
+
 -- Of a generation that was trimmed: seq → the event that its merged entries make (trim.lua). Else empty.
 local trimmed = {}
 local function pieces_of(generation)
   if trimmed[generation] then return trimmed[generation] end
   local found = {}
   local state = redis.call('HMGET', of.state(generation), 'pieces', 'attempt')
+  if not state[2] then return questions_left() end
   for kind, seq, index, count, at, bytes in string.gmatch(state[1] or '', '(%a+) (%d+) (%d+) (%d+) (%d+) (%d+)\n') do
     found[seq] = function()
       local key = kind == 'tokens' and of.text(generation) or of.reasoning(generation)
@@ -52,7 +70,7 @@ while room > 0 do
   for _, entry in ipairs(entries) do
     local seq = string.match(entry[1], '^(%d+)')
     local piece = pieces_of(entry[2][2])[seq]
-    local body = piece and piece() or entry[2][4]
+    local body = piece and piece(entry[2][4]) or entry[2][4]
     if #page > 0 and #body > room then return reply() end
     page[#page + 1] = seq
     page[#page + 1] = body

@@ -131,19 +131,31 @@ local function raise_floor_to_head()
   redis.call('HSET', KEY.meta, 'floor', head, 'floored', head)
 end
 
--- Write a generation's `message`, unless it stands in the log already: as its own, or, for a retry, as that of what it
--- retries or of another retry (Redis may have lost either). `from`: where in ARGV its fields begin, name and value.
+-- A question that is asked again belongs to all that answer it. What says that it stands in the log is the state of one
+-- of them, or its entry at the place of one whose state is to be made again (forget_generation).
+local function question_stands(message_id)
+  local places = redis.call('ZRANGE', KEY.generations, 0, -1, 'WITHSCORES')
+  for index = 1, #places, 2 do
+    local known = redis.call('HMGET', of.state(places[index]), 'message_id', 'state')
+    if known[1] == message_id then return true end
+    if not known[2] then
+      local entry = redis.call('XRANGE', KEY.log, places[index + 1] .. '-0', places[index + 1] .. '-0')[1]
+      local begins = '{"type":"message","message_id":"' .. message_id .. '"'
+      if entry and string.sub(entry[2][4], 1, #begins) == begins then return true end
+      if redis.call('HEXISTS', KEY.meta, 'question ' .. places[index]) == 1 then return true end
+    end
+  end
+  return false
+end
+
+-- Write a generation's `message`, unless it stands in the log already: as its own, or as that of another generation
+-- with the same question (Redis may have lost any of them). `from`: where in ARGV its fields begin, name and value.
 -- Returns its seq, nil if there is none to write.
 local function write_question(generation, body, from)
   local first = redis.call('ZSCORE', KEY.generations, generation)
   if first and #redis.call('XRANGE', KEY.log, first .. '-0', first .. '-0') > 0 then return first end
-  local fields = {}
-  for index = from, #ARGV, 2 do fields[ARGV[index]] = ARGV[index + 1] end
-  if fields.retry_of then
-    if redis.call('EXISTS', of.state(fields.retry_of)) == 1 then return nil end
-    for _, other in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
-      if redis.call('HGET', of.state(other), 'message_id') == fields.message_id then return nil end
-    end
+  for index = from, #ARGV, 2 do
+    if ARGV[index] == 'message_id' and question_stands(ARGV[index + 1]) then return nil end
   end
   return body ~= '' and write(generation, body) or nil -- '': an earlier release's gateway sent a retry
 end
