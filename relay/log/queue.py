@@ -68,10 +68,9 @@ class Queue:
         The queue has been announced by then, so that a reaper will. `held`: a worker makes it already, and it must only
         be found should that worker die.
         """
-        key = self._keys.queue(job.queue)
         reply = await _ENQUEUE(
             self._commands,
-            key,
+            self._keys.queue(job.queue),
             job.name,
             job.priority,
             jobs.encode(job),
@@ -81,6 +80,17 @@ class Queue:
             int(held),
         )
         return bool(reply != b"full")
+
+    async def put_back(self, job: Job, look_ms: int) -> None:
+        """Give an accepted job its row again if Redis has lost it since it was enqueued; else this changes nothing.
+
+        Whoever has made the job's generation does so after that: nobody else will look whether the row is still there.
+        """
+        if await self.knows(job.queue, job.session, job.generation):
+            return
+        log.warning("row_put_back", queue=job.queue, session=job.session, generation=job.generation)
+        await self.announce(job.queue)
+        await self.enqueue(job, look_ms, held=True)
 
     async def take(self, queue: str, most: int = 1) -> list[Job]:
         """The next jobs, highest priority first; none if there are none: never waits.
@@ -159,7 +169,8 @@ class Queue:
     async def requeue(
         self, queue: str, session: str, generation: str, idle_ms: int
     ) -> Literal["waiting", "held", "requeued", "gone"]:
-        reply = await _REQUEUE(self._commands, self._keys.queue(queue), jobs.job_name(session, generation), idle_ms)
+        key, name = self._keys.queue(queue), jobs.job_name(session, generation)
+        reply = await _REQUEUE(self._commands, key, name, idle_ms, self._ttl_ms)
         return reply.decode()  # type: ignore[no-any-return]
 
     async def names(self) -> list[str]:

@@ -382,3 +382,23 @@ async def test_rows_to_trim_are_bounded(queue: Queue, redis: Redis, monkeypatch:
         await queue.enqueue(job_of(f"g{number}"), LOOK_MS)
         await queue.done("default", "s", f"g{number}")
     assert await redis.zcard("t:q:{default}:trims") == 3
+
+
+async def test_every_key_of_a_queue_expires_also_one_that_a_requeue_makes(queue: Queue, redis: Redis) -> None:
+    """Redis had lost the queue; the job's worker put the row back, and goes."""
+    await queue.enqueue(job_of(priority="high"), LOOK_MS, held=True)
+    assert await requeued(queue, idle_ms=0) == "requeued"
+    await redis.delete("t:q:{default}:entries", "t:q:{default}:high")
+    assert await requeued(queue, idle_ms=0) == "requeued"
+    assert await redis.exists("t:q:{default}:entries", "t:q:{default}:normal") == 2
+    assert all([await redis.pttl(key) > 0 for key in await redis.keys()])
+
+
+async def test_a_row_is_put_back_once_and_its_queue_is_known_again(queue: Queue, redis: Redis) -> None:
+    await queue.put_back(job_of(), LOOK_MS)
+    await queue.put_back(job_of(), LOOK_MS)
+    assert await queue.names() == ["default"]
+    assert await left(redis) == {"jobs": 1, "entries": 1, "open": 1, "streams": 0}
+    assert await taken(queue) is None  # whoever put it back may be making it
+    assert await requeued(queue) == "requeued"
+    assert await taken(queue) == "g1"

@@ -11,7 +11,7 @@ if ARGV[7] ~= '1' and redis.call('HLEN', QUEUE.jobs) >= tonumber(ARGV[5]) then r
 redis.call('HSET', QUEUE.jobs, ARGV[1], ARGV[3])
 redis.call('ZADD', QUEUE.open, digits(now + tonumber(ARGV[4])), ARGV[1])
 if ARGV[7] ~= '1' then
-  add_entry(ARGV[1], ARGV[2])
+  add_entry(ARGV[1], ARGV[2], ARGV[6])
 else
   redis.call('HSET', QUEUE.entries, ARGV[1], ARGV[2] .. ' 0-0') -- no entry, but its priority, should it need one
 end

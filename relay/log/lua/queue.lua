@@ -14,9 +14,11 @@ local function look_again(index, job, at)
   redis.call('ZADD', index, 'XX', digits(at), job)
 end
 
-local function add_entry(job, priority)
+-- Either key may be new: Redis has lost it, or nobody was ever asked with that priority.
+local function add_entry(job, priority, ttl_ms)
   local id = redis.call('XADD', QUEUE[priority], '*', 'j', job)
   redis.call('HSET', QUEUE.entries, job, priority .. ' ' .. id)
+  for _, key in ipairs({ QUEUE[priority], QUEUE.entries }) do redis.call('PEXPIRE', key, ttl_ms) end
 end
 
 local function entry_of(job)

@@ -1,6 +1,7 @@
 -- requeue: see to it that a job without a living worker has an entry that a worker will read.
 --
 -- KEYS[1] open   ARGV[1] job name   ARGV[2] idle_ms: an entry delivered that long ago is nobody's any more
+-- ARGV[3] ttl_ms of the queue's keys
 -- Returns 'waiting' (its entry has not been read), 'held' (read a moment ago), 'requeued' or 'gone' (the job is done).
 -- Atomic because the old entry must go in the same step as the new one comes.
 
@@ -16,5 +17,5 @@ if id and #redis.call('XRANGE', QUEUE[priority], id, id) > 0 then
   if pending[1][3] < tonumber(ARGV[2]) then return 'held' end
   drop_entry(priority, id)
 end
-add_entry(ARGV[1], priority or 'normal')
+add_entry(ARGV[1], priority or 'normal', ARGV[3])
 return 'requeued'
