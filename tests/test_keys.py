@@ -10,7 +10,9 @@ from relay.log.keys import Keys, lua_names
 from relay.protocol.words import PRIORITIES
 from tests.log.in_memory import redis_in_memory
 
-SESSION_NAMES = ["meta", "log", "generations", "active", "transcript", "requests", "order", "deleted", "events"]
+SESSION_NAMES = [
+    "meta", "log", "generations", "active", "transcript", "requests", "order", "deleted", "refused", "events",
+]  # fmt: skip
 GENERATION_NAMES = ["state", "text", "reasoning"]
 QUEUE_NAMES = ["open", "jobs", "entries", "trims", "policy", "dead", "letters", *PRIORITIES]
 SESSIONS = ["s", "user:1", "a.b-c_d", ":", "x" * 128]

@@ -219,7 +219,7 @@ class Caretaker:
                 job = await self._queue.job(found.queue, session, generation)
             except UnreadableJob:
                 job = None
-            if job is not None and await self._log.admit(job) is not None:
+            if job is not None and await self._log.admit_or_refuse(job) is not None:
                 stopped = await self._log.stop(session, generation)
         return stopped
 

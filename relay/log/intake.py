@@ -34,9 +34,11 @@ class Intake:
             return "queue_full"
         crashpoint("submit.enqueued")
 
-        admitted = await self._log.admit(job)
+        admitted = await self._log.admit_or_refuse(job)
         crashpoint("submit.admitted")
         if admitted is not None and admitted.stands(job.generation):
+            if admitted.fresh:
+                await self._queue.put_back(job, self._look_ms)
             return admitted
         # A twin of this submit was faster, or there is no room; what we enqueued is nobody's.
         await self._queue.done(job.queue, job.session, job.generation)

@@ -13,6 +13,7 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
                       :requests     hash    request_id → generation and body hash
                       :order        list    request ids, oldest first, for the bound
                       :deleted      zset    "e EPOCH", "g GENERATION" of deleted lives, by when that may be forgotten
+                      :refused      zset    ids that found no room, by when that may be forgotten
                       :g:GENERATION hash    fence, claims, owner, lease, attempt, state, count, bytes, crc, n …
                       :t:GENERATION string  the text of the current attempt
                       :r:GENERATION string  its reasoning
@@ -45,6 +46,7 @@ _SESSION = {
     "requests": "requests",
     "order": "order",
     "deleted": "deleted",
+    "refused": "refused",
     "events": "events",
 }
 _GENERATION = {"state": "g:", "text": "t:", "reasoning": "r:"}

@@ -177,8 +177,9 @@ class Reaper:
             await self._queue.done(queue, session, generation, "unreadable")
             return "dropped"
         if job is not None:
-            admitted = await self._log.admit(job)
+            admitted = await self._log.admit_or_refuse(job)
             if admitted is not None and admitted.stands(generation):
+                await self._queue.put_back(job, self._policy.look_ms)
                 return "admitted"
         await self._queue.done(queue, session, generation)
         return "dropped"

@@ -71,7 +71,8 @@ class Claim(NamedTuple):
     """The right to write a generation. `shown`: the attempt has shown something that a restart must void.
 
     `times`: when it was accepted and first claimed, by Redis' clock in ms. `asked_s`: when it was asked for, by this
-    process's `time.monotonic`: the lease runs from then on or later.
+    process's `time.monotonic`: the lease runs from then on or later. `fresh`: its worker has made the generation
+    itself, so nobody else has seen whether its job still has a row.
     """
 
     fence: int
@@ -83,6 +84,7 @@ class Claim(NamedTuple):
     times: dict[str, int]
     left: Left = Left("", 0, 0, 0)
     asked_s: float = 0.0
+    fresh: bool = False
 
 
 Buried = Literal["buried", "known", "deleted"]  # by this call; it is there, running or ended; it went with its session

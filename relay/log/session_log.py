@@ -40,6 +40,7 @@ from relay.protocol.words import Reason, new_epoch
 EMPTY_SESSION_TTL_S = 60
 PAGE_BYTES = 1024 * 1024
 MAX_MARKS = 2000
+REFUSED_MS = 600_000  # that a job which found no room stays refused: whoever else admits it is sooner
 TRIM_ENTRIES = 500
 TRIM_BYTES = 1024 * 1024
 PIECE_BYTES = 64 * 1024
@@ -146,6 +147,14 @@ class SessionLog:
         if what == "full":
             return None
         return Admitted(what == "admitted", *rest)
+
+    async def admit_or_refuse(self, job: Job) -> Admitted | None:
+        """As `admit`, but None is final: nobody can admit it any more, and its job may be dropped."""
+        while (admitted := await self.admit(job)) is None:
+            what = await self._run(_REFUSE, job.session, job.generation, MAX_MARKS, REFUSED_MS)
+            if what[0] == b"refused":
+                return None
+        return admitted  # perhaps by somebody else, who found room a moment later
 
     async def stop(self, session: str, generation: str) -> Stopped | None:
         """End it as `stopped` now, whatever its worker does. None: there is no such generation."""
@@ -372,6 +381,7 @@ _ADMIT = session_script("admit")
 _CLAIM = session_script("claim")
 _APPEND = session_script("append")
 _END = session_script("end")
+_REFUSE = session_script("refuse")
 _STOP = session_script("stop")
 _DELETE = session_script("delete")
 _REAP = session_script("reap")

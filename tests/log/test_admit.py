@@ -7,9 +7,10 @@ from redis.asyncio import Redis
 
 from relay.log.jobs import Job
 from relay.log.replies import Admitted
-from relay.log.session_log import SessionLog
+from relay.log.session_log import REFUSED_MS, SessionLog
 from relay.protocol.frames import Active
 from tests.log.in_memory import (
+    Clock,
     admitted_and_claimed,
     answered,
     head,
@@ -199,3 +200,50 @@ async def test_a_question_goes_from_retry_to_retry_and_then_with_the_last_of_the
     assert {event["generation"] for event in await whole_log(session_log)} == {"g4", "g5", "g6"}
     assert not [name for name in await redis.hkeys("t:s:{s}:meta") if b"question" in name]
 
+
+# Whoever drops the job of a full session makes that final first
+
+
+async def test_what_was_refused_for_want_of_room_is_never_admitted_later(redis: Redis) -> None:
+    """Gateway and worker both admit a job: what one of them has acted on must be true for the other."""
+    session_log = session_log_on(redis, max_generations=1)
+    await session_log.admit(job_of("g1"))
+    assert await session_log.admit_or_refuse(job_of("g2")) is None
+    await session_log.stop("s", "g1")
+    assert await session_log.admit(job_of("g2")) is None
+    again = await session_log.admit(job_of("g3", request_id="r-g2", body_hash="h-g2"))
+    assert again == Admitted(True, "g3", "h-g2", "queued")
+
+
+async def test_what_somebody_else_admits_before_it_is_refused_stands(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_log = session_log_on(redis, max_generations=1)
+    await session_log.admit(job_of("g1"))
+    admit = session_log.admit
+
+    async def and_then_there_is_room(job: Job) -> Admitted | None:
+        heard = await admit(job)
+        if heard is None:
+            await session_log.stop("s", "g1")
+            await admit(job)
+        return heard
+
+    monkeypatch.setattr(session_log, "admit", and_then_there_is_room)
+    assert await session_log.admit_or_refuse(job_of("g2")) == Admitted(False, "g2", "h-g2", "queued")
+
+
+async def test_a_refusal_is_remembered_for_a_time_and_so_are_only_so_many(
+    redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.log.session_log.MAX_MARKS", 3)
+    session_log = session_log_on(redis, max_generations=1)
+    await session_log.admit(job_of("g1"))
+    for number in range(5):
+        assert await session_log.admit_or_refuse(job_of(f"x{number}")) is None
+        clock.advance(ms=1)
+    assert await redis.zrange("t:s:{s}:refused", 0, -1) == [b"x2", b"x3", b"x4"]
+    assert 0 < await redis.pttl("t:s:{s}:refused") <= REFUSED_MS
+    clock.advance(ms=REFUSED_MS)
+    assert await session_log.admit_or_refuse(job_of("x5")) is None
+    assert await redis.zrange("t:s:{s}:refused", 0, -1) == [b"x5"]

@@ -214,9 +214,7 @@ async def test_of_two_answers_that_are_brought_back_the_retrys_counts_whoever_ca
     retry = await admitted_and_claimed(session_log, **retry_of_g1("g2"))
     await redis.flushall()
     for writer, job in ((retry, job_of(**retry_of_g1("g2"))), (original, job_of("g1"))):
-        made = await session_log.rebuild(
-            job, writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times
-        )
+        made = await session_log.rebuild(job, writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times)
         assert isinstance(made, Rebuilt)
         writer.fence, writer.n = made.fence, 1
     await retry.end("complete", "a2")

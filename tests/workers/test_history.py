@@ -74,9 +74,7 @@ async def test_an_answer_that_is_made_after_its_retry_does_not_see_its_own_quest
 ) -> None:
     await answered(session_log, job_of("g0"), "before")
     await session_log.admit(job_of("g1"))  # and no worker has it yet
-    await answered(
-        session_log, job_of("g2", retry_of="g1", message_id="m-g1", content="question of g1"), "the retry's"
-    )
+    await answered(session_log, job_of("g2", retry_of="g1", message_id="m-g1", content="question of g1"), "the retry's")
     await answered(session_log, job_of("g3"), "later")
     assert await prompted(session_log, job_of("g1")) == [
         ("user", "question of g0"), ("assistant", "before"), ("user", "question of g1"),

@@ -6,7 +6,7 @@
 -- ARGV[8] body of the `message` event   ARGV[9] body of `status queued`
 -- ARGV[10] max_generations   ARGV[11] max_requests   ARGV[12…] further fields of the generation, name and value
 -- Returns {'admitted' | 'known', generation, body hash, state}: 'known' also if it is ours from before;
--- {'full'} if max_generations are active. The state is `deleted` if the
+-- {'full'} if max_generations are active, or it was refused before (refuse.lua). The state is `deleted` if the
 -- generation, or what it retries, went with its session.
 -- Atomic because request_id, events and generation must exist together or not at all.
 
@@ -71,7 +71,7 @@ if known then
 end
 local state = redis.call('HGET', of.state(generation), 'state')
 if state then return { 'known', generation, hash, state } end
-if redis.call('ZCARD', KEY.active) >= max_generations then return { 'full' } end
+if redis.call('ZSCORE', KEY.refused, generation) or redis.call('ZCARD', KEY.active) >= max_generations then return { 'full' } end
 
 local first = write_question(generation, ARGV[8], 12)
 local status = write(generation, ARGV[9])
