@@ -19,7 +19,7 @@ from relay.log.connect import BLOCK_S
 from relay.log.jobs import Job
 from relay.log.policy import Policy
 from relay.log.queue import Queue
-from relay.log.replies import Claim, Refused
+from relay.log.replies import Claim
 from relay.log.session_log import SessionLog
 from relay.log.subscription import Source
 from relay.settings import Settings
@@ -27,6 +27,7 @@ from workers.generation import Generation
 from workers.lifeline import Lifeline
 from workers.lineup import Lineup
 
+_CLAIMS = 3  # tries in a row of what Redis loses between admit and claim; after that it counts as an outage
 AT_ONCE = 8  # jobs per round trip: one at a time starves the last of many; all at once starves other workers
 _RETRY_S = 0.5
 
@@ -54,9 +55,11 @@ class Consumer:
         self._lineup = lineup
         self._name = name
         self._settings = settings
+        self._lease_ms, self._look_ms = int(settings.lease_s * 1000), Policy.of(settings).look_ms
         self._room = settings.concurrency  # jobs that may be taken now
         self._freed = asyncio.Event()
         self._leaving = False
+        self._giving_back = False  # nothing is claimed any more
         self._trouble = logging.Trouble(log, "take_failed", queue=name)
         self._claiming: set[str] = set()  # generations; a reaper may have sent one again meanwhile
         self._running: dict[str, Generation] = {}
@@ -93,6 +96,7 @@ class Consumer:
             for helper in (finishing, hurried):
                 helper.cancel()
             await asyncio.gather(finishing, hurried, return_exceptions=True)
+        self._giving_back = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -129,18 +133,37 @@ class Consumer:
     async def _next_jobs(self, most: int) -> list[Job]:
         while True:
             try:
-                jobs = await self._queue.take(self._name, most)
+                jobs = await self._take(most)
                 self._trouble.over()
                 if jobs:
                     return jobs
                 marks = await self._queue.marks(self._name)
-                if jobs := await self._queue.take(self._name, most):  # what came before the marks were drawn
+                if jobs := await self._take(most):  # what came before the marks were drawn
                     return jobs
                 await self._queue.wait(self._name, marks, int(BLOCK_S * 1000))
             except StorageError as error:
                 metrics.storage_errors.labels("consumer").inc()
                 self._trouble.failed(error)
                 await asyncio.sleep(_RETRY_S)
+
+    async def _take(self, most: int) -> list[Job]:
+        """A take runs to its end: what Redis has handed out, nobody else would see before a reaper does.
+
+        Cancelled, it gives back what it has got.
+        """
+        taking = asyncio.create_task(self._queue.take(self._name, most), name="take")
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            try:
+                jobs = await taking
+            except StorageError as error:
+                metrics.storage_errors.labels("consumer").inc()
+                log.warning("take_failed", queue=self._name, detail=str(error))
+            else:
+                for job in jobs:
+                    await self._give_back(job)
+            raise
 
     async def _see_through(self, job: Job) -> None:
         """One job from taken to done. What goes wrong with Redis here leaves it to the reapers."""
@@ -157,8 +180,14 @@ class Consumer:
 
     async def _claim_and_run(self, job: Job) -> None:
         self._claiming.add(job.generation)
+        claiming = asyncio.create_task(self._claim_in_the_end(job), name=f"claim {job.generation}")
         try:
-            claim = await self._claim_in_the_end(job)
+            claim = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # Its lease would be nobody's, and run out like that of a worker that was lost.
+            if (claim := await claiming) is not None:
+                await self._hand_over(job, claim.fence)
+            raise
         finally:
             self._claiming.remove(job.generation)
         if claim is not None:
@@ -182,26 +211,31 @@ class Consumer:
                 await asyncio.sleep(_RETRY_S)
 
     async def _claim(self, job: Job) -> Claim | None:
-        admitted = await self._log.admit(job)
-        crashpoint("claim.admitted")
-        if admitted is None or not admitted.stands(job.generation):
-            # Its request_id belongs to another generation, or the session has no room: it was never accepted. Or the
-            # session was deleted.
-            await self._queue.done(job.queue, job.session, job.generation)
-            metrics.claims.labels("foreign").inc()
-            return None
-        lease_ms = int(self._settings.lease_s * 1000)
-        claim = await self._log.claim(
-            job.session, job.generation, self.worker, lease_ms, (self._settings.history_turns + 1) // 2
-        )
-        crashpoint("claim.claimed")
-        if isinstance(claim, Refused):
+        for _ in range(_CLAIMS):
+            admitted = await self._log.admit_or_refuse(job)
+            crashpoint("claim.admitted")
+            if admitted is None or not admitted.stands(job.generation):
+                # Its request_id belongs to another generation, or the session has no room: it was never accepted. Or
+                # the session was deleted.
+                await self._queue.done(job.queue, job.session, job.generation)
+                metrics.claims.labels("foreign").inc()
+                return None
+            if self._giving_back:
+                await self._give_back(job)
+                return None
+            claim = await self._log.claim(
+                job.session, job.generation, self.worker, self._lease_ms, (self._settings.history_turns + 1) // 2
+            )
+            crashpoint("claim.claimed")
+            if isinstance(claim, Claim):
+                metrics.claims.labels("claimed").inc()
+                return claim._replace(fresh=admitted.fresh)
             metrics.claims.labels(claim.why).inc()
             if claim.why == "ended":
                 await self._tidy(job)
-            return None
-        metrics.claims.labels("claimed").inc()
-        return claim
+            if claim.why != "unknown":
+                return None
+        raise StorageError("Redis has lost the answer again and again before it could be claimed")
 
     async def _run(self, job: Job, claim: Claim) -> None:
         generation = Generation(
@@ -230,12 +264,22 @@ class Consumer:
     async def _hand_over(self, job: Job, fence: int) -> None:
         """This worker goes: another one may begin at once. If Redis is away, the lease runs out instead."""
         try:
-            if not await self._log.release(job.session, job.generation, fence):
-                # No time is left to rebuild it; but what it takes to make it anew is here, and perhaps only here.
-                await self._queue.announce(job.queue)
-                look = Policy.of(self._settings).look_ms
-                await self._queue.enqueue(job, look, held=True)  # accepted already: a full queue is no reason
+            await self._log.release(job.session, job.generation, fence)
+        except StorageError as error:
+            metrics.storage_errors.labels("consumer").inc()
+            log.warning("hand_over_failed", session=job.session, generation=job.generation, detail=str(error))
+            return
+        await self._give_back(job)
+
+    async def _give_back(self, job: Job) -> None:
+        """What was taken and is nobody's: another worker need not wait until nobody can have it any more.
+
+        Should Redis have lost it, what it takes to make it anew is here, and perhaps only here.
+        """
+        try:
+            await self._queue.put_back(job, self._look_ms)
             await self._queue.requeue(job.queue, job.session, job.generation, 0)
             log.info("handed_over", session=job.session, generation=job.generation)
         except StorageError as error:
+            metrics.storage_errors.labels("consumer").inc()
             log.warning("hand_over_failed", session=job.session, generation=job.generation, detail=str(error))

@@ -126,6 +126,8 @@ class Generation:
         try:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(self._lease.keep()), tasks.create_task(self._listen())]
+                if self._claim.fresh:
+                    helpers.append(tasks.create_task(self._put_back()))
                 await self._flush(tasks.create_task(self._produce()))
                 for helper in helpers:
                     helper.cancel()
@@ -216,6 +218,16 @@ class Generation:
     def _provider(self) -> str | None:
         """Who was asked last."""
         return self._answer.seat.name if self._answer is not None else None
+
+    async def _put_back(self) -> None:
+        """Redis may have lost the job since it was taken; then nobody would find it, should we die."""
+        while True:
+            try:
+                return await self._queue.put_back(self._job, Policy.of(self._settings).look_ms)
+            except StorageError as error:
+                metrics.storage_errors.labels("queue").inc()
+                self._log.warning("put_back_failed", detail=str(error))
+                await asyncio.sleep(_RETRY_S)
 
     async def _restore(self, fence: int, place: Place) -> Rebuilt | Outcome:
         """Redis has lost this generation, or a part of it. Its row first: should we die now, a reaper finds it."""
