@@ -163,7 +163,7 @@ MUTANTS = [
         "workers/flushing.py",
         [Change('raise Diverged("another text")', "pass")],
         [],
-        [_RESUMING + "what_cannot_be_gone_on_with_begins_again_and_nothing_is_mixed"],
+        [_RESUMING + "of_another_text_as_long_nothing_is_written_behind_what_was_left"],
     ),
     Mutant(
         "a breaker that nothing opens",

@@ -105,8 +105,8 @@ async def lost(log: SessionLog, redis: Any, provider: Background, data: int = 0)
     await log.release("s", "g1", claim.fence)
 
 
-async def taken_over(log: SessionLog, redis: Any, provider: Background, lease_s: float = 10) -> dict[str, Any]:
-    claim, chosen = await claimed(log, "w2"), settings.load(lease_s=lease_s)
+async def taken_over(log: SessionLog, redis: Any, provider: Background, **named: float) -> dict[str, Any]:
+    claim, chosen = await claimed(log, "w2"), settings.load(**named)
     generation = Generation(job_of(), claim, "w2", alone(provider), log, queue_on(redis), chosen)
     async with asyncio.timeout(10):
         assert await generation.run() is True
@@ -158,6 +158,26 @@ async def test_what_cannot_be_gone_on_with_begins_again_and_nothing_is_mixed(tol
         shown = await taken_over(log, redis, provider)
         assert (shown["text"], shown["attempt"], provider.asked) == ("one two three", 2, 2)
         assert provider.resumed == provider.cancelled == ["resp_1"]
+
+
+@pytest.mark.parametrize("told", [parts_of("six ", "ten ", "seven"), parts_of("one ", "twoo", "three")])
+async def test_of_another_text_as_long_nothing_is_written_behind_what_was_left(told: list[Part]) -> None:
+    """Not for a moment: a restart would void it, but viewers would have seen text of two calls in one."""
+    async with redis_in_memory() as redis:
+        log, provider = session_log_on(redis), Background(parts_of("one ", "two ", "three"), 2)
+        await log.admit(job_of())
+        await lost(log, redis, provider)
+        provider.told = told
+        provider.holds_back.clear()  # so that a batch would leave before the stream's end, where counts are compared
+        taking_over = asyncio.create_task(taken_over(log, redis, provider, batch_linger_ms=0))
+        async with asyncio.timeout(10):
+            key = log.keys.generation("s", "g1")
+            while int(await redis.hget(key, "count") or 0) == 2 and not taking_over.done():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        provider.holds_back.set()
+        await taking_over
+        first = [event for event in await whole_log(log) if event["type"] == "tokens" and event["attempt"] == 1]
+        assert "".join(event["text"] for event in first) == "one two "
 
 
 class Shows(Background):
