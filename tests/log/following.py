@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from relay.log.replies import Opened, Page
 from relay.log.session_log import PAGE_BYTES, SessionLog
 from relay.log.subscription import Listener
 from relay.protocol.view import SessionView
+from tests.log.distance import Distant
 from tests.log.in_memory import SESSION_TTL_S, Writer, admitted_and_claimed
 from tests.protocol.logs import in_order
 
@@ -244,11 +246,18 @@ class Stage:
     """One session's log, its follower, and the messages that were published and not delivered yet."""
 
     def __init__(
-        self, redis: Redis, session_log: SessionLog, *, window_bytes: int = 4096, shelf_bytes: int = 16_000_000
+        self,
+        redis: Redis,
+        session_log: SessionLog,
+        *,
+        window_bytes: int = 4096,
+        shelf_bytes: int = 16_000_000,
+        chance: random.Random | None = None,
     ) -> None:
+        """`chance`: what the follower reads takes a while, there and back."""
         self.redis = redis
         self.log = session_log
-        self.read = Read(redis)
+        self.read = Read(redis if chance is None else Distant(redis, chance))  # type: ignore[arg-type]  # all it needs
         self.source = Hearsay()
         self.shelf = Shelf(shelf_bytes)
         self._window_bytes = window_bytes

@@ -4,12 +4,13 @@ once and in order, and every viewer ends with just that. Real scripts, real foll
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relay.log.replies import Claim
 from tests.examples import tries
@@ -38,14 +39,20 @@ class History(RuleBasedStateMachine):
         self.answers: dict[str, Answer] = {}
         self.late: list[Call] = []
         self.lost: list[bytes] = []
+        self.looks: list[asyncio.Task[None]] = []
+        self.chance = random.Random(0)  # how long Redis takes to hear the follower, and to be heard
         self.stage = self._do(self._staged())
 
     async def _staged(self) -> Stage:
         redis = redis_in_memory()
-        stage = Stage(redis, session_log_on(redis), window_bytes=300)
+        stage = Stage(redis, session_log_on(redis), window_bytes=300, chance=self.chance)
         await stage.follower.start()
         stage.viewer()
         return stage
+
+    @initialize(seed=st.integers(0, 10**6))
+    def is_some_way_off(self, seed: int) -> None:
+        self.chance.seed(seed)
 
     # Workers
 
@@ -132,6 +139,17 @@ class History(RuleBasedStateMachine):
         assert self.stage.source.listener is not None
         self._in_loop(self.stage.source.listener.acknowledged)
 
+    @rule(cancelled=st.sampled_from([False, False, False, True]))
+    def is_looked_at(self, cancelled: bool) -> None:
+        """Whatever comes next, comes while the look is under way; whoever asked for it may leave before it is over."""
+
+        async def look() -> None:
+            self.looks.append(asyncio.create_task(self.stage.follower.look()))
+
+        self._do(look())
+        if cancelled:
+            self.looks[-1].cancel()
+
     # Viewers
 
     @rule(which=NUMBER)
@@ -181,6 +199,8 @@ class History(RuleBasedStateMachine):
             self.patch.undo()
 
     async def _everybody_agrees(self) -> None:
+        for outcome in await asyncio.gather(*self.looks, return_exceptions=True):
+            assert outcome is None or isinstance(outcome, asyncio.CancelledError)
         await self.stage.everybody_has_everything()
         self.stage.source.say(*self.lost, *self.stage.in_flight)  # all of it once more, and late
         await self.stage.everybody_has_everything()
