@@ -229,11 +229,11 @@ class Follower:
             if (lost := "missing" if self._torn else loss(page, asked, newest)) is not None:
                 await self._begin_where_something_was_lost(lost, page.head)
                 return
-            self.audience.flush()  # so that whoever falls behind what is known of by now does so with the older version
-            self.version = page.version
             if self.frontier < page.floor:
                 await self._begin()  # what lies between was trimmed: only everything anew is still true
                 return
+            self.audience.flush()  # so that whoever falls behind what is known of by now does so with the older version
+            self.version = page.version
             if self.frontier == asked and newest is None and page.entries and page.entries[0][0] == asked:
                 self.window.add(*page.entries[0])  # the next look compares
             self._apply_all(page)

@@ -265,8 +265,8 @@ async def _anything(chance: random.Random) -> None:
                 await chance.choice(running).data(made)
             elif what < 0.8 and len(running) > 1:
                 writer = chance.choice(running)
+                writers.remove(writer)  # first: something may happen inside the next await
                 await writer.end()
-                writers.remove(writer)
             else:
                 await stage.log.trim("s", f"g{chance.randint(1, made)}")
 

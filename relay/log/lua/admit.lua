@@ -14,25 +14,26 @@ local generation, request_id, hash = ARGV[5], ARGV[6], ARGV[7]
 local max_generations, max_requests = tonumber(ARGV[10]), tonumber(ARGV[11])
 
 -- A generation that goes leaves its question to the oldest of those that answer it, too. The entry stays where it is, and
--- names the one that is gone: `meta` says whose it is now, and `range` tells so. Returns its id, nil if it may go.
+-- names the one that is gone: `meta` says whose it is now, and `range` tells so. Returns its id, nil if it may go; then
+-- from which seq on something of the generation goes.
 local function leave_question(old, from)
   local field = 'question ' .. old
   local seq = redis.call('HGET', KEY.meta, field) -- itself left to it
   redis.call('HDEL', KEY.meta, field)
   if not seq then
     local entry = redis.call('XRANGE', KEY.log, from .. '-0', from .. '-0')[1]
-    if not entry or entry[2][2] ~= old or string.sub(entry[2][4], 1, 17) ~= '{"type":"message"' then return nil end
+    if not entry or entry[2][2] ~= old or string.sub(entry[2][4], 1, 17) ~= '{"type":"message"' then return nil, from end
     seq = from
   end
   local message_id = redis.call('HGET', of.state(old), 'message_id')
   for _, other in ipairs(message_id and redis.call('ZRANGE', KEY.generations, 0, -1) or {}) do
     if other ~= old and redis.call('HGET', of.state(other), 'message_id') == message_id then
       redis.call('HSET', KEY.meta, 'question ' .. other, seq)
-      return seq .. '-0'
+      return seq .. '-0', seq
     end
   end
   if seq ~= from then redis.call('XDEL', KEY.log, seq .. '-0') end
-  return nil
+  return nil, seq
 end
 
 -- Forget the oldest generation that has ended, with every entry of the log that is its own.
@@ -41,14 +42,14 @@ local function forget_oldest()
     local last = redis.call('HGET', of.state(old), 'last')
     if last then
       local from = redis.call('ZSCORE', KEY.generations, old)
-      local left = leave_question(old, from)
+      local left, first = leave_question(old, from)
       for _, entry in ipairs(redis.call('XRANGE', KEY.log, from .. '-0', last .. '-0')) do
         if entry[2][2] == old and entry[1] ~= left then redis.call('XDEL', KEY.log, entry[1]) end
       end
       redis.call('DEL', of.state(old), of.text(old), of.reasoning(old))
       redis.call('ZREM', KEY.generations, old)
       redis.call('LREM', KEY.transcript, 0, old)
-      changed(old, tonumber(from), tonumber(last))
+      changed(old, math.min(tonumber(first), tonumber(from)), tonumber(last))
       return
     end
   end
