@@ -266,6 +266,7 @@ def event(kind: str, **fields: Any) -> str:
     return json.dumps({"type": kind, **fields})
 
 
+DEEP = '{"type": "message_delta", "usage": %s}' % ("[" * 100_000 + "]" * 100_000)
 TEXT = {"type": "text_delta", "text": "late"}
 
 
@@ -298,6 +299,7 @@ TEXT = {"type": "text_delta", "text": "late"}
                 "no JSON": '{"type": ',
                 "no UTF-8": '"\udcff"',
                 "JSON, but a list": "[1]",
+                "JSON that nests too deep": DEEP,
                 "JSON, but null": "null",
                 "JSON, but a number": "5",
                 "no type": "{}",

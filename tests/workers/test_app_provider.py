@@ -287,6 +287,80 @@ async def test_what_would_end_the_worker_ends_the_answer(
         assert str(failure).startswith(f"{type(raised).__name__} at {__file__}:")
 
 
+class Loop:
+    """Whatever Python asks of it, it raises what `odd` is; `at`: from where on."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+
+    def __aiter__(self) -> Any:
+        return self._step("aiter")
+
+    def __anext__(self) -> Any:
+        return self._step("anext")
+
+    @property
+    def aclose(self) -> Any:
+        return self._step("aclose")
+
+    def _step(self, name: str) -> Any:
+        if name == self._at:
+            raise odd
+        if name == "anext":
+            raise StopAsyncIteration
+        return self
+
+
+def raises_in_aiter(job: Job) -> Any:
+    return Loop("aiter")
+
+
+def raises_in_anext(job: Job) -> Any:
+    return Loop("anext")
+
+
+def raises_in_aclose(job: Job) -> Any:
+    return Loop("aclose")
+
+
+class Unreadable(ProviderError):
+    """Its own text is code as well."""
+
+    def __init__(self) -> None: ...
+
+    def __str__(self) -> str:
+        raise SystemExit(SECRET)
+
+
+@pytest.mark.parametrize("raised", [KeyError(SECRET), SystemExit(SECRET), StopIteration(SECRET), Unreadable()])
+async def test_whatever_python_asks_of_theirs_may_fail(raised: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[HERE], "odd", raised)
+    with capture_logs() as lines:
+        for name in ("raises_in_aiter", "raises_in_anext"):
+            _, failure = await failure_of(name)
+            assert (failure.code, failure.retryable) == ("provider_error", True)
+            assert str(failure).startswith(f"{type(raised).__name__} at {__file__}:")
+        assert await parts_of("raises_in_aclose") == [Finished("stop", "app")]
+    assert SECRET not in str(lines)
+
+
+class Iterable:
+    """Not an iterator: it has nothing to give."""
+
+    def __aiter__(self) -> Any:
+        return SECRET
+
+
+def gives_no_iterator(job: Job) -> Any:
+    return Iterable()
+
+
+async def test_what_iterates_over_nothing_fails_the_answer() -> None:
+    parts, failure = await failure_of("gives_no_iterator")
+    assert (parts, failure.code) == ([], "provider_error")
+    assert SECRET not in str(failure)
+
+
 async def lets_its_own_task_be_cancelled(job: Job) -> AsyncGenerator[str]:
     yield "x"
     task = asyncio.create_task(asyncio.Event().wait())
@@ -337,6 +411,17 @@ def gives_a_string(job: Job) -> str:
 odd: Any = None
 _circle: list[Any] = []
 _circle.append(_circle)
+_deep: dict[str, Any] = {}
+for _ in range(100_000):
+    _deep = {"input_tokens": _deep}
+
+
+class Shape:
+    """Python asks it for its class whenever it is to be told apart."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise SystemExit(SECRET)
 
 
 @pytest.mark.parametrize(
@@ -349,6 +434,7 @@ _circle.append(_circle)
         (Reasoning(None), "a Reasoning of NoneType was yielded"),  # type: ignore[arg-type]
         (Finished("done"), "a Finished was yielded with no finish of stop, length"),  # type: ignore[arg-type]
         (Finished("stop", None, {"input_tokens": "many"}), "a Finished was yielded"),  # type: ignore[dict-item]
+        (Finished("stop", None, _deep), "a Finished was yielded"),
         (Data("", 1), "name"),
         (Data("n" * 129, 1), "name"),
         (Data(5, 1), "name"),  # type: ignore[arg-type]
@@ -368,6 +454,13 @@ async def test_what_cannot_be_shown_fails_the_answer_and_says_why(
     assert (failure.code, failure.retryable, failure.is_sick) == ("provider_error", False, False)
     assert named in str(failure)
     assert "secret" not in str(failure)
+
+
+async def test_what_fails_when_it_is_looked_at_fails_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[HERE], "odd", Shape())
+    parts, failure = await failure_of("yields")
+    assert (parts, failure.code) == ([Text("x")], "provider_error")
+    assert str(failure).startswith(f"SystemExit at {__file__}:")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("gives_a_coroutine", "coroutine"), ("gives_a_string", "str")])

@@ -142,6 +142,7 @@ async def test_answers_run_at_once_and_one_connection_serves_one_after_the_other
 
 # How it can fail
 
+DEEP = '{"choices": [], "usage": {"details": %s}}' % ("[" * 100_000 + "]" * 100_000)
 FAILED = '{"error": {"message": "no", "type": "%s", "code": "%s"}}'
 
 
@@ -218,6 +219,7 @@ async def test_a_refused_call_is_classed_by_its_status(
         pytest.param({"garbage_after": ...}, "provider_error", True, id="no JSON"),
         pytest.param({"garbage_after": ..., "garbage": '"\udcff"'}, "provider_error", True, id="no UTF-8"),
         pytest.param({"garbage_after": ..., "garbage": "[1]"}, "provider_error", True, id="JSON, but a list"),
+        pytest.param({"garbage_after": ..., "garbage": DEEP}, "provider_error", True, id="JSON that nests too deep"),
         pytest.param({"garbage_after": ..., "garbage": '{"choices": [5]}'}, "provider_error", True, id="no choice"),
         pytest.param(
             {"garbage_after": ..., "garbage": '{"choices": [{"delta": {"content": [{"text": "x"}]}}]}'},
@@ -241,6 +243,11 @@ async def test_a_stream_that_fails_gives_what_came_before_and_then_its_class(
     if "reset_after" not in faults:  # a reset may overtake what was sent before it
         assert parts == [Text("x"), Text("y")][:after]
     assert (error.code, error.retryable, error.status) == (code, retryable, 429 if "429" in str(faults) else None)
+
+
+async def test_a_usage_that_nests_too_deep_costs_the_usage_only() -> None:
+    parts = await parts_of(Script(tokens=["x", "y"], garbage_after=3, garbage=DEEP))
+    assert parts == [Text("x"), Text("y"), Finished("stop", "test-model", None)]
 
 
 async def test_a_stream_that_has_everything_but_the_finish_mark_is_truncated() -> None:

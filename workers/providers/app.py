@@ -78,18 +78,18 @@ class AppProvider:
     def _begin(self, job: Job) -> AsyncIterator[Any]:
         try:
             theirs = self._call(job)
+            if inspect.iscoroutine(theirs):
+                theirs.close()  # else Python complains that nobody awaited it
+            if not isinstance(theirs, AsyncIterable):
+                raise _unfit(f"--app: the call gave a {type(theirs).__name__}, which is no async iterator")
+            return aiter(theirs)
         except BaseException as error:  # what a library exits with would end the worker
             raise self._failed(error) from None
-        if inspect.iscoroutine(theirs):
-            theirs.close()  # else Python complains that nobody awaited it
-        if not isinstance(theirs, AsyncIterable):
-            raise _unfit(f"--app: the call gave a {type(theirs).__name__}, which is no async iterator")
-        return aiter(theirs)
 
     async def _next(self, theirs: AsyncIterator[Any]) -> Part | None:
         """Their next part, None after the last. Their failures leave as ProviderError."""
         try:
-            yielded = await anext(theirs)
+            part = _part(await anext(theirs))  # to ask what it is may call code of theirs
         except StopAsyncIteration:
             _heed_cancellation()
             return None
@@ -99,14 +99,14 @@ class AppProvider:
             _heed_cancellation()
             raise self._failed(error) from None
         _heed_cancellation()
-        return _part(yielded)
+        return part
 
     async def _close(self, theirs: AsyncIterator[Any]) -> None:
         """What fails in here costs the answer nothing: it is whole, or has failed already, or nobody wants it."""
-        close = getattr(theirs, "aclose", None)  # not every iterator has one
-        if close is None:
-            return
         try:
+            close = getattr(theirs, "aclose", None)  # not every iterator has one
+            if close is None:
+                return
             async with asyncio.timeout(CLOSE_S):
                 await close()
         except BaseException as error:
@@ -117,7 +117,10 @@ class AppProvider:
     def _failed(self, error: BaseException) -> ProviderError:
         """What the log may know: class and place, never the text, for that may quote a prompt."""
         if isinstance(error, ProviderError):
-            return _said(error)
+            try:
+                return _said(error)
+            except BaseException:  # its class is theirs, and may fail as well
+                pass
         place = _place(error.__traceback__, self._home)
         return ProviderError("provider_error", f"{type(error).__name__} at {place}", retryable=True)
 
@@ -162,7 +165,7 @@ def _finished(yielded: Finished) -> Finished:
     try:
         finished = msgspec.convert(msgspec.to_builtins(yielded), Finished)
         return msgspec.structs.replace(finished, usage=counted(finished.usage))
-    except (TypeError, ValueError, msgspec.MsgspecError):
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
         words = ", ".join(get_args(Finish))
         raise _unfit(f"--app: a Finished was yielded with no finish of {words}, or an odd model or usage") from None
 

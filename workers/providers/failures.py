@@ -27,6 +27,7 @@ _UNWRAPPED = (
     ssl.SSLError,
     json.JSONDecodeError,
     UnicodeDecodeError,
+    RecursionError,  # of JSON that nests too deep
 )
 _OURS = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyRedirects)  # wrong however often
 
