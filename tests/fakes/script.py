@@ -103,6 +103,11 @@ class Call:
         return "".join(self.script.tokens[: self.sent])
 
     @property
+    def broke(self) -> bool:
+        """Whether it was cut off by its script."""
+        return self.finished and self.script.cut_after is not None
+
+    @property
     def prompt(self) -> str:
         """The last user turn."""
         return prompt_of(self.body)

@@ -117,11 +117,11 @@ class Wire:
     @asynccontextmanager
     async def slow(self, latency_s: float) -> AsyncIterator[None]:
         """Everything arrives this much later, in either direction."""
-        self.latency_s = latency_s
+        before, self.latency_s = self.latency_s, latency_s
         try:
             yield
         finally:
-            self.latency_s = 0.0
+            self.latency_s = before
 
     @asynccontextmanager
     async def black_hole(self) -> AsyncIterator[None]:

@@ -20,7 +20,7 @@ PROMISES = {
     "stream_open": "P3: provider streams left open",
     "second_generation": "P4: submits that made two generations",
     "mixed": "P4: texts that are not one call's",
-    "calls": "P4: provider calls beyond one for each claim",
+    "calls": "P4: provider calls beyond one for each claim or failed call",
     "no_ttl": "P8: keys without a TTL",
     "bug": "tracebacks and errors in logs",
 }

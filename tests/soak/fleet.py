@@ -15,9 +15,17 @@ from tests.scenarios.processes import Process
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import Gateway, World
 from tests.soak.figures import Tally
+from tests.soak.losses import Losses
 
 LEASE_S = 2.0
-SETTINGS = {"RELAY_LEASE_S": str(LEASE_S), "RELAY_BATCH_LINGER_MS": "100", "RELAY_TRIM_AFTER_S": "20"}
+LOST_AFTER_S = 20.0
+DISTANCES_MS = (0, 2, 8, 25)  # of Redis, in each direction; one of them for each life of a process
+SETTINGS = {
+    "RELAY_LEASE_S": str(LEASE_S),
+    "RELAY_BATCH_LINGER_MS": "100",
+    "RELAY_TRIM_AFTER_S": "20",
+    "RELAY_LOST_AFTER_S": str(LOST_AFTER_S),
+}
 
 
 class Place:
@@ -34,8 +42,14 @@ class Place:
 class Fleet:
     """Gateways, workers and their faults."""
 
-    def __init__(self, world: World, chance: random.Random, tally: Tally, *, lose_data: bool) -> None:
+    def __init__(
+        self, world: World, chance: random.Random, tally: Tally, *, lose_data: bool, redis_ms: float | None
+    ) -> None:
+        """`redis_ms`: how far away Redis is; None: each process draws its own of DISTANCES_MS."""
         self.world = world
+        self.losses = Losses(LOST_AFTER_S)
+        self.shown: Callable[[], dict[str, set[str]]] = dict  # answers without an end, and the gateways that show them
+        self._redis_ms = redis_ms
         self.places: list[Place] = []
         self.ended: list[Process] = []
         self._chance = chance
@@ -70,6 +84,11 @@ class Fleet:
         """Of a gateway that runs, the one of this number if it does."""
         gateways = [place.process for place in self.places if isinstance(place.process, Gateway)]
         return gateways[number % len(gateways)].url if gateways else "http://127.0.0.1:9"
+
+    def gateway_at(self, url: str) -> str | None:
+        """The name of the gateway process that runs there."""
+        gateways = [process for _, process in self.processes() if isinstance(process, Gateway)]
+        return next((gateway.name for gateway in gateways if gateway.url == url), None)
 
     def processes(self) -> list[tuple[str, Process]]:
         return [(place.name, place.process) for place in self.places if place.process is not None]
@@ -164,12 +183,14 @@ class Fleet:
 
     async def data_lost(self) -> None:
         self._tally.fault("redis lost everything", "redis")
+        self.losses.lost(self._tally.elapsed_s(), self.shown())
         await self.world.redis.flushall()
 
     async def _again(self, place: Place) -> None:
         """Another one in its place. Nobody is sent to the one that goes."""
         assert place.process is not None
         going, place.process = place.process, None
+        self.losses.gone(going.name, self._tally.elapsed_s())
         self.ended.append(going)
         await going.exited(60)
         await asyncio.sleep(self._chance.uniform(0, 2))
@@ -177,6 +198,8 @@ class Fleet:
 
     async def _begin(self, place: Place) -> None:
         url = place.proxy.url
+        ms = self._redis_ms if self._redis_ms is not None else self._chance.choice(DISTANCES_MS)
+        place.proxy.latency_s = ms / 1000
         if place.kind == "gateway":
             place.process = await self.world.gateway(RELAY_REDIS_URL=url)
         else:

@@ -55,6 +55,7 @@ class Session:
             for place, codec in zip(range(viewers), cycle(["json", "msgpack"]))
         ]
         self.known: dict[str, tuple[str, str]] = {}
+        self._losses = fleet.losses
         self.asking: tuple[str, str] | None = None  # question and generation that all wait for
         self._fleet = fleet
         self._model = model
@@ -78,39 +79,61 @@ class Session:
                     self._tally.breaks("bug", f"{self.name}: {outcome!r}")
 
     async def _turn(self, question: str, request_id: str) -> None:
-        asker = self.viewers[0]
+        asker, asked_s = self.viewers[0], self._tally.elapsed_s()
         command = {"type": "submit", "session": self.name, "request_id": request_id, "content": question}
         reply = await asker.ask(**command)
         if reply["type"] != "accepted":
             self._tally.answers[f"refused: {reply['code']}"] += 1
             return
         generation = reply["generation"]
+        accepted_s = self._tally.elapsed_s()
         if self._chance.random() < 0.1:
             other = await self.viewers[-1].ask(**command)
-            if other.get("generation") != generation and not self._lose_data:
+            if other.get("generation") != generation and not self._losses.any_since(asked_s):
                 self._tally.breaks("second_generation", f"{question}: {generation}, then {other}")
         stopped = await self._stop(generation) if self._chance.random() < 0.15 else None
         self.asking = (question, generation)
-        began_at = self._tally.elapsed_s()
-        ends = await asyncio.gather(*(self._end(viewer, generation) for viewer in self.viewers))
+        outcomes = await asyncio.gather(*(self._end(viewer, generation) for viewer in self.viewers))
         self.asking = None
-        self._tally.slow += self._tally.elapsed_s() - began_at > SLOW_S
-        self._judge(question, generation, ends, stopped)
-        await self._judge_calls(question, generation)
+        self._tally.slow += self._tally.elapsed_s() - accepted_s > SLOW_S
+        ends = [end for end in outcomes if end is not None]
+        if not ends:
+            self._judge_lost(question, generation)
+            return
+        if len(ends) < len(outcomes):
+            self._tally.answers["lost with Redis after somebody had seen its end"] += 1
+        lost = self._losses.any_since(asked_s)
+        self._judge(question, generation, ends, None if lost else stopped)
+        await self._judge_calls(question, generation, asked_s)
 
     async def _stop(self, generation: str) -> Frame:
         await asyncio.sleep(self._chance.uniform(0, 3))
         self._tally.fault("answer stopped by a viewer", self.name)
         return await self._chance.choice(self.viewers).ask(type="stop", session=self.name, generation=generation)
 
-    async def _end(self, viewer: Viewer, generation: str) -> tuple[str, str, str]:
-        """(reason, error code, text) as this viewer shows it."""
+    async def _end(self, viewer: Viewer, generation: str) -> tuple[str, str, str] | None:
+        """(reason, error code, text) as this viewer shows it; None: Redis has lost it, and it is gone."""
         if self._chance.random() < 0.3:
             self._tally.fault("viewer cut off", viewer.name)
             viewer.cut_now()
-        shown = await viewer.ended(generation, NEVER_S)
-        assert shown.end is not None
-        return shown.end["reason"], (shown.end.get("error") or {}).get("code", ""), shown.text
+        return await viewer.outcome(generation, self._losses.patience_s if self._lose_data else None)
+
+    def shown_by(self) -> dict[str, set[str]]:
+        """Answers that its viewers have seen no end of, and the gateways that show them."""
+        found: dict[str, set[str]] = {}
+        for viewer in self.viewers:
+            gateway = self._fleet.gateway_at(viewer.gateway_url) if viewer.served else None
+            for generation in viewer.unended if gateway is not None else ():
+                found.setdefault(generation, set()).add(str(gateway))
+        return found
+
+    def _judge_lost(self, question: str, generation: str) -> None:
+        """Nobody has seen an end of it, and nobody will."""
+        if excuse := self._losses.excuse(generation):
+            self._tally.answers[f"lost with Redis: {excuse}"] += 1
+            return
+        standing = "\n    ".join(viewer.standing() for viewer in self.viewers)
+        self._tally.breaks("missing_end", f"{question}, {generation}, lost with Redis, was to be ended\n    {standing}")
 
     def give_up(self) -> None:
         """Faults are over for long enough: what has not ended never will."""
@@ -128,20 +151,19 @@ class Session:
         texts = ["".join(says(question, call)) for call in range(1, self._model.asked[question] + 1)]
         if not (text in texts if reason == "complete" else text == "" or any(one.startswith(text) for one in texts)):
             self._tally.breaks("mixed", f"{question}, {generation}, {reason}: {text!r} is none of {texts}")
-        if (
-            stopped is not None
-            and stopped.get("already_ended") is False
-            and reason != "stopped"
-            and not self._lose_data
-        ):
+        if stopped is not None and stopped.get("already_ended") is False and reason != "stopped":
             self._tally.breaks("stop_lost", f"{question}, {generation}: ended {reason}")
 
-    async def _judge_calls(self, question: str, generation: str) -> None:
-        """A provider is asked once for each claim."""
-        calls, claims = self._model.asked[question], await self._fleet.claims(self.name, generation)
-        self._tally.calls[calls] += 1
-        if calls > claims and not self._lose_data:
-            self._tally.breaks("calls", f"{question}, {generation}: {calls} calls, {claims} claims")
+    async def _judge_calls(self, question: str, generation: str, asked_s: float) -> None:
+        """A provider is asked once for each claim, and again when the call before has failed."""
+        calls = [call for call in self._fleet.world.fake.calls if call.prompt == question]
+        claims = await self._fleet.claims(self.name, generation)
+        self._tally.calls[len(calls)] += 1
+        may_be = claims + sum(call.broke for call in calls[:-1])
+        if len(calls) > may_be and not self._losses.any_since(asked_s):
+            self._tally.breaks(
+                "calls", f"{question}, {generation}: {len(calls)} calls, {claims} claims, {may_be} allowed"
+            )
 
     async def look_again(self, url: str) -> None:
         """As somebody sees it who comes when all is over."""

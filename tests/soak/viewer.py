@@ -24,6 +24,7 @@ class Viewer(Client):
     def __init__(self, session: str, name: str, codec: str, address: Callable[[], str], tally: Tally) -> None:
         super().__init__("http://none", session, codec)
         self.name = name
+        self.gateway_url = ""
         self._address = address
         self._tally = tally
         self._again = asyncio.Event()
@@ -34,7 +35,8 @@ class Viewer(Client):
     async def follow(self) -> None:
         failures = 0
         while True:
-            self.url = self._address().replace("http", "ws", 1) + "/v1/ws"
+            self.gateway_url = self._address()
+            self.url = self.gateway_url.replace("http", "ws", 1) + "/v1/ws"
             try:
                 await self._follow_once()
             except (OSError, EOFError, TimeoutError, WebSocketException, InvalidHandshake):
@@ -55,6 +57,38 @@ class Viewer(Client):
             except (AssertionError, OSError, TimeoutError, WebSocketException):
                 pass  # not connected just now, or not any more
             await asyncio.sleep(0.2)
+
+    async def outcome(self, generation: str, patience_s: float | None) -> tuple[str, str, str] | None:
+        """(reason, error code, text) once it has ended; None if nothing has been shown of it for so long.
+
+        Without patience it waits until it is given up.
+        """
+        now = asyncio.get_running_loop().time
+        missed_at = now()
+        while True:
+            shown = self.view.generations.get(generation)
+            if shown is not None and shown.end is not None:
+                return shown.end["reason"], (shown.end.get("error") or {}).get("code", ""), shown.text
+            if shown is not None or patience_s is None:
+                missed_at = now()
+            elif now() - missed_at > patience_s and self.served:
+                return None
+            try:
+                async with asyncio.timeout(1), self.news:
+                    await self.news.wait()
+            except TimeoutError:
+                pass  # time for another look at the clock
+
+    @property
+    def served(self) -> bool:
+        """Whether it is connected, and subscribed there."""
+        return self.connection is not None and self._served and not self.view.waiting
+
+    @property
+    def unended(self) -> set[str]:
+        """Answers that it shows, or has shown, and whose end is still to come."""
+        running = {name for name, shown in self.view.generations.items() if shown.end is None}
+        return running | self.view.interrupted
 
     def standing(self) -> str:
         """Where it is and what it has seen, in words."""
