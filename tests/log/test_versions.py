@@ -251,14 +251,16 @@ async def _anything(chance: random.Random) -> None:
                       shelf_bytes=chance.choice([0, 10**6]))  # fmt: skip
         stage.read.page_bytes = chance.choice([1200, 5000, 10**6])
         writers: list[Writer] = []
-        made = 0
+        made = alive = 0  # counted before each await, inside which more may happen
 
         async def anything() -> None:
-            nonlocal made
+            nonlocal made, alive
             what, running = chance.random(), [writer for writer in writers if writer.claim is not None]
-            if (what < 0.15 and len(running) < 4) or not running:
-                made += 1
+            if (what < 0.15 or not running) and alive < 4:
+                made, alive = made + 1, alive + 1
                 writers.append(await admitted_and_claimed(stage.log, f"g{made}"))
+            elif not running:
+                return
             elif what < 0.6:
                 await chance.choice(running).tokens("t" * chance.choice([1, 50, 400]))
             elif what < 0.7:
@@ -267,6 +269,7 @@ async def _anything(chance: random.Random) -> None:
                 writer = chance.choice(running)
                 writers.remove(writer)  # first: something may happen inside the next await
                 await writer.end()
+                alive -= 1
             else:
                 await stage.log.trim("s", f"g{chance.randint(1, made)}")
 
