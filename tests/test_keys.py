@@ -13,7 +13,7 @@ from tests.log.in_memory import redis_in_memory
 SESSION_NAMES = [
     "meta", "log", "generations", "active", "transcript", "requests", "order", "deleted", "refused", "events",
 ]  # fmt: skip
-GENERATION_NAMES = ["state", "text", "reasoning"]
+GENERATION_NAMES = ["state", "text", "reasoning", "data"]
 QUEUE_NAMES = ["open", "jobs", "entries", "trims", "policy", "dead", "letters", *PRIORITIES]
 SESSIONS = ["s", "user:1", "a.b-c_d", ":", "x" * 128]
 

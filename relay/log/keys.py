@@ -17,6 +17,7 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
                       :g:GENERATION hash    fence, claims, owner, lease, attempt, state, count, bytes, crc, n …
                       :t:GENERATION string  the text of the current attempt
                       :r:GENERATION string  its reasoning
+                      :d:GENERATION list    its data: "TEXT_BYTES BODY", the bytes of text before it, the event
                       :events       channel "EPOCH SEQ BODY" of each event
     PREFIX:q:{QUEUE}:open           zset    "SESSION GENERATION" by the time of the reaper's next look
                     :jobs           hash    the same → the whole job
@@ -49,7 +50,7 @@ _SESSION = {
     "refused": "refused",
     "events": "events",
 }
-_GENERATION = {"state": "g:", "text": "t:", "reasoning": "r:"}
+_GENERATION = {"state": "g:", "text": "t:", "reasoning": "r:", "data": "d:"}
 _QUEUE: dict[str, str] = {
     name: name for name in ("open", "jobs", "entries", "trims", "policy", "dead", "letters", *PRIORITIES)
 }

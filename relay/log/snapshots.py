@@ -29,15 +29,16 @@ class Snapshots:
         """These generations as in the snapshot; those that do not exist are left out."""
         found = []
         for name in wanted:  # one at a time: each may hold max_answer_bytes of text
-            fields, text, reasoning = await read(
+            fields, text, reasoning, data = await read(
                 self._redis,
                 ("HGETALL", self._keys.generation(session, name)),
                 ("GET", self._keys.generation(session, name, "text")),
                 ("GET", self._keys.generation(session, name, "reasoning")),
+                ("LRANGE", self._keys.generation(session, name, "data"), "0", "-1"),
             )
             if fields:
                 stored = {key.decode(): value for key, value in zip(fields[::2], fields[1::2], strict=True)}
-                found.append(_snapshot(name, stored, text or b"", reasoning or b""))
+                found.append(_snapshot(name, stored, text or b"", reasoning or b"", data))
         return found
 
     async def turns(self, session: str, completed: list[str]) -> list[dict[str, Any]]:
@@ -78,7 +79,20 @@ def _question(stored: dict[str, bytes]) -> dict[str, str] | None:
     return {"message_id": stored["message_id"].decode(), "content": stored["content"].decode()}
 
 
-def _snapshot(name: str, stored: dict[str, bytes], text: bytes, reasoning: bytes) -> dict[str, Any]:
+def _data(stored: dict[str, bytes], data: list[bytes]) -> list[dict[str, Any]] | None:
+    """In order; `text_bytes`: of the text before each. None: not all of it is here, as an earlier release wrote it."""
+    count = int(stored.get("data", 0))
+    if count != len(data):
+        return None if count else []
+    return [_one_of_data(*one.split(b" ", 1)) for one in data]
+
+
+def _one_of_data(text_bytes: bytes, body: bytes) -> dict[str, Any]:
+    event = msgspec.json.decode(body)
+    return {"name": event["name"], "value": event["value"], "at": event.get("at"), "text_bytes": int(text_bytes)}
+
+
+def _snapshot(name: str, stored: dict[str, bytes], text: bytes, reasoning: bytes, data: list[bytes]) -> dict[str, Any]:
     end = msgspec.json.decode(stored["end"]) if "end" in stored else {}
     end.pop("type", None)
     metadata = msgspec.json.decode(stored["metadata"]) if "metadata" in stored else None
@@ -89,6 +103,7 @@ def _snapshot(name: str, stored: dict[str, bytes], text: bytes, reasoning: bytes
         "message": _question(stored),
         "text": text.decode(),
         "reasoning": reasoning.decode(),
+        "data": _data(stored, data),
         "metadata": metadata,
         **({"retry_of": stored["retry_of"].decode()} if "retry_of" in stored else {}),
         **end,

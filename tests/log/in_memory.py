@@ -108,17 +108,19 @@ class Writer:
         self.claim = claim
         self.fence, self.attempt, self.shown, self.history = claim.fence, claim.attempt, claim.shown, claim.history
         self.n = 0
-        self.written: dict[Kind, list[str]] = {"tokens": [], "reasoning": []}
+        self.written: dict[Kind, list[str]] = {"tokens": [], "reasoning": [], "data": []}
 
     async def status(self, state: State) -> Outcome:
         return await self._append("status", events.Status(self.generation, self.attempt, state), text=state)
 
     async def data(self, value: Any) -> Outcome:
-        return await self._append("data", events.Data(self.generation, self.attempt, "note", value))
+        event = events.Data(self.generation, self.attempt, "note", value)
+        self.written["data"].append(events.encode(event).decode())
+        return await self._append("data", event, index=len(self.written["data"]) - 1, count=1)
 
     async def restart(self) -> Outcome:
         self.attempt += 1
-        self.written = {"tokens": [], "reasoning": []}
+        self.written = {"tokens": [], "reasoning": [], "data": []}
         event = events.Restart(self.generation, self.attempt, "worker_lost")
         return await self._append("restart", event, index=self.attempt)
 
@@ -196,6 +198,17 @@ async def head(session_log: SessionLog) -> int:
     opened = await session_log.open("s", create=False)
     assert opened is not None
     return opened.head
+
+
+def parts_of(found: dict[str, Any]) -> list[str | dict[str, Any]]:
+    """A snapshot's text, and the data in its places there."""
+    text, parts, at = found["text"].encode(), [], 0
+    for one in found["data"]:
+        if one["text_bytes"] > at:
+            parts.append(text[at : one["text_bytes"]].decode())
+        at = one["text_bytes"]
+        parts.append({"name": one["name"], "value": one["value"], "at": one["at"]})
+    return [*parts, text[at:].decode()] if at < len(text) else parts
 
 
 async def transcript(session_log: SessionLog) -> list[str]:

@@ -67,6 +67,7 @@ async def test_the_end_is_stored_as_the_generations_state(session_log: SessionLo
     assert set(timings) == {"total", "queued", "first_token"}
     assert found == {
         "generation": "g1", "attempt": 1, "state": "ended", "reason": "failed", "text": "Hi", "reasoning": "",
+        "data": [],
         "message": {"message_id": "m-g1", "content": "question of g1"}, "metadata": {"user": "u"},
         "count": 1, "text_bytes": 2, "crc32": zlib.crc32(b"Hi"),
         "error": {"code": "x", "message": "No.", "retryable": True},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.examples import tries
 from tests.log import following
-from tests.log.in_memory import redis_in_memory, whole_log
+from tests.log.in_memory import parts_of, redis_in_memory, snapshot, whole_log
 from tests.protocol.logs import in_order
 from tests.workers import test_rebuilding as rebuilding
 from workers.flushing import LetGo
@@ -62,6 +62,8 @@ async def play(steps: list[tuple[str, int]], faults: list[str], size: int) -> No
             )
             assert shown.end is not None
             assert not viewer.view.unproven
+        found = await snapshot(writing.log)
+        assert [part if isinstance(part, str) else part["at"] for part in parts_of(found)] == order(said, data)
         await watching.aclose()
 
 

@@ -46,7 +46,7 @@ local function forget_oldest()
       for _, entry in ipairs(redis.call('XRANGE', KEY.log, from .. '-0', last .. '-0')) do
         if entry[2][2] == old and entry[1] ~= left then redis.call('XDEL', KEY.log, entry[1]) end
       end
-      redis.call('DEL', of.state(old), of.text(old), of.reasoning(old))
+      redis.call('DEL', of.state(old), of.text(old), of.reasoning(old), of.data(old))
       redis.call('ZREM', KEY.generations, old)
       redis.call('LREM', KEY.transcript, 0, old)
       changed(old, math.min(tonumber(first), tonumber(from)), tonumber(last))

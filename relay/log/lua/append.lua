@@ -42,14 +42,19 @@ if counter then
     redis.call('HSET', key, 'state', 'streaming', 'bytes', ARGV[13], 'crc', ARGV[14])
     redis.call('HSETNX', key, 'first', digits(now))
   end
-  if text and stored == 0 then created = { text } end
+  if kind == 'data' then
+    text = of.data(generation)
+    if stored == 0 then redis.call('DEL', text) end -- what is left there belongs to a state that Redis has lost
+    redis.call('RPUSH', text, (redis.call('HGET', key, 'bytes') or '0') .. ' ' .. body)
+  end
+  if stored == 0 then created = { text } end
 elseif kind == 'status' then
   redis.call('HSET', key, 'state', ARGV[12])
 elseif kind == 'restart' then
   redis.call('HSET', key, 'attempt', ARGV[10], 'state', 'retrying', 'count', 0, 'reasoned', 0, 'data', 0,
     'bytes', 0, 'crc', 0, 'shown', '0')
   redis.call('HDEL', key, 'mark')
-  redis.call('DEL', of.text(generation), of.reasoning(generation))
+  redis.call('DEL', of.text(generation), of.reasoning(generation), of.data(generation))
 end
 
 local seq = write(generation, body)

@@ -24,7 +24,7 @@ for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
   if state[1] then
     for _, part in ipairs({ generation, 'dead', '', state[2] or '' }) do reply[#reply + 1] = part end
   end
-  redis.call('UNLINK', of.state(generation), of.text(generation), of.reasoning(generation))
+  redis.call('UNLINK', of.state(generation), of.text(generation), of.reasoning(generation), of.data(generation))
 end
 redis.call('UNLINK', KEY.meta, KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
 

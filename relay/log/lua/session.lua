@@ -25,7 +25,7 @@ local function ensure_session(new_epoch)
   if epoch then return epoch end
   redis.call('HSET', KEY.meta, 'v', 1, 'epoch', new_epoch, 'seq', 0, 'floor', 0, 'expires', 0)
   for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
-    redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
+    redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation), of.data(generation))
   end
   redis.call('DEL', KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
   return new_epoch
@@ -65,6 +65,7 @@ local function keep(created)
       keys[#keys + 1] = of.state(generation)
       keys[#keys + 1] = of.text(generation)
       keys[#keys + 1] = of.reasoning(generation)
+      keys[#keys + 1] = of.data(generation)
     end
   end
   for _, key in ipairs(keys) do redis.call('PEXPIREAT', key, digits(expires)) end
@@ -173,7 +174,7 @@ local function forget_generation(generation)
       from = '(' .. entry[1]
     end
   until #entries < 500
-  redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation))
+  redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation), of.data(generation))
   redis.call('ZREM', KEY.active, generation)
   raise_floor_to_head()
 end
