@@ -251,25 +251,26 @@ async def _anything(chance: random.Random) -> None:
                       shelf_bytes=chance.choice([0, 10**6]))  # fmt: skip
         stage.read.page_bytes = chance.choice([1200, 5000, 10**6])
         writers: list[Writer] = []
-        made = alive = 0  # counted before each await, inside which more may happen
+        made, turn = 0, asyncio.Lock()
 
         async def anything() -> None:
-            nonlocal made, alive
-            what, running = chance.random(), [writer for writer in writers if writer.claim is not None]
-            if (what < 0.15 or not running) and alive < 4:
-                made, alive = made + 1, alive + 1
+            async with turn:  # a writer has one write in flight
+                await one_thing()
+
+        async def one_thing() -> None:
+            nonlocal made
+            what = chance.random()
+            if (what < 0.15 and len(writers) < 4) or not writers:
+                made += 1
                 writers.append(await admitted_and_claimed(stage.log, f"g{made}"))
-            elif not running:
-                return
             elif what < 0.6:
-                await chance.choice(running).tokens("t" * chance.choice([1, 50, 400]))
+                await chance.choice(writers).tokens("t" * chance.choice([1, 50, 400]))
             elif what < 0.7:
-                await chance.choice(running).data(made)
-            elif what < 0.8 and len(running) > 1:
-                writer = chance.choice(running)
-                writers.remove(writer)  # first: something may happen inside the next await
+                await chance.choice(writers).data(made)
+            elif what < 0.8 and len(writers) > 1:
+                writer = chance.choice(writers)
                 await writer.end()
-                alive -= 1
+                writers.remove(writer)
             else:
                 await stage.log.trim("s", f"g{chance.randint(1, made)}")
 
