@@ -18,6 +18,7 @@ import msgspec
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import StorageError, UnreadableJob
+from relay.log.clock_steps import ClockSteps
 from relay.log.policy import Policy
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog
@@ -61,10 +62,12 @@ class Reaper:
         self._sentences = sentences
         self._own = {own_queue} if own_queue is not None else set()
         self._clock = clock
-        self._trouble_at = -math.inf
+        self._trouble_at = self._began_at = -math.inf
+        self._steps: dict[str, ClockSteps] = {}  # by queue: each may lie on another server
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._began_at = self._clock()
         pause_s = min(1.0, self._policy.look_ms / 2000)
         while True:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))
@@ -83,6 +86,7 @@ class Reaper:
         for name in self._own | set(await self._promptly(self._queue.names())):
             await self.sweep(name)
             sizes[name] = await self._queue.sizes(name)
+        self._steps = {name: steps for name, steps in self._steps.items() if name in sizes}
         for queues, names in {"all": set(sizes), "own": self._own}.items():
             if names or queues == "all":
                 metrics.backlog.labels(queues).set(sum(sizes[name][0] for name in names))
@@ -91,8 +95,13 @@ class Reaper:
     async def sweep(self, queue: str) -> None:
         """One page of one queue. Raises StorageError."""
         said = self._said if queue in self._own else ""
+        asked_at = self._clock()
         due = await self._promptly(self._queue.due(queue, PAGE, self._policy.look_ms, said))
         policy = self._policy.with_said(due.policy)
+        steps = self._steps.setdefault(queue, ClockSteps())
+        if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):
+            self._trouble_at = self._clock()
+            log.warning("clock_stepped", queue=queue)
         for session, generation in due.rows:
             what = await self._look_if_it_can(queue, session, generation, due.now_ms, policy)
             metrics.reaped.labels(what).inc()
@@ -159,14 +168,22 @@ class Reaper:
         if self._runs_here(generation):
             return "alive"  # whatever became of its lease: its own worker is to renew it, or to let go
         if self._clock() - self._trouble_at < policy.lease_s:
-            # While Redis was away everybody's leases ran out: first let the living renew theirs.
+            # While Redis was away, or its clock stepped, everybody's leases ran out: first let the living renew theirs.
             return "waiting"
         lost = int(standing.get("claims", 0)) - int(standing.get("handed", 0))
         if lost >= policy.max_takeovers:
             return await self._fail(queue, session, generation, standing, "worker_lost")
-        if now_ms - max(lease, int(standing["accepted"])) > policy.queue_timeout_ms:  # since when nobody has had it
+        since_ms = max(lease, int(standing["accepted"]))  # when somebody had it last
+        if now_ms - since_ms - self._skipped_ms(queue, since_ms) > policy.queue_timeout_ms and self._knows(policy):
             return await self._fail(queue, session, generation, standing, "no_worker")
         return await self._queue.requeue(queue, session, generation, policy.lease_ms)
+
+    def _skipped_ms(self, queue: str, since_ms: int) -> int:
+        return self._steps[queue].skipped_ms(since_ms) if queue in self._steps else 0
+
+    def _knows(self, policy: Policy) -> bool:
+        """After a start the whole machine may have been off until now: its workers come, too, and take what waits."""
+        return self._clock() - self._began_at >= min(policy.lease_s, policy.queue_timeout_ms / 1000)
 
     async def _admit(self, queue: str, session: str, generation: str) -> str:
         """A gateway died between making the job durable and admitting it; its client may never ask again."""

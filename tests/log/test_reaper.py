@@ -533,7 +533,9 @@ async def test_a_worker_looks_after_its_own_queue_even_if_nobody_announced_it(
     monkeypatch.setattr(session_log, "reap", told)
     running = asyncio.create_task(reaper.run())
     async with asyncio.timeout(10):
-        await ended.wait()
+        while not ended.is_set():
+            clock.advance(ms=10)
+            await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert await ends(session_log) == [("failed", "no_worker")]
@@ -640,3 +642,120 @@ async def test_what_workers_have_said_is_kept_for_a_time_and_not_taken_back_by_o
     assert (await queue.due("default", 10, 1, "1 - 9 -")).policy == b"1 - 9 -"
     assert (await queue.due("default", 10, 1)).policy == b"1 - 9 -"
     assert await redis.pttl("t:q:{default}:policy") > 0
+
+
+# When Redis' clock steps forward
+
+
+class Both(Passing):
+    """Time passes for Redis and for the reaper alike, but for what `step` adds to Redis' clock."""
+
+    def __init__(self, session_log: SessionLog, queue: Queue, clock: Clock) -> None:
+        self.now_s = 1000.0
+        sentences = Sentences("Sorry.", {"de": "Schade."})
+        reaper = Reaper(session_log, queue, policy=POLICY, sentences=sentences, clock=lambda: self.now_s)
+        super().__init__(reaper, clock)
+
+    async def __call__(self, seconds: float, meanwhile: Callable[[], Any] | None = None) -> None:
+        async def both() -> None:
+            self.now_s += LOOK_S / 5
+            if meanwhile is not None:
+                await meanwhile()
+
+        await super().__call__(seconds, both)
+
+    async def step(self, seconds: float) -> None:
+        self._clock.advance(s=seconds)
+        await self._reaper.sweep("default")
+
+
+@pytest.fixture
+def both(session_log: SessionLog, queue: Queue, clock: Clock) -> Both:
+    return Both(session_log, queue, clock)
+
+
+async def test_an_answer_that_waits_for_its_first_token_outlives_a_step_of_redis_clock(
+    session_log: SessionLog, queue: Queue, both: Both
+) -> None:
+    job = await accepted(session_log, queue)
+    await next_job(queue)
+    writer = await claimed(session_log, job)
+    await both(LOOK_S)
+    await both.step(1.5 * QUEUE_TIMEOUT_S)
+    await both(LEASE_S / 3)  # so often it is renewed
+    assert await ends(session_log) == []
+    assert (await session_log.renew("s", "g1", writer.fence, LEASE_MS)).what == "written"
+    await both(LEASE_S - LOOK_S)
+    assert await next_job(queue) is None
+    assert (await writer.end()).what == "written"
+
+
+async def test_an_answer_whose_worker_died_in_a_step_of_redis_clock_is_taken_over(
+    session_log: SessionLog, queue: Queue, both: Both
+) -> None:
+    job = await accepted(session_log, queue)
+    await next_job(queue)
+    await claimed(session_log, job)
+    await both(LOOK_S)
+    await both.step(1.5 * QUEUE_TIMEOUT_S)
+    await both(LEASE_S + LOOK_S)
+    assert await ends(session_log) == []
+    assert await next_job(queue) == job
+
+
+async def test_a_job_waits_its_time_for_a_worker_whatever_redis_clock_skips(
+    session_log: SessionLog, queue: Queue, both: Both
+) -> None:
+    await accepted(session_log, queue)
+    await both(QUEUE_TIMEOUT_S / 3)
+    await both.step(6 * QUEUE_TIMEOUT_S)
+    await both(QUEUE_TIMEOUT_S / 3)
+    await both.step(6 * QUEUE_TIMEOUT_S)
+    await both(QUEUE_TIMEOUT_S / 3 - LOOK_S)
+    assert await ends(session_log) == []
+    await both(LEASE_S + 2 * LOOK_S)
+    assert await ends(session_log) == [("failed", "no_worker")]
+
+
+async def test_after_a_start_workers_have_a_lease_to_come_and_take_what_waits(
+    session_log: SessionLog, queue: Queue, clock: Clock
+) -> None:
+    """The whole machine was off: what waited in Redis waited for nobody, and what ran is taken over at once."""
+    now_s, rounds = 1000.0, asyncio.Queue[None]()
+
+    class Watched(Reaper):
+        async def sweep(self, queue: str) -> None:
+            await super().sweep(queue)
+            rounds.put_nowait(None)
+
+    async def sweeps() -> None:
+        async with asyncio.timeout(10):
+            for _ in range(2):
+                await rounds.get()
+
+    waits, ran = await accepted(session_log, queue, "g1"), await accepted(session_log, queue, "g2")
+    assert [job.generation for job in await queue.take("default", 2)] == ["g1", "g2"]
+    await claimed(session_log, ran)
+    await queue.requeue("default", "s", "g1", 0)
+    await queue.announce("default")
+    clock.advance(s=2 * QUEUE_TIMEOUT_S)
+    reaper = Watched(
+        session_log,
+        queue,
+        policy=POLICY._replace(lease_ms=200),  # so that it sweeps often
+        sentences=Sentences("Sorry.", {}),
+        clock=lambda: now_s,
+    )
+    running = asyncio.create_task(reaper.run())
+    await sweeps()
+    now_s += 0.19
+    clock.advance(ms=190)
+    await sweeps()
+    assert await ends(session_log) == []
+    assert {job.generation for job in await queue.take("default", 2)} == {waits.generation, ran.generation}
+    now_s += 0.2
+    clock.advance(ms=200)
+    await sweeps()
+    assert await ends(session_log) == [("failed", "no_worker")] * 2
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
