@@ -148,6 +148,10 @@ class Wire:
         finally:
             self.cuts[direction] = None
 
+    def delay_s(self) -> float:
+        """How long the piece that has just arrived is on its way; those of one direction stay in order."""
+        return self.latency_s
+
     # Its socket
 
     async def _listen(self) -> None:
@@ -251,7 +255,7 @@ class Connection:
             while True:
                 await self._wire.flowing[direction].wait()
                 data = await reader.read(_PIECE_BYTES)
-                await under_way.put((now() + self._wire.latency_s, data))
+                await under_way.put((now() + self._wire.delay_s(), data))
                 if not data:
                     break
             await arriving
