@@ -8,6 +8,7 @@ python3 tasks.py check         ruff and mypy
 python3 tasks.py bench [...]   the benchmarks
 python3 tasks.py mutants       breaks the code in known ways, and shows which tests notice
 python3 tasks.py soak [...]    random faults for a while (--minutes N), and a count of what was promised
+python3 tasks.py shaker [...]  random delays and viewers that come and go (--minutes N), and what each was shown
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ PYTHON = BIN / "python"
 
 
 def main(arguments: list[str]) -> int:
-    tasks = {"run": run, "test": test, "check": check, "bench": bench, "mutants": mutants, "soak": soak}
+    tasks = {
+        "run": run, "test": test, "check": check, "bench": bench, "mutants": mutants, "soak": soak, "shaker": shaker,
+    }  # fmt: skip
     name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if name not in tasks:
         print(__doc__)
@@ -77,6 +80,11 @@ def mutants(rest: list[str]) -> int:
 def soak(rest: list[str]) -> int:
     set_up(["-e", ".[dev]", "--group", "test"], "test")
     return become(str(PYTHON), "-m", "tests.soak", *rest)
+
+
+def shaker(rest: list[str]) -> int:
+    set_up(["-e", ".[dev]", "--group", "test"], "test")
+    return become(str(PYTHON), "-m", "tests.shaker", *rest)
 
 
 def set_up(packages: list[str], name: str) -> None:
