@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -18,6 +19,7 @@ from relay.protocol.words import Cursor, new_id
 KEEP_GENERATIONS = 200  # ended ones in a view: as many as a gateway keeps by default
 _REBUILDS = 3  # for one answer: a log whose own checksum is wrong is shown as it is
 NEVER = float("inf")
+_HINDERED_S = 5.0  # nobody could have told us; look again then
 
 
 class Listener:
@@ -36,7 +38,16 @@ class Listener:
 class Channel:
     """One session over whatever connections there are. `ask_at`: when to send `subscribe`, by the loop's clock."""
 
-    def __init__(self, session: str, *, start: str, cursor: Cursor | None, answer_within_s: float) -> None:
+    def __init__(
+        self,
+        session: str,
+        *,
+        start: str,
+        cursor: Cursor | None,
+        answer_within_s: float,
+        lost_after_s: Callable[[], float],
+    ) -> None:
+        """`lost_after_s`: as the gateway announced it last."""
         self.view = SessionView(session, f"{new_id('subscribe')}-")
         if cursor is not None:
             self.view.resume(cursor)
@@ -47,6 +58,9 @@ class Channel:
         self._start = start
         self.whole = start == "start" and cursor is None  # followed from the log's first event
         self._answer_within_s = answer_within_s
+        self._lost_after_s = lost_after_s
+        self._interrupted_at: dict[str, float] = {}
+        self._giving_up: asyncio.TimerHandle | None = None
         self._connected = False
         self._degraded = False
         self._again = Backoff()
@@ -71,6 +85,11 @@ class Channel:
         self._connected = False
         self._tell()
 
+    def close(self) -> None:
+        """Nobody listens any more."""
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+
     def degraded(self, yes: bool) -> None:
         self._degraded = yes
         self._tell()
@@ -78,6 +97,7 @@ class Channel:
     def fail(self, error: RelayError) -> None:
         """The end of it: nothing is asked any more, listeners raise `error`."""
         self.failure = self.failure or error
+        self.close()
         self.ask_at = NEVER
         self.ready.set()
         self._tell()
@@ -119,11 +139,29 @@ class Channel:
 
     def _subscribed(self, frame: Frame) -> None:
         self.ask_at = NEVER
+        self._watch_interrupted()
         if not frame["recovered"]:
             for listener in list(self.listeners):
                 listener.rebuilding(frame)
         self.ready.set()
         self._tell()
+
+    def _watch_interrupted(self, after_s: float = 0.0) -> None:
+        """Answers that nobody brings back are given up `lost_after_s` after they were interrupted."""
+        self.close()
+        loop, lost_after_s = asyncio.get_running_loop(), self._lost_after_s()
+        known = self._interrupted_at
+        self._interrupted_at = {name: known.get(name, loop.time()) for name in self.view.interrupted}
+        if self._interrupted_at:
+            due = max(min(self._interrupted_at.values()) + lost_after_s, loop.time() + after_s)
+            self._giving_up = loop.call_at(due, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self.hindrance:
+            overdue_at = asyncio.get_running_loop().time() - self._lost_after_s()
+            self.view.give_up({name for name, at in self._interrupted_at.items() if at <= overdue_at})
+            self._tell()
+        self._watch_interrupted(_HINDERED_S if self.hindrance else 0.0)
 
     def _doubted(self) -> bool:
         """A text does not match its checksum: whether to build everything again, which may mend it."""

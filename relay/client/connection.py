@@ -108,7 +108,7 @@ class Relay:
                 channel,
                 accepted["generation"],
                 duplicate=accepted["duplicate"],
-                lost_after_s=self._desk.limit("lost_after_s", DEFAULT_LOST_AFTER_S),
+                lost_after_s=self._lost_after_s(),
                 stop=self.stop,
                 release=lambda answer: self._desk.leave(channel, answer),
             )
@@ -149,7 +149,13 @@ class Relay:
             raise self._desk.failure
         channel = self._desk.channel(session)
         if channel is None:
-            channel = Channel(session, start=start, cursor=cursor, answer_within_s=self._answer_within_s)
+            channel = Channel(
+                session,
+                start=start,
+                cursor=cursor,
+                answer_within_s=self._answer_within_s,
+                lost_after_s=self._lost_after_s,
+            )
             self._desk.open(channel)
         elif cursor is not None:
             raise RuntimeError(f"{session} is followed already; a cursor needs a connection of its own")
@@ -158,6 +164,9 @@ class Relay:
             self._link.wake()
         channel.listeners.add(listener)
         return channel
+
+    def _lost_after_s(self) -> float:
+        return self._desk.limit("lost_after_s", DEFAULT_LOST_AFTER_S)
 
     async def _run(self) -> None:
         try:

@@ -62,6 +62,7 @@ class Desk:
         session = channel.view.session
         if not channel.listeners and self._channels.get(session) is channel:
             del self._channels[session]
+            channel.close()
             self._leaving.add(session)
             self.wake()
 

@@ -57,7 +57,10 @@ class Generation:
 
 
 class SessionView:
-    """One session's state and cursor. `prefix`: of the ids of its subscribes, one for each view on a connection."""
+    """One session's state and cursor. `prefix`: of the ids of its subscribes, one for each view on a connection.
+
+    `interrupted`: answers that the new log does not have, and that may come back; `lost`: those that were given up.
+    """
 
     def __init__(self, session: str, prefix: str = "subscribe-") -> None:
         self.session = session
@@ -72,6 +75,7 @@ class SessionView:
         self.messages: list[Frame] = []
         self.generations: dict[str, Generation] = {}
         self.interrupted: set[str] = set()
+        self.lost: set[str] = set()
 
     @property
     def cursor(self) -> Cursor | None:
@@ -97,6 +101,11 @@ class SessionView:
         """Drop cursor and state: the next subscribe brings everything."""
         self.epoch, self.last, self._resumed = None, 0, False
         self.messages, self.generations, self.unproven = [], {}, set()
+
+    def give_up(self, names: set[str]) -> None:
+        """`limits.lost_after_s` have passed without a sign of these: what of them is interrupted is lost."""
+        self.lost |= self.interrupted & names
+        self.interrupted -= names
 
     def prune(self, keep: int) -> None:
         """Forget the oldest ended generations beyond `keep`, with their questions; unfinished ones stay."""
@@ -138,6 +147,7 @@ class SessionView:
         if not frame["recovered"]:
             unfinished = {name for name, known in self.generations.items() if known.end is None}
             self.interrupted = (self.interrupted | unfinished) - set(active)
+            self.lost -= set(active)
             self.forget()
         self.epoch, self.last, self.waiting = frame["epoch"], frame["at"], False
         if self.live and not frame["recovered"] and frame["at"] > 0:  # at 0 everything follows, from its beginning
@@ -148,7 +158,8 @@ class SessionView:
     def _event(self, event: Frame) -> Next:
         kind = event["type"]
         if kind == "message":
-            self.messages.append(event)
+            if not any(known["message_id"] == event["message_id"] for known in self.messages):
+                self.messages.append(event)  # once, also if it had to be written again
             return "applied"
         if kind not in _KINDS:
             return "applied"  # of a later release; its seq counts
@@ -186,6 +197,7 @@ class SessionView:
             if self._resumed:
                 shown.attempt, shown.partial = attempt, True
         self.interrupted.discard(name)
+        self.lost.discard(name)
         if attempt > shown.attempt:
             shown.restart(attempt)
         return shown

@@ -63,6 +63,8 @@ export interface SessionEvents {
   end: { generation: string; end: End; catchup: boolean };
   /** The relay has lost this answer; it comes back, or ends `failed`. */
   interrupted: { generation: string };
+  /** Nobody has brought it back within `limits.lost_after_s`. */
+  lost: { generation: string };
   /** A session that may not be followed, a command that is tried again (`error.retryable`), the relay's last word. */
   error: { error: RelayError };
   /** Somebody deleted the session. It is not followed any more; `relay.session(name)` begins a new one. */
@@ -135,7 +137,7 @@ export interface Message {
 export class Generation {
   readonly generation: string;
   readonly attempt: number;
-  /** The last status, `streaming`, the reason of its end, or `interrupted`. */
+  /** The last status, `streaming`, the reason of its end, `interrupted`, or `lost`. */
   readonly state: string;
   /** Its user turn; null for a `retry_of`. */
   readonly message: Message | null;
@@ -208,6 +210,8 @@ export class SessionView {
   readonly generations: Map<string, Generation>;
   readonly interrupted: Map<string, Generation>;
   readonly doubtful: Set<string>;
+  /** Those of these names that are interrupted are lost from now on; returns them. */
+  giveUp(names: string[]): string[];
   /** The command to send. */
   subscribe(from?: "start" | "live"): Frame;
   forget(): void;

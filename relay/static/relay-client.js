@@ -17,7 +17,7 @@
  * Session: name, messages, generations (Map, in order of submit), rebuilding, following, degraded,
  *   submit({content | messages | retry_of, ...}, {signal?}) → Promise of {generation, duplicate},
  *   stop(generation) → Promise of {generation, already_ended}, unsubscribe();
- *   events `change` (at most once per picture), `end`, `interrupted`, `error`, `deleted`
+ *   events `change` (at most once per picture), `end`, `interrupted`, `lost`, `error`, `deleted`
  *
  * A submit or stop is sent again until it is answered, through reconnects and retryable errors, at most MAX_TRIES times,
  * a submit always with the same request_id: it makes one generation. A promise rejects with a RelayError; after
@@ -35,6 +35,15 @@ const CRC_TABLE = Int32Array.from({ length: 256 }, (_, byte) => {
   return byte;
 });
 const utf8 = (text) => new TextEncoder().encode(text);
+
+/** Half a character (of an emoji cut in two, say) is no text, and JSON with one is refused: U+FFFD takes its place. */
+const whole = (text) => text.replace(/[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]/g, (found) => found.length === 2 ? found : "\ufffd");
+const isMap = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+const mended = (_, value) =>
+  typeof value === "string" ? whole(value)
+    : isMap(value) ? Object.fromEntries(Object.entries(value).map(([name, one]) => [whole(name), one]))
+    : value;
+const encode = (command) => JSON.stringify(command, mended);
 
 /** The checksum of zlib, unsigned. */
 export function crc32(bytes) {
@@ -64,7 +73,7 @@ export class Generation {
 
   get text() { return this.texts.join(""); }
   get reasoning() { return this.reasonings.join(""); }
-  get running() { return this.end === null && this.state !== "interrupted"; }
+  get running() { return this.end === null && this.state !== "interrupted" && this.state !== "lost"; }
 
   /** Take one event of its own in; false if the text can no longer be what the model wrote. */
   apply(event) {
@@ -158,12 +167,20 @@ export class SessionView {
     const known = [...this.generations, ...this.interrupted];
     this.forget();
     this.interrupted = new Map(known.filter(([name, { begun, end }]) => begun && end === null && !active.has(name)));
-    for (const lost of this.interrupted.values()) lost.state = "interrupted";
+    for (const one of this.interrupted.values()) if (one.state !== "lost") one.state = "interrupted";
+  }
+
+  /** `limits.lost_after_s` have passed without a sign of these: nobody brings them back. Returns those that are lost. */
+  giveUp(names) {
+    const lost = names.filter((name) => this.interrupted.get(name)?.state === "interrupted");
+    for (const name of lost) this.interrupted.get(name).state = "lost";
+    return lost;
   }
 
   event(event) {
     if (event.type === "message") {
-      this.messages.push(event);
+      // Once, also if it had to be written again.
+      if (!this.messages.some(({ message_id }) => message_id === event.message_id)) this.messages.push(event);
       if (event.generation != null) this.place(event.generation).message = event; // so that the order is the submits'
       return true;
     }
@@ -191,6 +208,8 @@ export class SessionView {
 
 const MAX_REBUILDS = 3; // for one answer whose text does not prove; after that it is shown, and marked `unproven`
 const BACKOFF_MS = { first: 250, most: 10_000 };
+const LOST_AFTER_S = 60; // where the gateway does not say
+const HINDERED_MS = 5_000; // until lost answers are looked at again
 const PICTURE_MS = 100; // where no pictures are drawn (a tab in the background), a timer tells the changes
 
 const backoffMs = (failures) => Math.random() * Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** failures);
@@ -213,6 +232,8 @@ export class Session extends EventTarget {
   #from;
   #failures = 0; // subscribes that came to nothing, one after the other
   #timer;
+  #interrupted = new Map(); // generation → since when
+  #givingUp;
   #doubts = new Map(); // generation → how often its text did not prove
   #degraded = false;
   #due = null; // {generations, catchup, news}: what the next `change` tells
@@ -246,7 +267,7 @@ export class Session extends EventTarget {
 
   _leave(news = []) {
     this.following = false;
-    clearTimeout(this.#timer);
+    for (const timer of [this.#timer, this.#givingUp]) clearTimeout(timer);
     if (news.length) this.#change([], false, news);
   }
 
@@ -285,8 +306,28 @@ export class Session extends EventTarget {
 
   #began({ recovered }, before) {
     const lost = recovered ? [] : [...this.#view.interrupted.keys()];
+    this.#watchInterrupted();
     const changed = recovered ? [] : [...before, ...this.#view.generations.keys()];
     this.#change(changed, true, lost.map((generation) => ["interrupted", { generation }]));
+  }
+
+  /** Answers that nobody brings back are given up `lost_after_s` after they were interrupted. */
+  #watchInterrupted(leastMs = 0) {
+    clearTimeout(this.#givingUp);
+    const waiting = [...this.#view.interrupted].filter(([, { state }]) => state === "interrupted");
+    this.#interrupted = new Map(waiting.map(([name]) => [name, this.#interrupted.get(name) ?? Date.now()]));
+    if (!this.#interrupted.size) return;
+    const dueMs = Math.min(...this.#interrupted.values()) + this.#link.lostAfterMs() - Date.now();
+    this.#givingUp = setTimeout(() => this.#giveUp(), Math.max(dueMs, leastMs));
+  }
+
+  #giveUp() {
+    const hindered = !this.#link.open() || this.degraded; // nobody could have told us
+    const overdue = Date.now() - this.#link.lostAfterMs();
+    const names = [...this.#interrupted].filter(([, since]) => since <= overdue).map(([name]) => name);
+    const lost = hindered ? [] : this.#view.giveUp(names);
+    if (lost.length) this.#change(lost, false, lost.map((generation) => ["lost", { generation }]));
+    this.#watchInterrupted(hindered ? HINDERED_MS : 0);
   }
 
   /** Whether to rebuild for what the frame left in doubt. */
@@ -400,6 +441,8 @@ export class Relay extends EventTarget {
       // By its id our own is told from a deleted session's: the session may be followed again before the reply is here.
       left: () => this.#sessions.delete(name) && this.#send({ type: "unsubscribe", id: "unsubscribe", session: name }),
       degraded: () => this.#degraded,
+      open: () => this.#welcomed,
+      lostAfterMs: () => 1_000 * (this.limits.lost_after_s ?? LOST_AFTER_S),
     };
     const session = new Session(link, new SessionView(name, `s${++this.#drawn}-`), from);
     this.#sessions.set(name, session);
@@ -490,7 +533,7 @@ export class Relay extends EventTarget {
     if (!request || request.timer || !this.#welcomed) return;
     const refuse = (code, message) => this.#settle(id).reject(new RelayError({ code, message }));
     const most = this.limits.max_command_bytes ?? Infinity;
-    if (utf8(JSON.stringify(request.command)).length > most) return refuse("too_large", "This is too long for the relay.");
+    if (utf8(encode(request.command)).length > most) return refuse("too_large", "This is too long for the relay.");
     if (request.tries >= MAX_TRIES) return refuse("unavailable", "The relay did not answer.");
     if (this.#send(request.command)) request.tries++;
   }
@@ -503,7 +546,12 @@ export class Relay extends EventTarget {
       tell(session ?? this, "error", { error: new RelayError(frame) });
     } else if (request) this.#settle(frame.id).reject(new RelayError(frame));
     else if (session) session._refused(frame);
-    else tell(this, "error", { error: new RelayError(frame) });
+    else {
+      // A refusal that could not read its command's id: where one command waits, it was that one.
+      const sent = frame.id == null && !frame.retryable ? [...this.#outbox].filter(([, { tries }]) => tries > 0) : [];
+      if (sent.length === 1) this.#settle(sent[0][0]).reject(new RelayError(frame));
+      else tell(this, "error", { error: new RelayError(frame) });
+    }
   }
 
   #settle(id) {
@@ -528,7 +576,7 @@ export class Relay extends EventTarget {
 
   #send(command) {
     const open = this.#socket?.readyState === 1;
-    if (open) this.#socket.send(JSON.stringify(command));
+    if (open) this.#socket.send(encode(command));
     return open;
   }
 

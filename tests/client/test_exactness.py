@@ -168,7 +168,10 @@ def corrupted(frame: Frame) -> Frame:
 
 
 async def play(log: list[Body], script: list[str], upto: list[int]) -> None:
-    gateway, channel = Gateway(log), Channel(SESSION, start="start", cursor=None, answer_within_s=10)
+    gateway, channel = (
+        Gateway(log),
+        Channel(SESSION, start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 60),
+    )
     changes = Changes()
     channel.listeners.add(changes)
     written = texts(log)

@@ -241,6 +241,23 @@ async def test_an_answer_that_nobody_brings_back_or_ends_is_lost_in_the_end(
             await answer.end()
 
 
+async def test_what_was_deleted_while_we_were_away_is_lost_in_the_end(
+    gateway: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.client.connection.DEFAULT_LOST_AFTER_S", 0.1)
+    async with followed(gateway) as (_, following, peer):
+        await peer.live(1, Story("g1").tokens(["Hel"]))
+        assert isinstance(await anext(following), Applied)
+        await peer.send(type="subscribed", session="s", epoch="e2", at=0, head=0, recovered=False, active=[])
+        assert await anext(following) == Rebuilt("e2", 0, 0)
+        assert following.view.interrupted | following.view.lost == {"g1"}
+        await until(lambda: following.view.lost == {"g1"}, "it is lost")
+        assert following.view.interrupted == set()
+        await peer.live(1, Story("g1").tokens(["Hello"]))
+        await anext(following)
+        assert following.view.lost == set()
+
+
 async def test_a_following_is_told_to_forget_and_its_cursor_is_of_the_new_life(gateway: Scripted) -> None:
     async with followed(gateway) as (_, following, peer):
         await peer.live(1, message("g1"))

@@ -26,7 +26,9 @@ LIMITS = {"max_command_bytes": 1 << 20, "max_content_bytes": 1 << 17, "max_subsc
 class LiveTray(Tray):
     """A sink whose peer is always there."""
 
-    sent_at = 0.0
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent_at = asyncio.get_running_loop().time()
 
     def unsent_bytes(self) -> int:
         return 0

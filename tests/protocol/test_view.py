@@ -210,6 +210,25 @@ def test_an_interrupted_generation_that_appears_in_the_new_log_is_none_any_more(
     assert view.interrupted == set()
 
 
+def test_an_interrupted_generation_that_is_given_up_is_lost_until_it_comes_back_after_all() -> None:
+    view = following()
+    view.apply(live(1, Story("g1").tokens(["x"])))
+    view.apply(live(2, Story("g2").tokens(["y"])))
+    view.apply(subscribed(0, epoch="e2"))
+    view.give_up({"g1", "other"})
+    assert (view.interrupted, view.lost) == ({"g2"}, {"g1"})
+    begin(view, 0, epoch="e2", recovered=False)
+    assert (view.interrupted, view.lost) == ({"g2"}, {"g1"})
+    view.apply(live(1, Story("g1").tokens(["x"])))
+    assert (view.interrupted, view.lost) == ({"g2"}, set())
+
+
+def test_a_question_that_was_written_again_is_shown_once() -> None:
+    view = following()
+    view.apply(catchup(1, 3, message("g1"), message("g2"), message("g1")))
+    assert [event["message_id"] for event in view.messages] == ["m-g1", "m-g2"]
+
+
 @pytest.mark.parametrize("recovered", [True, False])
 def test_an_interrupted_generation_stays_so_over_a_reconnect(recovered: bool) -> None:
     view = following()

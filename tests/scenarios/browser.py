@@ -65,7 +65,7 @@ _SET_UP = """async (options) => {
   watch(relay, "relay", ["state", "error"]);
   window.follow = (name, options) => {
     sessions[name] = relay.session(name, options);
-    watch(sessions[name], name, ["change", "end", "interrupted", "error", "deleted"]);
+    watch(sessions[name], name, ["change", "end", "interrupted", "lost", "error", "deleted"]);
   };
   window.promise = (name, made) => {
     promises[name] = null;

@@ -300,6 +300,46 @@ async def test_an_answer_that_the_new_log_does_not_have_is_interrupted_and_stays
         assert await tab.run(shown) == ["complete", "é", "?"]
 
 
+async def test_an_answer_that_nobody_brings_back_is_lost_in_the_end(browser: Browser) -> None:
+    """As after a DELETE while the page was away."""
+    welcome = {"type": "welcome", "heartbeat_s": 60, "limits": {"lost_after_s": 0.3}}
+    async with ScriptedGateway(obliging, welcome=welcome) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send(live(1, MESSAGE), live(2, TOKENS))
+        await tab.shows("s", "g1", "é")
+        await gateway.send(subscribed(epoch="e2"))
+        await tab.until("events.some(({ type }) => type === 'lost')")
+        shown = "(({ state, text, running }) => [state, text, running])(sessions.s.generations.get('g1'))"
+        assert await tab.run(shown) == ["lost", "é", False]
+        await gateway.send(live(1, TOKENS), live(2, end()))
+        assert (await tab.ended("s", "g1"))["state"] == "complete"
+
+
+async def test_half_a_character_is_mended_before_it_is_sent(browser: Browser) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await tab.run(
+            "promise('asked', sessions.s.submit("
+            "{ content: 'a\\ud83d \\ud83d\\ude00', metadata: { 'k\\ude00': ['\\ud83d'] } }))"
+        )
+        await tab.settled("asked")
+        (submit,) = gateway.named("submit")
+        assert submit["content"] == "a\ufffd \U0001f600"
+        assert submit["metadata"] == {"k\ufffd": ["\ufffd"]}
+
+
+async def test_a_refusal_that_could_not_read_the_id_settles_the_one_command_that_waits(browser: Browser) -> None:
+    def blind(command: Frame) -> list[Frame]:
+        if command["type"] != "submit":
+            return obliging(command)
+        return [{"type": "error", "code": "bad_message", "message": "No.", "retryable": False}]
+
+    async with ScriptedGateway(blind) as gateway:
+        tab = await following(browser, gateway)
+        await tab.submit("s", "asked", content="?")
+        assert (await tab.settled("asked"))["error"]["code"] == "bad_message"
+
+
 async def test_degraded_and_restored_are_told(browser: Browser) -> None:
     async with ScriptedGateway(obliging) as gateway:
         tab = await following(browser, gateway)

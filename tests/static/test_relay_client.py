@@ -217,3 +217,12 @@ def test_generations_stand_in_the_order_of_submit_also_when_the_later_one_speaks
         model.apply(frame)
     compare(engine, model)
     assert engine.drive(SESSION, model.steps)[-1][1]["order"] == ["g1", "g2"]
+
+
+def test_a_question_that_was_written_again_is_shown_once_in_both(engine: Javascript) -> None:
+    model, server = Model(), Server("e1", [message("g1"), message("g2"), message("g1")])
+    model.apply(server.subscribed(model.subscribe()))
+    for frame in server.catchup(3, 262_144):
+        model.apply(frame)
+    compare(engine, model)
+    assert len(model.view.messages) == 2
