@@ -20,6 +20,9 @@ _FOLLOWER = "tests/log/test_follower.py::test_"
 _POOL = "tests/log/test_pool.py::test_"
 _TIMEOUTS = "tests/test_timeouts.py::test_"
 _VIEW = "tests/protocol/test_view.py::test_"
+_COMPACT = "tests/protocol/test_compact.py::test_"
+_TRIM = "tests/log/test_trim.py::test_"
+_VERSIONS = "tests/log/test_versions.py::test_"
 
 
 class Change(NamedTuple):
@@ -129,6 +132,44 @@ MUTANTS = [
         [Change("if state[2] == 'ended' then return { 'ended' } end", "")],
         [],  # the fence that a stop raises keeps a worker out as well
         [_APPEND + "nothing_is_written_after_the_end_or_without_a_generation"],
+    ),
+    Mutant(
+        "a merge across data",
+        "relay/protocol/compact.py",
+        [Change("self._open.pop((kind, generation, header.attempt), None)", "pass")],
+        [],
+        [_COMPACT + "nothing_merges_across_data_of_its_generation_and_attempt"],
+    ),
+    Mutant(
+        "a trim across data",
+        "relay/log/lua/trim.lua",
+        [Change("      open = {}\n", "")],
+        [],
+        [_TRIM + "many_batches_become_one_on_either_side_of_data_and_everything_else_stays"],
+    ),
+    Mutant(
+        "a snapshot's data without its place",
+        "relay/log/lua/append.lua",
+        [Change("(redis.call('HGET', key, 'bytes') or '0') .. ' ' .. body", "'0 ' .. body")],
+        [],
+        ["tests/log/test_snapshots.py::test_data_stands_in_a_snapshot_with_its_place_in_the_text"],
+    ),
+    Mutant(
+        "the floor as a version",
+        "relay/log/versions.py",
+        [Change("return (self.floor, self.trims) == (other.floor, other.trims)", "return self.floor == other.floor")],
+        [],
+        [
+            _VERSIONS + "a_trim_below_the_floor_between_two_pages_takes_no_text",
+            _VERSIONS + "a_generation_removed_below_the_floor_between_two_pages_is_not_left_half_shown",
+        ],
+    ),
+    Mutant(
+        "a page that was merged beyond what is shown",
+        "relay/log/replay.py",
+        [Change("        self._reach(stretch.version.floor)\n", "")],
+        [],
+        [_VERSIONS + "a_replay_whose_page_was_merged_beyond_what_is_shown_waits_for_that"],
     ),
     Mutant(
         "a cursor below the floor is honoured",
