@@ -138,7 +138,7 @@ class Submissions:
             raise ClientError("bad_message", "queue: there are too many queues; name one that is in use.")
         crashpoint("submit.looked_up")
 
-        job = await self._job(submit, new_id("g"), language)
+        job = self._job(submit, new_id("g"), language, *await self._turn(submit))
         admitted = await self._intake.submit(job)
         if admitted == "queue_full":
             raise ClientError("rate_limited", f"queue: {submit.queue} is full.", retry_after_s=5)
@@ -159,16 +159,23 @@ class Submissions:
             raise ClientError("conflict", "request_id was used in this session for another question.")
         standing = await self._intake.unclaimed(submit.session, generation)
         if standing is not None:
-            await self._intake.enqueue(await self._job(submit, generation, standing.get("language")))
+            turn = await self._log.user_turn(submit.session, generation)
+            if turn is not None:  # else it went a moment ago
+                await self._intake.enqueue(self._job(submit, generation, standing.get("language"), *turn))
+        elif await self._log.is_forgotten(submit.session, submit.request_id, generation):
+            raise ClientError("not_found", "This was answered before, and the answer is not kept any more.")
         return Accepted(generation, duplicate=True)
 
-    async def _job(self, submit: Submit, generation: str, language: str | None) -> Job:
-        message_id, content = new_id("m"), submit.user_turn
-        if submit.retry_of is not None:
-            turn = await self._log.user_turn(submit.session, submit.retry_of)
-            if turn is None:
-                raise ClientError("not_found", "retry_of: there is no such generation in this session.")
-            message_id, content = turn
+    async def _turn(self, submit: Submit) -> tuple[str, str]:
+        """message_id and content of the question."""
+        if submit.retry_of is None:
+            return new_id("m"), submit.user_turn
+        turn = await self._log.user_turn(submit.session, submit.retry_of)
+        if turn is None:
+            raise ClientError("not_found", "retry_of: there is no such generation in this session.")
+        return turn
+
+    def _job(self, submit: Submit, generation: str, language: str | None, message_id: str, content: str) -> Job:
         return Job(
             session=submit.session,
             generation=generation,

@@ -74,7 +74,7 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
                 span = await gateway.log.span(follower.session, generation)
             lost = generation in follower.active or generation in follower.missing  # it comes back, or is ended
             if span is None and (follower.deleted or not lost):
-                raise ClientError("not_found", "The session was deleted.")
+                raise ClientError("not_found", _gone(follower))
             if span is not None and span.last is not None:
                 return True
             news = asyncio.create_task(lookout.news.wait(), name="news")
@@ -89,3 +89,7 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
     finally:
         follower.audience.viewers.discard(lookout)
         follower.audience.keeping_up.discard(lookout)
+
+
+def _gone(follower: Follower) -> str:
+    return "The session was deleted." if follower.deleted else "There is no such generation in this session any more."

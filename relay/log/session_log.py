@@ -119,6 +119,19 @@ class SessionLog:
         generation, body_hash = value.decode().split(" ")
         return generation, body_hash
 
+    async def is_forgotten(self, session: str, request_id: str, generation: str) -> bool:
+        """Whether only the request_id is left of a generation: it has ended, and went beyond `max_generations`.
+
+        One that Redis has lost keeps its place, or loses its request_id as well.
+        """
+        known, state, place = await read(
+            self._commands,
+            ("HGET", self.keys.session(session, "requests"), request_id),
+            ("HGET", self.keys.generation(session, generation), "state"),
+            ("ZSCORE", self.keys.session(session, "generations"), generation),
+        )
+        return known is not None and known.decode().split(" ")[0] == generation and state is None and place is None
+
     async def span(self, session: str, generation: str) -> Span | None:
         """None: there is no such generation."""
         epoch, first, (state, last) = await read(
