@@ -17,6 +17,8 @@ _ANSWER = "tests/workers/test_answer.py::test_"
 _RESUMING = "tests/workers/test_resuming.py::test_"
 _END = "tests/log/test_end.py::test_"
 _FOLLOWER = "tests/log/test_follower.py::test_"
+_HUB = "tests/gateway/test_hub.py::test_"
+_MOVED = "tests/log/test_moved_meanwhile.py::test_"
 _POOL = "tests/log/test_pool.py::test_"
 _TIMEOUTS = "tests/test_timeouts.py::test_"
 _VIEW = "tests/protocol/test_view.py::test_"
@@ -239,6 +241,51 @@ MUTANTS = [
         [Change("[lease for lease in list(self._leases) if lease.is_late]", "list[Lease]()")],
         [_SATURATED + "a_generator_that_blocks_the_loop_for_longer_than_the_lease_is_called_once"],
         ["tests/workers/test_lifeline.py::test_a_lease_is_renewed_while_the_loop_is_blocked_for_longer_than_it_lasts"],
+    ),
+    Mutant(
+        "a window that takes in what does not follow on",
+        "relay/log/window.py",
+        [Change("if self._entries and seq != self._entries[-1][0] + 1:", "if False:")],
+        [],
+        ["tests/log/test_window.py::test_what_does_not_follow_on_is_refused"],
+    ),
+    Mutant(
+        "a look that goes by what was newest before its read",
+        "relay/log/follower.py",
+        [Change("if self.frontier == asked and newest is None", "if newest is None")],
+        [],
+        [
+            _MOVED + "who_comes_after_a_look_that_messages_have_overtaken_gets_each_event_in_its_place",
+            _MOVED + "an_event_too_large_for_the_window_that_overtakes_a_look_is_no_loss",
+        ],
+    ),
+    Mutant(
+        "a follower that is lent as it is",
+        "relay/gateway/hub.py",
+        [Change("if not is_new:", "if False:")],
+        ["tests/scenarios/test_distance.py::test_nobody_who_comes_after_an_answered_delete_is_shown_what_was_deleted"],
+        [_HUB + "who_comes_after_a_delete_elsewhere_is_not_lent_the_follower_of_what_was_deleted"],
+    ),
+    Mutant(
+        "a live stream of what has ended meanwhile",
+        "relay/gateway/event_stream.py",
+        [Change("self._cursor is not None or self._awaits(follower):", "True:")],
+        [],
+        ["tests/gateway/test_event_stream.py::test_what_ends_while_its_live_stream_begins_has_nothing_live"],
+    ),
+    Mutant(
+        "pages of a log that was trimmed between them",
+        "relay/log/replay.py",
+        [Change("if not stretch.version.continues(self.version, after):", "if False:")],
+        [],
+        [_MOVED + "pages_from_before_and_after_a_trim_are_not_joined_though_the_floor_has_not_moved"],
+    ),
+    Mutant(
+        "a deleted answer that is missed for ever",
+        "relay/log/follower.py",
+        [Change('elif buried == "deleted" or self.missing.in_vain(known.generation):', "elif False:")],
+        [],
+        [_HUB + "an_answer_deleted_elsewhere_after_its_epoch_had_changed_unseen_is_missed_no_more"],
     ),
     Mutant(
         "a look out of sight while it waits for its turn",
