@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from relay import logging
+from relay import logging, timeouts
 from relay.protocol.words import Finish
 from workers.app import Job
 from workers.providers import app_loading
@@ -107,7 +107,7 @@ class AppProvider:
             close = getattr(theirs, "aclose", None)  # not every iterator has one
             if close is None:
                 return
-            async with asyncio.timeout(CLOSE_S):
+            async with timeouts.timeout(CLOSE_S):
                 await close()
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):

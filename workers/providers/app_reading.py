@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from relay import timeouts
+
 T = TypeVar("T")
 
 
@@ -46,7 +48,11 @@ class Reading(Generic[T]):
         self._asked.set()
         if self._stepping:
             self._task.cancel()
-        await asyncio.wait([self._task], timeout=patience_s)
+        try:
+            async with timeouts.timeout(patience_s):
+                await asyncio.wait([self._task])
+        except TimeoutError:
+            pass  # it heeds no cancellation
         return self._task.done()
 
     async def _run(self) -> None:
