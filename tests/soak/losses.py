@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+_STILL_MISSED = 0.7  # of `lost_after_s`: an end comes after four fifths
 SLACK_S = 15.0  # for everybody to be shown it, on a busy machine and past further faults
 
 
@@ -26,8 +27,14 @@ class Losses:
         return self.lost_after_s + SLACK_S
 
     def lost(self, at_s: float, shown: Mapping[str, Iterable[str]]) -> None:
-        """Redis has lost everything; `shown`: answers that had not ended, and the gateways that showed them then."""
+        """Redis has lost everything; `shown`: answers that ran, and the gateways that showed them then.
+
+        Whoever knew of one at a loss shortly before misses it still, and has not ended it yet.
+        """
         self._at_s.append(at_s)
+        for knew in self._knew.values():
+            recent = {gateway for gateway, lost_s in knew if at_s - lost_s < self.lost_after_s * _STILL_MISSED}
+            knew.extend((gateway, at_s) for gateway in recent if self._gone_s.get(gateway, at_s) >= at_s)
         for generation, gateways in shown.items():
             self._knew.setdefault(generation, []).extend((gateway, at_s) for gateway in gateways)
 

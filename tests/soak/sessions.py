@@ -19,6 +19,7 @@ from tests.soak.viewer import Viewer
 
 SLOW_S = 60.0  # an answer that takes longer is counted; under faults that is no broken promise
 NEVER_S = 1e6
+_AGAIN_S = 0.2
 _WORDS = ["one ", "zwei ", "три ", "四", "🙂 ", "e\u0301 ", '"6"\n', "sieben, "]
 
 
@@ -103,6 +104,8 @@ class Session:
         if len(ends) < len(outcomes):
             self._tally.answers["lost with Redis after somebody had seen its end"] += 1
         lost = self._losses.any_since(asked_s)
+        if lost:
+            ends = await self._agreed(generation, ends)
         self._judge(question, generation, ends, None if lost else stopped)
         await self._judge_calls(question, generation, asked_s)
 
@@ -117,6 +120,15 @@ class Session:
             self._tally.fault("viewer cut off", viewer.name)
             viewer.cut_now()
         return await viewer.outcome(generation, self._losses.patience_s if self._lose_data else None)
+
+    async def _agreed(self, generation: str, ends: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+        """What they show once they agree: an end that Redis has lost is void for whoever had seen it."""
+        for _ in range(int(self._losses.patience_s / _AGAIN_S)):
+            if len(set(ends)) == 1:
+                break
+            await asyncio.sleep(_AGAIN_S)
+            ends = [end for viewer in self.viewers if (end := viewer.end_of(generation)) is not None] or ends
+        return ends
 
     def shown_by(self) -> dict[str, set[str]]:
         """Answers that its viewers have seen no end of, and the gateways that show them."""

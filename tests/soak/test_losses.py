@@ -31,7 +31,7 @@ def test_whoever_is_gone_before_the_time_is_over_ends_nothing(gone_s: float, exc
     assert not made.excuse("g1"), "the other one is there"
 
 
-@pytest.mark.parametrize(("again_s", "excused"), [(101, True), (LATER_S - 1, True), (LATER_S + 1, False)])
+@pytest.mark.parametrize(("again_s", "excused"), [(116, True), (LATER_S - 1, True), (LATER_S + 1, False)])
 def test_a_loss_that_follows_may_undo_an_end(again_s: float, excused: bool) -> None:
     made = losses()
     made.lost(again_s, {})
@@ -40,8 +40,24 @@ def test_a_loss_that_follows_may_undo_an_end(again_s: float, excused: bool) -> N
 
 def test_an_answer_that_was_known_at_the_last_loss_has_to_be_ended_after_it() -> None:
     made = losses()
-    made.lost(110, {"g1": ["a"]})
+    made.lost(130, {"g1": ["a"]})
     assert (made.excuse("g1"), bool(made.excuse("g2"))) == ("", True)
+
+
+def test_whoever_still_missed_it_when_redis_lost_everything_again_has_to_end_it() -> None:
+    made = losses()
+    made.gone("a", 105)
+    made.lost(110, {})
+    assert made.excuse("g1") == made.excuse("g2") == "", "b is there"
+    made.gone("b", 120)
+    assert made.excuse("g1")
+
+
+def test_who_comes_to_a_gateway_that_never_knew_is_owed_nothing_by_it() -> None:
+    made = losses()
+    made.gone("b", 105)
+    made.lost(110, {"g4": ["c"]})
+    assert made.excuse("g2") == "all gateways gone, or lost again"
 
 
 def test_what_was_asked_after_the_last_loss_is_judged_as_if_there_were_none() -> None:

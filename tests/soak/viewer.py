@@ -66,10 +66,9 @@ class Viewer(Client):
         now = asyncio.get_running_loop().time
         missed_at = now()
         while True:
-            shown = self.view.generations.get(generation)
-            if shown is not None and shown.end is not None:
-                return shown.end["reason"], (shown.end.get("error") or {}).get("code", ""), shown.text
-            if shown is not None or patience_s is None:
+            if (end := self.end_of(generation)) is not None:
+                return end
+            if generation in self.view.generations or patience_s is None:
                 missed_at = now()
             elif now() - missed_at > patience_s and self.served:
                 return None
@@ -79,6 +78,13 @@ class Viewer(Client):
             except TimeoutError:
                 pass  # time for another look at the clock
 
+    def end_of(self, generation: str) -> tuple[str, str, str] | None:
+        """(reason, error code, text) of an answer that has ended, as it shows it now."""
+        shown = self.view.generations.get(generation)
+        if shown is None or shown.end is None:
+            return None
+        return shown.end["reason"], (shown.end.get("error") or {}).get("code", ""), shown.text
+
     @property
     def served(self) -> bool:
         """Whether it is connected, and subscribed there."""
@@ -86,9 +92,8 @@ class Viewer(Client):
 
     @property
     def unended(self) -> set[str]:
-        """Answers that it shows, or has shown, and whose end is still to come."""
-        running = {name for name, shown in self.view.generations.items() if shown.end is None}
-        return running | self.view.interrupted
+        """Answers that it shows, and whose end is still to come."""
+        return {name for name, shown in self.view.generations.items() if shown.end is None}
 
     def standing(self) -> str:
         """Where it is and what it has seen, in words."""
