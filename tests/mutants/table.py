@@ -12,6 +12,7 @@ _SATURATED = "tests/scenarios/test_saturated.py::test_"
 _STOP = "tests/scenarios/test_stop.py::test_"
 _APPEND = "tests/log/test_append.py::test_"
 _CLAIM = "tests/log/test_claim.py::test_"
+_CONSUMER = "tests/workers/test_consumer.py::test_"
 _FAILOVER = "tests/scenarios/test_failover.py::test_"
 _ANSWER = "tests/workers/test_answer.py::test_"
 _RESUMING = "tests/workers/test_resuming.py::test_"
@@ -296,5 +297,86 @@ MUTANTS = [
             "tests/log/test_turns.py::test_a_subscription_that_is_lost_for_many_sessions_makes_nobody_degraded",
             "tests/log/test_sight.py::test_while_others_are_answered_nobody_is_told",
         ],
+    ),
+    Mutant(
+        "a retry that is replaced by what it retries",
+        "relay/log/lua/session.lua",
+        [Change("      if is_newer(other, generation) then return end\n", "")],
+        [],
+        [_END + "a_retry_that_ends_before_what_it_retries_stays_the_answer"],
+    ),
+    Mutant(
+        "a question that goes with its first answer",
+        "relay/log/lua/admit.lua",
+        [Change("entry[2][2] == old and entry[1] ~= left then", "entry[2][2] == old then")],
+        [],
+        ["tests/log/test_admit.py::test_a_retry_keeps_its_question_when_what_it_retries_is_forgotten"],
+    ),
+    Mutant(
+        "a refusal for want of room that is not final",
+        "relay/log/lua/admit.lua",
+        [Change("redis.call('ZSCORE', KEY.refused, generation) or ", "")],
+        [],
+        [
+            "tests/log/test_admit.py::test_what_was_refused_for_want_of_room_is_never_admitted_later",
+            "tests/log/test_intake.py::test_a_job_that_another_has_dropped_for_want_of_room_is_not_accepted_any_more",
+        ],
+    ),
+    Mutant(
+        "a gateway that does not look for its row again",
+        "relay/log/intake.py",
+        [Change("            if admitted.fresh:\n", "            if False:\n")],
+        [],
+        ["tests/log/test_intake.py::test_a_job_that_is_lost_before_it_is_admitted_has_its_row_again"],
+    ),
+    Mutant(
+        "a worker that does not look for a row again",
+        "workers/generation.py",
+        [Change("                if self._claim.fresh:\n", "                if False:\n")],
+        [],
+        [_CONSUMER + "a_job_that_redis_loses_between_take_and_admit_has_a_row_while_it_runs"],
+    ),
+    Mutant(
+        "a take that is cancelled with what it was handed",
+        "workers/consumer.py",
+        [Change("            return await asyncio.shield(taking)\n", "            return await taking\n")],
+        [],
+        [_CONSUMER + "what_a_take_has_brought_as_its_worker_goes_is_there_for_the_next_at_once"],
+    ),
+    Mutant(
+        "a claim that is cancelled with its lease",
+        "workers/consumer.py",
+        [Change("            claim = await asyncio.shield(claiming)\n", "            claim = await claiming\n")],
+        [],
+        [_CONSUMER + "what_was_claimed_as_its_worker_goes_is_given_back_and_no_worker_is_lost"],
+    ),
+    Mutant(
+        "a reaper that believes every step of Redis' clock",
+        "relay/log/reaper.py",
+        [Change("if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):", "if False:")],
+        [],
+        [
+            "tests/log/test_reaper.py::test_an_answer_that_waits_for_its_first_token_outlives_a_step_of_redis_clock",
+            "tests/log/test_reaper.py::test_a_job_waits_its_time_for_a_worker_whatever_redis_clock_skips",
+        ],
+    ),
+    Mutant(
+        "a duplicate of nothing",
+        "relay/gateway/submissions.py",
+        [Change("elif await self._log.is_forgotten(submit.session, submit.request_id, generation):", "elif False:")],
+        [],
+        ["tests/gateway/test_submissions.py::test_a_submit_whose_answer_is_not_kept_any_more_is_not_found"],
+    ),
+    Mutant(
+        "an iterator of theirs that is asked for unguarded",
+        "workers/providers/app.py",
+        [
+            Change("            return aiter(theirs)\n        except BaseException as error:  # what a library",
+                   "        except BaseException as error:  # what a library"),
+            Change(" from None\n\n    async def _next(",
+                   " from None\n        return aiter(theirs)\n\n    async def _next("),
+        ],
+        [],
+        ["tests/workers/test_app_provider.py::test_whatever_python_asks_of_theirs_may_fail"],
     ),
 ]  # fmt: skip

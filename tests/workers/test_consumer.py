@@ -148,19 +148,22 @@ class Log(SessionLog):
 
 
 @asynccontextmanager
-async def working(log: SessionLog, queue: Queue) -> AsyncIterator[tuple[Endless, Callable[[], None]]]:
-    """A worker in the midst of its work, and how to tell it to go at once; left, it has gone."""
+async def working(log: SessionLog, queue: Queue) -> AsyncIterator[tuple[Endless, Callable[..., Awaitable[None]]]]:
+    """A worker in the midst of its work, and how to tell it to go at once, until it has come so far."""
     provider, stopping, at_once = Endless(), asyncio.Event(), asyncio.Event()
 
-    def leave() -> None:
+    async def leave(so_far: Callable[[Consumer], bool] = lambda _: True) -> None:
         stopping.set()
         at_once.set()
+        while not so_far(consumer):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await turns()
 
     consumer = Consumer(log, queue, Silence(), alone(provider), "default", settings.load(concurrency=4))
     running = asyncio.create_task(consumer.run(stopping, at_once))
     async with asyncio.timeout(10):
         yield provider, leave
-        leave()
+        await leave()
         await running
 
 
@@ -168,6 +171,14 @@ async def turns() -> None:
     """Whoever can go on has gone on."""
     for _ in range(50):
         await asyncio.sleep(0)
+
+
+def takes_no_more(consumer: Consumer) -> bool:
+    return consumer._leaving
+
+
+def gives_back(consumer: Consumer) -> bool:
+    return consumer._giving_back
 
 
 async def test_what_a_take_has_brought_as_its_worker_goes_is_there_for_the_next_at_once() -> None:
@@ -179,8 +190,7 @@ async def test_what_a_take_has_brought_as_its_worker_goes_is_there_for_the_next_
             await log.admit(job_of(name))
         async with working(log, late) as (_, leave):
             await late.handed_out.wait()
-            leave()
-            await turns()
+            await leave(takes_no_more)
             late.heard.set()
         assert [job.generation for job in await queue.take("default", 8)] == names
         for name in names:
@@ -193,8 +203,7 @@ async def test_a_worker_goes_also_if_it_never_hears_what_it_has_taken() -> None:
         await queue.enqueue(job_of(), 1000)
         async with working(session_log_on(redis), late) as (_, leave):
             await late.handed_out.wait()
-            leave()
-            await turns()
+            await leave(takes_no_more)
             late.heard.set()
         assert await queue.requeue("default", "s", "g1", 0) == "requeued"  # as a reaper does
 
@@ -207,8 +216,7 @@ async def test_what_was_claimed_as_its_worker_goes_is_given_back_and_no_worker_i
         await log.admit(job_of())
         async with working(log, queue) as (_, leave):
             await log.claimed.wait()
-            leave()
-            await turns()
+            await leave(gives_back)
             log.heard.set()
         standing = await log.standing("s", "g1")
         assert standing is not None
@@ -229,8 +237,7 @@ async def test_a_job_that_is_admitted_as_its_worker_goes_is_not_claimed() -> Non
         await queue.enqueue(job_of(), 1000)
         async with working(log, queue) as (_, leave):
             await here.wait()
-            leave()
-            await turns()
+            await leave(gives_back)
             on.set()
         standing = await log.standing("s", "g1")
         assert standing is not None
