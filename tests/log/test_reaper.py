@@ -64,7 +64,12 @@ async def test_what_runs_in_its_own_process_is_nobody_elses_whatever_became_of_i
 ) -> None:
     running = {"g1"}
     reaper = Reaper(
-        session_log, queue, policy=POLICY, sentences=Sentences("Sorry.", {}), runs_here=running.__contains__
+        session_log,
+        queue,
+        policy=POLICY,
+        sentences=Sentences("Sorry.", {}),
+        runs_here=running.__contains__,
+        clock=clock.time,  # both clocks go on
     )
     job = await accepted(session_log, queue)
     await next_job(queue)
