@@ -16,7 +16,7 @@ from relay.log.connect import AnyRedis
 from relay.log.intake import Intake
 from relay.log.jobs import Job
 from relay.log.queue import Queue
-from relay.log.replies import Stopped
+from relay.log.replies import Deleted, Stopped
 from relay.log.session_log import SessionLog
 from relay.protocol.commands import Submit
 from relay.protocol.words import new_id
@@ -128,9 +128,12 @@ class Submissions:
         return await self._log.stop(session, generation)  # it has just come back
 
     async def _submit(self, submit: Submit, language: str | None) -> Accepted:
-        known, has_room = await asyncio.gather(
-            self._log.find_request(submit.session, submit.request_id), self._announced(submit.queue)
-        )
+        try:
+            known, has_room = await asyncio.gather(
+                self._log.find_request(submit.session, submit.request_id), self._announced(submit.queue)
+            )
+        except Deleted:
+            raise ClientError("not_found", "The session in which this was asked was deleted.") from None
         if known is not None:
             return await self._known(submit, *known)
         await self._menu.check(submit)
@@ -145,7 +148,7 @@ class Submissions:
         if admitted == "session_full":
             raise ClientError("rate_limited", "Too many answers are running in this session.", retry_after_s=5)
         if admitted == "gone":
-            raise ClientError("not_found", "retry_of: there is no such generation in this session.")
+            raise ClientError("not_found", "The session was deleted while this was being asked.")
         if admitted.generation == job.generation:
             return Accepted(job.generation, duplicate=False)
         return await self._known(submit, admitted.generation, admitted.body_hash)

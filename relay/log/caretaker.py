@@ -18,7 +18,7 @@ from relay.log.backlog import Backlog, Counts, Letter, Open
 from relay.log.intake import Intake
 from relay.log.jobs import Job
 from relay.log.queue import Queue
-from relay.log.replies import Stopped
+from relay.log.replies import Deleted, Stopped
 from relay.log.session_log import SessionLog
 from relay.protocol.words import GENERATION, QUEUE, new_id
 
@@ -193,7 +193,10 @@ class Caretaker:
         )
 
     async def _made(self, job: Job) -> str:
-        known = await self._log.find_request(job.session, job.request_id)
+        try:
+            known = await self._log.find_request(job.session, job.request_id)
+        except Deleted:
+            raise RelayError(f"the session of {job.retry_of or job.generation} was deleted") from None
         if not await self._queue.announce(job.queue):
             raise RelayError(f"there are too many queues for {job.queue}; the letter stays")
         if known is None:

@@ -9,7 +9,7 @@ from relay.protocol.frames import Active
 
 
 class Deleted(Exception):
-    """The life of the session that the caller followed was deleted."""
+    """The life of the session that the caller followed, or asked in, was deleted."""
 
 
 class Opened(NamedTuple):

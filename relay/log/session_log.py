@@ -112,8 +112,14 @@ class SessionLog:
         return Page(epoch.decode(), int(head), int(floor), entries, int(trims), changes)
 
     async def find_request(self, session: str, request_id: str) -> tuple[str, str] | None:
-        """(generation, body hash) of a request_id that was admitted."""
-        value = await call(self._commands, "HGET", self.keys.session(session, "requests"), request_id)
+        """(generation, body hash) of a request_id that was admitted. Raises Deleted if it went with its session."""
+        value, deleted = await read(
+            self._commands,
+            ("HGET", self.keys.session(session, "requests"), request_id),
+            ("ZSCORE", self.keys.session(session, "deleted"), f"r {request_id}"),
+        )
+        if deleted is not None:
+            raise Deleted
         if value is None:
             return None
         generation, body_hash = value.decode().split(" ")

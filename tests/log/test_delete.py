@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from relay.log.replies import Deleted, Stopped
 from relay.log.session_log import SessionLog
-from tests.log.in_memory import Clock, admitted_and_claimed, job_of
+from tests.log.in_memory import Clock, admitted_and_claimed, answered, job_of
 
 MARK_MS = 60_000
 
@@ -70,7 +70,7 @@ async def test_who_followed_the_deleted_life_is_told_and_who_did_not_gets_a_new_
 async def test_a_new_question_in_a_deleted_session_is_admitted(session_log: SessionLog) -> None:
     await admitted_and_claimed(session_log, "g1")
     await session_log.delete("s", MARK_MS)
-    admitted = await session_log.admit(job_of("g2", request_id="r-g1"))  # with the request_id that g1 had
+    admitted = await session_log.admit(job_of("g2"))
     assert admitted is not None
     assert admitted.fresh
 
@@ -91,3 +91,31 @@ async def test_marks_are_bounded(
     await session_log.open("s")
     await session_log.delete("s", MARK_MS)
     assert await redis.zcard(mark) == 2
+
+
+async def test_what_was_asked_before_is_not_asked_again_in_a_new_session(session_log: SessionLog) -> None:
+    """A device that was away sends its submit again."""
+    await answered(session_log, job_of("g1"), "a")
+    await session_log.delete("s", 60_000)
+    with pytest.raises(Deleted):
+        await session_log.find_request("s", "r-g1")
+    late = await session_log.admit(job_of("g9", request_id="r-g1"))
+    assert late is not None
+    assert late.state == "deleted"
+    fresh = await session_log.admit(job_of("g2"))
+    assert fresh is not None
+    assert fresh.fresh
+    with pytest.raises(Deleted):
+        await session_log.find_request("s", "r-g1")
+    assert await session_log.find_request("s", "r-g2") == ("g2", "h-g2")
+
+
+async def test_marks_of_requests_are_the_first_to_go(
+    session_log: SessionLog, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.log.session_log.MAX_MARKS", 3)
+    for name in ("g1", "g2"):
+        await answered(session_log, job_of(name), "a")
+    await session_log.delete("s", 60_000)
+    kept = {bytes(mark)[:1] for mark in await redis.zrange("t:s:{s}:deleted", 0, -1)}  # type: ignore[arg-type]
+    assert kept == {b"e", b"g"}

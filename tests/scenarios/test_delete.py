@@ -118,6 +118,9 @@ async def test_deleting_while_twenty_clients_come_and_go_leaves_nobody_hanging(r
                 reply = await client.command(
                     type="submit", session="s", request_id=f"{number}-{turn}", content="Go", queue="default"
                 )
+                if reply["type"] == "error":  # the session went between the two steps of the submit
+                    assert (reply["code"], reply["retryable"]) == ("not_found", False), reply
+                    continue
                 assert reply["type"] == "accepted", reply
                 generation = reply["generation"]
                 # It ends, or its session goes: one of both must come.
@@ -142,3 +145,20 @@ async def test_a_deleted_session_gives_its_place_among_the_subscriptions_back(re
         await client.until(lambda: client.unsubscribed == 1, "unsubscribed")
         assert (await client.command(type="subscribe", session="other"))["type"] == "subscribed"
         await relay.metrics_once(gateway, {"relay_subscriptions": 1})
+
+
+async def test_a_submit_that_returns_after_its_session_was_deleted_asks_nobody(relay: World) -> None:
+    here, there = await asyncio.gather(relay.gateway(), relay.gateway())
+    await relay.worker()
+    body = {"content": "Once", "request_id": "r1"}
+    path = "/v1/sessions/s/generations"
+    assert (await here.http("POST", f"{path}?wait=20", body))[0] == 200
+    assert (await here.http("DELETE", "/v1/sessions/s"))[0] == 204
+    for gateway in (here, there):
+        for query in ("", "?wait=20"):
+            status, reply, _ = await gateway.http("POST", path + query, body)
+            assert (status, reply["error"]["code"], reply["error"]["retryable"]) == (404, "not_found", False)
+    status, reply, _ = await there.http("POST", f"{path}?wait=20", {"content": "Another", "request_id": "r2"})
+    assert (status, reply["reason"]) == (200, "complete")
+    assert len(relay.fake.calls) == 2
+    assert (await here.http("POST", path, body))[0] == 404

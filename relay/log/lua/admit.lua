@@ -55,7 +55,9 @@ local function forget_oldest()
   end
 end
 
-if was_deleted('g ' .. generation) then return { 'known', generation, hash, 'deleted' } end
+if was_deleted('g ' .. generation) or was_deleted('r ' .. request_id) then
+  return { 'known', generation, hash, 'deleted' }
+end
 for index = 12, #ARGV, 2 do -- a retry brings its question along: nor may that come back
   if ARGV[index] == 'retry_of' and was_deleted('g ' .. ARGV[index + 1]) then return { 'known', generation, hash, 'deleted' } end
 end

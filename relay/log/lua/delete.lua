@@ -26,9 +26,12 @@ for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
   end
   redis.call('UNLINK', of.state(generation), of.text(generation), of.reasoning(generation), of.data(generation))
 end
+local asked = redis.call('HKEYS', KEY.requests)
 redis.call('UNLINK', KEY.meta, KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
 
 redis.call('ZREMRANGEBYSCORE', KEY.deleted, '-inf', digits(now))
+-- A device that returns must not ask again what went with the session. These marks are the first to go: a little older.
+for _, id in ipairs(asked) do redis.call('ZADD', KEY.deleted, digits(now + tonumber(ARGV[4]) - 1), 'r ' .. id) end
 for _, mark in ipairs(marks) do redis.call('ZADD', KEY.deleted, digits(now + tonumber(ARGV[4])), mark) end
 redis.call('ZREMRANGEBYRANK', KEY.deleted, 0, -tonumber(ARGV[5]) - 1)
 redis.call('PEXPIRE', KEY.deleted, ARGV[4])

@@ -31,7 +31,8 @@ local function ensure_session(new_epoch)
   return new_epoch
 end
 
--- Whether this epoch ('e …') or generation ('g …') was deleted not long ago: nothing late may bring it back.
+-- Whether this epoch ('e …'), generation ('g …') or request_id ('r …') was deleted not long ago: nothing late may bring it
+-- back.
 local function was_deleted(mark)
   return redis.call('ZSCORE', KEY.deleted, mark) ~= false
 end
