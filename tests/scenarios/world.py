@@ -160,9 +160,13 @@ class World:
         self._processes.append(process)
         return process
 
-    async def aclose(self) -> None:
+    async def end_processes(self) -> None:
+        """All that were ever begun here."""
         for process in self._processes:
             await process.end()
+
+    async def aclose(self) -> None:
+        await self.end_processes()
         for process in self._processes:
             process.check_log()
         for key in await self.keys():

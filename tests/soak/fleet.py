@@ -75,9 +75,7 @@ class Fleet:
 
     async def aclose(self) -> None:
         """End the processes before their proxies: what they log while Redis goes is no finding."""
-        for place in self.places:
-            if place.process is not None:
-                await place.process.end()
+        await self.world.end_processes()
         await self._stack.aclose()
 
     def url(self, number: int) -> str:
@@ -123,7 +121,12 @@ class Fleet:
     async def _befall(self, place: Place, fault: Callable[[Place], Awaitable[None]]) -> None:
         async with place.busy:
             self._tally.fault(f"{place.kind} {fault.__name__.replace('_', ' ')}", place.name)
-            await asyncio.shield(asyncio.ensure_future(fault(place)))
+            befalling = asyncio.ensure_future(fault(place))
+            try:
+                await asyncio.shield(befalling)
+            except asyncio.CancelledError:
+                await befalling  # its place is not free before: two processes would stand there, one of them for ever
+                raise
 
     # Faults of one process
 
