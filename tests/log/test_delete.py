@@ -119,3 +119,38 @@ async def test_marks_of_requests_are_the_first_to_go(
     await session_log.delete("s", 60_000)
     kept = {bytes(mark)[:1] for mark in await redis.zrange("t:s:{s}:deleted", 0, -1)}  # type: ignore[arg-type]
     assert kept == {b"e", b"g"}
+
+
+async def test_what_the_new_life_has_taken_stands_though_the_old_one_knew_its_request(
+    redis: Redis, session_log: SessionLog
+) -> None:
+    """A gateway of the release before, which looks for no such mark, has admitted it; the worker admits it again."""
+    await session_log.admit(job_of("g1", request_id="r"))
+    await session_log.delete("s", MARK_MS)
+    marks = session_log.keys.session("s", "deleted")
+    until = await redis.zscore(marks, "r r")
+    assert until is not None
+    await redis.zrem(marks, "r r")
+    await session_log.admit(job_of("g2", request_id="r"))
+    await redis.zadd(marks, {"r r": until})
+    again = await session_log.admit(job_of("g2", request_id="r"))
+    assert again is not None
+    assert again.stands("g2")
+
+
+async def test_marks_of_requests_make_room_for_those_that_keep_workers_out(
+    redis: Redis, session_log: SessionLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.log.session_log.MAX_MARKS", 10)
+    kept = set()
+    for life, answers in enumerate([1, 6]):
+        opened = await session_log.open("s")
+        assert opened is not None
+        kept |= {f"e {opened.epoch}", *(f"g g{life}-{number}" for number in range(answers))}
+        for number in range(answers):
+            await answered(session_log, job_of(f"g{life}-{number}"))
+        clock.advance(ms=10)
+        await session_log.delete("s", MARK_MS)
+    found: list[bytes] = await redis.zrange(session_log.keys.session("s", "deleted"), 0, -1)  # type: ignore[assignment]
+    assert len(found) == 10
+    assert kept <= {mark.decode() for mark in found}

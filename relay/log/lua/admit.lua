@@ -55,9 +55,11 @@ local function forget_oldest()
   end
 end
 
-if was_deleted('g ' .. generation) or was_deleted('r ' .. request_id) then
-  return { 'known', generation, hash, 'deleted' }
-end
+-- What the new life has taken stands though the old one knew its request: a gateway of the release before looks for no
+-- such mark, and its worker admits the job once more.
+local again = was_deleted('r ' .. request_id) and redis.call('HEXISTS', KEY.requests, request_id) == 0
+  and redis.call('EXISTS', of.state(generation)) == 0
+if again or was_deleted('g ' .. generation) then return { 'known', generation, hash, 'deleted' } end
 for index = 12, #ARGV, 2 do -- a retry brings its question along: nor may that come back
   if ARGV[index] == 'retry_of' and was_deleted('g ' .. ARGV[index + 1]) then return { 'known', generation, hash, 'deleted' } end
 end

@@ -33,6 +33,11 @@ redis.call('ZREMRANGEBYSCORE', KEY.deleted, '-inf', digits(now))
 -- A device that returns must not ask again what went with the session. These marks are the first to go: a little older.
 for _, id in ipairs(asked) do redis.call('ZADD', KEY.deleted, digits(now + tonumber(ARGV[4]) - 1), 'r ' .. id) end
 for _, mark in ipairs(marks) do redis.call('ZADD', KEY.deleted, digits(now + tonumber(ARGV[4])), mark) end
+-- Nor may they take the place of an earlier life's: without those, a late worker would bring it back.
+local over = redis.call('ZCARD', KEY.deleted) - tonumber(ARGV[5])
+for _, mark in ipairs(over > 0 and redis.call('ZRANGE', KEY.deleted, 0, -1) or {}) do
+  if over > 0 and string.sub(mark, 1, 2) == 'r ' then over = over - redis.call('ZREM', KEY.deleted, mark) end
+end
 redis.call('ZREMRANGEBYRANK', KEY.deleted, 0, -tonumber(ARGV[5]) - 1)
 redis.call('PEXPIRE', KEY.deleted, ARGV[4])
 
