@@ -110,6 +110,11 @@ class Transcript:
         hindrance = state if state != "following" else ""
         while (name := self._current or self._next()) is not None:
             interrupted = "interrupted" if name in self._view.interrupted else ""
+            if name in self._view.lost:
+                self._screen.line()
+                self._screen.say("relay: the relay has lost this answer")
+                self._finished(name)
+                continue
             for item in self._reader.news(self._view.generations.get(name), hindrance or interrupted):
                 self._show(item)
             if not self._reader.ended:
