@@ -19,7 +19,7 @@ from relay.protocol.words import Cursor, new_id
 KEEP_GENERATIONS = 200  # ended ones in a view: as many as a gateway keeps by default
 _REBUILDS = 3  # for one answer: a log whose own checksum is wrong is shown as it is
 NEVER = float("inf")
-_HINDERED_S = 5.0  # nobody could have told us; look again then
+_LAST_CALL_S = 1.0
 
 
 class Listener:
@@ -59,7 +59,6 @@ class Channel:
         self.whole = start == "start" and cursor is None  # followed from the log's first event
         self._answer_within_s = answer_within_s
         self._lost_after_s = lost_after_s
-        self._interrupted_at: dict[str, float] = {}
         self._giving_up: asyncio.TimerHandle | None = None
         self._connected = False
         self._degraded = False
@@ -83,6 +82,7 @@ class Channel:
 
     def lost(self) -> None:
         self._connected = False
+        self.close()
         self._tell()
 
     def close(self) -> None:
@@ -92,6 +92,7 @@ class Channel:
 
     def degraded(self, yes: bool) -> None:
         self._degraded = yes
+        self._watch_interrupted()
         self._tell()
 
     def fail(self, error: RelayError) -> None:
@@ -146,22 +147,19 @@ class Channel:
         self.ready.set()
         self._tell()
 
-    def _watch_interrupted(self, after_s: float = 0.0) -> None:
-        """Answers that nobody brings back are given up `lost_after_s` after they were interrupted."""
+    def _watch_interrupted(self) -> None:
+        """Answers that nobody brings back are given up `lost_after_s` after this, if it can be heard that one comes."""
         self.close()
-        loop, lost_after_s = asyncio.get_running_loop(), self._lost_after_s()
-        known = self._interrupted_at
-        self._interrupted_at = {name: known.get(name, loop.time()) for name in self.view.interrupted}
-        if self._interrupted_at:
-            due = max(min(self._interrupted_at.values()) + lost_after_s, loop.time() + after_s)
-            self._giving_up = loop.call_at(due, self._give_up)
+        if self.view.interrupted and not self.hindrance and not self.view.waiting:
+            self._giving_up = asyncio.get_running_loop().call_later(self._lost_after_s(), self._last_call)
+
+    def _last_call(self) -> None:
+        """This process may have been asleep: what lies in the socket comes first."""
+        self._giving_up = asyncio.get_running_loop().call_later(_LAST_CALL_S, self._give_up)
 
     def _give_up(self) -> None:
-        if not self.hindrance:
-            overdue_at = asyncio.get_running_loop().time() - self._lost_after_s()
-            self.view.give_up({name for name, at in self._interrupted_at.items() if at <= overdue_at})
-            self._tell()
-        self._watch_interrupted(_HINDERED_S if self.hindrance else 0.0)
+        self.view.give_up(set(self.view.interrupted))
+        self._tell()
 
     def _doubted(self) -> bool:
         """A text does not match its checksum: whether to build everything again, which may mend it."""
@@ -195,6 +193,7 @@ class Channel:
         return 0 if first else delay_s
 
     def _ask_again(self, delay_s: float) -> None:
+        self.close()
         self.view.waiting = True  # what still comes belongs to the subscription that we give up
         self.ask_at = asyncio.get_running_loop().time() + delay_s
 

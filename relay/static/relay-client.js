@@ -179,8 +179,9 @@ export class SessionView {
 
   event(event) {
     if (event.type === "message") {
-      // Once, also if it had to be written again.
-      if (!this.messages.some(({ message_id }) => message_id === event.message_id)) this.messages.push(event);
+      // Once, also if it had to be written again, and for another answer to it.
+      if (this.messages.some(({ message_id }) => message_id === event.message_id)) return true;
+      this.messages.push(event);
       if (event.generation != null) this.place(event.generation).message = event; // so that the order is the submits'
       return true;
     }
@@ -192,10 +193,16 @@ export class SessionView {
   generation(name, attempt) {
     const shown = this.place(name);
     shown.begun = true;
-    shown.message ??= this.interrupted.get(name)?.message ?? null;
+    shown.message ??= this.#question(name);
     this.interrupted.delete(name);
     if (attempt > shown.attempt) shown.restart(attempt);
     return shown;
+  }
+
+  /** Of an answer that comes back without it; null if another one has brought it. */
+  #question(name) {
+    const message = this.interrupted.get(name)?.message ?? null;
+    return this.messages.some(({ message_id }) => message_id === message?.message_id) ? null : message;
   }
 
   place(name) {
@@ -209,7 +216,7 @@ export class SessionView {
 const MAX_REBUILDS = 3; // for one answer whose text does not prove; after that it is shown, and marked `unproven`
 const BACKOFF_MS = { first: 250, most: 10_000 };
 const LOST_AFTER_S = 60; // where the gateway does not say
-const HINDERED_MS = 5_000; // until lost answers are looked at again
+const LAST_CALL_MS = 1_000;
 const PICTURE_MS = 100; // where no pictures are drawn (a tab in the background), a timer tells the changes
 
 const backoffMs = (failures) => Math.random() * Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** failures);
@@ -232,7 +239,6 @@ export class Session extends EventTarget {
   #from;
   #failures = 0; // subscribes that came to nothing, one after the other
   #timer;
-  #interrupted = new Map(); // generation → since when
   #givingUp;
   #doubts = new Map(); // generation → how often its text did not prove
   #degraded = false;
@@ -276,6 +282,12 @@ export class Session extends EventTarget {
     this.#link.send(this.#view.subscribe(this.#from));
   }
 
+  /** Until the next `subscribed` nothing can be heard. */
+  _pause() {
+    this.#view.waiting = true;
+    clearTimeout(this.#givingUp);
+  }
+
   _take(frame) {
     const before = frame.type === "subscribed" ? [...this.generations.keys()] : [];
     const next = this.#view.apply(frame);
@@ -300,7 +312,9 @@ export class Session extends EventTarget {
   }
 
   _degrade(degraded) {
+    if (degraded === this.#degraded) return;
     this.#degraded = degraded;
+    this.#watchInterrupted();
     this.#change([], false);
   }
 
@@ -311,23 +325,19 @@ export class Session extends EventTarget {
     this.#change(changed, true, lost.map((generation) => ["interrupted", { generation }]));
   }
 
-  /** Answers that nobody brings back are given up `lost_after_s` after they were interrupted. */
-  #watchInterrupted(leastMs = 0) {
+  /** Answers that nobody brings back are given up `lost_after_s` after this, if it can be heard that one comes. */
+  #watchInterrupted() {
     clearTimeout(this.#givingUp);
-    const waiting = [...this.#view.interrupted].filter(([, { state }]) => state === "interrupted");
-    this.#interrupted = new Map(waiting.map(([name]) => [name, this.#interrupted.get(name) ?? Date.now()]));
-    if (!this.#interrupted.size) return;
-    const dueMs = Math.min(...this.#interrupted.values()) + this.#link.lostAfterMs() - Date.now();
-    this.#givingUp = setTimeout(() => this.#giveUp(), Math.max(dueMs, leastMs));
+    const waiting = [...this.#view.interrupted.values()].some(({ state }) => state === "interrupted");
+    if (!waiting || !this.following || this.degraded || this.#view.waiting) return;
+    // The page may have been asleep: what lies in the socket comes first.
+    const lastCall = () => (this.#givingUp = setTimeout(() => this.#giveUp(), LAST_CALL_MS));
+    this.#givingUp = setTimeout(lastCall, this.#link.lostAfterMs());
   }
 
   #giveUp() {
-    const hindered = !this.#link.open() || this.degraded; // nobody could have told us
-    const overdue = Date.now() - this.#link.lostAfterMs();
-    const names = [...this.#interrupted].filter(([, since]) => since <= overdue).map(([name]) => name);
-    const lost = hindered ? [] : this.#view.giveUp(names);
+    const lost = this.#view.giveUp([...this.#view.interrupted.keys()]);
     if (lost.length) this.#change(lost, false, lost.map((generation) => ["lost", { generation }]));
-    this.#watchInterrupted(hindered ? HINDERED_MS : 0);
   }
 
   /** Whether to rebuild for what the frame left in doubt. */
@@ -347,7 +357,7 @@ export class Session extends EventTarget {
 
   /** Subscribe again: at once, or a little later where the time before came to nothing. */
   #again(leastMs = 0) {
-    this.#view.waiting = true; // what still comes is of the subscription that went wrong
+    this._pause(); // what still comes is of the subscription that went wrong
     const delayMs = Math.max(leastMs, this.#failures && backoffMs(this.#failures));
     this.#failures++;
     if (!delayMs) return this._begin();
@@ -414,7 +424,7 @@ export class Relay extends EventTarget {
   #watch;
   #listening = new AbortController();
   #sessions = new Map();
-  #outbox = new Map(); // id → {command, resolve, reject, tries, timer}
+  #outbox = new Map(); // id → {text, resolve, reject, tries, timer}
   #drawn = 0;
   #degraded = false;
 
@@ -441,7 +451,6 @@ export class Relay extends EventTarget {
       // By its id our own is told from a deleted session's: the session may be followed again before the reply is here.
       left: () => this.#sessions.delete(name) && this.#send({ type: "unsubscribe", id: "unsubscribe", session: name }),
       degraded: () => this.#degraded,
-      open: () => this.#welcomed,
       lostAfterMs: () => 1_000 * (this.limits.lost_after_s ?? LOST_AFTER_S),
     };
     const session = new Session(link, new SessionView(name, `s${++this.#drawn}-`), from);
@@ -510,7 +519,7 @@ export class Relay extends EventTarget {
     this.#stableFrom = Date.now() + STABLE_MS;
     this.#notBefore = 0;
     this.#become("open");
-    if (this.#degraded) this.#degrade(false); // the new gateway says so itself if it is
+    this.#degrade(false); // the new gateway says so itself if it is, of each session
     for (const session of this.#sessions.values()) session._begin();
     for (const id of [...this.#outbox.keys()]) this.#deliver(id);
   }
@@ -522,7 +531,8 @@ export class Relay extends EventTarget {
       if (this.#outbox.size >= MAX_REQUESTS) return refuse("rate_limited", "Too many commands wait for their answer.");
       if (signal?.aborted) return reject(signal.reason);
       const id = `c${++this.#drawn}`;
-      this.#outbox.set(id, { command: { ...command, id }, resolve, reject, tries: 0 });
+      const text = encode({ ...command, id }); // now: what is sent again is what was asked, whatever the page does to it
+      this.#outbox.set(id, { text, resolve, reject, tries: 0 });
       signal?.addEventListener("abort", () => this.#outbox.get(id)?.tries === 0 && this.#settle(id).reject(signal.reason), { once: true });
       this.#deliver(id);
     });
@@ -533,9 +543,9 @@ export class Relay extends EventTarget {
     if (!request || request.timer || !this.#welcomed) return;
     const refuse = (code, message) => this.#settle(id).reject(new RelayError({ code, message }));
     const most = this.limits.max_command_bytes ?? Infinity;
-    if (utf8(encode(request.command)).length > most) return refuse("too_large", "This is too long for the relay.");
+    if (utf8(request.text).length > most) return refuse("too_large", "This is too long for the relay.");
     if (request.tries >= MAX_TRIES) return refuse("unavailable", "The relay did not answer.");
-    if (this.#send(request.command)) request.tries++;
+    if (this.#write(request.text)) request.tries++;
   }
 
   #failed(frame, session) {
@@ -575,8 +585,12 @@ export class Relay extends EventTarget {
   }
 
   #send(command) {
+    return this.#write(encode(command));
+  }
+
+  #write(text) {
     const open = this.#socket?.readyState === 1;
-    if (open) this.#socket.send(encode(command));
+    if (open) this.#socket.send(text);
     return open;
   }
 
@@ -622,6 +636,7 @@ export class Relay extends EventTarget {
     const socket = this.#socket;
     this.#socket = null; // first: its close event is of no interest any more
     this.#welcomed = false;
+    for (const session of this.#sessions.values()) session._pause();
     socket?.close();
   }
 

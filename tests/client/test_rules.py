@@ -28,6 +28,7 @@ from relay.client import (
     Text,
     connect,
 )
+from relay.client.channel import Channel
 from relay.protocol.view import Frame
 from tests.client.scripted import Peer, Scripted
 from tests.protocol.logs import Body, Story, message
@@ -256,6 +257,38 @@ async def test_what_was_deleted_while_we_were_away_is_lost_in_the_end(
         await peer.live(1, Story("g1").tokens(["Hello"]))
         await anext(following)
         assert following.view.lost == set()
+
+
+@pytest.mark.parametrize("hindrance", ["disconnected", "degraded", "asking again"])
+async def test_time_in_which_nothing_can_be_heard_does_not_count_against_an_answer(hindrance: str) -> None:
+    channel = Channel("s", start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 3600)
+
+    def subscribed(epoch: str) -> None:
+        frame = {"type": "subscribed", "session": "s", "epoch": epoch, "at": 0, "head": 0, "recovered": False}
+        channel.take({**frame, "active": [], "id": msgspec.json.decode(channel.subscribe(0.0))["id"]})
+
+    channel.connected()
+    subscribed("e1")
+    channel.take({"session": "s", "seq": 1, **msgspec.json.decode(Story("g1").tokens(["Hel"]))})
+    subscribed("e2")
+    counting = channel._giving_up
+    assert counting is not None
+    match hindrance:
+        case "disconnected":
+            channel.lost()
+        case "degraded":
+            channel.take({"type": "degraded", "session": "s"})
+        case _:
+            channel.take({"session": "s", "seq": 9, **msgspec.json.decode(Story("g2").tokens(["gap"]))})
+    assert counting.cancelled()
+    assert channel._giving_up is counting, "nothing counts meanwhile"
+    channel.connected()
+    subscribed("e3")
+    again = channel._giving_up
+    assert again is not None
+    assert not again.cancelled()
+    assert again.when() >= counting.when(), "it has all of its time once more"
+    channel.close()
 
 
 async def test_a_following_is_told_to_forget_and_its_cursor_is_of_the_new_life(gateway: Scripted) -> None:

@@ -340,6 +340,66 @@ async def test_a_refusal_that_could_not_read_the_id_settles_the_one_command_that
         assert (await tab.settled("asked"))["error"]["code"] == "bad_message"
 
 
+async def test_an_hour_offline_does_not_count_against_an_answer(browser: Browser) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send(live(1, MESSAGE), live(2, TOKENS))
+        await tab.shows("s", "g1", "é")
+        await gateway.send(subscribed(epoch="e2"))
+        await tab.until("events.some(({ type }) => type === 'interrupted')")
+        await tab.run("() => { const now = Date.now; Date.now = () => now() + 3_600_000; }")
+        await gateway.close(1012)
+        await tab.until("frames.filter(({ type }) => type === 'subscribed').length === 3")
+        await tab.run("() => new Promise((done) => setTimeout(done, 100))")
+        assert await tab.events("s", "lost") == []
+        await gateway.send(live(1, TOKENS), live(2, end()))
+        assert (await tab.ended("s", "g1"))["state"] == "complete"
+
+
+async def test_a_session_is_not_degraded_after_a_reconnect_until_it_is_said_again(browser: Browser) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send({"type": "degraded", "session": "s"})
+        await tab.until("sessions.s.degraded")
+        await gateway.close(1012)
+        await tab.until("sockets.length === 2 && relay.state === 'open'")
+        assert await tab.run("sessions.s.degraded") is False
+
+
+async def test_a_question_that_comes_twice_is_shown_once(browser: Browser) -> None:
+    """After a loss a retry's worker may be the first to write the question that both answer."""
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send(live(1, MESSAGE), live(2, TOKENS))
+        await tab.shows("s", "g1", "é")
+        await gateway.send(subscribed(epoch="e2"))
+        await tab.until("events.some(({ type }) => type === 'interrupted')")
+        await gateway.send(
+            live(1, {**MESSAGE, "generation": "g2"}), live(2, {**TOKENS, "generation": "g2"}), live(3, MESSAGE),
+            live(4, TOKENS), live(5, end()),
+        )  # fmt: skip
+        await tab.ended("s", "g1")
+        questions = "[...sessions.s.generations.values()].map(({ message }) => message?.content ?? null)"
+        assert await tab.run(questions) == ["?", None]
+
+
+async def test_what_is_sent_again_is_what_was_asked_and_what_is_no_json_hinders_nothing(browser: Browser) -> None:
+    async with ScriptedGateway(obliging, welcome=None) as gateway:
+        tab = await client_page(browser, gateway.url)
+        await tab.follow("s")
+        await tab.run(
+            "window.body = { content: '?', metadata: { page: 1 } };"
+            "promise('bad', sessions.s.submit({ content: '?', metadata: { page: 1n } }));"
+            "promise('good', sessions.s.submit(body));"
+            "body.metadata.page = 2"
+        )
+        assert "BigInt" in (await tab.settled("bad"))["error"]["message"]
+        await until(lambda: gateway.connections)
+        await gateway.send({"type": "welcome", "heartbeat_s": 60, "limits": {}})
+        assert "value" in await tab.settled("good")
+        assert [command["metadata"] for command in gateway.named("submit")] == [{"page": 1}]
+
+
 async def test_degraded_and_restored_are_told(browser: Browser) -> None:
     async with ScriptedGateway(obliging) as gateway:
         tab = await following(browser, gateway)
