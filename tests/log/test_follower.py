@@ -231,6 +231,7 @@ async def test_messages_out_of_order_are_shown_in_order(stage: Stage) -> None:
     stage.source.say(*reversed(stage.in_flight))
     await viewer.reaches(6)
     assert viewer.view.generations["g1"].text == "abcd"
+    assert viewer.lives == 1  # a hole is read, not begun anew
 
 
 async def test_a_subscription_that_was_lost_for_a_while_is_made_good(stage: Stage) -> None:
