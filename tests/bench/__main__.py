@@ -24,6 +24,7 @@ from relay.log.replies import Claim
 from relay.log.session_log import SessionLog
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
+from tests.bench.dropped import dropped
 from tests.bench.footprint import footprint
 from tests.bench.load import load
 from workers.batching import Batcher
@@ -127,6 +128,7 @@ BENCHES: dict[str, Callable[[], object]] = {
     "append": lambda: asyncio.run(appending()),
     "footprint": footprint,
     "load": load,
+    "dropped": dropped,
 }
 
 
