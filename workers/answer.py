@@ -72,7 +72,8 @@ class Answer:
     @property
     def mark(self) -> str:
         """By which another worker could go on with this call; empty where it could not."""
-        return self._upstream.told(self._flusher.attempt) if self._upstream is not None else ""
+        upstream = self._upstream  # once: the lifeline's thread asks, too
+        return upstream.told(self._flusher.attempt) if upstream is not None else ""
 
     def cancel(self) -> None:
         """Nobody wants the rest of this call. Where closing its stream is not enough, its provider is told."""

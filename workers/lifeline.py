@@ -54,9 +54,8 @@ class Lifeline:
         self._given_up = False
         self._seeing: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._keep, name="lifeline", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._started = threading.Event()
-        self._stopping = asyncio.Event()
+        self._stopping: Future[None] = Future()
+        self._over: Future[None] = Future()
 
     async def start(self) -> None:
         self._seeing = asyncio.create_task(self._see(), name="lifeline")
@@ -67,20 +66,19 @@ class Lifeline:
             return
         self._seeing.cancel()
         await asyncio.gather(self._seeing, return_exceptions=True)
-        await asyncio.to_thread(self._started.wait)
-        if self._loop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-        await asyncio.to_thread(self._thread.join)
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+        await asyncio.shield(asyncio.wrap_future(self._over))
 
     def add(self, lease: Lease, renewal: Callable[[], Renewal]) -> None:
         """`renewal` is called in the thread, and must only read."""
         self._leases[lease] = renewal
 
     async def remove(self, lease: Lease) -> None:
-        """Returns when nothing of it is on its way any more: a late one would undo a release."""
+        """Returns when nothing of it is on its way any more, also if cancelled: a late one would undo a release."""
         self._leases.pop(lease, None)
         if (renewing := self._renewing.get(lease)) is not None:
-            await asyncio.wrap_future(renewing)
+            await _until_over(renewing)
 
     async def _see(self) -> None:
         while True:
@@ -96,19 +94,16 @@ class Lifeline:
             metrics.bugs.labels("lifeline").inc()
             log.exception("lifeline_failed")
         finally:
-            self._started.set()
+            self._over.set_result(None)
 
     async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._started.set()
+        stopping = asyncio.wrap_future(self._stopping)
         redis = Connections(self._settings.redis_url)
         session_log = stores.session_log(redis, self._settings)
         try:
-            while not self._stopping.is_set():
-                try:
-                    async with asyncio.timeout(self._lease_s / 8):
-                        await self._stopping.wait()
-                except TimeoutError:
+            while not stopping.done():
+                await asyncio.wait([stopping], timeout=self._lease_s / 8)
+                if not stopping.done():
                     await self._look(session_log)
         finally:
             await redis.aclose()
@@ -139,6 +134,20 @@ class Lifeline:
         except StorageError as error:
             metrics.storage_errors.labels("lifeline").inc()
             log.warning("renewal_failed", detail=str(error))
+        except Exception:  # the others are still to be renewed
+            metrics.bugs.labels("lifeline").inc()
+            log.exception("renewal_failed")
         finally:
             del self._renewing[lease]
             under_way.set_result(None)
+
+
+async def _until_over(renewing: Future[None]) -> None:
+    over, cancelled = asyncio.wrap_future(renewing), False
+    while not over.done():
+        try:
+            await asyncio.wait([over])  # to cancel `over` would cancel what the thread is about to set
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from prometheus_client import REGISTRY
 
 from relay import embedded
 from relay.log import stores
 from relay.log.connect import Connections
+from relay.log.replies import Outcome
 from relay.log.session_log import SessionLog
 from relay.settings import Settings, load
 from tests.log.in_memory import Writer, admitted_and_claimed
@@ -116,3 +119,89 @@ async def test_it_ends_at_once_with_nothing_to_renew_and_with_redis_away(setting
         await away.aclose()
     never_started = Lifeline(settings)
     await never_started.aclose()
+
+
+class Held:
+    """A log on which renewals are under way until `go` is set; `asked`: fences, as they came."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.go = threading.Event()
+
+    async def renew(self, session: str, generation: str, fence: int, *_: object) -> Outcome:
+        self.asked.append(fence)
+        while not self.go.is_set():  # noqa: ASYNC110 - it is set in another thread
+            await asyncio.sleep(0.01)
+        return Outcome("written")
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    made = Held()
+    monkeypatch.setattr(stores, "session_log", lambda *_: made)
+    return made
+
+
+async def some_turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def bugs() -> float:
+    return REGISTRY.get_sample_value("relay_unexpected_errors_total", {"part": "lifeline"}) or 0.0
+
+
+def late_lease() -> Lease:
+    return Lease(never, 10_000.0, time.monotonic() - 6_000)
+
+
+def asked_for(fence: int) -> Callable[[], Renewal]:
+    return lambda: Renewal("s", "g", fence, 0, "")
+
+
+async def test_whoever_is_cancelled_while_a_renewal_is_under_way_waits_for_it_and_costs_no_other_lease_anything(
+    held: Held, lifeline: Lifeline
+) -> None:
+    """Cancelled, its worker releases the lease next."""
+    lease = late_lease()
+    lifeline.add(lease, asked_for(1))
+    await until(lambda: held.asked, "its renewal is under way")
+    removing = asyncio.create_task(lifeline.remove(lease))
+    for _ in range(2):
+        await some_turns()
+        removing.cancel()
+    await some_turns()
+    assert not removing.done()
+    held.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await removing
+    lifeline.add(late_lease(), asked_for(2))
+    await until(lambda: 2 in held.asked, "the next one is renewed")
+
+
+async def test_a_lease_that_a_bug_keeps_from_being_renewed_costs_the_others_nothing(
+    held: Held, lifeline: Lifeline
+) -> None:
+    def broken() -> Renewal:
+        raise ZeroDivisionError
+
+    held.go.set()
+    before = bugs()
+    lifeline.add(late_lease(), broken)
+    await until(lambda: bugs() > before, "it is counted")
+    lifeline.add(late_lease(), asked_for(2))
+    await until(lambda: 2 in held.asked, "the other one is renewed")
+
+
+async def test_it_ends_although_every_thread_of_the_loop_is_busy(settings: Settings) -> None:
+    """As with a generator that has handed its work to them."""
+    made, free = Lifeline(settings), threading.Event()
+    await made.start()
+    loop = asyncio.get_running_loop()
+    busy = [loop.run_in_executor(None, free.wait) for _ in range(64)]
+    try:
+        async with asyncio.timeout(10):
+            await made.aclose()
+    finally:
+        free.set()
+        await asyncio.gather(*busy)
