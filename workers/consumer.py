@@ -198,14 +198,16 @@ class Consumer:
         a reaper does, and that one may find that it has waited too long. None: it is not for us.
         """
         trouble = logging.Trouble(log, "claim_failed", session=job.session, generation=job.generation)
+        in_doubt = False  # an earlier try may have made the generation
         while True:
             try:
                 claim = await self._claim(job)
                 trouble.over()
-                return claim
+                return claim._replace(fresh=claim.fresh or in_doubt) if claim is not None else None
             except StorageError as error:
                 if error.refused or self._leaving:
                     raise
+                in_doubt = True
                 metrics.storage_errors.labels("consumer").inc()
                 trouble.failed(error)
                 await asyncio.sleep(_RETRY_S)

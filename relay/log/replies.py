@@ -72,7 +72,7 @@ class Claim(NamedTuple):
 
     `times`: when it was accepted and first claimed, by Redis' clock in ms. `asked_s`: when it was asked for, by this
     process's `time.monotonic`: the lease runs from then on or later. `fresh`: its worker has made the generation
-    itself, so nobody else has seen whether its job still has a row.
+    itself, or may have, so nobody else has seen whether its job still has a row.
     """
 
     fence: int

@@ -351,6 +351,13 @@ MUTANTS = [
         [_CONSUMER + "what_was_claimed_as_its_worker_goes_is_given_back_and_no_worker_is_lost"],
     ),
     Mutant(
+        "a worker that takes the reply to its last try for all that it has done",
+        "workers/consumer.py",
+        [Change("fresh=claim.fresh or in_doubt", "fresh=claim.fresh")],
+        [],
+        [_CONSUMER + "a_job_that_redis_has_lost_has_a_row_also_if_the_first_reply_to_its_worker_is_lost"],
+    ),
+    Mutant(
         "a reaper that believes every step of Redis' clock",
         "relay/log/reaper.py",
         [Change("if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):", "if False:")],

@@ -123,12 +123,13 @@ class LateTake(Queue):
 
 
 class Log(SessionLog):
-    """`before_admit` and `after_admit` happen once; what was claimed is heard of only once `heard` is set."""
+    """What is before or after a step happens once; what was claimed is heard of only once `heard` is set."""
 
     def __init__(self, redis: Redis) -> None:
         super().__init__(redis, redis, Keys("t"), session_ttl_s=SESSION_TTL_S, max_generations=9, max_requests=9)
         self.before_admit: list[Callable[[], Awaitable[object]]] = []
         self.after_admit: list[Callable[[], Awaitable[object]]] = []
+        self.after_claim: list[Callable[[], Awaitable[object]]] = []
         self.claimed, self.heard = asyncio.Event(), asyncio.Event()
         self.heard.set()
 
@@ -142,6 +143,8 @@ class Log(SessionLog):
 
     async def claim(self, *arguments: Any) -> Claim | Refused:
         claim = await super().claim(*arguments)
+        if self.after_claim:
+            await self.after_claim.pop()()
         self.claimed.set()
         await self.heard.wait()
         return claim
@@ -294,3 +297,24 @@ async def test_a_row_is_put_back_though_redis_fails_at_first(monkeypatch: pytest
             while not await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert await queue.names() == ["default"]
+
+
+@pytest.mark.parametrize("lost", ["after_admit", "after_claim"])
+async def test_a_job_that_redis_has_lost_has_a_row_also_if_the_first_reply_to_its_worker_is_lost(
+    lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked again, Redis knows the answer: nothing says any more who made it."""
+    monkeypatch.setattr("workers.consumer._RETRY_S", 0)
+
+    async def reply_is_lost() -> None:
+        raise StorageError("its reply was lost")
+
+    async with redis_in_memory() as redis:
+        log, queue = Log(redis), queue_on(redis)
+        log.before_admit.append(redis.flushall)
+        getattr(log, lost).append(reply_is_lost)
+        await queue.enqueue(job_of(), 1000)
+        async with working(log, queue) as (provider, _):
+            await provider.asked.wait()
+            while not await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
+                await asyncio.sleep(0)
