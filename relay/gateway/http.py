@@ -91,25 +91,13 @@ async def stop(request: Request) -> Response:
 
 
 async def session_snapshot(request: Request) -> Response:
-    session_log = gateway_of(request).log
-    snapshots = session_log.snapshots
     session = commands.check_session(request.path_params["session"])
     limit = requests.limit(request)
     async with answered_in_time("snapshot"):
-        opened = await session_log.open(session, create=False)
-        if opened is None:
-            raise ClientError("not_found", "There is no such session.")
-        generations = await snapshots.generations(session, await snapshots.newest(session, "generations", limit))
-        completed = await snapshots.turns(session, await snapshots.newest(session, "transcript", limit))
-    return answer(
-        {
-            "session": session,
-            "epoch": opened.epoch,
-            "head": opened.head,
-            "messages": completed[-limit:],
-            "generations": generations,
-        }
-    )
+        found = await gateway_of(request).log.snapshots.session(session, limit)
+    if found is None:
+        raise ClientError("not_found", "There is no such session.")
+    return answer(found)
 
 
 async def generation_snapshot(request: Request) -> Response:

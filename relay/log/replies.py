@@ -29,6 +29,26 @@ class Opened(NamedTuple):
         return Version(self.floor, self.trims)
 
 
+class Running(NamedTuple):
+    """How much an answer that had not ended had said at some moment; within an epoch an attempt only grows."""
+
+    attempt: int
+    state: str
+    text_bytes: int
+    reasoning_bytes: int
+    data: int
+
+
+class Moment(NamedTuple):
+    """What a session held at one moment: ids in order of submit, and of completion; what of them was under way."""
+
+    epoch: str
+    head: int
+    generations: list[str]
+    completed: list[str]
+    running: dict[str, Running]
+
+
 class Page(NamedTuple):
     """Entries (seq, body) of one range read, and head and version (versions.py) at that moment."""
 

@@ -22,11 +22,13 @@ from relay.log.replies import (
     Claim,
     Deleted,
     Left,
+    Moment,
     Opened,
     Outcome,
     Page,
     Rebuilt,
     Refused,
+    Running,
     Span,
     Stopped,
 )  # fmt: skip
@@ -66,7 +68,7 @@ class SessionLog:
         leases: AnyRedis | None = None,
     ) -> None:
         self.keys = keys
-        self.snapshots = Snapshots(commands, keys)
+        self.snapshots = Snapshots(commands, keys, self.moment)
         self._commands = commands
         self._append = append
         self._leases = leases or append  # a renewal waits for no append
@@ -110,6 +112,19 @@ class SessionLog:
         entries = [(int(seq), body) for seq, body in zip(flat[::2], flat[1::2], strict=True)]
         changes = tuple(map(Change._make, zip(*(map(int, rest[place::3]) for place in range(3)), strict=True)))
         return Page(epoch.decode(), int(head), int(floor), entries, int(trims), changes)
+
+    async def moment(self, session: str, limit: int) -> Moment | None:
+        """What it holds now, the newest `limit` of it; None if the session does not exist."""
+        reply = await self._read(_MOMENT, session, limit)
+        if not reply:
+            return None
+        epoch, head, generations, completed, flat = reply
+        running = {
+            name.decode(): Running(int(attempt), state.decode(), *map(int, counts))
+            for name, attempt, state, *counts in zip(*(flat[place::6] for place in range(6)), strict=True)
+        }
+        newest, finished = ([name.decode() for name in found] for found in (generations, completed))
+        return Moment(epoch.decode(), int(head), newest, finished, running)
 
     async def find_request(self, session: str, request_id: str) -> tuple[str, str] | None:
         """(generation, body hash) of a request_id that was admitted. Raises Deleted if it went with its session."""
@@ -396,6 +411,7 @@ def _inner(members: bytes) -> bytes:
 
 
 _OPEN = session_script("open")
+_MOMENT = session_script("moment")
 _ADMIT = session_script("admit")
 _CLAIM = session_script("claim")
 _APPEND = session_script("append")

@@ -211,5 +211,12 @@ def parts_of(found: dict[str, Any]) -> list[str | dict[str, Any]]:
     return [*parts, text[at:].decode()] if at < len(text) else parts
 
 
+async def generations(session_log: SessionLog, limit: int = 1000) -> list[str]:
+    """In order of submit, the newest `limit`."""
+    moment = await session_log.moment("s", limit)
+    return moment.generations if moment is not None else []
+
+
 async def transcript(session_log: SessionLog) -> list[str]:
-    return await session_log.snapshots.newest("s", "transcript", 1000)
+    moment = await session_log.moment("s", 1000)
+    return moment.completed if moment is not None else []

@@ -13,6 +13,7 @@ from tests.log.in_memory import (
     Clock,
     admitted_and_claimed,
     answered,
+    generations,
     head,
     job_of,
     session_log_on,
@@ -110,7 +111,7 @@ async def test_the_oldest_ended_generation_is_forgotten_entirely(redis: Redis) -
 
     assert {event["generation"] for event in await whole_log(session_log)} == {"g2", "g3"}
     assert await session_log.snapshots.generation("s", "g1") is None
-    assert await session_log.snapshots.newest("s", "generations", 10) == ["g2", "g3"]
+    assert await generations(session_log, 10) == ["g2", "g3"]
     assert await transcript(session_log) == ["g2"]
     assert not [key for key in await redis.keys() if b"g1" in key]
     opened = await session_log.open("s")
@@ -129,7 +130,7 @@ async def test_an_old_generation_that_has_not_ended_is_kept_and_the_next_one_for
 
     assert [event["generation"] for event in await whole_log(session_log)] == ["g1"] * 5 + ["g3"] * 2
     assert (await snapshot(session_log, "g1"))["text"] == "g1 g1 goes on"
-    assert await session_log.snapshots.newest("s", "generations", 10) == ["g1", "g3"]
+    assert await generations(session_log, 10) == ["g1", "g3"]
 
 
 async def test_the_floor_never_falls(redis: Redis) -> None:

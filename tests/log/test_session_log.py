@@ -17,6 +17,7 @@ from tests.log.in_memory import (
     admitted_and_claimed,
     answered,
     claimed,
+    generations,
     job_of,
     session_log_on,
     snapshot,
@@ -312,15 +313,19 @@ async def test_an_event_is_in_the_log_before_it_is_published(session_log: Sessio
 async def test_the_newest_generations_stand_in_the_order_of_their_submit(session_log: SessionLog) -> None:
     for name in ("g3", "g1", "g2"):
         await session_log.admit(job_of(name))
-    assert await session_log.snapshots.newest("s", "generations", 2) == ["g1", "g2"]
-    assert await session_log.snapshots.newest("s", "generations", 9) == ["g3", "g1", "g2"]
-    assert await session_log.snapshots.newest("s", "transcript", 9) == []
+    assert await generations(session_log, 2) == ["g1", "g2"]
+    assert await generations(session_log, 9) == ["g3", "g1", "g2"]
+    assert await transcript(session_log) == []
 
 
-async def test_a_generation_that_does_not_exist_is_left_out(session_log: SessionLog) -> None:
-    await session_log.admit(job_of("g1"))
-    found = await session_log.snapshots.generations("s", ["g0", "g1", "g2"])
-    assert [known["generation"] for known in found] == ["g1"]
+async def test_a_generation_that_does_not_exist_is_left_out(redis: Redis, session_log: SessionLog) -> None:
+    for name in ("g1", "g2"):
+        await session_log.admit(job_of(name))
+    await redis.delete("t:s:{s}:g:g2")  # Redis has lost it, and its place is kept
+    found = await session_log.snapshots.session("s", 50)
+    assert found is not None
+    assert [known["generation"] for known in found["generations"]] == ["g1"]
+    assert [await session_log.snapshots.generation("s", name) for name in ("g0", "g2")] == [None, None]
     assert await session_log.snapshots.turns("s", ["g0"]) == []
     assert await session_log.user_turn("s", "g0") is None
 

@@ -25,6 +25,7 @@ _TIMEOUTS = "tests/test_timeouts.py::test_"
 _VIEW = "tests/protocol/test_view.py::test_"
 _COMPACT = "tests/protocol/test_compact.py::test_"
 _TRIM = "tests/log/test_trim.py::test_"
+_SNAPSHOTS = "tests/log/test_snapshots.py::test_"
 _VERSIONS = "tests/log/test_versions.py::test_"
 
 
@@ -156,6 +157,16 @@ MUTANTS = [
         [Change("(redis.call('HGET', key, 'bytes') or '0') .. ' ' .. body", "'0 ' .. body")],
         [],
         ["tests/log/test_snapshots.py::test_data_stands_in_a_snapshot_with_its_place_in_the_text"],
+    ),
+    Mutant(
+        "a snapshot of two moments",
+        "relay/log/snapshots.py",
+        [Change("text[: running.text_bytes], reasoning[", "text, reasoning[")],
+        [],
+        [
+            _SNAPSHOTS + "a_session_is_as_of_one_moment_though_its_answers_go_on",
+            _SNAPSHOTS + "whatever_happens_meanwhile_a_snapshot_is_what_a_viewer_shows_at_its_head",
+        ],
     ),
     Mutant(
         "the floor as a version",

@@ -23,6 +23,7 @@ from tests.log.in_memory import (
     redis_in_memory,
     session_log_on,
     snapshot,
+    transcript,
     whole_log,
 )
 from tests.workers.unreliable import NEVER_MS, Manual, Unreliable, finished, flusher_of
@@ -166,7 +167,7 @@ async def test_an_end_that_failed_is_tried_again_and_written_once(session_log: S
     flusher.end("complete", members(finish="stop"), "a1")
     await finished(flusher)
     assert [event["type"] for event in await written(session_log)] == ["end"]
-    assert await session_log.snapshots.newest("s", "transcript", 9) == ["g1"]
+    assert await transcript(session_log) == ["g1"]
 
 
 async def test_tokens_that_came_while_redis_was_away_leave_in_one_batch(session_log: SessionLog) -> None:
@@ -214,7 +215,7 @@ async def test_it_lets_go_when_somebody_else_has_ended_it(session_log: SessionLo
         flusher.end("complete", b"{}", "a1")
     assert await let_go_of(flusher) == "ended"
     assert [event["reason"] for event in await written(session_log)] == ["stopped"]
-    assert await session_log.snapshots.newest("s", "transcript", 9) == []
+    assert await transcript(session_log) == []
 
 
 # Anything
