@@ -179,6 +179,26 @@ MUTANTS = [
         ],
     ),
     Mutant(
+        "pages of two versions joined",
+        "relay/log/replay.py",
+        [Change("if not stretch.version.continues(self.version, after):", "if False:")],
+        [],
+        [
+            _VERSIONS + "a_trim_below_the_floor_between_two_pages_takes_no_text",
+            _VERSIONS + "whatever_is_trimmed_and_removed_under_way_every_reader_ends_with_the_log",
+        ],
+    ),
+    Mutant(
+        "a change that begins everybody anew",
+        "relay/log/versions.py",
+        [Change("return not any(change.first <= after < change.last for change in since)", "return not since")],
+        [],
+        [
+            _VERSIONS + "a_reader_goes_on_unless_it_stands_in_what_has_changed",
+            _VERSIONS + "a_trim_elsewhere_sends_nobody_back",
+        ],
+    ),
+    Mutant(
         "a page that was merged beyond what is shown",
         "relay/log/replay.py",
         [Change("        self._reach(stretch.version.floor)\n", "")],
