@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from relay.errors import StorageError
 from relay.log import snapshots as snapshots_module
+from relay.log.replies import Rebuilt
 from relay.log.session_log import SessionLog
 from relay.protocol import events
 from relay.protocol.view import Generation, SessionView
@@ -26,6 +27,7 @@ from tests.log.in_memory import (
     Writer,
     admitted_and_claimed,
     answered,
+    head,
     job_of,
     parts_of,
     redis_in_memory,
@@ -227,6 +229,56 @@ async def test_what_was_read_of_two_epochs_is_read_again(redis: Redis, session_l
     opened = await session_log.open("s")
     assert opened is not None
     assert (found["epoch"], found["head"]) == (opened.epoch, opened.head)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_what_had_been_lost_at_the_moment_is_left_out_though_it_comes_back(
+    redis: Redis, session_log: SessionLog, ends: bool
+) -> None:
+    writer = await admitted_and_claimed(session_log)
+    await writer.tokens("so far")
+    await session_log.rotate("s", writer.claim.epoch, missing=True)
+    if ends:  # it had ended, and is complete: only its worker does not know it yet
+        await redis.rpush("t:s:{s}:transcript", "g1")
+
+    async def comes_back() -> None:
+        made = await session_log.rebuild(
+            job_of(), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times
+        )
+        if not isinstance(made, Rebuilt):
+            return
+        writer.fence, writer.n, writer.written["tokens"] = made.fence, 1, []
+        await writer.tokens("so far")
+        if ends:
+            await writer.end()
+
+    before = await head(session_log)
+    async with between_reads(comes_back):
+        found = await session_snapshot(session_log)
+    assert (found["head"], found["generations"], found["messages"]) == (before, [], [])
+
+
+async def test_a_session_that_comes_back_shorter_while_it_is_read_is_read_again(
+    redis: Redis, session_log: SessionLog
+) -> None:
+    """An older copy, of the same epoch."""
+    writer = await admitted_and_claimed(session_log)
+    await writer.tokens("early")
+    copy = {key: await redis.dump(key) or b"" for key in await redis.keys()}
+    await writer.tokens(" and late")
+    lost = False
+
+    async def go_back() -> None:
+        nonlocal lost
+        if not lost:
+            lost = True
+            for key, value in copy.items():
+                await redis.restore(key, 0, value, replace=True)
+
+    async with between_reads(go_back):
+        found = await session_snapshot(session_log)
+    assert found["head"] == await head(session_log)
+    assert [one["text"] for one in found["generations"]] == ["early"]
 
 
 async def test_a_session_that_never_rests_is_an_error_in_the_end(redis: Redis, session_log: SessionLog) -> None:

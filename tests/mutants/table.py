@@ -161,12 +161,19 @@ MUTANTS = [
     Mutant(
         "a snapshot of two moments",
         "relay/log/snapshots.py",
-        [Change("text[: running.text_bytes], reasoning[", "text, reasoning[")],
+        [Change("self.text[: running.text_bytes], self.reasoning[", "self.text, self.reasoning[")],
         [],
         [
             _SNAPSHOTS + "a_session_is_as_of_one_moment_though_its_answers_go_on",
             _SNAPSHOTS + "whatever_happens_meanwhile_a_snapshot_is_what_a_viewer_shows_at_its_head",
         ],
+    ),
+    Mutant(
+        "a snapshot with what comes back after its moment",
+        "relay/log/snapshots.py",
+        [Change(' if _ended_by(stored.fields.get("last"), moment.head) else None', "")],
+        [],
+        [_SNAPSHOTS + "what_had_been_lost_at_the_moment_is_left_out_though_it_comes_back"],
     ),
     Mutant(
         "the floor as a version",
