@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from redis.asyncio import Redis
 
-from relay.log.replies import Claim, Refused
+from relay.log.replies import Claim, Outcome, Refused
 from relay.log.session_log import SessionLog
 from tests.log.in_memory import (
     LEASE_MS,
@@ -159,6 +160,42 @@ async def test_a_release_whose_reply_was_lost_counts_once(session_log: SessionLo
     standing = await session_log.standing("s", "g1")
     assert standing is not None
     assert standing["handed"] == "1"
+
+
+# The next worker, or a reaper, would have to wait for it, and count it as a claim that still runs.
+@pytest.mark.parametrize("late", ["renewal", "append", "rebuild"])
+async def test_what_is_on_its_way_as_it_is_given_back_does_not_revive_the_lease(
+    session_log: SessionLog, clock: Clock, late: str
+) -> None:
+    writer = await admitted_and_claimed(session_log)
+    await writer.tokens("a")
+    await session_log.release("s", "g1", writer.fence)
+    before = await whole_log(session_log)
+    released = await session_log.standing("s", "g1")
+    clock.advance(ms=1)
+    if late == "renewal":
+        outcome: object = await session_log.renew("s", "g1", writer.fence, LEASE_MS, 1)
+    elif late == "append":
+        outcome = await writer.tokens("b")
+    else:
+        epochs = [writer.claim.epoch]
+        outcome = await session_log.rebuild(job_of(), writer.fence, "w1", LEASE_MS, epochs, 1, writer.claim.times)
+    assert outcome == Outcome("stale")
+    assert await session_log.standing("s", "g1") == released
+    assert await whole_log(session_log) == before
+    assert isinstance(await session_log.claim("s", "g1", "w2", LEASE_MS, 0), Claim)
+    standing = await session_log.standing("s", "g1")
+    assert standing is not None
+    assert (standing["claims"], standing["handed"]) == ("2", "1")
+
+
+async def test_an_end_that_is_on_its_way_as_it_is_given_back_counts(session_log: SessionLog) -> None:
+    """The answer is whole: nobody has to ask again."""
+    writer = await admitted_and_claimed(session_log)
+    await writer.tokens("a")
+    await session_log.release("s", "g1", writer.fence)
+    assert (await writer.end()).what == "written"
+    assert await session_log.claim("s", "g1", "w2", LEASE_MS, 0) == Refused("ended")
 
 
 async def test_only_the_holder_can_release(session_log: SessionLog, clock: Clock) -> None:

@@ -76,6 +76,20 @@ MUTANTS = [
         [_APPEND + "a_worker_that_lost_its_claim_writes_nothing_more"],
     ),
     Mutant(
+        "a lease that a late renewal revives after it was given back",
+        "relay/log/lua/session.lua",
+        [Change("if held and not state[3] then return { 'stale' } end", "")],
+        [],
+        [_CLAIM + "what_is_on_its_way_as_it_is_given_back_does_not_revive_the_lease"],
+    ),
+    Mutant(
+        "a rebuild that takes back what was given back",
+        "relay/log/lua/rebuild.lua",
+        [Change("if not state[3] and state[2] == held then return { 'stale' } end", "")],
+        [],
+        [_CLAIM + "what_is_on_its_way_as_it_is_given_back_does_not_revive_the_lease"],
+    ),
+    Mutant(
         "no index check",
         "relay/log/lua/append.lua",
         [

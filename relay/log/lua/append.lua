@@ -11,7 +11,7 @@
 
 local generation, n, kind, body = ARGV[4], tonumber(ARGV[6]), ARGV[8], ARGV[9]
 local key = of.state(generation)
-local refusal = refuse(generation, ARGV[5])
+local refusal = refuse(generation, ARGV[5], true)
 if refusal then return refusal end
 
 local counter = ({ tokens = 'count', reasoning = 'reasoned', data = 'data' })[kind]

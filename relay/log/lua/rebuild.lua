@@ -31,6 +31,7 @@ if state[1] == 'ended' then return { 'ended' } end
 if known then
   if mine and state[4] == held then return rebuilt() end
   if not mine and tonumber(state[2]) > tonumber(held) then return { 'stale' } end
+  if not state[3] and state[2] == held then return { 'stale' } end -- it has been given back
 else
   -- In the same life, below the floor: it ended and was forgotten while the worker was frozen.
   local floor = tonumber(redis.call('HGET', KEY.meta, 'floor'))

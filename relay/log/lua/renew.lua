@@ -6,7 +6,7 @@
 -- Returns {'renewed'}; {'stale'}, {'ended'}: the worker must let go; {'unknown'}, {'behind', n}: Redis has lost something.
 -- Atomic because a lease may be renewed only under the fence that holds it.
 
-local refusal = refuse(ARGV[4], ARGV[5])
+local refusal = refuse(ARGV[4], ARGV[5], true)
 if refusal then return refusal end
 local done = redis.call('HGET', of.state(ARGV[4]), 'n')
 if tonumber(done) < tonumber(ARGV[7]) then return { 'behind', done } end

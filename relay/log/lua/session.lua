@@ -73,13 +73,15 @@ local function keep(created)
 end
 
 -- Who may write: the holder of the current fence, while the generation goes on. Returns a refusal or nil: 'unknown' if
--- Redis has lost the generation, or the claim (fences only rise).
-local function refuse(generation, fence)
-  local state = redis.call('HMGET', of.state(generation), 'fence', 'state')
+-- Redis has lost the generation, or the claim (fences only rise). `held`: it must not have been given back either, as what
+-- was on its way by then would revive the lease.
+local function refuse(generation, fence, held)
+  local state = redis.call('HMGET', of.state(generation), 'fence', 'state', 'owner')
   if not state[1] then return { was_deleted('g ' .. generation) and 'ended' or 'unknown' } end
   if state[2] == 'ended' then return { 'ended' } end
   if tonumber(state[1]) > tonumber(fence) then return { 'stale' } end
   if tonumber(state[1]) < tonumber(fence) then return { 'unknown' } end
+  if held and not state[3] then return { 'stale' } end
   return nil
 end
 
