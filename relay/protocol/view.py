@@ -7,6 +7,7 @@ subscribe without one (a checksum that does not match: the only way this state c
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Set
 from typing import Any, Literal
 
 import msgspec
@@ -60,6 +61,7 @@ class SessionView:
     """One session's state and cursor. `prefix`: of the ids of its subscribes, one for each view on a connection.
 
     `interrupted`: answers that the new log does not have, and that may come back; `lost`: those that were given up.
+    `head`: the log's end when the subscription began.
     """
 
     def __init__(self, session: str, prefix: str = "subscribe-") -> None:
@@ -67,6 +69,7 @@ class SessionView:
         self._prefix = prefix
         self.epoch: str | None = None
         self.last = 0
+        self.head = 0
         self.waiting = True  # for the reply to `subscribe`: until it comes, log frames are another subscription's
         self.live = False
         self._asked = 0
@@ -74,12 +77,32 @@ class SessionView:
         self.unproven: set[str] = set()  # generations whose text does not match what the server said of it
         self.messages: list[Frame] = []
         self.generations: dict[str, Generation] = {}
-        self.interrupted: set[str] = set()
-        self.lost: set[str] = set()
+        self._interrupted: dict[str, None] = {}  # this and the next two: the oldest first
+        self._awaited: dict[str, bool] = {}  # accepted, or forgotten here: to come, or to come again; whether once seen
+        self._lost: dict[str, None] = {}
+        self._outlived: set[str] = set()  # generations that were forgotten before their questions
 
     @property
     def cursor(self) -> Cursor | None:
         return Cursor(self.epoch, self.last) if self.epoch is not None else None
+
+    @property
+    def interrupted(self) -> Set[str]:
+        return self._interrupted.keys()
+
+    @property
+    def lost(self) -> Set[str]:
+        return self._lost.keys()
+
+    @property
+    def missing(self) -> list[str]:
+        """Answers that the log should have, and has not shown so far."""
+        return [*self._interrupted, *self._awaited]
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether this is a part of the log only: the rest is on its way."""
+        return self.epoch is None or self.last < self.head
 
     def resume(self, cursor: Cursor) -> None:
         """Begin at a cursor saved earlier, without the state that belonged to it."""
@@ -99,23 +122,46 @@ class SessionView:
 
     def forget(self) -> None:
         """Drop cursor and state: the next subscribe brings everything."""
+        self._awaited |= dict.fromkeys(self._unfinished(), True)
         self.epoch, self.last, self._resumed = None, 0, False
-        self.messages, self.generations, self.unproven = [], {}, set()
+        self.messages, self.generations, self.unproven, self._outlived = [], {}, set(), set()
 
-    def give_up(self, names: set[str]) -> None:
-        """`limits.lost_after_s` have passed without a sign of these: what of them is interrupted is lost."""
-        self.lost |= self.interrupted & names
-        self.interrupted -= names
+    def expect(self, name: str) -> None:
+        """It was accepted: the log has it, or will have it."""
+        if name not in self.generations and name not in self._interrupted:
+            self._lost.pop(name, None)
+            self._awaited.setdefault(name, False)
+
+    def give_up(self, names: Iterable[str]) -> list[str]:
+        """`limits.lost_after_s` have passed without a sign of these: those that are missing are lost. Returns them."""
+        given_up = set(names)
+        lost = [name for name in self.missing if name in given_up]
+        for name in lost:
+            self._came(name)
+            self._lost[name] = None
+        return lost
 
     def prune(self, keep: int) -> None:
-        """Forget the oldest ended generations beyond `keep`, with their questions; unfinished ones stay."""
+        """Forget the oldest ended generations beyond `keep`, with their questions; unfinished ones stay.
+
+        Which question a retry answers is not told. While one is shown, the newest `keep` questions of those that were
+        forgotten stay: its own is among them. Of those that are lost, the newest `keep` are remembered.
+        """
+        self._lost = dict.fromkeys(list(self._lost)[-keep:])
         ended = [name for name, shown in self.generations.items() if shown.end is not None]
         if len(ended) <= keep:
             return
         for name in ended[:-keep]:
             del self.generations[name]
             self.unproven.discard(name)
-        self.messages = [event for event in self.messages if event["generation"] in self.generations]
+        self._prune_questions({*self._outlived, *ended[:-keep]}, keep)
+
+    def _prune_questions(self, forgotten: set[str], keep: int) -> None:
+        asked = [event["generation"] for event in self.messages]
+        a_retry_is_shown = not self.generations.keys() <= set(asked)
+        outlived = [name for name in asked if name in forgotten][-keep:] if a_retry_is_shown else []
+        self._outlived, dropped = set(outlived), forgotten.difference(outlived)
+        self.messages = [event for event in self.messages if event["generation"] not in dropped]
 
     def apply(self, frame: Frame) -> Next:
         """Take in one frame of this session; frames of no session are none of its business."""
@@ -145,15 +191,31 @@ class SessionView:
             return "dropped"  # of an earlier subscription; the reply to the last one is still to come
         active = {known["generation"]: known for known in frame["active"]}
         if not frame["recovered"]:
-            unfinished = {name for name, known in self.generations.items() if known.end is None}
-            self.interrupted = (self.interrupted | unfinished) - set(active)
-            self.lost -= set(active)
             self.forget()
-        self.epoch, self.last, self.waiting = frame["epoch"], frame["at"], False
+            self._sort_out(active)
+        self.epoch, self.last, self.head, self.waiting = frame["epoch"], frame["at"], frame["head"], False
         if self.live and not frame["recovered"] and frame["at"] > 0:  # at 0 everything follows, from its beginning
             for known in active.values():
                 self._generation(known["generation"], known["attempt"]).partial = True
         return "applied"
+
+    def _sort_out(self, active: Iterable[str]) -> None:
+        """Another log: of what was seen, it is to come again, or interrupted."""
+        seen = [*self._interrupted, *(name for name, seen in self._awaited.items() if seen)]
+        back = [name for name in (*seen, *self._lost) if name in active]
+        for name in (*seen, *back):
+            self._came(name)
+        self._awaited |= dict.fromkeys(back, True)
+        self._interrupted |= dict.fromkeys(name for name in seen if name not in active)
+
+    def _unfinished(self) -> list[str]:
+        return [name for name, shown in self.generations.items() if shown.end is None]
+
+    def _came(self, name: str) -> None:
+        """It is not missed any more, nor lost."""
+        self._interrupted.pop(name, None)
+        self._awaited.pop(name, None)
+        self._lost.pop(name, None)
 
     def _event(self, event: Frame) -> Next:
         kind = event["type"]
@@ -196,8 +258,7 @@ class SessionView:
             shown = self.generations[name] = Generation(name)
             if self._resumed:
                 shown.attempt, shown.partial = attempt, True
-        self.interrupted.discard(name)
-        self.lost.discard(name)
+        self._came(name)
         if attempt > shown.attempt:
             shown.restart(attempt)
         return shown

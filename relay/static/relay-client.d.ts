@@ -63,7 +63,7 @@ export interface SessionEvents {
   end: { generation: string; end: End; catchup: boolean };
   /** The relay has lost this answer; it comes back, or ends `failed`. */
   interrupted: { generation: string };
-  /** Nobody has brought it back within `limits.lost_after_s`. */
+  /** Interrupted or accepted, and within `limits.lost_after_s` it has not come. */
   lost: { generation: string };
   /** A session that may not be followed, a command that is tried again (`error.retryable`), the relay's last word. */
   error: { error: RelayError };
@@ -76,7 +76,10 @@ export class Session extends EventTarget {
   readonly name: string;
   /** The users' turns, in the order of the log. */
   readonly messages: Message[];
-  /** In the order of submit; interrupted ones among them, as they were last shown. A new Map each time. */
+  /**
+   * In the order of submit; then interrupted ones and the newest 20 that are lost, as they were last shown. A new Map
+   * each time.
+   */
   readonly generations: Map<string, Generation>;
   /** The state is a part of the whole: the rest is on its way. */
   readonly rebuilding: boolean;
@@ -127,7 +130,8 @@ export interface Submit {
 }
 
 export interface Message {
-  message_id: string;
+  /** Null where an answer was lost before the log had shown its question. */
+  message_id: string | null;
   role: string;
   content: string;
   generation: string;
@@ -208,9 +212,17 @@ export class SessionView {
   readonly pending: string | null;
   readonly messages: Message[];
   readonly generations: Map<string, Generation>;
+  /** As of the last `subscribed`, the state is a part of the whole: the rest is on its way. */
+  readonly rebuilding: boolean;
   readonly interrupted: Map<string, Generation>;
+  /** The newest of those that were given up, as they were shown. */
+  readonly lost: Map<string, Generation>;
+  /** Answers that the log should have, and has not shown so far. */
+  readonly missing: string[];
   readonly doubtful: Set<string>;
-  /** Those of these names that are interrupted are lost from now on; returns them. */
+  /** It was accepted, so it is missing until its first event. */
+  expect(name: string, message?: Message | null): void;
+  /** Those of these names that are missing are lost from now on; returns them. */
   giveUp(names: string[]): string[];
   /** The command to send. */
   subscribe(from?: "start" | "live"): Frame;

@@ -29,6 +29,7 @@
 // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 // The same as relay/protocol/view.py, which is the model. No socket, no clock, no DOM.
 
+const KEEP_LOST = 20; // the newest answers that are lost, with their text
 const KINDS = new Set(["status", "tokens", "reasoning", "data", "restart", "end"]);
 const CRC_TABLE = Int32Array.from({ length: 256 }, (_, byte) => {
   for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? (byte >>> 1) ^ 0xedb88320 : byte >>> 1;
@@ -118,12 +119,29 @@ export class SessionView {
     this.asked = 0;
     this.messages = [];
     this.generations = new Map();
-    this.interrupted = new Map(); // lost with the old log, as they were shown; until they come back
+    this.interrupted = new Map(); // lost with the old log, as they were shown; until they come back, or are lost
+    this.awaited = new Map(); // accepted, or forgotten here: to come, or to come again
+    this.lost = new Map(); // given up, as they were shown
     this.doubtful = new Set(); // the generations for which the last frame was a mismatch
   }
 
   get cursor() { return this.epoch === null ? null : { epoch: this.epoch, seq: this.last }; }
   get pending() { return this.waiting && this.asked ? this.prefix + this.asked : null; }
+
+  /** Answers that the log should have, and has not shown so far. */
+  get missing() { return [...this.interrupted.keys(), ...this.awaited.keys()]; }
+  get rebuilding() { return this.epoch === null || this.last < this.head; }
+
+  /** It was accepted: the log has it, or will have it. `message`: the question, until the log brings it. */
+  expect(name, message = null) {
+    const shown = this.generations.get(name);
+    if (shown?.begun || this.interrupted.has(name)) return;
+    this.lost.delete(name);
+    if (this.awaited.has(name)) return;
+    const awaited = new Generation(name);
+    awaited.message = shown?.message ?? message;
+    this.awaited.set(name, awaited);
+  }
 
   /** The command that begins, or resumes, following this session. */
   subscribe(from = "start") {
@@ -138,6 +156,7 @@ export class SessionView {
 
   /** Drop cursor and state: the next subscribe brings everything. */
   forget() {
+    for (const [name, one] of this.generations) if (one.begun && one.end === null) this.awaited.set(name, one);
     Object.assign(this, { epoch: null, last: 0, messages: [], generations: new Map() });
   }
 
@@ -163,18 +182,30 @@ export class SessionView {
     return "applied";
   }
 
+  /** Another log: of what was seen, it is to come again, or interrupted. */
   rebuild(active) {
-    const known = [...this.generations, ...this.interrupted];
     this.forget();
-    this.interrupted = new Map(known.filter(([name, { begun, end }]) => begun && end === null && !active.has(name)));
-    for (const one of this.interrupted.values()) if (one.state !== "lost") one.state = "interrupted";
+    const seen = [...this.interrupted, ...[...this.awaited].filter(([, { begun }]) => begun)];
+    const back = [...seen, ...this.lost].filter(([name]) => active.has(name));
+    for (const [name] of [...seen, ...back]) this.came(name);
+    for (const [name, one] of back) this.awaited.set(name, one);
+    for (const [name, one] of seen) if (!active.has(name)) this.interrupted.set(name, Object.assign(one, { state: "interrupted" }));
   }
 
-  /** `limits.lost_after_s` have passed without a sign of these: nobody brings them back. Returns those that are lost. */
-  giveUp(names) {
-    const lost = names.filter((name) => this.interrupted.get(name)?.state === "interrupted");
-    for (const name of lost) this.interrupted.get(name).state = "lost";
-    return lost;
+  /** It is not missed any more, nor lost. */
+  came(name) {
+    for (const those of [this.interrupted, this.awaited, this.lost]) those.delete(name);
+  }
+
+  /** `limits.lost_after_s` have passed without a sign of these: those that are missing are lost. Returns them. */
+  giveUp(names, keep = KEEP_LOST) {
+    const missing = new Map([...this.interrupted, ...this.awaited].filter(([name]) => names.includes(name)));
+    for (const [name, one] of missing) {
+      this.came(name);
+      this.lost.set(name, Object.assign(one, { begun: true, state: "lost" }));
+    }
+    for (const name of [...this.lost.keys()].slice(0, -keep)) this.lost.delete(name);
+    return [...missing.keys()];
   }
 
   event(event) {
@@ -183,6 +214,7 @@ export class SessionView {
       if (this.messages.some(({ message_id }) => message_id === event.message_id)) return true;
       this.messages.push(event);
       if (event.generation != null) this.place(event.generation).message = event; // so that the order is the submits'
+      if (this.awaited.has(event.generation)) this.awaited.get(event.generation).message = event;
       return true;
     }
     if (!KINDS.has(event.type)) return true; // of a later release; its seq counts
@@ -194,14 +226,14 @@ export class SessionView {
     const shown = this.place(name);
     shown.begun = true;
     shown.message ??= this.#question(name);
-    this.interrupted.delete(name);
+    this.came(name);
     if (attempt > shown.attempt) shown.restart(attempt);
     return shown;
   }
 
   /** Of an answer that comes back without it; null if another one has brought it. */
   #question(name) {
-    const message = this.interrupted.get(name)?.message ?? null;
+    const message = (this.interrupted.get(name) ?? this.awaited.get(name) ?? this.lost.get(name))?.message ?? null;
     return this.messages.some(({ message_id }) => message_id === message?.message_id) ? null : message;
   }
 
@@ -214,6 +246,7 @@ export class SessionView {
 // ── A session ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const MAX_REBUILDS = 3; // for one answer whose text does not prove; after that it is shown, and marked `unproven`
+const MAX_DOUBTS = 200; // answers that this is remembered of
 const BACKOFF_MS = { first: 250, most: 10_000 };
 const LOST_AFTER_S = 60; // where the gateway does not say
 const LAST_CALL_MS = 1_000;
@@ -240,6 +273,7 @@ export class Session extends EventTarget {
   #failures = 0; // subscribes that came to nothing, one after the other
   #timer;
   #givingUp;
+  #missingSince = new Map(); // generation → when; only of times in which it could be heard that it comes
   #doubts = new Map(); // generation → how often its text did not prove
   #degraded = false;
   #due = null; // {generations, catchup, news}: what the next `change` tells
@@ -251,13 +285,16 @@ export class Session extends EventTarget {
 
   get name() { return this.#view.session; }
   get messages() { return this.#view.messages; }
-  get generations() { return new Map([...this.#view.generations, ...this.#view.interrupted]); }
-  get rebuilding() { return this.#view.epoch === null || this.#view.last < this.#view.head; }
+  get generations() { return new Map([...this.#view.generations, ...this.#view.interrupted, ...this.#view.lost]); }
+  get rebuilding() { return this.#view.rebuilding; }
   get degraded() { return this.#degraded || this.#link.degraded(); }
 
   submit(body, { signal } = {}) {
     const command = { ...body, request_id: body.request_id ?? draw(), type: "submit", session: this.name };
-    return this.#link.request(command, signal).then(({ generation, duplicate }) => ({ generation, duplicate }));
+    return this.#link.request(command, signal).then(({ generation, duplicate }) => {
+      this.#expect(generation, duplicate, question(generation, body));
+      return { generation, duplicate };
+    });
   }
 
   stop(generation) {
@@ -273,7 +310,8 @@ export class Session extends EventTarget {
 
   _leave(news = []) {
     this.following = false;
-    for (const timer of [this.#timer, this.#givingUp]) clearTimeout(timer);
+    clearTimeout(this.#timer);
+    this.#watchMissing();
     if (news.length) this.#change([], false, news);
   }
 
@@ -285,7 +323,7 @@ export class Session extends EventTarget {
   /** Until the next `subscribed` nothing can be heard. */
   _pause() {
     this.#view.waiting = true;
-    clearTimeout(this.#givingUp);
+    this.#watchMissing();
   }
 
   _take(frame) {
@@ -296,6 +334,7 @@ export class Session extends EventTarget {
     if (next === "mismatch" && this.#doubt()) return this.#rebuild();
     if (frame.type === "subscribed") return this.#began(frame, before);
     this.#failures = 0;
+    this.#watchMissing();
     const catchup = frame.type === "catchup";
     const events = (catchup ? frame.events : [frame]).filter(({ generation }) => generation != null);
     const ends = events.filter(({ type }) => type === "end");
@@ -314,35 +353,58 @@ export class Session extends EventTarget {
   _degrade(degraded) {
     if (degraded === this.#degraded) return;
     this.#degraded = degraded;
-    this.#watchInterrupted();
+    this.#watchMissing();
     this.#change([], false);
   }
 
-  #began({ recovered }, before) {
-    const lost = recovered ? [] : [...this.#view.interrupted.keys()];
-    this.#watchInterrupted();
-    const changed = recovered ? [] : [...before, ...this.#view.generations.keys()];
-    this.#change(changed, true, lost.map((generation) => ["interrupted", { generation }]));
+  #expect(generation, duplicate, message) {
+    if (!this.following) return;
+    this.#view.expect(generation, message);
+    const unseen = this.#view.missing.includes(generation);
+    if (duplicate && unseen && this.#from === "live") this.#rebuild(); // it may have begun before we came
+    this.#watchMissing();
   }
 
-  /** Answers that nobody brings back are given up `lost_after_s` after this, if it can be heard that one comes. */
-  #watchInterrupted() {
+  #began({ recovered }, before) {
+    const interrupted = recovered ? [] : [...this.#view.interrupted.keys()];
+    this.#watchMissing();
+    const changed = recovered ? [] : [...before, ...this.#view.generations.keys()];
+    this.#change(changed, true, interrupted.map((generation) => ["interrupted", { generation }]));
+  }
+
+  /** Answers that do not come are given up `lost_after_s` after this, if it can be heard that they do. */
+  #watchMissing() {
+    const hears = this.following && !this.degraded && !this.#view.waiting && !this.rebuilding;
+    const names = hears ? this.#view.missing : [];
+    const since = this.#missingSince;
+    if (names.length === since.size && names.every((name) => since.has(name))) return;
+    const now = Date.now();
+    this.#missingSince = new Map(names.map((name) => [name, since.get(name) ?? now]));
+    this.#waitForMissing();
+  }
+
+  #waitForMissing() {
     clearTimeout(this.#givingUp);
-    const waiting = [...this.#view.interrupted.values()].some(({ state }) => state === "interrupted");
-    if (!waiting || !this.following || this.degraded || this.#view.waiting) return;
+    if (!this.#missingSince.size) return;
     // The page may have been asleep: what lies in the socket comes first.
     const lastCall = () => (this.#givingUp = setTimeout(() => this.#giveUp(), LAST_CALL_MS));
-    this.#givingUp = setTimeout(lastCall, this.#link.lostAfterMs());
+    this.#givingUp = setTimeout(lastCall, Math.min(...this.#missingSince.values()) + this.#link.lostAfterMs() - Date.now());
   }
 
   #giveUp() {
-    const lost = this.#view.giveUp([...this.#view.interrupted.keys()]);
-    if (lost.length) this.#change(lost, false, lost.map((generation) => ["lost", { generation }]));
+    const by = Date.now() - this.#link.lostAfterMs();
+    const before = [...this.#view.lost.keys()];
+    const lost = this.#view.giveUp([...this.#missingSince].filter(([, since]) => since <= by).map(([name]) => name));
+    for (const name of lost) this.#missingSince.delete(name);
+    this.#waitForMissing();
+    const gone = before.filter((name) => !this.#view.lost.has(name));
+    if (lost.length) this.#change([...gone, ...lost], false, lost.map((generation) => ["lost", { generation }]));
   }
 
   /** Whether to rebuild for what the frame left in doubt. */
   #doubt() {
     const { doubtful, generations } = this.#view;
+    if (this.#doubts.size > MAX_DOUBTS) this.#doubts.clear();
     for (const name of doubtful) this.#doubts.set(name, (this.#doubts.get(name) ?? 0) + 1);
     const given = [...doubtful].filter((name) => this.#doubts.get(name) > MAX_REBUILDS);
     for (const name of given) generations.get(name).unproven = true;
@@ -383,6 +445,12 @@ export class Session extends EventTarget {
   }
 }
 
+/** As it was asked, where the log has not shown it; a `retry_of` has none of its own. */
+function question(generation, { content, messages }) {
+  const asked = content ?? messages?.at(-1)?.content;
+  return asked == null ? null : { message_id: null, role: "user", content: asked, generation };
+}
+
 /** Once: at the next picture, where there are pictures; else as soon as this task is done. */
 function later(act) {
   if (!globalThis.requestAnimationFrame) return queueMicrotask(act);
@@ -394,6 +462,7 @@ function later(act) {
 
 // ── The connection ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+const UNREAD = new Set(["bad_message", "unknown_type", "too_large"]); // without an id: not even that could be read
 const MAX_TRIES = 16; // of one submit or stop
 const MAX_REQUESTS = 100; // not answered, at a time
 const WELCOME_MS = 10_000; // before `welcome` has told the heartbeat
@@ -424,7 +493,7 @@ export class Relay extends EventTarget {
   #watch;
   #listening = new AbortController();
   #sessions = new Map();
-  #outbox = new Map(); // id → {text, resolve, reject, tries, timer}
+  #outbox = new Map(); // id → {text, session, resolve, reject, tries, timer, sent (on this connection), suspect}
   #drawn = 0;
   #degraded = false;
 
@@ -482,7 +551,7 @@ export class Relay extends EventTarget {
     if (token == null) return;
     try {
       const fresh = typeof token === "function" ? await token() : token;
-      if (socket === this.#socket) this.#send({ type, token: fresh });
+      if (socket === this.#socket) this.#send({ type, id: type, token: fresh });
     } catch (error) {
       tell(this, "error", { error });
       if (socket === this.#socket && type === "hello") this.#lost();
@@ -500,7 +569,7 @@ export class Relay extends EventTarget {
     const session = this.#sessions.get(frame.session);
     switch (frame.type) {
       case "welcome": return this.#welcome(frame);
-      case "accepted": case "stopping": return this.#settle(frame.id)?.resolve(frame);
+      case "accepted": case "stopping": return this.#answered(frame);
       case "error": return this.#failed(frame, session);
       case "draining": return this.#drain(frame);
       case "token_expiring": return void this.#identify("refresh");
@@ -521,7 +590,7 @@ export class Relay extends EventTarget {
     this.#become("open");
     this.#degrade(false); // the new gateway says so itself if it is, of each session
     for (const session of this.#sessions.values()) session._begin();
-    for (const id of [...this.#outbox.keys()]) this.#deliver(id);
+    this.#deliverAll();
   }
 
   #request(command, signal) {
@@ -532,36 +601,64 @@ export class Relay extends EventTarget {
       if (signal?.aborted) return reject(signal.reason);
       const id = `c${++this.#drawn}`;
       const text = encode({ ...command, id }); // now: what is sent again is what was asked, whatever the page does to it
-      this.#outbox.set(id, { text, resolve, reject, tries: 0 });
+      this.#outbox.set(id, { text, session: command.session, resolve, reject, tries: 0 });
       signal?.addEventListener("abort", () => this.#outbox.get(id)?.tries === 0 && this.#settle(id).reject(signal.reason), { once: true });
       this.#deliver(id);
     });
   }
 
+  #deliverAll() {
+    for (const id of [...this.#outbox.keys()]) this.#deliver(id);
+  }
+
+  /** While it is to be found which one could not be read, one at a time. */
   #deliver(id) {
     const request = this.#outbox.get(id);
-    if (!request || request.timer || !this.#welcomed) return;
+    if (!request || request.sent || request.timer || !this.#welcomed) return;
+    const requests = [...this.#outbox.values()];
+    if (requests.some(({ suspect }) => suspect) && requests.some(({ sent }) => sent)) return;
     const refuse = (code, message) => this.#settle(id).reject(new RelayError({ code, message }));
     const most = this.limits.max_command_bytes ?? Infinity;
     if (utf8(request.text).length > most) return refuse("too_large", "This is too long for the relay.");
     if (request.tries >= MAX_TRIES) return refuse("unavailable", "The relay did not answer.");
-    if (this.#write(request.text)) request.tries++;
+    request.sent = this.#write(request.text);
+    if (request.sent) request.tries++;
+  }
+
+  #answered(frame) {
+    this.#settle(frame.id)?.resolve(frame);
+    this.#deliverAll();
   }
 
   #failed(frame, session) {
     const request = this.#outbox.get(frame.id);
+    if (frame.id == null && UNREAD.has(frame.code) && this.#failedUnread(frame)) return;
     if (request && frame.retryable && request.tries < MAX_TRIES) {
-      const again = () => ((request.timer = undefined), this.#deliver(frame.id));
+      const again = () => ((request.timer = undefined), this.#deliverAll());
       request.timer = setTimeout(again, 1_000 * (frame.retry_after_s ?? 0) + backoffMs(request.tries));
+      request.sent = request.suspect = false;
       tell(session ?? this, "error", { error: new RelayError(frame) });
     } else if (request) this.#settle(frame.id).reject(new RelayError(frame));
     else if (session) session._refused(frame);
-    else {
-      // A refusal that could not read its command's id: where one command waits, it was that one.
-      const sent = frame.id == null && !frame.retryable ? [...this.#outbox].filter(([, { tries }]) => tries > 0) : [];
-      if (sent.length === 1) this.#settle(sent[0][0]).reject(new RelayError(frame));
-      else tell(this, "error", { error: new RelayError(frame) });
+    else tell(this, "error", { error: new RelayError(frame) });
+    this.#deliverAll();
+  }
+
+  /**
+   * A refusal that could not read its command's id: where one waits, it was that one. Where several do, they are sent
+   * again over another connection, on which no such word about the first sending can come, and one after the other.
+   * Returns whether any waits.
+   */
+  #failedUnread(frame) {
+    const sent = [...this.#outbox].filter(([, one]) => one.sent && (frame.session == null || frame.session === one.session));
+    if (sent.length === 1) {
+      this.#settle(sent[0][0]).reject(new RelayError(frame));
+      this.#deliverAll();
+    } else if (sent.length) {
+      for (const [, request] of sent) request.suspect = true;
+      this.#lost();
     }
+    return sent.length > 0;
   }
 
   #settle(id) {
@@ -615,7 +712,7 @@ export class Relay extends EventTarget {
   /** The network or the person is back: do not sit out the backoff, and do not trust a socket that may be dead. */
   #wake() {
     if (this.state === "closed") return;
-    if (this.#send({ type: "ping" })) this.#deadline = Math.min(this.#deadline, Date.now() + PROBE_MS);
+    if (this.#send({ type: "ping", id: "ping" })) this.#deadline = Math.min(this.#deadline, Date.now() + PROBE_MS);
     else if (!this.#socket && Date.now() >= this.#notBefore) this.#connect();
   }
 
@@ -636,6 +733,7 @@ export class Relay extends EventTarget {
     const socket = this.#socket;
     this.#socket = null; // first: its close event is of no interest any more
     this.#welcomed = false;
+    for (const request of this.#outbox.values()) request.sent = false;
     for (const session of this.#sessions.values()) session._pause();
     socket?.close();
   }

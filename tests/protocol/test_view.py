@@ -493,6 +493,105 @@ def test_pruning_forgets_the_oldest_ended_answers_and_their_questions() -> None:
     assert list(view.generations) == ["a", "c", "d"]
 
 
+def test_a_question_stays_while_a_retry_of_it_is_shown() -> None:
+    view, seq = following(), 0
+
+    def take(*bodies: bytes) -> None:
+        nonlocal seq
+        for body in bodies:
+            view.apply(live(seq := seq + 1, body))
+        view.prune(2)
+
+    for name in ("a", "b"):
+        take(message(name), Story(name).status("queued"), Story(name).end())
+    take(Story("retry of a").status("queued"), Story("retry of a").end())
+    assert list(view.generations) == ["b", "retry of a"]
+    assert [event["generation"] for event in view.messages] == ["a", "b"]
+    for name in ("c", "d"):
+        take(message(name), Story(name).status("queued"), Story(name).end())
+    assert [event["generation"] for event in view.messages] == ["c", "d"]
+
+
+def test_however_long_a_retry_is_shown_few_questions_outlive_their_answers() -> None:
+    view, seq = following(), 0
+    view.apply(live(seq := seq + 1, Story("a retry").status("queued")))
+    for number in range(50):
+        name = f"g{number}"
+        for body in (message(name), Story(name).status("queued"), Story(name).end()):
+            view.apply(live(seq := seq + 1, body))
+        view.prune(2)
+    assert [event["generation"] for event in view.messages] == ["g46", "g47", "g48", "g49"]
+
+
+def test_a_question_whose_answer_has_not_begun_is_not_pruned() -> None:
+    view, seq = following(), 0
+    for body in (Story("a").end(), Story("b").end(), message("c"), Story("d").end()):
+        view.apply(live(seq := seq + 1, body))
+    view.prune(2)
+    assert [event["generation"] for event in view.messages] == ["c"]
+
+
+# What does not come
+
+
+def test_what_was_accepted_is_missing_until_its_answer_has_begun() -> None:
+    view = following()
+    view.expect("g1")
+    view.apply(live(1, message("g1")))
+    assert view.missing == ["g1"]
+    view.apply(live(2, Story("g1").status("queued")))
+    view.expect("g1")
+    assert view.missing == []
+
+
+def test_what_was_accepted_and_never_seen_stays_missing_in_every_other_log_and_is_lost() -> None:
+    view = following()
+    view.expect("g1")
+    begin(view, epoch="e2")
+    assert (view.interrupted, view.missing) == (set(), ["g1"])
+    assert view.give_up(["g1", "g2"]) == ["g1"]
+    assert (view.missing, view.lost) == ([], {"g1"})
+    view.expect("g1")
+    assert (view.missing, view.lost) == (["g1"], set())
+
+
+def test_what_is_said_to_be_active_and_never_comes_is_interrupted_by_the_next_log() -> None:
+    view = following()
+    view.apply(live(1, Story("g1").tokens(["a"])))
+    begin(view, epoch="e2", active=[ACTIVE])
+    assert (view.interrupted, view.missing) == (set(), ["g1"])
+    begin(view, epoch="e3")
+    assert (view.interrupted, view.missing) == ({"g1"}, ["g1"])
+
+
+def test_what_was_forgotten_to_be_built_again_and_is_not_there_any_more_is_interrupted() -> None:
+    view = following()
+    view.apply(live(1, Story("g1").tokens(["a"])))
+    view.forget()
+    assert view.missing == ["g1"]
+    begin(view, epoch="e2")
+    assert view.interrupted == {"g1"}
+
+
+def test_of_the_lost_the_newest_are_remembered() -> None:
+    view = following()
+    for name in ("a", "b", "c"):
+        view.expect(name)
+        view.give_up([name])
+    view.prune(2)
+    assert list(view.lost) == ["b", "c"]
+
+
+def test_a_view_is_whole_when_it_has_come_to_the_head_that_was_told() -> None:
+    view = SessionView("s")
+    assert view.rebuilding
+    command = view.subscribe()
+    view.apply({**subscribed(), "head": 1, "id": command["id"]})
+    assert view.rebuilding
+    view.apply(live(1, message("g1")))
+    assert not view.rebuilding
+
+
 # Whatever arrives
 
 

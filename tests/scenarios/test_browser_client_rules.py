@@ -340,6 +340,140 @@ async def test_a_refusal_that_could_not_read_the_id_settles_the_one_command_that
         assert (await tab.settled("asked"))["error"]["code"] == "bad_message"
 
 
+def unread(**named: Any) -> Frame:
+    return {"type": "error", "code": "bad_message", "message": "No.", "retryable": False, **named}
+
+
+@pytest.mark.parametrize("named", [{}, {"session": "s"}])
+async def test_of_several_commands_that_wait_the_one_that_could_not_be_read_is_found_and_the_others_are_taken(
+    browser: Browser, named: dict[str, str]
+) -> None:
+    def answers(command: Frame) -> list[Frame]:
+        if command["type"] != "submit":
+            return obliging(command)
+        if gateway.accepted > 1:
+            return [unread(**named)] if command["content"].startswith("bad") else obliging(command)
+        return [unread(**named)] * 2 if len(gateway.named("submit")) == 4 else []
+
+    async with ScriptedGateway(answers) as gateway:
+        tab = await following(browser, gateway)
+        for name in ("good", "bad", "better", "bad again"):
+            await tab.submit("s", name, content=name)
+        for name in ("good", "better"):
+            assert (await tab.settled(name))["value"]["generation"] == "g1"
+        for name in ("bad", "bad again"):
+            assert (await tab.settled(name))["error"]["code"] == "bad_message"
+        assert gateway.accepted == 2
+        asked = gateway.named("submit")
+        assert asked[4:] == asked[:4]
+
+
+async def test_a_command_asked_while_an_unread_one_is_looked_for_waits_its_turn(browser: Browser) -> None:
+    def answers(command: Frame) -> list[Frame]:
+        if command["type"] != "submit":
+            return obliging(command)
+        return [unread()] if len(gateway.named("submit")) == 2 else []
+
+    async with ScriptedGateway(answers) as gateway:
+        tab = await following(browser, gateway)
+        for name in ("a", "b"):
+            await tab.submit("s", name, content=name)
+        await until(lambda: len(gateway.named("submit")) == 3)
+        await tab.submit("s", "c", content="c")
+        await gateway.send(unread())
+        await until(lambda: len(gateway.named("submit")) == 4)
+        assert [command["content"] for command in gateway.named("submit")] == ["a", "b", "a", "b"]
+        for _ in range(2):
+            await gateway.send(*obliging(gateway.named("submit")[-1]))
+            await until(lambda: len(gateway.named("submit")) == 5)
+        assert "value" in await tab.settled("b")
+        assert "value" in await tab.settled("c")
+        assert (await tab.settled("a"))["error"]["code"] == "bad_message"
+
+
+async def test_an_error_without_an_id_that_is_about_no_unread_command_settles_none(browser: Browser) -> None:
+    async with ScriptedGateway(lambda command: obliging(command) if command["type"] == "subscribe" else []) as gateway:
+        tab = await following(browser, gateway)
+        await tab.submit("s", "asked", content="?")
+        await until(lambda: gateway.named("submit"))
+        await gateway.send({**unread(), "code": "token_expired"})
+        await tab.until("events.some(({ of, type }) => of === 'relay' && type === 'error')")
+        assert await tab.run("promises.asked") is None
+        await gateway.send(*obliging(gateway.named("submit")[0]))
+        assert (await tab.settled("asked"))["value"]["generation"] == "g1"
+
+
+SOON_LOST = {"type": "welcome", "heartbeat_s": 60, "limits": {"lost_after_s": 0.3}}
+LOST = "(({ state, message, running }) => [state, message?.content, running])(sessions.s.generations.get('g1'))"
+
+
+@pytest.mark.parametrize("seen", ["nothing", "the question"])
+async def test_an_answer_that_was_accepted_and_never_came_is_lost_in_the_end(browser: Browser, seen: str) -> None:
+    """As after a DELETE while the page was away, or a loss, before its first event had come here."""
+    async with ScriptedGateway(obliging, welcome=SOON_LOST) as gateway:
+        tab = await following(browser, gateway)
+        await tab.submit("s", "asked", content="?")
+        await tab.settled("asked")
+        if seen == "the question":
+            await gateway.send(live(1, MESSAGE))
+        await gateway.send(subscribed(epoch="e2"))
+        await tab.until("events.some(({ type }) => type === 'lost')")
+        assert await tab.run(LOST) == ["lost", "?", False]
+        await gateway.send(live(1, TOKENS), live(2, end()))
+        assert (await tab.ended("s", "g1"))["state"] == "complete"
+        assert await tab.run(LOST) == ["complete", "?", False]
+
+
+async def test_an_answer_is_not_lost_while_its_log_is_on_its_way(browser: Browser) -> None:
+    async with ScriptedGateway(obliging, welcome=SOON_LOST) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send(live(1, MESSAGE), live(2, TOKENS))
+        await tab.shows("s", "g1", "é")
+        await gateway.send(subscribed(epoch="e2", head=2))
+        await tab.until("events.some(({ type }) => type === 'interrupted')")
+        await tab.run("() => new Promise((done) => setTimeout(done, 2_000))")  # it would be lost after 1.3 s
+        assert await tab.events("s", "lost") == []
+        await gateway.send(live(1, TOKENS), live(2, end()))
+        assert (await tab.ended("s", "g1"))["state"] == "complete"
+
+
+async def test_an_answer_has_its_time_however_long_another_is_missing(browser: Browser) -> None:
+    async with ScriptedGateway(obliging, welcome={**SOON_LOST, "limits": {"lost_after_s": 3600}}) as gateway:
+        tab = await following(browser, gateway)
+        await gateway.send(live(1, {**TOKENS, "generation": "g0"}))
+        await tab.shows("s", "g0", "é")
+        await gateway.send(subscribed(epoch="e2"))
+        await tab.until("events.some(({ type }) => type === 'interrupted')")
+        await tab.run("() => { const now = Date.now; Date.now = () => now() + 3_599_000; }")
+        await tab.submit("s", "asked", content="?")
+        await tab.settled("asked")
+        await gateway.send(live(1, {"type": "weather"}))
+        await tab.until("events.some(({ type }) => type === 'lost')")
+        assert [event["generation"] for event in await tab.events("s", "lost")] == ["g0"]
+        assert await tab.run("sessions.s.generations.has('g1')") is False
+
+
+async def test_an_answer_that_had_begun_before_a_session_was_joined_live_is_read_from_its_beginning(
+    browser: Browser,
+) -> None:
+    def answers(command: Frame) -> list[Frame]:
+        if command["type"] == "submit":
+            return [{**obliging(command)[0], "duplicate": True}]
+        at = 2 if command.get("from") == "live" else 0
+        return [{**subscribed(command, head=2), "at": at}]
+
+    async with ScriptedGateway(answers, welcome=SOON_LOST) as gateway:
+        tab = await client_page(browser, gateway.url)
+        await tab.follow("s", **{"from": "live"})
+        await tab.submit("s", "asked", content="?", request_id="mine")
+        await tab.settled("asked")
+        await until(lambda: len(gateway.named("subscribe")) == 2)
+        assert not {"from", "cursor"} & set(gateway.named("subscribe")[1])
+        await gateway.send(live(1, TOKENS), live(2, end()))
+        assert (await tab.ended("s", "g1"))["text"] == "é"
+        assert await tab.events("s", "lost") == []
+
+
 async def test_an_hour_offline_does_not_count_against_an_answer(browser: Browser) -> None:
     async with ScriptedGateway(obliging) as gateway:
         tab = await following(browser, gateway)

@@ -12,7 +12,10 @@ function state(view) {
     messages: [...view.messages],
     order: [...view.generations.keys()],
     generations: Object.fromEntries([...view.generations].map(([name, generation]) => [name, shown(generation)])),
-    interrupted: [...view.interrupted.keys()].sort(),
+    interrupted: [...view.interrupted.keys()],
+    missing: view.missing,
+    lost: [...view.lost.keys()],
+    rebuilding: view.rebuilding,
   };
 }
 

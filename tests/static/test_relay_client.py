@@ -18,7 +18,7 @@ from tests.static import javascript
 from tests.static.javascript import Javascript, Step
 
 MOVES = ["next"] * 6 + ["catchup"] * 3 + [
-    "repeat", "skip", "mangle", "reconnect", "stale", "epoch", "forget", "elsewhere",
+    "repeat", "skip", "mangle", "reconnect", "stale", "epoch", "forget", "elsewhere", "expect", "give up",
 ]  # fmt: skip
 MANGLED: dict[str, list[dict[str, Any]]] = {
     "tokens": [{"text": "lost"}, {"index": 99}],
@@ -50,6 +50,13 @@ class Model:
     def forget(self) -> None:
         self.view.forget()
         self._note("forget", None, None)
+
+    def expect(self, name: str) -> None:
+        self.view.expect(name)
+        self._note("expect", name, None)
+
+    def give_up(self, names: list[str]) -> None:
+        self._note("giveUp", names, self.view.give_up(names))
 
     def apply(self, frame: Frame) -> str:
         outcome = self.view.apply(frame)
@@ -146,6 +153,10 @@ def plans(draw: st.DrawFn) -> Model:
                 arriving = [server.subscribed(None)] if draw(st.booleans()) else []
             case "forget":
                 model.forget()
+            case "expect":
+                model.expect(draw(st.sampled_from(["g1", "g2", "g9"])))
+            case "give up":
+                model.give_up(draw(st.sampled_from([["g1"], ["g9", "g2"], model.view.missing])))
             case "elsewhere":
                 arriving = [{"type": "heartbeat"}, {"type": "tokens", "session": "other", "seq": model.view.last + 1}]
         for frame in arriving:
@@ -168,7 +179,10 @@ def state(view: SessionView) -> dict[str, Any]:
         "waiting": view.waiting,
         "messages": view.messages,
         "generations": {name: shown(generation) for name, generation in view.generations.items()},
-        "interrupted": sorted(view.interrupted),
+        "interrupted": list(view.interrupted),
+        "missing": view.missing,
+        "lost": list(view.lost),
+        "rebuilding": view.rebuilding,
     }
 
 
@@ -226,3 +240,16 @@ def test_a_question_that_was_written_again_is_shown_once_in_both(engine: Javascr
         model.apply(frame)
     compare(engine, model)
     assert len(model.view.messages) == 2
+
+
+def test_of_lost_answers_a_page_keeps_the_newest_with_their_texts(engine: Javascript) -> None:
+    model = Model()
+    for number in range(25):
+        server = Server(f"e{number}", [Story(f"g{number}").tokens(["text"])])
+        model.apply(server.subscribed(model.subscribe()))
+        frame = server.live()
+        assert frame is not None
+        model.apply(frame)
+        model.apply(Server(f"f{number}", []).subscribed(None))
+        model.give_up([f"g{number}"])
+    assert engine.drive(SESSION, model.steps)[-1][1]["lost"] == [f"g{number}" for number in range(5, 25)]
