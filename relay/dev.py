@@ -15,7 +15,7 @@ from relay import embedded
 from relay.gateway.server import address, listen, server
 from relay.log.fitness import refuse_unfit
 from relay.settings import Settings
-from workers import worker
+from workers import loop, worker
 from workers.lineup import Lineup, lineup
 
 
@@ -28,7 +28,7 @@ def run(settings: Settings, *, own_redis: bool) -> None:
             settings = settings.model_copy(update={"redis_url": stack.enter_context(embedded.server())})
         else:
             asyncio.run(refuse_unfit(settings.redis_url))
-        asyncio.run(_run(settings, asked, sock))
+        loop.run(_run(settings, asked, sock))
 
 
 async def _run(settings: Settings, asked: Lineup, sock: socket.socket) -> None:

@@ -10,7 +10,7 @@ import typer
 from relay import logging, settings
 from relay.errors import RelayError
 from relay.log.fitness import refuse_unfit
-from workers import worker
+from workers import loop, worker
 from workers.lineup import lineup
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=True)
@@ -47,7 +47,7 @@ def serve(
             metrics_port=metrics_port,
         )
         logging.configure(loaded.log_level)
-        asyncio.run(_until_signalled(loaded))
+        loop.run(_until_signalled(loaded))
     except RelayError as error:
         typer.echo(f"relay-worker: {error}", err=True)
         raise typer.Exit(2) from None
@@ -55,9 +55,9 @@ def serve(
 
 async def _until_signalled(loaded: settings.Settings) -> None:
     stopping, at_once = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
+    running = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: (at_once if stopping.is_set() else stopping).set())
+        running.add_signal_handler(number, lambda: (at_once if stopping.is_set() else stopping).set())
     asked = lineup(loaded)  # first: what is wrong with its settings needs no Redis to be said
     await refuse_unfit(loaded.redis_url)
     await worker.run(loaded, asked, stopping, at_once)

@@ -438,4 +438,11 @@ MUTANTS = [
         [],
         ["tests/workers/test_app_provider.py::test_whatever_python_asks_of_theirs_may_fail"],
     ),
+    Mutant(
+        "a worker that ends with whoever exits in a task of theirs",
+        "workers/loop.py",
+        [Change("                if running.done():\n                    break", "                raise")],
+        [],
+        ["tests/workers/test_loop.py::test_an_exit_in_a_task_or_callback_ends_nothing_and_nothing_is_lost"],
+    ),
 ]  # fmt: skip

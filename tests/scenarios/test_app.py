@@ -48,6 +48,26 @@ async def shows(job: Job):
                 await asyncio.sleep(0.01)
 
 
+class Fails:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __aiter__(self):
+        raise SystemExit(self.job.content)
+
+
+async def exits_beside(job: Job):
+    async def exits():
+        raise SystemExit(job.content)
+
+    yield "x"
+    leaving = asyncio.create_task(exits())
+    await asyncio.sleep(0)
+    if "forgets" not in job.content:
+        await leaving
+    yield "y"
+
+
 async def waits(job: Job):
     try:
         yield "x"
@@ -181,6 +201,30 @@ def _data(client: Client) -> int:
 async def _is_trimmed(relay: World, log: str) -> bool:
     trims = await relay.redis.hget(log.replace(":log", ":meta"), "trims")
     return trims is not None and not await relay.redis.zcard(f"{relay.prefix}:q:{{default}}:trims")
+
+
+@pytest.mark.parametrize(("function", "text"), [("Fails", ""), ("exits_beside", "x")])
+async def test_an_exit_of_theirs_fails_the_answer_and_the_worker_goes_on(
+    relay: World, importable: str, function: str, text: str
+) -> None:
+    gateway = await relay.gateway()
+    worker = await relay.worker("--app", f"own_chat:{function}", provider="app", PYTHONPATH=importable)
+    worker.expected |= {"exit_ignored", "unretrieved"}
+    async with Client(gateway.url, "s") as client:
+        await client.subscribe()
+        for number in range(2):
+            generation = await client.submit(f"Something secret {number}", f"r{number}")
+            await client.ended(generation)
+            check(client, generation, text, "failed")
+            end = client.shown(generation).end
+            assert end is not None
+            assert end["error"]["code"] == "provider_error"
+        if function == "exits_beside":
+            generation = await client.submit("Something secret that forgets its task", "r9")
+            await client.ended(generation)
+            check(client, generation, "xy")
+    assert worker.code is None
+    assert "secret" not in worker.stderr.read_text()
 
 
 async def test_a_stop_reaches_into_the_generator(relay: World, importable: str, tmp_path: Path) -> None:

@@ -143,6 +143,14 @@ async def test_the_finish_is_the_responses_own(reason: str, finish: str) -> None
     assert last == Finished(finish, "test-model", END.usage)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("count", [2**53, -1, True, 1.5])
+async def test_an_odd_usage_costs_the_usage_and_not_the_answer(count: int) -> None:
+    for usage in ({"prompt_tokens": count, "completion_tokens": 1}, {"prompt_tokens": 1, "completion_tokens": count}):
+        parts = await parts_of(Script(tokens=["x"], usage=usage))
+        assert parts[1] == Text("x")
+        assert parts[-1] == Finished("stop", "test-model", None)
+
+
 async def test_a_refusal_is_text_with_finish_filter() -> None:
     parts = await parts_of(Script(refusal=["I can't", " help."], usage=USAGE))
     assert parts == [MARK, Text("I can't"), Text(" help."), Finished("filter", "test-model", END.usage)]

@@ -305,6 +305,14 @@ def wrapped(cause: Exception) -> Exception:
     return error
 
 
+@pytest.mark.parametrize("count", [2**53, -1, 1.5])
+async def test_an_odd_usage_costs_the_usage_and_not_the_answer(count: int) -> None:
+    for usage in ({"prompt_tokens": count, "completion_tokens": 1}, {"prompt_tokens": 1, "completion_tokens": count}):
+        parts = await parts_of(Script(tokens=["x"], usage=usage))
+        assert parts[0] == Text("x")
+        assert parts[-1] == Finished("stop", "test-model", None)
+
+
 @pytest.mark.parametrize(
     ("error", "before", "amid", "retryable"),
     [

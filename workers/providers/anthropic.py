@@ -18,7 +18,18 @@ from anthropic.types import MessageParam, RawMessageStreamEvent, ThinkingConfigP
 from relay.errors import SettingsError
 from relay.protocol.words import Finish
 from workers.providers import access
-from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn, Whole, model_named
+from workers.providers.base import (
+    Finished,
+    Part,
+    Prompt,
+    ProviderError,
+    Reasoning,
+    Text,
+    Turn,
+    Whole,
+    counted,
+    model_named,
+)
 from workers.providers.failures import Failures
 
 BASE_URL = "https://api.anthropic.com"
@@ -139,9 +150,7 @@ class _Answer:
             raise ProviderError(
                 "truncated", f"the stream ended without stop_reason, after {self._events} events", retryable=True
             )
-        usage = None
-        if self._input_tokens is not None and self._output_tokens is not None:
-            usage = {"input_tokens": self._input_tokens, "output_tokens": self._output_tokens}
+        usage = counted({"input_tokens": self._input_tokens, "output_tokens": self._output_tokens})
         return Finished(self.finish, self.model, usage)
 
     def _part(self, event: RawMessageStreamEvent) -> Part | None:
@@ -187,7 +196,7 @@ def _input_tokens(usage: object) -> int | None:
 
 def _count(usage: object, name: str) -> int | None:
     value = getattr(usage, name, None)
-    return value if isinstance(value, int) else None
+    return value if type(value) is int and value >= 0 else None
 
 
 def _system(turns: list[Turn]) -> str:

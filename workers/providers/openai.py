@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from relay.errors import SettingsError
 from relay.protocol.words import Finish
 from workers.providers import access
-from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, Whole, model_named
+from workers.providers.base import Finished, Part, Prompt, ProviderError, Reasoning, Text, Whole, counted, model_named
 from workers.providers.failures import Failures
 
 BASE_URL = "https://api.openai.com/v1"
@@ -133,7 +133,8 @@ class _Answer:
     def _parts(self, chunk: ChatCompletionChunk) -> list[Part]:
         self.model = model_named(chunk.model, self.model)
         if chunk.usage:  # on every chunk with some servers, then counted up to here
-            self._usage = _usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens) or self._usage
+            counts = {"input_tokens": chunk.usage.prompt_tokens, "output_tokens": chunk.usage.completion_tokens}
+            self._usage = counted(counts) or self._usage
         if not chunk.choices:  # the usage chunk; Azure's first one too
             return []
         choice = chunk.choices[0]
@@ -157,12 +158,6 @@ def _finish(reason: str) -> Finish:
     if reason == "error":  # OpenRouter's: the model behind it failed half-way
         raise ProviderError("provider_error", "finish_reason error", retryable=True)
     return _FINISHES.get(reason, "other")
-
-
-def _usage(input_tokens: object, output_tokens: object) -> dict[str, int] | None:
-    if isinstance(input_tokens, int) and isinstance(output_tokens, int):
-        return {"input_tokens": input_tokens, "output_tokens": output_tokens}
-    return None
 
 
 def _text(value: object) -> str:

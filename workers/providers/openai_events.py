@@ -18,6 +18,7 @@ from workers.providers.base import (
     ProviderError,
     Reasoning,
     Text,
+    counted,
     model_named,
 )
 
@@ -143,9 +144,7 @@ def _contents(response: Any) -> list[Any]:
 
 
 def _usage(usage: Any) -> dict[str, int] | None:
-    counts = {name: getattr(usage, name, None) for name in ("input_tokens", "output_tokens")}
-    known = {name: count for name, count in counts.items() if isinstance(count, int)}
-    return known if len(known) == len(counts) else None
+    return counted({name: getattr(usage, name, None) for name in ("input_tokens", "output_tokens")})
 
 
 def _utf_16(text: str) -> bytes:

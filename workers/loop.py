@@ -1,0 +1,66 @@
+"""The event loop of a process that runs a generator of one's own: what that does in tasks of its own ends no worker.
+
+asyncio lets SystemExit and KeyboardInterrupt of any task or callback out of the loop, and prints the text of whatever
+nobody has retrieved; a library that exits would end every answer, and the text may quote a prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from traceback import walk_tb
+from typing import Any
+
+from relay import logging, metrics
+
+_PYTHONS = signal.default_int_handler
+
+log = logging.get("loop")
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """As `asyncio.run`, for a `main` that handles SIGINT itself."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        loop.set_exception_handler(_unretrieved)
+        running = loop.create_task(_to_its_end(main), name="main")
+        running.add_done_callback(lambda _: loop.stop())
+        while not running.done():
+            try:
+                loop.run_forever()  # it keeps what is due when something gets out of it, and goes on where it was
+            except (SystemExit, KeyboardInterrupt) as error:
+                if running.done():
+                    break
+                if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is _PYTHONS:
+                    raise  # a Ctrl-C before main has handled any
+                _tell("exit_ignored", error)
+        running.result()
+
+
+async def _to_its_end(main: Coroutine[Any, Any, None]) -> None:
+    """What is left behind is ended in here: what it raises then is no more to be let out than before."""
+    try:
+        await main
+    finally:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _unretrieved(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if error is None:
+        log.error("unretrieved", detail=context["message"])
+    else:
+        _tell("unretrieved", error)
+
+
+def _tell(event: str, error: BaseException) -> None:
+    """Class and place, never the text."""
+    places = [f"{frame.f_code.co_filename}:{line}" for frame, line in walk_tb(error.__traceback__)]
+    metrics.bugs.labels("loop").inc()
+    log.error(event, error=type(error).__name__, place=places[-1] if places else "an unknown place")
+    log.debug(event, places=places)
