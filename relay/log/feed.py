@@ -97,7 +97,7 @@ class Feed:
                 await self._watch(wire)
                 if wire.served:
                     failures = 0
-            except (OSError, TimeoutError, hiredis.HiredisError) as error:
+            except (OSError, TimeoutError) as error:
                 self._log.warning("subscription_failed", error=type(error).__name__, detail=str(error)[:200])
             failures += 1
             self._hears.silent()

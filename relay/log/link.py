@@ -96,11 +96,11 @@ class Link:
         self._wire.abort()
 
     def _replied(self, reply: Any) -> None:
-        waiting, self._reply = self._reply, None
+        waiting = self._reply
         if waiting is None or waiting.done():
             self.abort()  # nobody has asked
         elif isinstance(reply, hiredis.ReplyError):
-            waiting.set_exception(BaseParser.parse_error(str(reply)))  # type: ignore[no-untyped-call]
+            waiting.set_exception(_refusal(str(reply)))
         else:
             waiting.set_result(reply)
 
@@ -142,6 +142,15 @@ def _pack(command: tuple[Argument, ...]) -> bytes:
     except (TypeError, UnicodeError) as error:
         raise exceptions.DataError(f"Invalid input of type: {error}") from error
     return packed
+
+
+def _refusal(said: str) -> Exception:
+    """redis-py's class for an error reply; it fails where a redirect is not the two words that it expects."""
+    try:
+        error: Exception = BaseParser.parse_error(said)  # type: ignore[no-untyped-call]
+    except ValueError:
+        return exceptions.ConnectionError(f"a redirect to nowhere: {said}")
+    return error
 
 
 def _unreachable(name: str, error: OSError) -> exceptions.ConnectionError | exceptions.TimeoutError:

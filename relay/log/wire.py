@@ -71,9 +71,13 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._time()
-        self._reader.feed(data)
-        while (reply := self._reader.gets()) is not False:
-            self._on_reply(reply)
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._on_reply(reply)
+        except hiredis.ProtocolError as error:  # whoever answers here is no Redis
+            self.connection_lost(error)
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():
