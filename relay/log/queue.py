@@ -128,9 +128,14 @@ class Queue:
         return jobs.read(body) if body is not None else None
 
     async def knows(self, queue: str, session: str, generation: str) -> bool:
-        """Whether a job is still open."""
+        """Whether a job is still open, and has a row by which a reaper finds it."""
         name = jobs.job_name(session, generation)
-        return bool(await call(self._commands, "HEXISTS", self._keys.queue(queue, "jobs"), name))
+        job, row = await read(
+            self._commands,
+            ("HEXISTS", self._keys.queue(queue, "jobs"), name),
+            ("ZSCORE", self._keys.queue(queue), name),
+        )
+        return bool(job) and row is not None
 
     async def done(self, queue: str, session: str, generation: str, dead: str = "") -> None:
         """Remove everything of a job whose generation has ended, or will never be.

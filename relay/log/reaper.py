@@ -19,6 +19,7 @@ from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import StorageError, UnreadableJob
 from relay.log.clock_steps import ClockSteps
+from relay.log.jobs import Job
 from relay.log.policy import Policy
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog
@@ -113,14 +114,24 @@ class Reaper:
     async def end_orphan(self, session: str, generation: str) -> None:
         """End an answer that nobody writes and no queue knows of: Redis has lost its job, or its end.
 
-        Raises StorageError.
+        Where only its row is lost, put that back. Raises StorageError.
         """
         standing = await self._log.standing(session, generation)
         if standing is None or standing["state"] == "ended" or self._clock() - self._trouble_at < self._policy.lease_s:
             return
-        if not await self._queue.knows(standing["queue"], session, generation):
-            what = await self._fail(standing["queue"], session, generation, standing, "storage")
-            metrics.reaped.labels(what).inc()
+        queue = standing["queue"]
+        if await self._queue.knows(queue, session, generation):
+            return
+        if (job := await self._readable_job(queue, session, generation)) is not None:
+            await self._queue.put_back(job, self._policy.look_ms)  # only its row is lost
+            return
+        metrics.reaped.labels(await self._fail(queue, session, generation, standing, "storage")).inc()
+
+    async def _readable_job(self, queue: str, session: str, generation: str) -> Job | None:
+        try:
+            return await self._queue.job(queue, session, generation)
+        except UnreadableJob:
+            return None
 
     async def _promptly(self, reply: Awaitable[T]) -> T:
         """A reply that took long is trouble too: while a frozen Redis held it up, nobody could renew a lease."""

@@ -394,6 +394,36 @@ async def test_every_key_of_a_queue_expires_also_one_that_a_requeue_makes(queue:
     assert all([await redis.pttl(key) > 0 for key in await redis.keys()])
 
 
+@pytest.mark.parametrize("way", ["enqueue", "held", "put_back"])
+async def test_a_row_that_was_lost_without_its_job_comes_back(
+    queue: Queue, redis: Redis, clock: Clock, way: str
+) -> None:
+    """Nobody would ever look at that job again."""
+    await queue.enqueue(job_of(), LOOK_MS)
+    assert await taken(queue) == "g1"
+    await redis.delete("t:q:{default}:open")
+    assert not await queue.knows("default", "s", "g1")
+    if way == "put_back":
+        await queue.put_back(job_of(), LOOK_MS)
+    else:
+        await queue.enqueue(job_of(), LOOK_MS, held=way == "held")
+    assert await queue.knows("default", "s", "g1")
+    assert await left(redis) == {"jobs": 1, "entries": 1, "open": 1, "streams": 1}
+    assert all([await redis.pttl(key) > 0 for key in await redis.keys()])
+    assert (await queue.due("default", 10, LOOK_MS)).rows == []
+    clock.advance(ms=LOOK_MS)
+    assert (await queue.due("default", 10, LOOK_MS)).rows == [("s", "g1")]
+
+
+async def test_a_row_that_is_there_is_left_as_it_is(queue: Queue, redis: Redis, clock: Clock) -> None:
+    """Else whoever submits again and again would keep the reapers from looking."""
+    await queue.enqueue(job_of(), LOOK_MS)
+    clock.advance(ms=LOOK_MS)
+    await queue.enqueue(job_of(), LOOK_MS)
+    await queue.put_back(job_of(), LOOK_MS)
+    assert (await queue.due("default", 10, LOOK_MS)).rows == [("s", "g1")]
+
+
 async def test_a_row_is_put_back_once_and_its_queue_is_known_again(queue: Queue, redis: Redis) -> None:
     await queue.put_back(job_of(), LOOK_MS)
     await queue.put_back(job_of(), LOOK_MS)

@@ -515,6 +515,42 @@ async def test_after_trouble_nobody_is_taken_for_dead_until_all_could_renew(
     await asyncio.gather(running, return_exceptions=True)
 
 
+# What the queue has lost (whoever follows the answer asks about it)
+
+
+async def test_an_answer_whose_row_alone_is_lost_has_it_again_and_is_taken_over(
+    redis: Redis, reaper: Reaper, session_log: SessionLog, queue: Queue, clock: Clock
+) -> None:
+    job = await accepted(session_log, queue)
+    await next_job(queue)
+    await claimed(session_log, job)
+    await redis.delete("t:q:{default}:open")  # and then its worker dies
+    clock.advance(s=LEASE_S)
+    await reaper.end_orphan("s", "g1")
+    assert await ends(session_log) == []
+    clock.advance(s=LOOK_S)
+    await reaper.sweep("default")
+    assert await next_job(queue) == job
+
+
+@pytest.mark.parametrize("left", [None, b'{"of":"another release"}'])
+async def test_an_answer_whose_job_is_lost_ends_once_nobody_writes_it(
+    redis: Redis, reaper: Reaper, session_log: SessionLog, queue: Queue, clock: Clock, left: bytes | None
+) -> None:
+    job = await accepted(session_log, queue)
+    await next_job(queue)
+    await claimed(session_log, job)
+    await redis.delete("t:q:{default}:open", "t:q:{default}:jobs")
+    if left is not None:
+        await redis.hset("t:q:{default}:jobs", "s g1", left)
+    await reaper.end_orphan("s", "g1")
+    assert await ends(session_log) == []
+    clock.advance(s=LEASE_S)
+    await reaper.end_orphan("s", "g1")
+    assert await ends(session_log) == [("failed", "storage")]
+    assert await redis.exists("t:q:{default}:jobs") == 0
+
+
 async def test_a_worker_looks_after_its_own_queue_even_if_nobody_announced_it(
     session_log: SessionLog, queue: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

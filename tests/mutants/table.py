@@ -90,6 +90,16 @@ MUTANTS = [
         [_CLAIM + "what_is_on_its_way_as_it_is_given_back_does_not_revive_the_lease"],
     ),
     Mutant(
+        "a lost row that nobody puts back",
+        "relay/log/lua/enqueue.lua",
+        [Change("if not redis.call('ZSCORE', QUEUE.open, ARGV[1]) then add_row() end", "")],
+        [],
+        [
+            "tests/log/test_queue.py::test_a_row_that_was_lost_without_its_job_comes_back",
+            "tests/log/test_reaper.py::test_an_answer_whose_row_alone_is_lost_has_it_again_and_is_taken_over",
+        ],
+    ),
+    Mutant(
         "no index check",
         "relay/log/lua/append.lua",
         [

@@ -3,13 +3,21 @@
 -- KEYS[1] open   ARGV[1] job name   ARGV[2] priority   ARGV[3] the whole job   ARGV[4] look_ms: the reaper's first look
 -- ARGV[5] max_backlog   ARGV[6] ttl_ms of the queue's keys
 -- ARGV[7] '1': a worker makes it already, so it needs a row and no entry, and a full queue is no reason
--- Returns 'queued', 'known' (it is there already) or 'full'.
+-- Returns 'queued', 'known' (it is there already; a row that was lost is there again) or 'full'.
 -- Atomic because an entry without its job, or a job without its row, would be lost work.
 
-if redis.call('HEXISTS', QUEUE.jobs, ARGV[1]) == 1 then return 'known' end
+local function add_row()
+  redis.call('ZADD', QUEUE.open, digits(now + tonumber(ARGV[4])), ARGV[1])
+  redis.call('PEXPIRE', QUEUE.open, ARGV[6])
+end
+
+if redis.call('HEXISTS', QUEUE.jobs, ARGV[1]) == 1 then
+  if not redis.call('ZSCORE', QUEUE.open, ARGV[1]) then add_row() end -- Redis has lost it alone
+  return 'known'
+end
 if ARGV[7] ~= '1' and redis.call('HLEN', QUEUE.jobs) >= tonumber(ARGV[5]) then return 'full' end
 redis.call('HSET', QUEUE.jobs, ARGV[1], ARGV[3])
-redis.call('ZADD', QUEUE.open, digits(now + tonumber(ARGV[4])), ARGV[1])
+add_row()
 if ARGV[7] ~= '1' then
   add_entry(ARGV[1], ARGV[2], ARGV[6])
 else
