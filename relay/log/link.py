@@ -32,7 +32,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._timer = timeouts.Timer(self._overdue)
         self._timeout_s = 0.0
-        self._asked_at = 0.0
+        self._asked_at = self._silent_since = 0.0  # the second as of when its timer was started last
         self._reply: asyncio.Future[Any] | None = None
         self._wire: Wire
 
@@ -63,6 +63,11 @@ class Link:
         """Whether something was heard of it lately."""
         return self._loop.time() - self._wire.heard_at < FRESH_S
 
+    @property
+    def is_being_answered(self) -> bool:
+        """Whether a part of the reply is here."""
+        return self._wire.heard_at > self._asked_at
+
     async def answers(self, timeout_s: float) -> bool:
         """Whether it does; if not, it is lost."""
         try:
@@ -80,7 +85,8 @@ class Link:
             raise exceptions.ConnectionError(f"{self._name} has closed the connection")
         reply = self._reply = self._loop.create_future()
         self._wire.write(packed)
-        self._timeout_s, self._asked_at = timeout_s, self._loop.time()
+        self._timeout_s = timeout_s
+        self._asked_at = self._silent_since = self._loop.time()
         self._timer.start(timeout_s)
         try:
             return await reply
@@ -109,8 +115,8 @@ class Link:
 
     def _overdue(self) -> None:
         heard_at = self._wire.heard_at
-        if heard_at > self._asked_at:  # a long reply is on its way
-            self._asked_at = heard_at
+        if heard_at > self._silent_since:  # a long reply is on its way
+            self._silent_since = heard_at
             self._timer.start(self._timeout_s)
             return
         self.abort()

@@ -1,7 +1,7 @@
 """The links to one server: who finds none free waits, in the order of arrival.
 
-Waiting for a turn is our own time. It only counts while nobody here is answered: then the server is away, and those
-that wait are told like those that were sent.
+Waiting for a turn is our own time. It only counts while nothing is heard here: then the server is away, and those that
+wait are told like those that were sent.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class Pool:
 
         def overdue() -> None:
             left_s = max(began_at, self._answered_at) + self._timeout_s - timeouts.now()
+            if any(link.is_being_answered for link in self._busy):
+                left_s = self._timeout_s
             if left_s > 0:
                 timer.start(left_s)
             elif not turn.done():
@@ -111,8 +113,12 @@ class Pool:
                 continue
             if link.fresh or await self._answers(link):
                 return link
-            self.close_idle()  # they have been idle for longer
-        return await Link.open(self._address, self._endpoint, self._connect_timeout_s)
+            self._leave_stale()  # they have been idle for longer; others were given back meanwhile
+        link = await Link.open(self._address, self._endpoint, self._connect_timeout_s)
+        if self._closed:
+            link.abort()
+            raise exceptions.ConnectionError("closed by us")
+        return link
 
     async def _answers(self, link: Link) -> bool:
         self._busy.add(link)
@@ -120,6 +126,12 @@ class Pool:
             return await link.answers(min(_CHECK_S, self._timeout_s / 2))
         finally:
             self._busy.discard(link)
+
+    def _leave_stale(self) -> None:
+        idle, self._idle = self._idle, [link for link in self._idle if link.fresh]
+        for link in idle:
+            if not link.fresh:
+                link.abort()
 
     def _give_back(self, link: Link) -> None:
         self._busy.discard(link)

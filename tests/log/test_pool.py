@@ -6,13 +6,18 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import hiredis
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from relay.errors import StorageError
-from relay.log import connect
+from relay.log import connect, link
+from relay.log.address import parse
 from relay.log.connect import Connections, call
+from relay.log.link import Link
+from relay.log.pool import Pool
 from tests.log.answering import pong, server_that
 from tests.scenarios.processes import until
 
@@ -49,6 +54,11 @@ class Server:
                     writer.write(b"+PONG\r\n")
                 elif asyncio.iscoroutine(done := self.answer(writer)):
                     await done
+
+
+def pool_to(url: str) -> Pool:
+    address = parse(url)
+    return Pool(address, address.seeds[0], timeout_s=TIMEOUT_S, connect_timeout_s=60, connections=2)
 
 
 async def test_a_reply_that_came_while_we_were_busy_ourselves_is_taken_however_late_it_is() -> None:
@@ -164,6 +174,24 @@ async def test_a_long_reply_that_is_on_its_way_is_waited_for() -> None:
         await redis.aclose()
 
 
+async def test_who_waits_behind_a_long_reply_is_told_nothing_of_a_server_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connect, "POOL_CONNECTIONS", 1)
+
+    async def in_pieces(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"$10\r\n")
+        for _ in range(10):
+            await asyncio.sleep(TIMEOUT_S / 3)
+            writer.write(b"x")
+        writer.write(b"\r\n")
+
+    async with server_that(Server(in_pieces)) as url:
+        redis = Connections(url)
+        assert await asyncio.gather(*(call(redis.append, "GET", "a") for _ in range(2))) == [b"x" * 10] * 2
+        await redis.aclose()
+
+
 async def test_a_connection_that_was_closed_while_it_was_idle_costs_no_command() -> None:
     server = Server()
     async with server_that(server) as url:
@@ -187,6 +215,22 @@ async def test_a_connection_that_was_dropped_without_a_word_while_it_was_idle_co
         assert await asyncio.gather(*(call(redis.append, "GET", "a") for _ in range(5))) == [b"here"] * 5
         assert server.commands["GET"] == 10
         await redis.aclose()
+
+
+async def test_one_that_was_dropped_takes_none_along_that_were_heard_of_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "FRESH_S", 600)
+    server = Server()
+    async with server_that(server) as url:
+        pool = pool_to(url)
+        await pool.execute_command("GET", "a")
+        server.silent = set(server.conversations)
+        pool._idle[0]._wire.heard_at -= 601
+        asks_the_dropped_one = asyncio.create_task(pool.execute_command("GET", "a"))
+        await asyncio.sleep(0)
+        assert await pool.execute_command("GET", "a") == b"here"
+        assert await asks_the_dropped_one == b"here"
+        assert len(server.conversations) == 2
+        await pool.aclose()
 
 
 async def test_a_connection_that_is_in_use_is_not_asked_whether_it_is_there() -> None:
@@ -256,3 +300,22 @@ async def test_closing_fails_what_is_under_way_and_what_waits(monkeypatch: pytes
         await redis.aclose()
         replies = await asyncio.gather(*asking, return_exceptions=True)
     assert {type(reply) for reply in replies} == {StorageError}
+
+
+async def test_a_connection_that_is_made_while_all_are_closed_is_closed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Link] = []
+    open_link = Link.open
+
+    async def open_and_close_all(*arguments: Any) -> Link:
+        made.append(await open_link(*arguments))
+        await pool.aclose()
+        return made[0]
+
+    monkeypatch.setattr(Link, "open", open_and_close_all)
+    server = Server()
+    async with server_that(server) as url:
+        pool = pool_to(url)
+        with pytest.raises(RedisConnectionError, match="closed by us"):
+            await pool.execute_command("GET", "a")
+        assert made[0].lost
+        assert server.commands["GET"] == 0
