@@ -16,7 +16,6 @@ import itertools
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from weakref import WeakKeyDictionary
 
 TICK_S = 0.02
 _LATE_S = 2 * TICK_S  # a tick that comes later than this was held up by ourselves
@@ -140,12 +139,14 @@ class _Clock:
         self._queue.clear()
 
 
-_clocks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clock] = WeakKeyDictionary()
+_clocks: dict[asyncio.AbstractEventLoop, _Clock] = {}
 
 
 def _clock() -> _Clock:
     loop = asyncio.get_running_loop()
     clock = _clocks.get(loop)
     if clock is None:
+        for gone in [other for other in _clocks if other.is_closed()]:
+            del _clocks[gone]
         clock = _clocks[loop] = _Clock(loop)
     return clock

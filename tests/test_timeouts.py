@@ -123,3 +123,16 @@ async def _pair() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     server.close()
     return await made, writer
+
+
+def test_a_loop_that_is_gone_leaves_nothing_behind() -> None:
+    """Also if it was closed while something was timed."""
+    timing = []
+
+    async def begin() -> None:
+        timing.append(timeouts.Timer(lambda: None))
+        timing[-1].start(60)
+
+    for _ in range(3):
+        asyncio.run(begin())
+    assert sum(loop.is_closed() for loop in timeouts._clocks) <= 1
