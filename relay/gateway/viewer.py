@@ -65,7 +65,11 @@ class Viewer:
 
     def feed(self, burst: Burst) -> None:
         if self._sink.writable() and burst.size_bytes <= MAX_BURST_BYTES:
-            self._sink.burst(burst)
+            try:
+                self._sink.burst(burst)
+            except Exception:  # what cannot be said here is not to cost anybody else his frames
+                self._fail("feed_failed")
+                return
             self._cursor = burst.last
         else:
             self._version = self.follower.version
@@ -149,19 +153,25 @@ class Viewer:
             if self._keep_up():
                 trouble.over()
                 return
+            life = self._life
             try:
                 await self._replay()
             except Trimmed:
-                self._subscribed(0, False, None)
+                if life == self._life:  # else it has begun anew meanwhile
+                    self._subscribed(0, False, None)
             except StorageError as error:
                 metrics.storage_errors.labels("viewer").inc()
                 trouble.failed(error)
                 await asyncio.sleep(_RETRY_S)
             except Exception:  # a viewer that stops in silence would look like a frozen answer
-                metrics.bugs.labels("viewer").inc()
-                log.exception("catch_up_failed", session=self.follower.session)
-                self._sink.close(1011, "internal error")
+                self._fail("catch_up_failed")
                 return
+
+    def _fail(self, event: str) -> None:
+        metrics.bugs.labels("viewer").inc()
+        log.exception(event, session=self.follower.session)
+        self.follower.audience.keeping_up.discard(self)
+        self._sink.close(1011, "internal error")
 
     async def _replay(self) -> None:
         life, replay = self._life, self.follower.replay(self._cursor, self._version)

@@ -13,9 +13,12 @@ from relay.gateway.codecs import JSON
 from relay.gateway.sinks import AsgiSink
 from relay.gateway.viewer import MAX_BURST_BYTES, Viewer
 from relay.log.audience import Burst
+from relay.log.replay import Trimmed
 from tests.log.following import MAX_FRAME_BYTES, Stage
 from tests.log.in_memory import Clock, redis_in_memory, session_log_on
 from tests.sink_order import Order
+
+WAIT_S = 10
 
 
 class Tray:
@@ -219,3 +222,60 @@ async def test_all_the_catch_ups_of_a_connection_together_hold_its_buffer_and_on
     stuck.set()
     await sink.aclose()
     seqs_in_order_at_every_sink.clear()  # fifty of one session, and none has begun
+
+
+class Speechless(Tray):
+    """It has no words for what is to be said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closes: list[int] = []
+
+    def burst(self, burst: Burst) -> None:
+        raise RecursionError
+
+    def close(self, code: int, reason: str) -> None:
+        self.closes.append(code)
+
+
+async def test_what_cannot_be_said_to_some_is_said_to_all_others(stage: Stage) -> None:
+    trays = [Speechless(), Tray(), Speechless(), Tray(), Speechless(), Tray(), Speechless()]
+    viewers = [Viewer(stage.follower, tray, lambda _: None) for tray in trays]
+    for viewer in viewers:
+        viewer.begin(None, "start", None)
+    for text in "ab":
+        await stage.tokens(text)
+        await settled(stage)
+    for tray in trays:
+        if isinstance(tray, Speechless):
+            assert (tray.closes, tray.spans()) == ([1011], [])
+        else:
+            assert tray.spans() == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    for viewer in viewers:
+        await viewer.aclose()
+
+
+async def test_what_an_earlier_life_has_forgotten_begins_no_later_one_anew(
+    stage: Stage, tray: Tray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def forgotten(*_: Any) -> Any:
+        asked.set()
+        await go.wait()
+        raise Trimmed
+
+    tray.open.clear()
+    await stage.tokens("a", "b")
+    await settled(stage)
+    stage.follower.window.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.follower.pages, "after", forgotten)
+        tray.open.set()
+        await asyncio.wait_for(asked.wait(), WAIT_S)
+    await stage.log.rotate("s", stage.follower.epoch, missing=False)
+    await stage.follower.look()
+    go.set()
+    await settled(stage)
+    assert [frame["type"] for frame in tray.frames].count("subscribed") == 2
+    assert tray.spans() == [(1, 4)]
