@@ -186,10 +186,12 @@ class EventStream:
             finally:
                 pulse.stop()
                 self._gateway.hub.release(follower)
-                await viewer.aclose()
-                await sink.aclose()
-                if not sink.finished:
-                    _abort(scope)
+                try:
+                    await viewer.aclose()
+                finally:  # a server may cancel more than once
+                    await sink.aclose()
+                    if not sink.finished:
+                        _abort(scope)
 
     async def _lend(self) -> tuple[Follower, int] | None:
         """A follower, and what of its log need not be streamed; None: everything that was asked for is past."""

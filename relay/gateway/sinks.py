@@ -161,10 +161,12 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Let a close that was said go out, then end."""
-        if self.closing is not None:
-            await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_S)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            if self.closing is not None:
+                await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_S)
+        finally:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def deliver(self, payloads: list[bytes]) -> None:
         """Hand these to the server, in order; `delivered` counts them as they go."""

@@ -293,3 +293,28 @@ async def test_after_a_delete_elsewhere_a_stream_shows_nothing_of_what_was_delet
     assert b"private" not in client.body
     assert b"unsubscribed" not in client.body
     gateway.hub.release(watching)
+
+
+@pytest.mark.parametrize("times", range(1, 9))
+async def test_a_stream_that_is_cancelled_again_and_again_leaves_nothing_behind(gateway: Gateway, times: int) -> None:
+    """As a cancel scope does it: at every await that follows."""
+    await admitted_and_claimed(gateway.log, "g1")  # so that there is something to catch up with
+    client = Client()
+
+    async def never_taken(message: dict[str, Any]) -> None:
+        await client.send(message)
+        if client.subscribed.is_set():
+            await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    stream: Any = gateway.stream(None)
+    answer = asyncio.create_task(stream({"type": "http"}, client.receive, never_taken))
+    await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
+    for _ in range(times):
+        answer.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait_for(asyncio.wait([answer]), WAIT_S)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    left = {task.get_name() for task in asyncio.all_tasks() - before}
+    assert left == {"follower s"}  # it lingers
