@@ -227,17 +227,19 @@ class Connection:
 
     async def _leave(self) -> None:
         """What was asked for is still done, within its time: a stop sent with the last breath holds."""
-        if self._closing is not None:
-            self._closing.cancel()
-            await asyncio.gather(self._closing, return_exceptions=True)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=ANSWER_WITHIN_S)
-        for task in self._tasks:
-            task.cancel()
-        while self._tasks or self._viewers:  # a deletion may still give one back here
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            for session in list(self._viewers):
-                await self._unsubscribe(session)
+        try:
+            if self._closing is not None:
+                self._closing.cancel()
+                await asyncio.gather(self._closing, return_exceptions=True)
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=ANSWER_WITHIN_S)
+        finally:  # also if this is cancelled
+            for task in self._tasks:
+                task.cancel()
+            while self._tasks or self._viewers:  # a deletion may still give one back here
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                for session in list(self._viewers):
+                    await self._unsubscribe(session)
 
     def _welcome(self, reply_id: str | None) -> None:
         self._send(

@@ -140,3 +140,26 @@ async def test_a_session_that_is_deleted_while_it_is_subscribed_again_still_coun
     peer.says(type="subscribe", id="3", session="other")
     await until(lambda: peer.sink.replies("error") == ["3"], "max_subscriptions is 1")
     await peer.leaves()
+
+
+async def test_a_connection_that_is_cancelled_while_it_leaves_gives_back_what_it_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Clock().install(monkeypatch)
+    async with redis_in_memory() as redis:
+        stage = Stage(redis, session_log_on(redis))
+        hub = Hub(lambda _: stage.follower, linger_s=0)
+        before = asyncio.all_tasks()
+        peer = Peer(hub)
+        peer.says(type="subscribe", session="s", id="sub")
+        await until(lambda: peer.sink.replies("subscribed") == ["sub"], "it is subscribed")
+        peer.submits("one")
+        await until(lambda: peer.held.begun == ["one"], "it is being carried out")
+        peer.running.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        peer.running.cancel()  # what was asked is waited for
+        await asyncio.wait([peer.running])
+        await until(lambda: stage.source.listener is None, "the follower's end")
+        await until(lambda: asyncio.all_tasks() <= before, "the end of all tasks")
+        await hub.aclose()
