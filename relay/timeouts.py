@@ -15,7 +15,7 @@ import heapq
 import itertools
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 TICK_S = 0.02
 _LATE_S = 2 * TICK_S  # a tick that comes later than this was held up by ourselves
@@ -47,6 +47,11 @@ class Timer:
             self._clock.stop(self)
 
 
+def timeout_at(at_s: float | None) -> AbstractAsyncContextManager[Timer]:
+    """As `timeout`, until a moment by `now`; for what is awaited in several pieces."""
+    return timeout(None if at_s is None else at_s - now())
+
+
 @asynccontextmanager
 async def timeout(after_s: float | None) -> AsyncIterator[Timer]:
     """As `asyncio.timeout`, by the time for which the loop listened. The yielded timer may be started anew, or stopped.
@@ -58,6 +63,8 @@ async def timeout(after_s: float | None) -> AsyncIterator[Timer]:
         timer = Timer(lambda: None if scope.expired() else scope.reschedule(loop.time()))
         if after_s is not None:
             timer.start(after_s)
+            if after_s < -_GRACE_S:  # long over: many waits may each be too short for a tick
+                scope.reschedule(loop.time())
         try:
             yield timer
         finally:
@@ -132,6 +139,7 @@ class _Clock:
 
     def _rest(self) -> None:
         if self._ticking is not None:
+            self._listened_s = self.now()  # many short waits add up
             self._ticking.cancel()
             self._ticking = None
         for _, _, timer in self._queue:

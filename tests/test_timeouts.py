@@ -98,6 +98,18 @@ async def test_very_many_that_were_stopped_leave_nothing_behind_and_those_that_r
     assert left() is None
 
 
+async def test_many_short_waits_until_one_moment_add_up() -> None:
+    until_s = timeouts.now() + 0.1
+
+    async def wait() -> None:
+        for _ in range(1000):
+            async with timeouts.timeout_at(until_s):
+                await asyncio.sleep(0.005)
+
+    with pytest.raises(TimeoutError):
+        await wait()
+
+
 async def test_nothing_ticks_while_nothing_is_timed() -> None:
     await over()
     before = timeouts.now()

@@ -455,4 +455,11 @@ MUTANTS = [
         [],
         ["tests/workers/test_loop.py::test_an_exit_in_a_task_or_callback_ends_nothing_and_nothing_is_lost"],
     ),
+    Mutant(
+        "a busy worker that blames who takes the connection",
+        "workers/providers/access.py",
+        [Change("Timeout(_READ_TIMEOUT_S, connect=None)", "Timeout(_READ_TIMEOUT_S, connect=0.3)")],
+        [],
+        ["tests/workers/test_providers.py::test_a_server_that_takes_the_connection_is_reached_however_busy_we_are"],
+    ),
 ]  # fmt: skip

@@ -7,15 +7,21 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
+from httpcore2._backends.anyio import AnyIOBackend
 
 from relay import settings
 from relay.errors import SettingsError
+from tests.fakes.provider import FakeProvider, Script
 from workers import providers
 from workers.providers import NAMES
-from workers.providers.base import Finished, Prompt, Text, Turn, Whole
+from workers.providers.agent import AgentProvider
+from workers.providers.anthropic import AnthropicProvider
+from workers.providers.base import Finished, Prompt, Provider, ProviderError, Text, Turn, Whole
+from workers.providers.openai import OpenAIProvider
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +102,86 @@ async def test_a_server_that_goes_on_after_the_finish_mark_does_not_hold_up_a_wh
             parts = [part async for part in provider.stream(Prompt([Turn("user", "?")]))]
         await provider.aclose()
     assert (parts[:2], type(parts[-1]), len(parts)) == ([Text("x"), Whole()], Finished, 3)
+
+
+COUNTED = {
+    "openai": b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}\n\n',
+    "anthropic": b'event: message_start\ndata: {"type": "message_start", "message": {"usage": {"input_tokens": 3}}}\n\n'
+    b'event: message_delta\ndata: {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 1}}\n\n',
+}
+
+
+@pytest.mark.parametrize("name", FINISHED)
+async def test_a_whole_answer_keeps_its_usage_however_busy_we_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + FINISHED[name])
+        await whole.wait()
+        await busy_for_turns()
+        writer.write(COUNTED[name])
+        writer.close()
+
+    monkeypatch.setattr(f"workers.providers.{name}.TAIL_S", 0.3)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        provider = providers.make(name, settings.load(openai_base_url=url, anthropic_base_url=url))
+        parts = []
+        async for part in provider.stream(Prompt([Turn("user", "?")])):
+            parts.append(part)
+            if part == Whole():
+                whole.set()
+        await provider.aclose()
+    assert isinstance(parts[-1], Finished)
+    assert parts[-1].usage == {"input_tokens": 3, "output_tokens": 1}
+
+
+async def busy_for_turns() -> None:
+    for _ in range(4):
+        time.sleep(0.2)  # noqa: ASYNC251 - it is the loop that is to be blocked
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "agent"])
+async def test_a_server_that_takes_the_connection_is_reached_however_busy_we_are(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = AnyIOBackend.connect_tcp
+    busy: list[asyncio.Task[None]] = []
+
+    async def connect_while_busy(*given: Any, **named: Any) -> Any:
+        busy.append(asyncio.create_task(busy_for_turns()))
+        return await connect(*given, **named)
+
+    monkeypatch.setattr(AnyIOBackend, "connect_tcp", connect_while_busy)
+    async with FakeProvider(Script(tokens=["x"])) as fake:
+        provider = made(name, fake, connect_timeout_s=0.3)
+        assert Text("x") in [part async for part in provider.stream(Prompt([Turn("user", "?")]))]
+        await provider.aclose()
+    assert len(busy) == 1
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "agent"])
+async def test_a_server_that_takes_no_connection_is_a_timeout(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect_for_ever(*given: Any, **named: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AnyIOBackend, "connect_tcp", connect_for_ever)
+    async with FakeProvider(Script(tokens=["x"])) as fake:
+        provider = made(name, fake, connect_timeout_s=0.05)
+        with pytest.raises(ProviderError, match=r"no connection within 0\.05 s") as caught:
+            await anext(provider.stream(Prompt([Turn("user", "?")])))
+        await provider.aclose()
+    assert (caught.value.code, caught.value.retryable) == ("provider_timeout", True)
+
+
+def made(name: str, fake: FakeProvider, connect_timeout_s: float) -> Provider:
+    if name == "agent":
+        return AgentProvider(fake.agent_url, None, connect_timeout_s=connect_timeout_s)
+    if name == "openai":
+        return OpenAIProvider(None, fake.openai_base_url, "test-model", connect_timeout_s=connect_timeout_s)
+    return AnthropicProvider(None, fake.anthropic_base_url, "test-model", connect_timeout_s=connect_timeout_s)
 
 
 @pytest.mark.parametrize(

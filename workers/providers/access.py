@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
@@ -11,6 +12,8 @@ import httpx2
 from relay import timeouts
 from relay.errors import SettingsError
 from workers.providers.base import ProviderError
+
+_CONNECTING = ("connect_tcp", "setup_socks5_connection", "start_tls")  # httpcore2's names
 
 PLACEHOLDER_KEY = "none"  # local servers want no key, the SDKs do not start without one
 
@@ -36,9 +39,37 @@ def api_key(name: str, value: str | None) -> str:
     return key
 
 
-def timeout(connect_timeout_s: float) -> httpx2.Timeout:
-    """For a client whose deadlines are kept elsewhere, by tokens."""
-    return httpx2.Timeout(_READ_TIMEOUT_S, connect=connect_timeout_s)
+def timeout() -> httpx2.Timeout:
+    """For a `Client` whose deadlines are kept elsewhere, by tokens."""
+    return httpx2.Timeout(_READ_TIMEOUT_S, connect=None)
+
+
+class Client(httpx2.AsyncClient):
+    """Waits for a connection, and again for TLS, by the time for which we listened. httpx2 has the wall clock."""
+
+    def __init__(self, connect_timeout_s: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._connect_timeout_s = connect_timeout_s
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Raises ConnectTimeout, as httpx2 does."""
+        try:
+            async with timeouts.timeout(None) as timer:
+
+                async def trace(name: str, info: Any) -> None:
+                    step, _, state = name.partition(".")[2].partition(".")
+                    if step not in _CONNECTING:
+                        return
+                    if state == "started":
+                        timer.start(self._connect_timeout_s)
+                    else:
+                        timer.stop()
+
+                request.extensions = {**request.extensions, "trace": trace}
+                return await super().send(request, **options)
+        except TimeoutError:
+            detail = f"no connection within {self._connect_timeout_s:g} s"
+            raise httpx2.ConnectTimeout(detail, request=request) from None
 
 
 async def reach(url: httpx2.URL, connect_timeout_s: float) -> None:

@@ -56,9 +56,10 @@ class AgentProvider:
         self._key_is = "AGENT_API_KEY is refused" if api_key else "AGENT_API_KEY is not set and the agent wants a key"
         self._answer_timeout_s = answer_timeout_s
         self._check_timeout_s = check_timeout_s
-        self._client = httpx2.AsyncClient(
+        self._client = access.Client(
+            connect_timeout_s,
             headers={"Accept": "application/json", **({"Authorization": f"Bearer {key}"} if api_key else {})},
-            timeout=httpx2.Timeout(None, connect=connect_timeout_s),  # the others are ours, for all of it together
+            timeout=httpx2.Timeout(None),  # all of them are ours
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
             follow_redirects=False,
         )

@@ -5,7 +5,6 @@ Importing this loads the SDK, which takes about a second: only workers that use 
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable
 from itertools import groupby
@@ -15,6 +14,7 @@ import anthropic
 from anthropic import AsyncAnthropic, Omit, omit
 from anthropic.types import MessageParam, RawMessageStreamEvent, ThinkingConfigParam
 
+from relay import timeouts
 from relay.errors import SettingsError
 from relay.protocol.words import Finish
 from workers.providers import access
@@ -51,6 +51,10 @@ _GENERATION = re.compile(r"claude-[a-z]+-(\d+)")
 _END = object()
 
 
+class _Client(access.Client, anthropic.DefaultAsyncHttpxClient):
+    """With the SDK's own limits, and proxies by the environment."""
+
+
 class AnthropicProvider:
     """One client with its own connections; one call per answer, never retried here: failover is the caller's.
 
@@ -80,8 +84,9 @@ class AnthropicProvider:
             # Both always given: else the SDK reads the environment and files on disk behind our settings.
             api_key=access.api_key("ANTHROPIC_API_KEY", api_key),
             base_url=url,
-            timeout=access.timeout(connect_timeout_s),
+            timeout=access.timeout(),
             max_retries=0,
+            http_client=_Client(connect_timeout_s),
         )
 
     async def check(self) -> None:
@@ -107,8 +112,8 @@ class AnthropicProvider:
                 while True:
                     if answer.finish and tail_ends is None:
                         yield Whole()
-                        tail_ends = asyncio.get_running_loop().time() + TAIL_S
-                    async with asyncio.timeout_at(tail_ends):
+                        tail_ends = timeouts.now() + TAIL_S
+                    async with timeouts.timeout_at(tail_ends):
                         event: Any = await anext(events, _END)
                     if event is _END:
                         break

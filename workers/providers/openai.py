@@ -5,7 +5,6 @@ Importing this loads the SDK, which takes about a second: only workers that use 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import cast
 
@@ -13,6 +12,7 @@ import openai
 from openai import AsyncOpenAI, omit
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
+from relay import timeouts
 from relay.errors import SettingsError
 from relay.protocol.words import Finish
 from workers.providers import access
@@ -26,6 +26,10 @@ TAIL_S = 5.0  # how long a whole answer waits for its usage
 
 _FAILURES = Failures(openai)
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "content_filter": "filter"}
+
+
+class _Client(access.Client, openai.DefaultAsyncHttpxClient):
+    """With the SDK's own limits, and proxies by the environment."""
 
 
 class OpenAIProvider:
@@ -56,8 +60,9 @@ class OpenAIProvider:
         self._client = AsyncOpenAI(
             api_key=access.api_key("OPENAI_API_KEY", api_key),
             base_url=url,  # always given: else the SDK reads the environment behind our settings
-            timeout=access.timeout(connect_timeout_s),
+            timeout=access.timeout(),
             max_retries=0,
+            http_client=_Client(connect_timeout_s),
         )
 
     async def check(self) -> None:
@@ -85,8 +90,8 @@ class OpenAIProvider:
                 while True:
                     if answer.finish and tail_ends is None:
                         yield Whole()
-                        tail_ends = asyncio.get_running_loop().time() + TAIL_S
-                    async with asyncio.timeout_at(tail_ends):
+                        tail_ends = timeouts.now() + TAIL_S
+                    async with timeouts.timeout_at(tail_ends):
                         chunk = await anext(chunks, None)
                     if chunk is None:
                         break
