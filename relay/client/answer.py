@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from relay import timeouts
 from relay.client.channel import Channel, Listener
 from relay.client.reading import Item, Reader
 from relay.errors import AnswerLost
@@ -104,14 +105,13 @@ class Answer(Listener):
     async def _wait(self) -> None:
         """For news. Raises AnswerLost where the gateways that would have ended a lost answer are gone as well."""
         self._news.clear()
-        loop = asyncio.get_running_loop()
         if not self._is_missing():
             self._missing_since = None
         elif self._missing_since is None:
-            self._missing_since = loop.time()
+            self._missing_since = timeouts.now()
         since = self._missing_since
         try:
-            async with asyncio.timeout_at(None if since is None else since + self._lost_after_s):
+            async with timeouts.timeout_at(None if since is None else since + self._lost_after_s):
                 await self._news.wait()
         except TimeoutError:
             raise AnswerLost(self.session, self.generation) from None

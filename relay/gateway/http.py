@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from relay import logging, metrics
+from relay import logging, metrics, timeouts
 from relay.errors import ClientError, StorageError
 from relay.gateway import requests
 from relay.gateway.answers import answer, error_answer
@@ -128,7 +128,7 @@ async def ready(request: Request) -> Response:
     if gateway.draining.is_set():
         return error_answer(ClientError("unavailable", "This gateway is going.", retry_after_s=1))
     try:
-        async with asyncio.timeout(READY_TIMEOUT_S):
+        async with timeouts.timeout(READY_TIMEOUT_S):
             await ping(gateway.redis.commands, gateway.log.keys.queues)  # every submit needs the server of this key
     except (StorageError, TimeoutError):
         return error_answer(ClientError("unavailable", "Redis does not answer as it should.", retry_after_s=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from relay import logging, metrics
+from relay import logging, metrics, timeouts
 from relay.errors import StorageError
 from relay.log.follower import Follower
 from relay.protocol.words import Cursor
@@ -120,7 +120,7 @@ class Hub:
         Where Redis does not answer in time, what is known here is lent, unless it does not reach the cursor.
         """
         try:
-            async with asyncio.timeout(LOOK_WITHIN_S):
+            async with timeouts.timeout(LOOK_WITHIN_S):
                 await follower.look()
         except (StorageError, TimeoutError) as error:
             if cursor is not None and not follower.honours(cursor.epoch, cursor.seq):

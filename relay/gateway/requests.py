@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
-from relay import sentences
+from relay import sentences, timeouts
 from relay.errors import ClientError
 from relay.protocol import commands
 from relay.protocol.words import REQUEST_ID, Cursor, new_id
@@ -27,7 +26,7 @@ async def json_body(request: Request, max_bytes: float) -> bytes:
         raise ClientError("bad_message", "Content-Type must be application/json.", status=415)
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with timeouts.timeout(BODY_TIMEOUT_S):
             async for part in request.stream():
                 body += part
                 if len(body) > max_bytes:

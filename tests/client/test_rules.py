@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
@@ -240,6 +241,25 @@ async def test_an_answer_that_nobody_brings_back_or_ends_is_lost_in_the_end(
             await anext(answer)
         with pytest.raises(AnswerLost):
             await answer.end()
+
+
+async def test_an_answer_that_lies_in_the_socket_is_not_lost_however_long_we_were_busy(
+    gateway: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.client.connection.DEFAULT_LOST_AFTER_S", 0.3)
+    monkeypatch.setattr("relay.client.answer.LOST_MARGIN_S", 0.3)
+    async with asked(gateway) as (_, answer, peer, story):
+        await peer.live(3, story.tokens(["Hel"]))
+        await upto(answer, "Hel")
+        await peer.send(type="subscribed", session="s", epoch="e2", at=0, head=0, recovered=False, active=[])
+        assert await anext(answer) == Status("interrupted")
+        reading = asyncio.create_task(rest(answer))
+        await asyncio.sleep(0)
+        again = Story("g1")
+        for seq, body in enumerate((again.tokens(["He"]), again.tokens(["llo"]), again.end()), 1):
+            await peer.live(seq, body)
+        time.sleep(1)  # noqa: ASYNC251 - it is the loop that is to be blocked
+        assert joined(await reading) == "lo"
 
 
 async def test_what_was_deleted_while_we_were_away_is_lost_in_the_end(
