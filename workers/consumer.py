@@ -161,8 +161,7 @@ class Consumer:
                 metrics.storage_errors.labels("consumer").inc()
                 log.warning("take_failed", queue=self._name, detail=str(error))
             else:
-                for job in jobs:
-                    await self._give_back(job)
+                await asyncio.gather(*map(self._give_back, jobs))  # whoever kills us waits for no round trips
             raise
 
     async def _see_through(self, job: Job) -> None:

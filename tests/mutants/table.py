@@ -7,6 +7,7 @@ from typing import NamedTuple
 _CRASHES = "tests/scenarios/test_crashes.py::test_"
 _DOUBTS = "tests/scenarios/test_doubts.py::test_"
 _FLUSHING = "tests/scenarios/test_flushing.py::test_"
+_GOING = "tests/scenarios/test_going.py::test_"
 _IDLE = "tests/scenarios/test_idle_connections.py::test_"
 _SATURATED = "tests/scenarios/test_saturated.py::test_"
 _STOP = "tests/scenarios/test_stop.py::test_"
@@ -402,14 +403,14 @@ MUTANTS = [
         "a take that is cancelled with what it was handed",
         "workers/consumer.py",
         [Change("            return await asyncio.shield(taking)\n", "            return await taking\n")],
-        [],
+        [_GOING + "what_a_take_brings_to_a_worker_that_goes_is_answered_by_another"],
         [_CONSUMER + "what_a_take_has_brought_as_its_worker_goes_is_there_for_the_next_at_once"],
     ),
     Mutant(
         "a claim that is cancelled with its lease",
         "workers/consumer.py",
         [Change("            claim = await asyncio.shield(claiming)\n", "            claim = await claiming\n")],
-        [],
+        [_GOING + "a_claim_of_a_worker_that_goes_is_released_and_no_lost_worker"],
         [_CONSUMER + "what_was_claimed_as_its_worker_goes_is_given_back_and_no_worker_is_lost"],
     ),
     Mutant(
