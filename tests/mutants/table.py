@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+_CLOCK_STEPS = "tests/scenarios/test_clock_steps.py::test_"
 _CRASHES = "tests/scenarios/test_crashes.py::test_"
 _DOUBTS = "tests/scenarios/test_doubts.py::test_"
 _FLUSHING = "tests/scenarios/test_flushing.py::test_"
@@ -424,7 +425,10 @@ MUTANTS = [
         "a reaper that believes every step of Redis' clock",
         "relay/log/reaper.py",
         [Change("if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):", "if False:")],
-        [],
+        [
+            _CLOCK_STEPS + "an_answer_that_waits_for_its_first_token_is_still_its_workers",
+            _CLOCK_STEPS + "a_question_that_waits_for_a_worker_still_gets_one",
+        ],
         [
             "tests/log/test_reaper.py::test_an_answer_that_waits_for_its_first_token_outlives_a_step_of_redis_clock",
             "tests/log/test_reaper.py::test_a_job_waits_its_time_for_a_worker_whatever_redis_clock_skips",

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +20,8 @@ from tests.scenarios.processes import free_port, until
 class Server:
     """Every write is on the disk before it is answered: what it is killed with, it comes back with."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = {**os.environ, **(environment or {})}
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory / "redis"
@@ -46,8 +48,9 @@ class Server:
         ]  # fmt: skip
         with (self._directory.parent / "redis.log").open("ab") as log:
             return subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
-            )
+                command, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent,
+            )  # fmt: skip
 
     def kill(self) -> None:
         """`kill -9`."""
