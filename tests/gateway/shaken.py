@@ -78,6 +78,7 @@ class Client:
         self.name = name
         self.record: list[Frame] = []
         self.complaints: list[str] = []
+        self.alarms = 0  # times that it was told `degraded`
         self.viewer: Viewer | None = None
         self.gate: Gate | None = None
         self.sink = Told(self)
@@ -134,6 +135,7 @@ class Client:
         elif "seq" in frame:
             self._last = frame["seq"]
         else:
+            self.alarms += kind == "degraded"
             return
         self.record.append(frame)
 
@@ -241,6 +243,7 @@ class Shaken:
         self.clients: list[Client] = []
         self.answers: dict[str, Truth] = {}
         self.late: list[tuple[Gate, bytes]] = []
+        self.lives = 1  # of the log: another one is told as a loss is
         self._named = 0
         self._pubsub: Any = redis.pubsub()
         self._looks: list[asyncio.Task[None]] = []
@@ -300,6 +303,7 @@ class Shaken:
     async def rotates(self) -> None:
         if (opened := await self.log.open("s", create=False)) is not None:
             await self.log.rotate("s", opened.epoch, missing=False)
+        self.lives += 1
         await self.overhear()
 
     async def deletes(self) -> None:
@@ -310,6 +314,7 @@ class Shaken:
     async def loses_everything(self) -> None:
         await self.redis.flushall()
         self.answers.clear()
+        self.lives += 1
 
     async def _begins(self) -> None:
         self._named += 1
@@ -423,6 +428,8 @@ class Shaken:
     async def judged(self) -> None:
         for client in self.clients:
             assert not client.complaints, (client.name, client.complaints)
+            if self.lives == 1 and not any(gate.redis.failed for gate in self.gates):
+                assert not client.alarms, f"{client.name} was told `degraded`, and Redis has always answered"
             for name, answer in self.answers.items():
                 span = await self.log.span("s", name)
                 if span is None:

@@ -19,6 +19,7 @@ class Distant:
 
     def __init__(self, redis: Redis, chance: random.Random, turns: int = TURNS) -> None:
         self.failing = 0
+        self.failed = 0
         self._redis = redis
         self._chance = chance
         self._turns = turns
@@ -27,6 +28,7 @@ class Distant:
         await self.way()
         fails = self.failing > 0
         self.failing -= fails
+        self.failed += fails
         if fails and self._chance.random() < 0.5:
             raise RedisConnectionError("it was cut off")
         reply = await self._redis.execute_command(*command, **options)  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from relay.protocol.view import Frame
 
 COUNTS = {
-    "lost": "tokens of the shown attempt that never came",
+    "lost": "tokens of the shown attempt that never came, reasoning included",
     "doubled": "tokens that came again",
     "reordered": "tokens that came after later ones",
     "mixed": "events of one attempt amid another's, or text that belongs to no call of its attempt",
@@ -115,6 +115,7 @@ class _Answer:
     def __init__(self, verdict: Verdict) -> None:
         self._verdict = verdict
         self._attempts: dict[int, list[tuple[int, int, str]]] = {}  # attempt → (index, count, text) as they came
+        self._reasoned: dict[int, list[tuple[int, int, str]]] = {}
         self._attempt = 0
         self._ends: list[Frame] = []
         self._begun_before: int | None = None  # attempt whose first tokens lie before what this client asked for
@@ -124,7 +125,7 @@ class _Answer:
         if frame["recovered"] and self._known:
             return  # the client keeps what it has
         self._known = True
-        self._attempts, self._attempt, self._ends = {}, 0, []
+        self._attempts, self._reasoned, self._attempt, self._ends = {}, {}, 0, []
         running = {one["generation"]: one["attempt"] for one in frame["active"] if frame["at"] > 0}
         self._begun_before = running.get(self._verdict.generation)
 
@@ -137,8 +138,9 @@ class _Answer:
         elif attempt > self._attempt > 0 and event["type"] != "restart":
             self._verdict.count("mixed", f"{name} follows attempt {self._attempt} without a restart")
         self._attempt = max(self._attempt, attempt)
-        if event["type"] == "tokens":
-            self._attempts.setdefault(attempt, []).append((event["index"], event["count"], event["text"]))
+        if event["type"] in ("tokens", "reasoning"):
+            pieces = self._attempts if event["type"] == "tokens" else self._reasoned
+            pieces.setdefault(attempt, []).append((event["index"], event["count"], event["text"]))
         elif event["type"] == "end":
             self._ends.append(event)
 
@@ -147,6 +149,8 @@ class _Answer:
         pieces = self._attempts.pop(self._attempt, [])
         partial = self._begun_before == self._attempt
         due = self._judge_tokens(self._attempt, pieces)
+        for reasoned_in, thoughts in self._reasoned.items():
+            self._judge_tokens(reasoned_in, thoughts)
         self._verdict.shown = "".join(text for _, _, text in pieces)
         self._judge_text(self._verdict.shown, said, partial)
         for attempt, others in self._attempts.items():

@@ -23,6 +23,10 @@ def tokens(seq: int, index: int, count: int, text: str, attempt: int = 1) -> Fra
     return {**event, "index": index, "count": count, "text": text}
 
 
+def thought(seq: int, index: int, count: int) -> Frame:
+    return {**tokens(seq, index, count, "hm " * count), "type": "reasoning"}
+
+
 def end(seq: int, text: str = TEXT, count: int = 5, **fields: Any) -> Frame:
     proof = {"count": count, "text_bytes": len(text.encode()), "crc32": zlib.crc32(text.encode())}
     event = {"type": "end", "session": "s", "seq": seq, "generation": "g", "attempt": 1, "reason": "complete"}
@@ -62,6 +66,7 @@ CLEAN = {
     "after a restart": [
         subscribed(), S, tokens(2, 0, 1, "Hel"), status(3, 2, "restart"), tokens(4, 0, 5, TEXT, 2), end(5, attempt=2)
     ],
+    "with reasoning": [subscribed(), S, thought(2, 0, 2), thought(3, 2, 1), *later(2, A, B, C, E)],
     "joined live": [subscribed(2, active=[{"generation": "g", "attempt": 1}]), B, C, E],
 }  # fmt: skip
 
@@ -77,6 +82,12 @@ WRONG: dict[str, tuple[list[Frame], dict[str, int]]] = {
     "tokens came twice under two seqs": (
         [subscribed(), S, A, tokens(3, 0, 1, "Hello"), *later(1, B, C, E)],
         {"doubled": 1, "text": 1},
+    ),
+    "reasoning in the middle was lost": (
+        [subscribed(), S, thought(2, 0, 1), thought(3, 2, 1), *later(2, A, B, C, E)], {"lost": 1}
+    ),
+    "reasoning came twice": (
+        [subscribed(), S, thought(2, 0, 2), thought(3, 1, 1), *later(2, A, B, C, E)], {"doubled": 1}
     ),
     "a frame came twice": ([subscribed(), S, A, B, B, C, E], {"doubled": 2, "repeated": 1, "text": 1}),
     "frames changed places": ([subscribed(), S, B, A, C, E], {"reordered": 1, "gaps": 1, "repeated": 1, "text": 1}),
