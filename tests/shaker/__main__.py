@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
+import math
 import os
 import random
 import sys
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from redis.asyncio import Redis
 
 from relay import embedded, settings
 from relay.gateway import event_stream, sinks
@@ -41,6 +44,7 @@ from workers.lineup import lineup
 
 MOST_S = 0.06
 LONG_S, SELDOM = 1.5, 0.001  # now and then, so much in one piece
+EVERY_S, LATE_S, LATE_FOR_S = 0.05, 0.25, 3.0  # a look, what is late, and for how long that may be felt
 SHAKEN: dict[str, Any] = {
     "batch_size": 5, "batch_linger_ms": 15, "trim_after_s": 1, "window_bytes": 3000, "follower_linger_s": 0.5,
     "max_generations": 4,
@@ -48,14 +52,41 @@ SHAKEN: dict[str, Any] = {
 
 
 class Shaky(Proxy):
-    """Redis, some way off, and never as far as a moment ago."""
+    """Redis, some way off, and never as far as a moment ago. Nothing takes long while it is `calm`."""
 
-    def __init__(self, redis_url: str, chance: random.Random) -> None:
+    def __init__(self, redis_url: str, chance: random.Random, calm: Calm) -> None:
         super().__init__(redis_url)
         self._shakes = chance
+        self._calm = calm
 
     def delay_s(self) -> float:
-        return LONG_S if self._shakes.random() < SELDOM else self._shakes.uniform(0, MOST_S)
+        long = self._shakes.random() < SELDOM and not self._calm.is_wanted
+        return LONG_S if long else self._shakes.uniform(0, MOST_S)
+
+
+class Calm:
+    """The first half: nobody can have lost Redis from sight, as long as it and this process have answered at once."""
+
+    def __init__(self) -> None:
+        self.until_s = math.inf
+        self._late_s = -math.inf
+
+    @property
+    def is_wanted(self) -> bool:
+        return time.monotonic() < self.until_s
+
+    def __call__(self) -> bool:
+        return self.is_wanted and time.monotonic() - self._late_s > LATE_FOR_S
+
+    async def watch(self, redis: Redis, tally: Tally) -> None:
+        """Until cancelled. `redis`: by a way that nothing shakes."""
+        while True:
+            tally.done["looks at a time at which nobody could lose Redis from sight"] += self()
+            asked_s = time.monotonic()
+            await asyncio.sleep(EVERY_S)
+            await redis.ping()
+            if time.monotonic() - asked_s > EVERY_S + LATE_S:
+                self._late_s = time.monotonic()
 
 
 def main() -> int:
@@ -82,17 +113,24 @@ async def shake(options: argparse.Namespace, redis_url: str, directory: Path, ta
     _log_to(tally)
     async with FakeProvider(model) as fake, AsyncExitStack() as stack:
         world = World(redis_url, directory, fake)
-        stack.push_async_callback(_close, world, tally)
-        urls = await _relay(world, redis_url, chance, stack)
+        calm = Calm()
+        shaky = [await stack.enter_async_context(Shaky(redis_url, chance, calm)) for _ in range(4)]
+        stack.push_async_callback(_close, world, tally)  # before Redis is out of its gateway's reach
+        urls = await _relay(world, [proxy.url for proxy in shaky], stack)
         near = SessionLog(
             world.redis, world.redis, Keys(world.prefix), session_ttl_s=3600, max_generations=100, max_requests=1000
         )  # fmt: skip
-        over_at = time.monotonic() + options.minutes * 60
-        async with asyncio.TaskGroup() as tasks:
-            for place in range(options.sessions):
-                name = f"s{place}"
-                lives = _lives(name, urls, near, model, tally, random.Random(options.seed * 1000 + place), over_at)
-                tasks.create_task(lives, name=name)
+        calm.until_s, over_at = (time.monotonic() + options.minutes * seconds for seconds in (30, 60))
+        async with asyncio.TaskGroup() as helpers:
+            watching = helpers.create_task(calm.watch(world.redis, tally), name="calm")
+            async with asyncio.TaskGroup() as tasks:
+                for place in range(options.sessions):
+                    name, own = f"s{place}", random.Random(options.seed * 1000 + place)
+                    tasks.create_task(_lives(name, urls, near, model, tally, own, calm, over_at), name=name)
+            watching.cancel()
+    for question, calls in model.said.items():
+        if len(calls) > 1:  # nothing here fails, and the worker lives
+            tally.count("asked", f"{question}: {len(calls)} calls")
 
 
 async def _close(world: World, tally: Tally) -> None:
@@ -103,30 +141,27 @@ async def _close(world: World, tally: Tally) -> None:
 
 
 async def _lives(
-    name: str, urls: list[str], near: SessionLog, model: Model, tally: Tally, chance: random.Random, over_at: float
-) -> None:
+    name: str, urls: list[str], near: SessionLog, model: Model, tally: Tally, chance: random.Random, calm: Calm,
+    over_at: float,
+) -> None:  # fmt: skip
     """One session after the other."""
     number = 0
     while time.monotonic() < over_at:
         number += 1
-        await Life(f"{name}.{number}", urls, near, model, tally, chance).run()
+        await Life(f"{name}.{number}", urls, near, model, tally, chance, calm).run()
 
 
-async def _relay(world: World, redis_url: str, chance: random.Random, stack: AsyncExitStack) -> list[str]:
+async def _relay(world: World, redis_urls: list[str], stack: AsyncExitStack) -> list[str]:
     """Two gateways and a worker here, a gateway in a process of its own; the gateways' addresses."""
-
-    async def shaky() -> str:
-        return (await stack.enter_async_context(Shaky(redis_url, chance))).url
-
-    fake = world.fake
+    fake, (first, second, third, workers) = world.fake, redis_urls
     ours = {**SHAKEN, "prefix": world.prefix, "openai_base_url": fake.openai_base_url, "openai_api_key": "sk-shaker"}
     urls = []
-    for _ in range(2):
-        chosen = settings.load(**ours, redis_url=await shaky())
+    for redis_url in (first, second):
+        chosen = settings.load(**ours, redis_url=redis_url)
         urls.append(await stack.enter_async_context(_gateway(chosen)))
     environment = {f"RELAY_{name.upper()}": str(value) for name, value in SHAKEN.items()}
-    gateway = await world.gateway(**environment, RELAY_REDIS_URL=await shaky())
-    await stack.enter_async_context(_worker(settings.load(**ours, redis_url=await shaky(), provider="openai")))
+    gateway = await world.gateway(**environment, RELAY_REDIS_URL=third)
+    await stack.enter_async_context(_worker(settings.load(**ours, redis_url=workers, provider="openai")))
     return [*urls, gateway.url]
 
 
@@ -156,14 +191,21 @@ async def _worker(chosen: Settings) -> AsyncIterator[None]:
 
 
 def _log_to(tally: Tally) -> None:
-    """What is logged as an error here is a finding; nothing else is logged."""
+    """What is logged as an error here is a finding, whoever logs it; nothing else is logged."""
 
     def found(logger: Any, method: str, event: Any) -> Any:
         if method in ("error", "exception", "critical"):
             tally.count("bug", str(dict(event))[:1500])
         raise structlog.DropEvent
 
+    class Found(logging.Handler):
+        """What asyncio says of a task whose failure nobody awaits, and uvicorn of a request's."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            tally.count("bug", self.format(record)[:1500])
+
     structlog.configure(processors=[structlog.processors.format_exc_info, found])
+    logging.getLogger().addHandler(Found(logging.ERROR))
 
 
 if __name__ == "__main__":

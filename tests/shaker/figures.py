@@ -15,6 +15,9 @@ WRONG = {
     "deleted": "viewers that came after an answered DELETE and were shown what was deleted",
     "log": "answers in the log that are not, byte for byte, what one call of the provider said",
     "order": "frames that left a sink out of order",
+    "asked": "questions that the provider was asked again, although no call had failed",
+    "stop": "stops that were answered and not kept",
+    "alarm": "`degraded` while Redis was seen all the time",
     "bug": "errors that were logged, and failures of viewers themselves",
 }
 _EVIDENCE = 12

@@ -19,10 +19,18 @@ SETTLED_WITHIN_S = 120.0
 
 
 class Life:
-    """`near`: the session's log by a way that nothing shakes. `model`: what its provider says."""
+    """`near`: the session's log by a way that nothing shakes. `model`: what its provider says. `calm`: whether nobody
+    can have lost Redis from sight."""
 
     def __init__(
-        self, name: str, urls: list[str], near: SessionLog, model: Model, tally: Tally, chance: random.Random
+        self,
+        name: str,
+        urls: list[str],
+        near: SessionLog,
+        model: Model,
+        tally: Tally,
+        chance: random.Random,
+        calm: Callable[[], bool],
     ) -> None:
         self.name = name
         self._urls = urls
@@ -30,11 +38,14 @@ class Life:
         self._model = model
         self._tally = tally
         self._chance = chance
+        self._calm = calm
         self._viewers: list[Viewer] = []
         self._streams: list[StreamViewer] = []
         self._asked: dict[str, str] = {}  # generation → question
         self._deleted: dict[str, float] = {}  # generation → loop time of the answer to the DELETE
         self._shown_deleted: set[tuple[str, str]] = set()
+        self._stopped: set[str] = set()  # by a stop that found them unended
+        self._rotated = False
         self._http = httpx2.AsyncClient(trust_env=False, timeout=httpx2.Timeout(30))
 
     async def run(self) -> None:
@@ -74,9 +85,12 @@ class Life:
         pass
 
     async def _is_stopped(self, generation: str) -> None:
-        await self._call("POST", f"/generations/{generation}/stop")
+        reply = await self._call("POST", f"/generations/{generation}/stop")
+        if reply.get("already_ended") is False:
+            self._stopped.add(generation)
 
     async def _is_rotated(self, generation: str) -> None:
+        self._rotated = True
         opened = await self._near.open(self.name, create=False)
         if opened is not None:
             await self._near.rotate(self.name, opened.epoch, missing=False)
@@ -85,7 +99,7 @@ class Life:
         """From the start, or live, begun at any time around its end."""
         for _ in range(3):
             live = self._chance.random() < 0.7
-            book = Book(f"{self.name} stream {len(self._streams)}", self._event, live=live)
+            book = Book(f"{self.name} stream {len(self._streams)}", self._event, self._alarm, live=live)
             stream = StreamViewer(self.name, book, self._urls, self._chance, generation)
             if self._chance.random() < 0.7:
                 stream.steady.set()  # on one connection to the end, which has to come by itself
@@ -109,7 +123,7 @@ class Life:
     def _comes(self) -> None:
         kind = self._chance.choice([WebSocketViewer, WebSocketViewer, StreamViewer])
         name = f"{self.name} viewer {len(self._viewers)}"
-        book = Book(name, self._event, live=self._chance.random() < 0.15)
+        book = Book(name, self._event, self._alarm, live=self._chance.random() < 0.15)
         self._viewers.append(kind(self.name, book, self._urls, self._chance))
 
     def _event(self, book: Book, generation: str) -> None:
@@ -117,6 +131,10 @@ class Life:
         if deleted_s is not None and book.asked_s > deleted_s and (book.name, generation) not in self._shown_deleted:
             self._shown_deleted.add((book.name, generation))
             self._tally.count("deleted", f"{book.name}, {generation}")
+
+    def _alarm(self, book: Book) -> None:
+        if self._calm() and not self._rotated:  # another epoch is found by a loss as a rule, and told like one
+            self._tally.count("alarm", book.name)
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
         """By any gateway, until it is answered: all that is called here is idempotent."""
@@ -177,6 +195,9 @@ class Life:
         for viewer in (*self._viewers, *self._streams):
             if viewer.task.done() and not viewer.task.cancelled() and viewer.task.exception() is not None:
                 self._tally.count("bug", f"{viewer.book.name}: {viewer.task.exception()!r}")
+        for stream in self._streams:
+            if stream.after_end:
+                self._tally.count("hung", f"{stream.book.name}: {stream.after_end} behind its end, and no close")
         for generation, question in self._asked.items():
             await self._judge_answer(generation, question)
 
@@ -189,15 +210,12 @@ class Life:
         self._tally.done[f"answers {reason}"] += 1
         if not (said in calls if reason == "complete" else any(call.startswith(said) for call in calls or [""])):
             self._tally.count("log", f"{question}: {said[:80]!r} …, {len(calls)} calls")
+        if generation in self._stopped and reason != "stopped":
+            self._tally.count("stop", f"{question}: {reason}")
         for viewer in self._viewers:
             if span.last > viewer.book.began_at:
                 self._tally.judged(judge(viewer.book.record, generation, said, reason, voided=calls), viewer.book.name)
         for stream in self._streams:
-            if stream.over.is_set() and any(_is_end(frame, generation) for frame in stream.book.record):
+            if stream.only == generation and stream.over.is_set() and not stream.came_too_late:
                 verdict = judge(stream.book.record, generation, said, reason, voided=calls, holes=True)
                 self._tally.judged(verdict, stream.book.name)
-
-
-def _is_end(frame: dict[str, Any], generation: str) -> bool:
-    events = frame.get("events", [frame])
-    return any(event.get("type") == "end" and event.get("generation") == generation for event in events)

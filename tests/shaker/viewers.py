@@ -28,7 +28,9 @@ _LOST = (OSError, TimeoutError, WebSocketException, InvalidHandshake, EOFError, 
 class Book:
     """What one viewer was sent over all its connections. `asked_s`: loop time of the subscribe in force."""
 
-    def __init__(self, name: str, on_event: Callable[[Book, str], None], *, live: bool = False) -> None:
+    def __init__(
+        self, name: str, on_event: Callable[[Book, str], None], on_alarm: Callable[[Book], None], *, live: bool = False
+    ) -> None:
         self.name = name
         self.record: list[Frame] = []
         self.asked_s = 0.0
@@ -36,6 +38,7 @@ class Book:
         self.last = 0
         self._live = live
         self._on_event = on_event
+        self._on_alarm = on_alarm
 
     @property
     def cursor(self) -> str:
@@ -61,6 +64,8 @@ class Book:
                 if event.get("generation"):
                     self._on_event(self, event["generation"])
         else:
+            if frame["type"] == "degraded":
+                self._on_alarm(self)
             return
         self.record.append(frame)
 
@@ -162,7 +167,9 @@ class StreamViewer(Viewer):
         self, session: str, book: Book, urls: list[str], chance: random.Random, only: str | None = None
     ) -> None:
         self.over = asyncio.Event()
-        self._only = only
+        self.only = only
+        self.after_end = ""  # what came then, instead of the close
+        self.came_too_late = False  # what it wanted live had ended before it was subscribed to
         super().__init__(session, book, urls, chance)
 
     async def _run(self) -> None:
@@ -175,7 +182,7 @@ class StreamViewer(Viewer):
 
     async def _connection(self, url: str) -> None:
         self.book.asked_s = asyncio.get_running_loop().time()
-        parameters = {"from": self.book.start, **({"generation": self._only} if self._only else {})}
+        parameters = {"from": self.book.start, **({"generation": self.only} if self.only else {})}
         headers = {"Last-Event-ID": self.book.cursor} if self.book.cursor else {}
         timeout = httpx2.Timeout(CONNECT_S, read=None)
         async with httpx2.AsyncClient(trust_env=False, timeout=timeout) as http:
@@ -187,24 +194,26 @@ class StreamViewer(Viewer):
             try:
                 if response.status_code == 200:
                     await self._while_it_stays(asyncio.create_task(self._read(response)))
-                elif self._only and response.status_code in (204, 404):  # it was seen to its end; it is no more
+                elif self.only and response.status_code in (204, 404):  # it was seen to its end; it is no more
+                    self.came_too_late = response.status_code == 204 and self.book.start == "live"
                     self.over.set()
             finally:
                 await response.aclose()
 
     async def _read(self, response: httpx2.Response) -> None:
-        kind = ""
+        kind, ended = "", False
         async for line in response.aiter_lines():
             name, _, value = line.partition(": ")
             if name == "event":
                 kind = value
+            elif name == "data" and ended:
+                self.after_end = kind
             elif name == "data":
                 frame = json.loads(value)
-                if kind == "unsubscribed" or (self._only and kind == "error"):
-                    self.over.set() if self._only else None
+                if kind == "unsubscribed" or (self.only and kind == "error"):
+                    self.over.set() if self.only else None
                     return
                 self.book.take(frame)
-                events = frame.get("events", [frame])
-                if self._only and any(event["type"] == "end" for event in events):
-                    self.over.set()
-                    return
+                ended = self.only is not None and any(e["type"] == "end" for e in frame.get("events", [frame]))
+        if ended:
+            self.over.set()
