@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from redis.asyncio import Redis
 
 from relay.errors import ClientError
+from relay.gateway import submissions as submissions_module
 from relay.gateway import waiting
 from relay.gateway.submissions import Accepted, Submissions
 from relay.log.queue import Queue
+from relay.log.replies import Stopped
 from relay.log.session_log import SessionLog
 from relay.protocol.commands import Submit
 from tests.log.in_memory import (
@@ -122,3 +125,24 @@ async def test_who_waits_for_an_answer_that_is_gone_is_told_why(gateway: Gateway
     with pytest.raises(ClientError) as refused:
         await waiting._ended(gateway, follower, "g1", [])  # type: ignore[arg-type]
     assert (refused.value.code, str(refused.value)) == ("not_found", said)
+
+
+async def test_a_delete_that_has_used_up_its_time_begins_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wait for a Redis that is slow would take a little more than none, and cost a connection."""
+    monkeypatch.setattr(submissions_module, "ANSWER_WITHIN_S", 0.2)
+    begun: list[str] = []
+
+    async def never(session: str, stopped: Stopped) -> None:
+        begun.append(stopped.generation)
+        await asyncio.Event().wait()
+
+    async def delete(*_: object) -> list[Stopped]:
+        return [Stopped(f"g{number}", already_ended=False) for number in range(50)]
+
+    log: Any = SimpleNamespace(delete=delete)
+    hub: Any = SimpleNamespace(at_hand=lambda session: None)
+    nothing: Any = None
+    submissions = Submissions(nothing, log, nothing, nothing, hub, look_ms=LOOK_MS, mark_ms=1000)
+    monkeypatch.setattr(submissions._intake, "tidy", never)
+    await submissions.delete("s")
+    assert begun == ["g0"]
