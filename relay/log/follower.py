@@ -367,6 +367,7 @@ class Follower:
                     [one for name, one in were_active.items() if name not in self.active], time.monotonic()
                 )
                 self._sight.lost()
+            self.missing.begun(self.active)
             self.audience.restart()
             self._doubt.set()  # events may have been applied to the old life while the new one was read
 

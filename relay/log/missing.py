@@ -4,7 +4,7 @@ Pure; `now_s` is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from relay.protocol import events
@@ -69,6 +69,11 @@ class Missing:
         lost.is_back = True
         if running is None or lost.known.state != "streaming" or running.state == "streaming":
             del self._lost[generation]
+
+    def begun(self, active: Mapping[str, Active]) -> None:
+        """The log is shown anew up to its head; what had come back and does not run there has ended unheard."""
+        for generation in [name for name, lost in self._lost.items() if lost.is_back]:
+            self.found(generation, active.get(generation))
 
     def in_vain(self, generation: str) -> bool:
         """Note a try to end it that Redis refused, as if it were back; the second one is believed to be the last."""

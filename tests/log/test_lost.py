@@ -13,7 +13,7 @@ from relay.log import sight
 from relay.log.replies import Rebuilt, Span
 from relay.log.session_log import SessionLog
 from tests.log.following import Recorder, Stage
-from tests.log.in_memory import LEASE_MS, Clock, Writer, admitted_and_claimed, claimed, job_of, session_log_on
+from tests.log.in_memory import LEASE_MS, Clock, Writer, admitted_and_claimed, answered, claimed, job_of, session_log_on
 from tests.scenarios.processes import until
 
 
@@ -75,6 +75,22 @@ async def test_it_is_restored_only_when_the_text_is_back(stage: Stage) -> None:
         await stage.follower.look()
     assert "g1" in viewer.view.generations
     assert viewer.told == ["degraded"]
+
+
+async def test_one_that_is_back_and_then_ends_and_goes_unheard_is_missed_no_more(stage: Stage) -> None:
+    writer, viewer = await shown(stage, "a")
+    await stage.redis.flushall()
+    await stage.follower.look()
+    await writer.log.rebuild(job_of(), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times)
+    await stage.follower.look()
+    assert "g1" in stage.follower.missing  # its text is still to come
+    assert await stage.log.stop("s", "g1")
+    keeps_one = session_log_on(stage.redis, max_generations=1)
+    for generation in ("g2", "g3"):
+        await answered(keeps_one, job_of(generation), "b")
+    await stage.follower.look()
+    assert not stage.follower.missing
+    await until_told(viewer, "degraded", "restored")
 
 
 @pytest.mark.parametrize("bring", [True, False])
