@@ -15,12 +15,15 @@ import asyncio
 from collections.abc import Iterable
 from typing import Protocol
 
+from relay import logging, metrics
 from relay.log.address import Endpoint
 from relay.log.feed import Feed
 from relay.log.servers import Servers
 
 _PLACE_AFTER_S = 0.02  # of a change: not at once, as two servers may each say that the other one has a slot
 _PLACE_AGAIN_S = 0.25  # while nobody is known to have a channel's slot, or its server will not publish it now
+
+log = logging.get("subscription")
 
 
 class Listener(Protocol):
@@ -92,8 +95,14 @@ class Subscriber:
     # What feeds say
 
     def message(self, name: bytes, payload: bytes) -> None:
-        if (listener := self._listeners.get(name)) is not None:
+        if (listener := self._listeners.get(name)) is None:
+            return
+        try:
             listener.message(payload)
+        except Exception:  # would cost all others their connection; it is no message of ours, perhaps
+            metrics.bugs.labels("subscription").inc()
+            log.exception("message_failed", channel=name.decode(errors="replace"))
+            listener.lost()
 
     def acknowledged(self, name: bytes) -> None:
         if (listener := self._listeners.get(name)) is not None:

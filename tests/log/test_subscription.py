@@ -102,6 +102,21 @@ async def test_who_left_hears_nothing_and_who_comes_after_him_does() -> None:
             assert (first.losses, second.losses) == (0, 0)
 
 
+async def test_who_cannot_read_what_is_said_looks_and_costs_nobody_else_the_connection() -> None:
+    class Foreign(Ear):
+        def message(self, payload: bytes) -> None:
+            raise ValueError
+
+    with embedded.server() as url:
+        async with desk(url) as here:
+            ear, foreign = await here.listen("c"), Foreign()
+            await here.subscriber.subscribe("d", foreign)
+            await here.say("d", "no message of ours")
+            await here.reaches("c", ear, "one")
+            assert (ear.acknowledgements, ear.losses) == (1, 0)
+            assert (foreign.acknowledgements, foreign.losses) == (1, 1)
+
+
 async def test_a_connection_that_is_made_again_at_once_is_one_reason_to_look_and_not_two(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
