@@ -99,6 +99,9 @@ class Feed:
                     failures = 0
             except (OSError, TimeoutError) as error:
                 self._log.warning("subscription_failed", error=type(error).__name__, detail=str(error)[:200])
+            except Exception:  # a feed that dies in silence would leave its listeners without a word
+                metrics.bugs.labels("subscription").inc()
+                self._log.exception("subscription_failed")
             failures += 1
             self._hears.silent()
             ceiling = min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(failures, 8))

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from relay import embedded
 from relay.log import feed
 from relay.log.connect import Connections, call, publish_verb
 from relay.log.subscription import Subscriber
+from relay.log.wire import Wire
 from tests.scenarios.processes import free_port, until
 from tests.scenarios.redis_cluster import Cluster, cluster
 from tests.scenarios.redis_servers import Server, running
@@ -115,6 +117,21 @@ async def test_who_cannot_read_what_is_said_looks_and_costs_nobody_else_the_conn
             await here.reaches("c", ear, "one")
             assert (ear.acknowledgements, ear.losses) == (1, 0)
             assert (foreign.acknowledgements, foreign.losses) == (1, 1)
+
+
+async def test_a_feed_goes_on_after_what_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, failures = feed.connect, [ValueError("a host that is none")]
+
+    async def fails_once(*arguments: Any) -> Wire:
+        if failures:
+            raise failures.pop()
+        return await connect(*arguments)
+
+    monkeypatch.setattr(feed, "connect", fails_once)
+    with embedded.server() as url:
+        async with desk(url) as here:
+            await here.reaches("c", await here.listen("c"), "one")
+    assert not failures
 
 
 async def test_a_connection_that_is_made_again_at_once_is_one_reason_to_look_and_not_two(
