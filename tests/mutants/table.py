@@ -467,4 +467,18 @@ MUTANTS = [
         [],
         ["tests/workers/test_providers.py::test_a_server_that_takes_the_connection_is_reached_however_busy_we_are"],
     ),
+    Mutant(
+        "what came back and ended unheard is missed for ever",
+        "relay/log/follower.py",
+        [Change("            self.missing.begun(self.active)\n", "")],
+        [],
+        ["tests/log/test_lost.py::test_one_that_is_back_and_then_ends_and_goes_unheard_is_missed_no_more"],
+    ),
+    Mutant(
+        "a dropped connection takes fresh ones along",
+        "relay/log/pool.py",
+        [Change("            self._leave_stale()", "            self.close_idle()")],
+        [],
+        [_POOL + "one_that_was_dropped_takes_none_along_that_were_heard_of_since"],
+    ),
 ]  # fmt: skip
