@@ -16,7 +16,7 @@ from relay import embedded
 from relay.log import feed
 from relay.log.connect import Connections, call, publish_verb
 from relay.log.subscription import Subscriber
-from relay.log.wire import Wire
+from relay.log.wire import Wire, connect
 from tests.scenarios.processes import free_port, until
 from tests.scenarios.redis_cluster import Cluster, cluster
 from tests.scenarios.redis_servers import Server, running
@@ -120,7 +120,7 @@ async def test_who_cannot_read_what_is_said_looks_and_costs_nobody_else_the_conn
 
 
 async def test_a_feed_goes_on_after_what_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect, failures = feed.connect, [ValueError("a host that is none")]
+    failures = [ValueError("a host that is none")]
 
     async def fails_once(*arguments: Any) -> Wire:
         if failures:
