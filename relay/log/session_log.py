@@ -333,14 +333,18 @@ class SessionLog:
     async def standing(self, session: str, generation: str) -> dict[str, str] | None:
         """state, fence, claims, handed, lease, claimed, accepted, queue, owner, attempt, dead, language.
 
-        Absent ones are missing. None: it was not admitted.
+        Absent ones are missing. None: it was not admitted, or Redis has lost its session.
         """
         names = [
             "state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue", "owner", "attempt", "dead",
             "language",
         ]  # fmt: skip
-        values = await call(self._commands, "HMGET", self.keys.generation(session, generation), *names)
-        if values[0] is None:
+        there, values = await read(
+            self._commands,
+            ("EXISTS", self.keys.session(session)),
+            ("HMGET", self.keys.generation(session, generation), *names),
+        )
+        if not there or values[0] is None:
             return None
         return {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
 

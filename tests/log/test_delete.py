@@ -75,6 +75,19 @@ async def test_a_new_question_in_a_deleted_session_is_admitted(session_log: Sess
     assert admitted.fresh
 
 
+@pytest.mark.parametrize("lost", ["g:g1", "meta"])
+async def test_a_session_of_which_redis_has_lost_a_key_can_be_deleted(
+    redis: Redis, session_log: SessionLog, lost: str
+) -> None:
+    writer = await admitted_and_claimed(session_log, "g1")
+    await admitted_and_claimed(session_log, "g2")
+    await redis.delete(f"t:s:{{s}}:{lost}")
+    assert await session_log.delete("s", MARK_MS) is not None
+    assert await redis.keys() == [b"t:s:{s}:deleted"]
+    assert (await writer.tokens("late")).what == "ended"
+    assert await session_log.delete("s", MARK_MS) == []
+
+
 async def test_marks_are_bounded(
     redis: Redis, session_log: SessionLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from relay.errors import StorageError
+from relay.log.replies import Outcome, Refused
 from relay.log.session_log import SessionLog
 from relay.protocol import events
 from tests.log.in_memory import (
+    LEASE_MS,
     SESSION_TTL_S,
     Clock,
     admitted_and_claimed,
@@ -72,6 +75,33 @@ async def test_where_meta_is_lost_a_new_life_begins_without_what_is_left_of_the_
     assert (await writer.tokens("y")).what == "unknown"
     assert await transcript(session_log) == []
     assert await session_log.find_request("s", "r-g1") is None
+
+
+@pytest.mark.parametrize("what", ["tokens", "end", "renew", "claim", "stop", "reap", "trim"])
+async def test_where_meta_is_lost_alone_nothing_goes_on_in_what_is_left(
+    session_log: SessionLog, redis: Redis, clock: Clock, what: str
+) -> None:
+    """It would be written at seqs that other events have: a half of it, and then an error."""
+    await answered(session_log, job_of("g1"), "Hi", " there")
+    writer = await admitted_and_claimed(session_log, "g2")
+    await writer.tokens("x")
+    await redis.delete("t:s:{s}:meta")
+    left = {key: await redis.dump(key) for key in await redis.keys()}
+    clock.advance(ms=LEASE_MS)
+    answers: dict[str, Callable[[], Awaitable[object]]] = {
+        "tokens": lambda: writer.tokens("y"),
+        "end": writer.end,
+        "renew": lambda: session_log.renew("s", "g2", writer.fence, LEASE_MS),
+        "claim": lambda: session_log.claim("s", "g2", "w2", LEASE_MS, 0),
+        "stop": lambda: session_log.stop("s", "g2"),
+        "reap": lambda: session_log.reap("s", "g2", str(writer.fence), b"{}"),
+        "trim": lambda: session_log.trim("s", "g1"),
+    }
+    told = await answers[what]()
+    unknown: dict[str, object] = {"claim": Refused("unknown"), "stop": None, "reap": True, "trim": False}
+    assert told == unknown.get(what, Outcome("unknown"))
+    assert {key: await redis.dump(key) for key in await redis.keys()} == left
+    assert await session_log.standing("s", "g2") is None  # so a reaper admits its job again
 
 
 async def test_a_session_without_events_is_forgotten_after_a_minute(session_log: SessionLog, clock: Clock) -> None:

@@ -23,6 +23,7 @@ _FOLLOWER = "tests/log/test_follower.py::test_"
 _HUB = "tests/gateway/test_hub.py::test_"
 _MOVED = "tests/log/test_moved_meanwhile.py::test_"
 _POOL = "tests/log/test_pool.py::test_"
+_EXPIRY = "tests/log/test_expiry.py::test_whatever_a_script_writes_expires_whichever_key_redis_has_lost"
 _TIMEOUTS = "tests/test_timeouts.py::test_"
 _VIEW = "tests/protocol/test_view.py::test_"
 _COMPACT = "tests/protocol/test_compact.py::test_"
@@ -102,6 +103,34 @@ MUTANTS = [
         ],
     ),
     Mutant(
+        "a log that is made again for ever",
+        "relay/log/lua/session.lua",
+        [Change("  if redis.call('XLEN', KEY.log) == 1 then created[#created + 1] = KEY.log end\n", "")],
+        [],
+        [_EXPIRY],
+    ),
+    Mutant(
+        "reasoning that is made again for ever",
+        "relay/log/lua/append.lua",
+        [Change("== #ARGV[12]", "and stored == 0")],
+        [],
+        [_EXPIRY],
+    ),
+    Mutant(
+        "a session that is made for a refusal, and for ever",
+        "relay/log/lua/session.lua",
+        [Change("  redis.call('PEXPIRE', KEY.meta, ttl_ms) -- until the first event (keep)\n", "")],
+        [],
+        [_EXPIRY],
+    ),
+    Mutant(
+        "an append where the session is lost",
+        "relay/log/lua/session.lua",
+        [Change("  if not epoch then return { 'unknown' } end\n", "")],
+        [],
+        [_EXPIRY, "tests/log/test_session_log.py::test_where_meta_is_lost_alone_nothing_goes_on_in_what_is_left"],
+    ),
+    Mutant(
         "no index check",
         "relay/log/lua/append.lua",
         [
@@ -122,7 +151,7 @@ MUTANTS = [
                 "local before = redis.call('HMGET', KEY.meta, 'epoch', 'seq')\n"
                 "redis.call(publish_verb, KEY.events, before[1] .. ' ' .. digits(before[2] + 1) .. ' ' .. body)\n",
             ),
-            Change("keep(created)\npublish(epoch)\n", "keep(created)\n"),
+            Change("keep()\npublish(epoch)\n", "keep()\n"),
         ],
         [_DOUBTS + "a_redis_that_is_full_is_shown_no_further_than_it_holds"],
         [],

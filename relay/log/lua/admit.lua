@@ -63,7 +63,7 @@ if again or was_deleted('g ' .. generation) then return { 'known', generation, h
 for index = 12, #ARGV, 2 do -- a retry brings its question along: nor may that come back
   if ARGV[index] == 'retry_of' and was_deleted('g ' .. ARGV[index + 1]) then return { 'known', generation, hash, 'deleted' } end
 end
-ensure_session(ARGV[4])
+ensure_session(ARGV[4], generation)
 
 local known = redis.call('HGET', KEY.requests, request_id)
 if known then

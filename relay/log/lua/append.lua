@@ -11,18 +11,16 @@
 
 local generation, n, kind, body = ARGV[4], tonumber(ARGV[6]), ARGV[8], ARGV[9]
 local key = of.state(generation)
-local refusal = refuse(generation, ARGV[5], true)
+local refusal, epoch = refuse(generation, ARGV[5], true)
 if refusal then return refusal end
 
 local counter = ({ tokens = 'count', reasoning = 'reasoned', data = 'data' })[kind]
 local state = redis.call('HMGET', key, 'n', 'reply', counter or 'n')
 local done = tonumber(state[1])
-local epoch = redis.call('HGET', KEY.meta, 'epoch')
 if n <= done then return { 'repeated', state[2] or '0', epoch } end
 if n > done + 1 then return { 'behind', state[1] } end
 
 local lease = digits(now + tonumber(ARGV[7]))
-local created = {}
 if counter then
   local index, count = tonumber(ARGV[10]), tonumber(ARGV[11])
   local stored = tonumber(state[3]) or 0
@@ -36,18 +34,18 @@ if counter then
   if kind == 'tokens' and redis.call('STRLEN', text) + #ARGV[12] ~= tonumber(ARGV[13]) then
     return { 'behind', '0' } -- count and text disagree: the text has been lost by itself
   end
-  if text then redis.call('APPEND', text, ARGV[12]) end
+  if text and redis.call('APPEND', text, ARGV[12]) == #ARGV[12] then created[#created + 1] = text end
   redis.call('HSET', key, counter, digits(stored + count), 'shown', '1')
   if kind == 'tokens' then
     redis.call('HSET', key, 'state', 'streaming', 'bytes', ARGV[13], 'crc', ARGV[14])
     redis.call('HSETNX', key, 'first', digits(now))
   end
   if kind == 'data' then
-    text = of.data(generation)
-    if stored == 0 then redis.call('DEL', text) end -- what is left there belongs to a state that Redis has lost
-    redis.call('RPUSH', text, (redis.call('HGET', key, 'bytes') or '0') .. ' ' .. body)
+    local data = of.data(generation)
+    if stored == 0 then redis.call('DEL', data) end -- what is left there belongs to a state that Redis has lost
+    local length = redis.call('RPUSH', data, (redis.call('HGET', key, 'bytes') or '0') .. ' ' .. body)
+    if length == 1 then created[#created + 1] = data end
   end
-  if stored == 0 then created = { text } end
 elseif kind == 'status' then
   redis.call('HSET', key, 'state', ARGV[12])
 elseif kind == 'restart' then
@@ -59,6 +57,6 @@ end
 
 local seq = write(generation, body)
 redis.call('HSET', key, 'n', n, 'reply', seq, 'lease', lease)
-keep(created)
+keep()
 publish(epoch)
 return { 'written', seq, epoch }

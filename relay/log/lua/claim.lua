@@ -21,7 +21,7 @@ end
 
 local key = of.state(ARGV[4])
 local state = redis.call('HMGET', key, 'state', 'lease', 'shown', 'attempt', 'fence', 'owner')
-if not state[1] then return { 'unknown' } end
+if not state[1] or redis.call('EXISTS', KEY.meta) == 0 then return { 'unknown' } end
 if state[1] == 'ended' then return { 'ended' } end
 local left = (tonumber(state[2]) or 0) - now
 if left > 0 and state[6] and state[6] ~= ARGV[5] then return { 'leased', digits(left) } end

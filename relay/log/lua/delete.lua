@@ -9,13 +9,16 @@
 -- Atomic because nobody may see half a session, and no append may fall between the ends and the deletion.
 
 local epoch = redis.call('HGET', KEY.meta, 'epoch')
-if not epoch and #ARGV < 6 then return { redis.call('EXISTS', KEY.deleted) == 1 and 'gone' or 'unknown' } end
+if not epoch and #ARGV < 6 and redis.call('EXISTS', KEY.generations) == 0 then
+  return { redis.call('EXISTS', KEY.deleted) == 1 and 'gone' or 'unknown' }
+end
+local lost = not epoch -- Redis has lost meta: what is left goes, and nobody is to hear of an end
 epoch = epoch or '-'
 
 local reply, marks = { 'deleted' }, { 'e ' .. epoch, unpack(ARGV, 6) }
 for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
-  local state = redis.call('HMGET', of.state(generation), 'owner', 'queue')
-  end_generation(generation, 'stopped', '')
+  local state = redis.call('HMGET', of.state(generation), 'owner', 'queue', 'state')
+  if not lost and state[3] then end_generation(generation, 'stopped', '') end
   for _, part in ipairs({ generation, 'running', state[1] or '', state[2] or '' }) do reply[#reply + 1] = part end
 end
 for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do

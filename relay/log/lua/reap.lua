@@ -7,7 +7,7 @@
 
 local key = of.state(ARGV[4])
 local state = redis.call('HMGET', key, 'state', 'fence', 'lease')
-if not state[1] then return { 'unknown' } end
+if not state[1] or redis.call('EXISTS', KEY.meta) == 0 then return { 'unknown' } end
 if state[1] == 'ended' then return { 'ended' } end
 if state[2] ~= ARGV[5] or (tonumber(state[3]) or 0) > now then return { 'alive' } end
 end_generation(ARGV[4], 'failed', ARGV[6])

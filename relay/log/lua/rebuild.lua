@@ -15,7 +15,7 @@
 local generation, held, worker = ARGV[4], ARGV[5], ARGV[6]
 local key = of.state(generation)
 if was_deleted('g ' .. generation) then return { 'ended' } end
-local epoch = ensure_session(ARGV[10])
+local epoch = ensure_session(ARGV[10], generation)
 local new_life = string.find(ARGV[8], ' ' .. epoch .. ' ', 1, true) ~= nil
 
 local function rebuilt()

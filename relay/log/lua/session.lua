@@ -14,18 +14,23 @@
 local session, ttl_ms, publish_verb = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local unpublished = {}
+local unpublished, created = {}, {} -- created: keys that this script has made, or made again
 
 -- Lua prints large numbers as 1e+15; Redis and JSON want digits.
 local function digits(number) return string.format('%.0f', number) end
 
--- Make sure the session exists. Where meta is missing a new life begins: what is left of the old one goes.
-local function ensure_session(new_epoch)
+-- Make sure the session exists. Where meta is missing a new life begins: what is left of the old one goes, and of
+-- `generation`, whose place may be lost, too. Whoever does not call this must see to it that meta is there before it
+-- writes anything: seqs go on from there.
+local function ensure_session(new_epoch, generation)
   local epoch = redis.call('HGET', KEY.meta, 'epoch')
   if epoch then return epoch end
   redis.call('HSET', KEY.meta, 'v', 1, 'epoch', new_epoch, 'seq', 0, 'floor', 0, 'expires', 0)
-  for _, generation in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1)) do
-    redis.call('DEL', of.state(generation), of.text(generation), of.reasoning(generation), of.data(generation))
+  redis.call('PEXPIRE', KEY.meta, ttl_ms) -- until the first event (keep)
+  local left = redis.call('ZRANGE', KEY.generations, 0, -1)
+  left[#left + 1] = generation
+  for _, old in ipairs(left) do
+    redis.call('DEL', of.state(old), of.text(old), of.reasoning(old), of.data(old))
   end
   redis.call('DEL', KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
   return new_epoch
@@ -41,6 +46,7 @@ end
 local function write(generation, body)
   local seq = digits(redis.call('HINCRBY', KEY.meta, 'seq', 1))
   redis.call('XADD', KEY.log, seq .. '-0', 'g', generation, 'e', body)
+  if redis.call('XLEN', KEY.log) == 1 then created[#created + 1] = KEY.log end
   unpublished[#unpublished + 1] = seq .. ' ' .. body
   return seq
 end
@@ -53,11 +59,11 @@ local function publish(epoch)
 end
 
 -- Keep the session for its TTL after this event. All its keys expire at one moment; that moment moves in steps of a
--- tenth of the TTL, so that only one append in very many pays for the walk over all of them. `created` are keys that
--- this script may have made.
-local function keep(created)
+-- tenth of the TTL, so that only one append in very many pays for the walk over all of them. `more`: keys that this
+-- script may have made, beside those in `created`.
+local function keep(more)
   local expires = tonumber(redis.call('HGET', KEY.meta, 'expires'))
-  local keys = created
+  local keys = more or {}
   if expires < now + ttl_ms then
     expires = now + ttl_ms + math.floor(ttl_ms / 10)
     redis.call('HSET', KEY.meta, 'expires', digits(expires))
@@ -69,20 +75,24 @@ local function keep(created)
       keys[#keys + 1] = of.data(generation)
     end
   end
-  for _, key in ipairs(keys) do redis.call('PEXPIREAT', key, digits(expires)) end
+  for _, list in ipairs({ keys, created }) do
+    for _, key in ipairs(list) do redis.call('PEXPIREAT', key, digits(expires)) end
+  end
 end
 
 -- Who may write: the holder of the current fence, while the generation goes on. Returns a refusal or nil: 'unknown' if
--- Redis has lost the generation, or the claim (fences only rise). `held`: it must not have been given back either, as what
--- was on its way by then would revive the lease.
+-- Redis has lost the generation, its session's meta, or the claim (fences only rise). `held`: it must not have been given back either, as what
+-- was on its way by then would revive the lease. Then the epoch, if there is a session.
 local function refuse(generation, fence, held)
   local state = redis.call('HMGET', of.state(generation), 'fence', 'state', 'owner')
+  local epoch = redis.call('HGET', KEY.meta, 'epoch')
   if not state[1] then return { was_deleted('g ' .. generation) and 'ended' or 'unknown' } end
+  if not epoch then return { 'unknown' } end
   if state[2] == 'ended' then return { 'ended' } end
   if tonumber(state[1]) > tonumber(fence) then return { 'stale' } end
   if tonumber(state[1]) < tonumber(fence) then return { 'unknown' } end
   if held and not state[3] then return { 'stale' } end
-  return nil
+  return nil, epoch
 end
 
 -- The next fence: higher than the stored one and the one held. From the clock, so that one that Redis has forgotten is

@@ -6,7 +6,7 @@
 
 local key = of.state(ARGV[4])
 local state = redis.call('HMGET', key, 'state', 'owner', 'queue')
-if not state[1] then return { 'unknown' } end
+if not state[1] or redis.call('EXISTS', KEY.meta) == 0 then return { 'unknown' } end
 if state[1] == 'ended' then return { 'ended' } end
 end_generation(ARGV[4], 'stopped', '')
 redis.call('HINCRBY', key, 'fence', 1)

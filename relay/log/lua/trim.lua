@@ -12,7 +12,7 @@ local generation, page, piece_bytes, page_bytes = ARGV[4], tonumber(ARGV[5]), to
 local key = of.state(generation)
 local state = redis.call('HMGET', key, 'last', 'attempt', 'trimmed', 'pieces', 'text_at', 'reasoning_at')
 local first = redis.call('ZSCORE', KEY.generations, generation)
-if not state[1] or not first then return { 'done' } end
+if not state[1] or not first or redis.call('EXISTS', KEY.meta) == 0 then return { 'done' } end
 local last, attempt = tonumber(state[1]), tonumber(state[2])
 local from = state[3] and tonumber(state[3]) + 1 or tonumber(first)
 local at = { tokens = tonumber(state[5] or 0), reasoning = tonumber(state[6] or 0) }
