@@ -147,8 +147,10 @@ class Submissions:
             raise ClientError("rate_limited", f"queue: {submit.queue} is full.", retry_after_s=5)
         if admitted == "session_full":
             raise ClientError("rate_limited", "Too many answers are running in this session.", retry_after_s=5)
-        if admitted == "gone":
+        if admitted == "deleted":
             raise ClientError("not_found", "The session was deleted while this was being asked.")
+        if admitted == "forgotten":
+            raise _not_kept()
         if admitted.generation == job.generation:
             return Accepted(job.generation, duplicate=False)
         return await self._known(submit, admitted.generation, admitted.body_hash)
@@ -166,7 +168,7 @@ class Submissions:
             if turn is not None:  # else it went a moment ago
                 await self._intake.enqueue(self._job(submit, generation, standing.get("language"), *turn))
         elif await self._log.is_forgotten(submit.session, submit.request_id, generation):
-            raise ClientError("not_found", "This was answered before, and the answer is not kept any more.")
+            raise _not_kept()
         return Accepted(generation, duplicate=True)
 
     async def _turn(self, submit: Submit) -> tuple[str, str]:
@@ -212,6 +214,10 @@ class Submissions:
         except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()
             log.warning("tidy_failed", session=session, generation=generation, detail=str(error))
+
+
+def _not_kept() -> ClientError:
+    return ClientError("not_found", "This was answered before, and the answer is not kept any more.")
 
 
 def _named_language(submit: Submit) -> str | None:

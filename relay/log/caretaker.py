@@ -205,9 +205,9 @@ class Caretaker:
                 raise RelayError(f"the queue {job.queue} is full; the letter stays")
             if admitted == "session_full":
                 raise RelayError("too many answers are running in its session; the letter stays")
-            if admitted == "gone":
+            if admitted == "deleted":
                 raise RelayError(f"the session of {job.retry_of or job.generation} has just been deleted")
-            return admitted.generation
+            return job.generation if admitted == "forgotten" else admitted.generation
         if await self._intake.unclaimed(job.session, known[0]):
             await self._intake.enqueue(msgspec.structs.replace(job, generation=known[0]))
         return known[0]

@@ -24,11 +24,12 @@ class Intake:
         self._redis = redis
         self._look_ms = look_ms
 
-    async def submit(self, job: Job) -> Admitted | Literal["queue_full", "session_full", "gone"]:
+    async def submit(self, job: Job) -> Admitted | Literal["queue_full", "session_full", "deleted", "forgotten"]:
         """Make the job durable, then its generation; the queue has been announced.
 
-        Admitted may name another generation, which holds the request_id: then nothing of this job is left. `gone`: what
-        it retries was deleted meanwhile.
+        Admitted may name another generation, which holds the request_id: then nothing of this job is left, as where it
+        is refused. `deleted`: its session, or what it retries, was meanwhile. `forgotten`: a worker was faster, and the
+        answer has ended and gone beyond `max_generations`.
         """
         if not await self.enqueue(job):
             return "queue_full"
@@ -44,7 +45,9 @@ class Intake:
         await self._queue.done(job.queue, job.session, job.generation)
         if admitted is None:
             return "session_full"
-        return admitted if admitted.generation != job.generation else "gone"
+        if admitted.generation != job.generation:
+            return admitted
+        return "deleted" if admitted.state == "deleted" else "forgotten"
 
     async def unclaimed(self, session: str, generation: str) -> dict[str, str] | None:
         """What its session says of it, if it was admitted and no worker ever had it.

@@ -14,8 +14,9 @@ from relay.errors import ClientError
 from relay.gateway import submissions as submissions_module
 from relay.gateway import waiting
 from relay.gateway.submissions import Accepted, Submissions
+from relay.log.jobs import Job
 from relay.log.queue import Queue
-from relay.log.replies import Stopped
+from relay.log.replies import Admitted, Stopped
 from relay.log.session_log import SessionLog
 from relay.protocol.commands import Submit
 from tests.log.in_memory import (
@@ -87,6 +88,24 @@ async def test_a_submit_whose_answer_is_not_kept_any_more_is_not_found(gateway: 
     with pytest.raises(ClientError) as conflict:
         await gateway.submit(content="and why?")
     assert conflict.value.code == "conflict"
+
+
+async def test_a_submit_that_is_answered_and_forgotten_before_it_is_accepted_is_told_so(gateway: Gateway) -> None:
+    """Nobody has deleted anything; but there is nothing to wait for either."""
+    admit = gateway.log.admit
+
+    async def overtaken(job: Job) -> Admitted | None:
+        gateway.log.admit = admit  # type: ignore[method-assign]
+        for one in (job, job_of("g1"), job_of("g2")):
+            await answered(gateway.log, one)
+        return await admit(job)
+
+    gateway.log.admit = overtaken  # type: ignore[method-assign]
+    for _ in range(2):  # and when it is sent again
+        with pytest.raises(ClientError, match="not kept any more") as refused:
+            await gateway.submit()
+        assert (refused.value.code, refused.value.retryable) == ("not_found", False)
+    assert await next_job(gateway.queue) is None
 
 
 async def test_a_submit_whose_answer_is_to_come_back_is_a_duplicate(gateway: Gateway) -> None:

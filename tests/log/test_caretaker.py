@@ -14,11 +14,13 @@ from relay.log.intake import Intake
 from relay.log.jobs import Job
 from relay.log.keys import Keys
 from relay.log.queue import Queue
+from relay.log.replies import Admitted
 from relay.log.session_log import SessionLog
 from relay.protocol.commands import Turn
 from tests.log.in_memory import (
     LEASE_MS,
     Clock,
+    answered,
     claimed,
     generations,
     job_of,
@@ -263,6 +265,25 @@ async def test_a_retry_brings_back_nothing_of_a_session_that_is_deleted_meanwhil
     assert await session_log.find_request("s", f"\x1fretry {job.generation}") is None
     assert await next_job(queue) is None
     assert await queue.sizes("default") == (0, 1)
+
+
+async def test_a_retry_that_is_answered_and_forgotten_before_it_is_admitted_was_made(
+    session_log: SessionLog, queue: Queue, redis: Redis
+) -> None:
+    class Overtaken(SessionLog):
+        """A worker takes the job, and others take its answer's place."""
+
+        async def admit(self, job: Job) -> Admitted | None:
+            for one in (job, job_of("g8"), job_of("g9")):
+                await answered(narrow, one)
+            return await super().admit(job)
+
+    narrow = session_log_on(redis, max_generations=2)
+    job = await dead(session_log, queue)
+    overtaken = Overtaken(redis, redis, Keys("t"), session_ttl_s=60, max_generations=2, max_requests=9)
+    made = await caretaker_of(redis, overtaken, queue).retry("g1")
+    assert await session_log.find_request("s", f"\x1fretry {job.generation}") == (made, job.body_hash)
+    assert await queue.sizes("default") == (0, 0)
 
 
 # Drop

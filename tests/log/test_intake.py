@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import pytest
 from redis.asyncio import Redis
 
 from relay.log.intake import Intake
@@ -77,6 +78,33 @@ async def test_a_job_that_is_lost_while_a_reaper_admits_it_has_its_row_again(
     clock.advance(s=LOOK_S)
     await reaper.sweep("default")
     assert await queue.knows("default", "s", "g1")
+
+
+async def test_a_job_that_was_answered_and_forgotten_before_its_gateway_admits_it_was_not_deleted(
+    redis: Redis, queue: Queue
+) -> None:
+    async def answered_and_forgotten() -> None:
+        await answered(log, job_of("g1"))
+        await answered(log, job_of("g2"))
+
+    log = Between(redis, answered_and_forgotten, max_generations=1)
+    assert await submitting(log, queue, redis).submit(job_of("g1")) == "forgotten"
+    assert not await queue.knows("default", "s", "g1")
+
+
+@pytest.mark.parametrize("fields", [{}, {"retry_of": "g0"}])
+async def test_a_job_whose_session_is_deleted_before_its_gateway_admits_it_is_deleted(
+    redis: Redis, queue: Queue, session_log: SessionLog, fields: dict[str, str]
+) -> None:
+    async def deleted() -> None:
+        if not fields:  # a worker was faster
+            await session_log.admit(job_of("g1"))
+        await session_log.delete("s", 60_000)
+
+    await session_log.admit(job_of("g0"))
+    log = Between(redis, deleted)
+    assert await submitting(log, queue, redis).submit(job_of("g1", **fields)) == "deleted"
+    assert not await queue.knows("default", "s", "g1")
 
 
 async def test_nothing_is_put_back_where_nothing_was_lost(redis: Redis, queue: Queue, session_log: SessionLog) -> None:
