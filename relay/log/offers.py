@@ -49,7 +49,7 @@ class Offers:
     def __init__(self, redis: AnyRedis, keys: Keys) -> None:
         self._redis = redis
         self._key = keys.offers
-        self._made: list[bytes] = []
+        self._made: list[bytes] = []  # what may stand
         self._made_at = -math.inf
         self._current: list[Offer] = []
         self._read_at = -math.inf
@@ -60,7 +60,10 @@ class Offers:
         bodies = [msgspec.json.encode(offer, order="deterministic") for offer in offers]
         if bodies == self._made and time.monotonic() - self._made_at < RENEW_S:
             return
-        await self._run(bodies, [body for body in self._made if body not in bodies])
+        # Until the reply comes, either may stand: all of it is to be taken back.
+        withdrawn = [body for body in self._made if body not in bodies]
+        self._made, self._made_at = bodies + withdrawn, -math.inf
+        await self._run(bodies, withdrawn)
         self._made, self._made_at = bodies, time.monotonic()
 
     async def make_known(self, offers: Sequence[Offer]) -> None:

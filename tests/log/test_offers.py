@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+from relay.errors import StorageError
 from relay.log.keys import Keys
 from relay.log.offers import MAX_OFFERS, TTL_S, Offer, Offers
 from tests.log.in_memory import redis_in_memory
 
 CLOSED, OPEN = Offer("q", "openai", "m", None, "w1"), Offer("q", "openai", "m", None, "w1", "open")
+HALF = Offer("q", "openai", "m", None, "w1", "half_open")
 OTHER = Offer("q", "openai", "m", None, "w2")
 
 
@@ -40,6 +46,52 @@ async def test_what_has_just_been_said_is_not_said_again() -> None:
         await redis.flushall()
         await offers.make([CLOSED])
         assert await Offers(redis, Keys("t")).current() == []
+
+
+@pytest.mark.parametrize("how", [asyncio.CancelledError, StorageError])
+async def test_what_landed_without_a_reply_is_taken_back_too(how: type[BaseException]) -> None:
+    """Whoever asks for it would wait for a worker that has gone, or does something else."""
+    async with redis_in_memory() as redis:
+        keys = Keys("t")
+
+        class Interrupted(Offers):
+            lost = 0
+
+            async def _run(self, made: list[bytes], withdrawn: list[bytes]) -> list[bytes]:
+                found = await super()._run(made, withdrawn)
+                if self.lost:
+                    self.lost -= 1
+                    raise StorageError("no answer") if how is StorageError else how
+                return found
+
+        offers = Interrupted(redis, keys)
+        await offers.make([CLOSED])
+        offers.lost = 2
+        for said in ([OPEN], [HALF]):
+            with pytest.raises(how):
+                await offers.make(said)
+        await offers.make([])
+        assert await Offers(redis, keys).current() == []
+
+
+async def test_what_is_taken_back_and_offered_again_stands_though_a_reply_was_lost() -> None:
+    """In vain, perhaps: so it has to be said once more at once, and not when its renewal is due."""
+    async with redis_in_memory() as redis:
+        keys = Keys("t")
+        offers = Offers(redis, keys)
+        await offers.make([CLOSED])
+        run = offers._run
+
+        async def lost(made: list[bytes], withdrawn: list[bytes]) -> list[bytes]:
+            await run(made, withdrawn)
+            raise StorageError("no answer")
+
+        offers._run = lost  # type: ignore[method-assign]
+        with pytest.raises(StorageError):
+            await offers.make([])
+        offers._run = run  # type: ignore[method-assign]
+        await offers.make([CLOSED])
+        assert await Offers(redis, keys).current() == [CLOSED]
 
 
 async def test_offers_run_out_and_are_bounded() -> None:

@@ -131,6 +131,16 @@ MUTANTS = [
         [_EXPIRY, "tests/log/test_session_log.py::test_where_meta_is_lost_alone_nothing_goes_on_in_what_is_left"],
     ),
     Mutant(
+        "an offer whose reply was lost and that nobody takes back",
+        "relay/log/offers.py",
+        [Change("        self._made, self._made_at = bodies + withdrawn, -math.inf\n", "")],
+        [],
+        [
+            "tests/log/test_offers.py::test_what_landed_without_a_reply_is_taken_back_too",
+            "tests/log/test_offers.py::test_what_is_taken_back_and_offered_again_stands_though_a_reply_was_lost",
+        ],
+    ),
+    Mutant(
         "no index check",
         "relay/log/lua/append.lua",
         [
