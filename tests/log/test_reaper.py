@@ -744,6 +744,22 @@ async def test_an_answer_whose_worker_died_in_a_step_of_redis_clock_is_taken_ove
     assert await next_job(queue) == job
 
 
+async def test_an_answer_that_is_written_is_nobody_elses_where_redis_clock_is_set_back(
+    session_log: SessionLog, queue: Queue, both: Both
+) -> None:
+    job = await accepted(session_log, queue)
+    await next_job(queue)
+    writer = await claimed(session_log, job)
+    await both(LOOK_S)
+    await both.step(-6 * QUEUE_TIMEOUT_S)
+    for _ in range(9):
+        assert (await session_log.renew("s", "g1", writer.fence, LEASE_MS)).what == "written"
+        await both(LEASE_S / 3)
+        assert isinstance(await session_log.claim("s", "g1", "w2", LEASE_MS, 0), Refused)
+    assert await next_job(queue) is None
+    assert (await writer.end()).what == "written"
+
+
 async def test_a_job_waits_its_time_for_a_worker_whatever_redis_clock_skips(
     session_log: SessionLog, queue: Queue, both: Both
 ) -> None:
