@@ -13,6 +13,7 @@ from relay.client import (
     End,
     Following,
     Item,
+    Lost,
     Reader,
     Rebuilt,
     RelayError,
@@ -69,10 +70,12 @@ class Tail:
             transcript.look(following.state)
 
 
-def lines(change: Applied | Rebuilt) -> list[str]:
+def lines(change: Applied | Rebuilt | Lost) -> list[str]:
     """Each event as JSON with its `seq`; where several seqs came as one, each of its events has `from` and `seq`."""
     if isinstance(change, Rebuilt):
         return [_line({"type": "rebuilt", "epoch": change.epoch, "at": change.at})]
+    if isinstance(change, Lost):
+        return [_line({"type": "lost", "generations": change.generations})]
     place = {"seq": change.seq} if change.first == change.seq else {"from": change.first, "seq": change.seq}
     return [_line({**place, **event}) for event in change.events]
 
@@ -110,7 +113,7 @@ class Transcript:
         hindrance = state if state != "following" else ""
         while (name := self._current or self._next()) is not None:
             interrupted = "interrupted" if name in self._view.interrupted else ""
-            if name in self._view.lost:
+            if name not in self._view.generations and name not in self._view.missing:
                 self._screen.line()
                 self._screen.say("relay: the relay has lost this answer")
                 self._finished(name)
@@ -139,7 +142,7 @@ class Transcript:
                 if shown.end is not None and name != self._current:
                     self._remember(name)
         current = self._current
-        if current is not None and current not in self._view.generations and current not in self._view.interrupted:
+        if current is not None and current not in self._view.generations and current not in self._view.missing:
             self._finished(current)  # lost with its log
 
     def _show(self, item: Item) -> None:

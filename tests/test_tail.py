@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from relay.client import Lost
 from relay.protocol.view import SessionView
 from relay.screen import Screen
-from relay.tail import Transcript
+from relay.tail import Transcript, lines
 
 
 class Paper(Screen):
@@ -46,3 +47,7 @@ def test_an_answer_that_is_lost_holds_up_none_after_it() -> None:
     transcript.look("following")
     assert paper.text == "half an\nnext"
     assert paper.said == ["relay: the relay has lost this answer"]
+
+
+def test_what_is_lost_is_a_line_of_its_own() -> None:
+    assert lines(Lost(("g1", "g2"))) == ['{"type":"lost","generations":["g1","g2"]}\n']

@@ -12,12 +12,13 @@ again. `Relay.follow` gives everything that happens in a session.
 
 from relay.client.answer import Answer
 from relay.client.connection import Relay, connect
-from relay.client.following import Applied, Change, Following, Rebuilt
+from relay.client.following import Applied, Change, Following, Lost, Rebuilt
 from relay.client.reading import Data, End, Item, Reader, Restart, Status, Text
 from relay.errors import AnswerLost, Disconnected, RelayError, RequestRefused, SessionDeleted
 from relay.protocol.words import Cursor
 
 __all__ = [
-    "Answer", "AnswerLost", "Applied", "Change", "Cursor", "Data", "Disconnected", "End", "Following", "Item", "Reader",
-    "Rebuilt", "Relay", "RelayError", "RequestRefused", "Restart", "SessionDeleted", "Status", "Text", "connect",
+    "Answer", "AnswerLost", "Applied", "Change", "Cursor", "Data", "Disconnected", "End", "Following", "Item", "Lost",
+    "Reader", "Rebuilt", "Relay", "RelayError", "RequestRefused", "Restart", "SessionDeleted", "Status", "Text",
+    "connect",
 ]  # fmt: skip

@@ -6,13 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from relay import timeouts
 from relay.client.channel import Channel, Listener
 from relay.client.reading import Item, Reader
-from relay.errors import AnswerLost
+from relay.errors import AnswerLost, RelayError
 from relay.protocol.view import Frame, Generation
-
-LOST_MARGIN_S = 15.0  # gateways end a lost answer within `lost_after_s`; by then their word has come
 
 
 class Answer(Listener):
@@ -32,7 +29,6 @@ class Answer(Listener):
         generation: str,
         *,
         duplicate: bool,
-        lost_after_s: float,
         stop: Callable[[str, str], Awaitable[bool]],
         release: Callable[[Listener], None],
     ) -> None:
@@ -46,10 +42,10 @@ class Answer(Listener):
         self._items: deque[Item] = deque()  # of one look, not taken yet
         self._final: Generation | None = None
         self._news = asyncio.Event()
-        self._lost_after_s = lost_after_s + LOST_MARGIN_S
-        self._missing_since: float | None = None
+        self._failure: RelayError | None = None
         channel.listeners.add(self)
-        self._look()
+        channel.expect(generation)
+        self.changed()
 
     @property
     def shown(self) -> Generation | None:
@@ -64,8 +60,8 @@ class Answer(Listener):
     async def end(self) -> Frame:
         """Wait for the `end` event, whether or not somebody iterates."""
         while self._final is None or self._final.end is None:
-            if self._channel.failure is not None:
-                raise self._channel.failure
+            if self._failure is not None:
+                raise self._failure
             await self._wait()
         return self._final.end
 
@@ -83,44 +79,40 @@ class Answer(Listener):
             self._items.extend(self._reader.news(self.shown, self._hindrance()))
             if self._items:
                 break
-            if self._final is None and self._channel.failure is not None:
-                raise self._channel.failure
+            if self._failure is not None:
+                raise self._failure
             await self._wait()
         return self._items.popleft()
 
     def applied(self, frame: Frame) -> None:
         self._look()
 
+    def lost(self, names: list[str]) -> None:
+        if self.generation in names:
+            self._over(AnswerLost(self.session, self.generation))
+
     def changed(self) -> None:
+        self._look()
+        if self._channel.failure is not None:
+            self._over(self._channel.failure)
         self._news.set()
 
     def _look(self) -> None:
-        """Once ended, the answer needs its channel no more."""
         shown = self._channel.view.generations.get(self.generation)
         if self._final is None and shown is not None and shown.end is not None:
             self._final = shown
             self._news.set()
             self._release(self)
 
-    async def _wait(self) -> None:
-        """For news. Raises AnswerLost where the gateways that would have ended a lost answer are gone as well."""
-        self._news.clear()
-        if not self._is_missing():
-            self._missing_since = None
-        elif self._missing_since is None:
-            self._missing_since = timeouts.now()
-        since = self._missing_since
-        try:
-            async with timeouts.timeout_at(None if since is None else since + self._lost_after_s):
-                await self._news.wait()
-        except TimeoutError:
-            raise AnswerLost(self.session, self.generation) from None
+    def _over(self, failure: RelayError) -> None:
+        if self._final is None and self._failure is None:
+            self._failure = failure
+            self._news.set()
+            self._release(self)
 
-    def _is_missing(self) -> bool:
-        """Whether its session is followed, without a hindrance, and does not have it."""
-        view = self._channel.view
-        known = self.generation in view.generations and self.generation not in view.interrupted
-        return self._final is None and not known and not self._channel.hindrance
+    async def _wait(self) -> None:
+        self._news.clear()
+        await self._news.wait()
 
     def _hindrance(self) -> str:
         if self._final is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from relay.client.backoff import Backoff
+from relay.client.missing import Missing
 from relay.errors import RelayError, RequestRefused, SessionDeleted
 from relay.protocol.view import Frame, SessionView
 from relay.protocol.words import Cursor, new_id
@@ -19,7 +20,6 @@ from relay.protocol.words import Cursor, new_id
 KEEP_GENERATIONS = 200  # ended ones in a view: as many as a gateway keeps by default
 _REBUILDS = 3  # for one answer: a log whose own checksum is wrong is shown as it is
 NEVER = float("inf")
-_LAST_CALL_S = 1.0
 
 
 class Listener:
@@ -30,6 +30,9 @@ class Listener:
 
     def rebuilding(self, frame: Frame) -> None:
         """`subscribed` without recovery: the state so far is void, what follows builds it again."""
+
+    def lost(self, names: list[str]) -> None:
+        """These were accepted, or shown, and nobody has brought them, or brought them back."""
 
     def changed(self) -> None:
         """Anything may have changed, also `hindrance` and `failure`."""
@@ -58,8 +61,8 @@ class Channel:
         self._start = start
         self.whole = start == "start" and cursor is None  # followed from the log's first event
         self._answer_within_s = answer_within_s
-        self._lost_after_s = lost_after_s
-        self._giving_up: asyncio.TimerHandle | None = None
+        self._missing = Missing(lost_after_s, self._give_up)
+        self._closed = False
         self._connected = False
         self._degraded = False
         self._again = Backoff()
@@ -82,23 +85,25 @@ class Channel:
 
     def lost(self) -> None:
         self._connected = False
-        self.close()
         self._tell()
 
     def close(self) -> None:
         """Nobody listens any more."""
-        if self._giving_up is not None:
-            self._giving_up.cancel()
+        self._closed = True
+        self._watch()
 
     def degraded(self, yes: bool) -> None:
         self._degraded = yes
-        self._watch_interrupted()
         self._tell()
+
+    def expect(self, generation: str) -> None:
+        """It was accepted, so it comes, or is lost."""
+        self.view.expect(generation)
+        self._watch()
 
     def fail(self, error: RelayError) -> None:
         """The end of it: nothing is asked any more, listeners raise `error`."""
         self.failure = self.failure or error
-        self.close()
         self.ask_at = NEVER
         self.ready.set()
         self._tell()
@@ -140,25 +145,25 @@ class Channel:
 
     def _subscribed(self, frame: Frame) -> None:
         self.ask_at = NEVER
-        self._watch_interrupted()
         if not frame["recovered"]:
             for listener in list(self.listeners):
                 listener.rebuilding(frame)
         self.ready.set()
-        self._tell()
+        self._give_up(self.view.missing[:-KEEP_GENERATIONS])
 
-    def _watch_interrupted(self) -> None:
-        """Answers that nobody brings back are given up `lost_after_s` after this, if it can be heard that one comes."""
-        self.close()
-        if self.view.interrupted and not self.hindrance and not self.view.waiting:
-            self._giving_up = asyncio.get_running_loop().call_later(self._lost_after_s(), self._last_call)
+    def _watch(self) -> None:
+        """The time of what is missing counts only while it could be heard that it comes."""
+        view = self.view
+        over = self._closed or self.failure is not None
+        hears = not over and not self.hindrance and not view.waiting and not view.rebuilding
+        self._missing.watch(view.missing if hears else [])
 
-    def _last_call(self) -> None:
-        """This process may have been asleep: what lies in the socket comes first."""
-        self._giving_up = asyncio.get_running_loop().call_later(_LAST_CALL_S, self._give_up)
-
-    def _give_up(self) -> None:
-        self.view.give_up(set(self.view.interrupted))
+    def _give_up(self, names: list[str]) -> None:
+        names = self.view.give_up(names)
+        if names:
+            self.view.prune(KEEP_GENERATIONS)
+            for listener in list(self.listeners):
+                listener.lost(names)
         self._tell()
 
     def _doubted(self) -> bool:
@@ -193,10 +198,11 @@ class Channel:
         return 0 if first else delay_s
 
     def _ask_again(self, delay_s: float) -> None:
-        self.close()
         self.view.waiting = True  # what still comes belongs to the subscription that we give up
         self.ask_at = asyncio.get_running_loop().time() + delay_s
+        self._watch()
 
     def _tell(self) -> None:
+        self._watch()
         for listener in list(self.listeners):
             listener.changed()

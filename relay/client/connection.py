@@ -57,7 +57,7 @@ class Relay:
         self._answer_within_s = answer_within_s
         self._desk = Desk(answer_within_s, token if callable(token) else None)
         self._link = Link(url, self._desk, token=token, give_up_after_s=give_up_after_s)
-        self._desk.wake = self._link.wake
+        self._desk.wake, self._desk.renew = self._link.wake, self._link.renew
 
     @property
     def give_up_after_s(self) -> float | None:
@@ -108,7 +108,6 @@ class Relay:
                 channel,
                 accepted["generation"],
                 duplicate=accepted["duplicate"],
-                lost_after_s=self._lost_after_s(),
                 stop=self.stop,
                 release=lambda answer: self._desk.leave(channel, answer),
             )

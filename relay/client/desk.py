@@ -16,22 +16,32 @@ from relay.client.link import Due
 from relay.errors import RelayError, RequestRefused
 from relay.protocol.view import Frame
 
+_UNREAD = frozenset({"bad_message", "unknown_type", "too_large"})  # without an id: not even that could be read
+
 
 class _Request:
-    """A command and who waits for its reply. `send_at`: when to send it, or send it again."""
+    """A command and who waits for its reply. `send_at`: when to send it, or send it again.
 
-    def __init__(self, command: bytes) -> None:
+    `in_flight`: sent over this connection, and no reply of any kind has come. `suspect`: one of several of which the
+    gateway could not read one.
+    """
+
+    def __init__(self, session: str, command: bytes) -> None:
+        self.session = session
         self.command = command
         self.send_at = 0.0
+        self.in_flight = False
+        self.suspect = False
         self.again = Backoff()
         self.reply: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
 
 
 class Desk:
-    """Implements the link's `Talk`. `wake`: called when something became due."""
+    """Implements the link's `Talk`. `wake`: called when something became due; `renew`: to go on over another one."""
 
     def __init__(self, answer_within_s: float, fresh_token: Callable[[], str] | None) -> None:
         self.wake: Callable[[], None] = lambda: None
+        self.renew: Callable[[], None] = lambda: None
         self.greeted = asyncio.Event()  # once, or failed
         self.is_connected = False
         self.failure: RelayError | None = None
@@ -82,12 +92,13 @@ class Desk:
             raise RequestRefused("bad_message", "The command holds half a character, which JSON cannot.") from None
         if len(encoded) > self.limit("max_command_bytes", NEVER):  # one far too large would cut the connection
             raise RequestRefused("too_large", "The command is larger than max_command_bytes.")
-        request = self._requests[name] = _Request(encoded)
+        request = self._requests[name] = _Request(command["session"], encoded)
         self.wake()
         try:
             return await request.reply
         finally:
             del self._requests[name]
+            self.wake()  # another one may have its turn now
 
     def fail(self, error: RelayError) -> None:
         """The end of it: everybody who waits, now or later, gets `error`."""
@@ -96,7 +107,7 @@ class Desk:
         for request in self._requests.values():
             if not request.reply.done():
                 request.reply.set_exception(self.failure)
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             channel.fail(self.failure)
 
     # Talk
@@ -107,20 +118,24 @@ class Desk:
         self._leaving.clear()  # what the last connection followed went with it
         for request in self._requests.values():
             request.send_at = 0.0
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             channel.connected()
         self.greeted.set()
 
     def lost(self) -> None:
         self.is_connected = False
-        for channel in self._channels.values():
+        for request in self._requests.values():
+            request.in_flight = False
+        for channel in list(self._channels.values()):
             channel.lost()
 
     def frame(self, frame: Frame) -> None:
         request = self._requests.get(frame.get("id") or "")
         if request is not None:
             self._answered(request, frame)
-            self._due_at(request.send_at)
+            self._due_at(self._next_at())
+        elif frame["type"] == "error" and not frame.get("id") and frame["code"] in _UNREAD:
+            self._refused_unread(frame)
         elif frame["type"] == "token_expiring":
             self._token_expires = True
             self.wake()
@@ -130,7 +145,7 @@ class Desk:
                 channel.take(frame)
                 self._due_at(channel.ask_at)
         elif frame["type"] in ("degraded", "restored"):
-            for channel in self._channels.values():
+            for channel in list(self._channels.values()):
                 channel.degraded(frame["type"] == "degraded")
 
     def due(self, now: float) -> Due:
@@ -140,9 +155,9 @@ class Desk:
             commands.append(_encoded("refresh", token=self._fresh_token()))
         self._token_expires = False
         commands += [channel.subscribe(now) for channel in self._channels.values() if channel.ask_at <= now]
-        for request in self._requests.values():
-            if request.send_at <= now and not request.reply.done():
-                request.send_at = now + self._answer_within_s
+        for request in self._sendable():
+            if request.send_at <= now:
+                request.send_at, request.in_flight = now + self._answer_within_s, True
                 commands.append(request.command)
         self._told_next_at = self._next_at()
         return commands, None if self._told_next_at == NEVER else self._told_next_at
@@ -153,8 +168,31 @@ class Desk:
 
     def _next_at(self) -> float:
         waiting = [channel.ask_at for channel in self._channels.values()]
-        waiting += [request.send_at for request in self._requests.values() if not request.reply.done()]
+        waiting += [request.send_at for request in self._sendable()]
         return min(waiting, default=NEVER)
+
+    def _sendable(self) -> list[_Request]:
+        """All that wait for a reply; one at a time while it is to be found which of them could not be read."""
+        waiting = [request for request in self._requests.values() if not request.reply.done()]
+        if not any(request.suspect for request in waiting):
+            return waiting
+        in_flight = [request for request in waiting if request.in_flight]
+        return in_flight or [min(waiting, key=lambda request: request.send_at)]
+
+    def _refused_unread(self, frame: Frame) -> None:
+        """It names no command: where one waits, it was that one.
+
+        Where several do, they are sent again over another connection, on which no such word about the first sending
+        can come, and one after the other.
+        """
+        sent = [request for request in self._sendable() if request.in_flight]
+        sent = [request for request in sent if frame.get("session") in (None, request.session)]
+        for request in sent:
+            request.suspect = True
+        if len(sent) == 1:
+            self._answered(sent[0], frame)
+        elif sent:
+            self.renew()
 
     def _answered(self, request: _Request, frame: Frame) -> None:
         if request.reply.done():
@@ -164,6 +202,7 @@ class Desk:
         elif frame["retryable"]:
             delay_s = frame.get("retry_after_s") or request.again.next()
             request.send_at = asyncio.get_running_loop().time() + delay_s
+            request.in_flight = request.suspect = False
         else:
             request.reply.set_exception(RequestRefused(frame["code"], frame["message"]))
 

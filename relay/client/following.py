@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from relay.client.channel import Channel, Listener
+from relay.client.channel import KEEP_GENERATIONS, Channel, Listener
 from relay.client.reading import Status
 from relay.protocol.compact import Compactor
 from relay.protocol.view import Frame, SessionView
@@ -37,7 +37,14 @@ class Rebuilt:
     head: int
 
 
-Change = Applied | Rebuilt | Status
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Answers that were accepted, or shown, and do not come, or do not come back; if one does, its events follow."""
+
+    generations: tuple[str, ...]
+
+
+Change = Applied | Rebuilt | Lost | Status
 
 
 class Following(Listener):
@@ -117,15 +124,18 @@ class Following(Listener):
         if self._cursor is None:
             self._move(rebuilt)  # the beginning: nothing to forget
         else:
-            self._backlog.restart(rebuilt)
+            self._backlog.restart(rebuilt, {known["generation"] for known in frame["active"]})
+
+    def lost(self, names: list[str]) -> None:
+        self._backlog.lose(names)
 
     def changed(self) -> None:
         self._news.set()
 
-    def _move(self, change: Applied | Rebuilt) -> None:
+    def _move(self, change: Applied | Rebuilt | Lost) -> None:
         if isinstance(change, Rebuilt):
             self._cursor = Cursor(change.epoch, change.at)
-        elif self._cursor is not None:
+        elif self._cursor is not None and isinstance(change, Applied):
             self._cursor = Cursor(self._cursor.epoch, change.seq)
 
     def _entered(self) -> Channel:
@@ -135,18 +145,29 @@ class Following(Listener):
 
 
 class Backlog:
-    """What was applied and not taken yet: as it came while it is little, merged into one change beyond that."""
+    """What was applied and not taken yet: as it came while it is little, merged into one change beyond that.
+
+    What was lost is taken before what was applied: nothing that came before it can be of the same answer.
+    """
 
     def __init__(self) -> None:
         self._rebuilt: Rebuilt | None = None
+        self._lost: dict[str, None] = {}
         self._changes: deque[Applied] = deque()
         self._events = 0
         self._merge_above = _MERGE_ABOVE
 
-    def restart(self, rebuilt: Rebuilt) -> None:
+    def restart(self, rebuilt: Rebuilt, active: Set[str] = frozenset()) -> None:
+        """What was lost stays so, but for what is `active`."""
         self._rebuilt = rebuilt
+        self._lost = {name: None for name in self._lost if name not in active}
         self._changes.clear()
         self._events, self._merge_above = 0, _MERGE_ABOVE
+
+    def lose(self, names: list[str]) -> None:
+        self._lost |= dict.fromkeys(names)
+        while len(self._lost) > KEEP_GENERATIONS:
+            del self._lost[next(iter(self._lost))]
 
     def add(self, frame: Frame) -> None:
         if frame["type"] == "catchup":
@@ -158,10 +179,15 @@ class Backlog:
         if self._events > self._merge_above:
             self._merge()
 
-    def take(self) -> Rebuilt | Applied | None:
+    def take(self) -> Rebuilt | Lost | Applied | None:
         rebuilt, self._rebuilt = self._rebuilt, None
-        if rebuilt is not None or not self._changes:
+        if rebuilt is not None:
             return rebuilt
+        lost, self._lost = tuple(self._lost), {}
+        if lost:
+            return Lost(lost)
+        if not self._changes:
+            return None
         change = self._changes.popleft()
         self._events -= _weight(change)
         if not self._changes:

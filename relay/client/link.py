@@ -65,10 +65,16 @@ class Link:
         self._useful_from = _NEVER  # from then on this connection was of use: the next one is tried at once
         self._come_back_at: float | None = None
         self._patience_s = _WELCOME_WITHIN_S
+        self._websocket: ClientConnection | None = None  # that is talked over
 
     def wake(self) -> None:
         """Something may be due."""
         self._work.set()
+
+    def renew(self) -> None:
+        """Go on over another connection: what is on its way over this one is of no use."""
+        if self._websocket is not None:
+            self._websocket.transport.abort()
 
     async def run(self) -> NoReturn:
         """Raises Disconnected: told not to come back, not a gateway at all, or `give_up_after_s` without one."""
@@ -145,6 +151,7 @@ class Link:
     async def _converse(self, websocket: ClientConnection, welcome: Frame) -> None:
         """Until the connection is lost, one way or another. Raises Disconnected if that was the last one."""
         self._useful_from = _now() + _STEADY_S
+        self._websocket = websocket
         self._talk.connected(welcome)
         self._work.set()
         writer = asyncio.create_task(self._write(websocket), name="relay client writer")
@@ -160,6 +167,7 @@ class Link:
             if _now() >= self._useful_from:
                 self._backoff.reset()
             self._alive_at = _now()
+            self._websocket = None
             self._talk.lost()
             await _close(websocket, writer)
 

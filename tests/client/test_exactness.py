@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.client.channel import Channel, Listener
-from relay.client.following import Backlog, Rebuilt
+from relay.client.following import Applied, Backlog, Rebuilt
 from relay.client.reading import Data, End, Reader, Restart, Text
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
@@ -127,6 +127,7 @@ class Changes(Listener):
                 self.last = self.view.last = change.at
                 self.view.waiting = False
                 continue
+            assert isinstance(change, Applied), change
             assert change.first == self.last + 1
             self.last = change.seq
             merged: dict[str, Any] = {"type": "catchup", "session": SESSION, "from": change.first, "seq": change.seq}

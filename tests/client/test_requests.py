@@ -235,3 +235,77 @@ async def test_half_a_character_is_refused_and_not_sent(gateway: Scripted) -> No
             await submitting
         assert refused.value.code == "bad_message"
         assert relay.connected
+
+
+UNREAD: dict[str, Any] = {"type": "error", "code": "bad_message", "message": "No.", "retryable": False}
+
+
+@pytest.mark.parametrize("named", [{}, {"session": "s"}])
+async def test_a_refusal_that_names_no_command_is_of_the_one_that_waits(
+    gateway: Scripted, named: dict[str, str]
+) -> None:
+    async with asking(gateway) as (_, submitting, peer):
+        await peer.subscribed()
+        await peer.command("submit")
+        await peer.send(**UNREAD, **named)
+        with pytest.raises(RequestRefused, match="bad_message: No"):
+            await asyncio.wait_for(submitting, 10)
+
+
+@pytest.mark.parametrize("other", [{"code": "token_expired"}, {"session": "t"}])
+async def test_a_refusal_that_is_of_no_command_settles_none(gateway: Scripted, other: dict[str, str]) -> None:
+    async with asking(gateway) as (_, submitting, peer):
+        await peer.subscribed()
+        command = await peer.command("submit")
+        await peer.send(**{**UNREAD, **other})
+        await peer.send(type="accepted", id=command["id"], session="s", generation="g1", duplicate=False)
+        await completed(peer, submitting)
+
+
+async def test_of_several_that_wait_the_one_that_could_not_be_read_is_found_and_the_others_are_taken(
+    gateway: Scripted,
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        greeting = group.create_task(gateway.greeted())
+        async with connect(gateway.url) as relay:
+            peer = await greeting
+            stops = {name: asyncio.create_task(relay.stop("s", name)) for name in ("a", "bad", "c", "worse", "e")}
+            for _ in stops:
+                await peer.command("stop")
+            await peer.send(**UNREAD)
+            await peer.send(**UNREAD)
+            again = await gateway.greeted()
+            for name in ("a", "bad", "c", "worse", "e", "f"):
+                command = await again.command("stop")
+                assert command["generation"] == name
+                if name == "a":
+                    stops["f"] = asyncio.create_task(relay.stop("s", "f"))
+                await again.silent(0.05)
+                if name in ("bad", "worse"):
+                    await again.send(**UNREAD)
+                else:
+                    await again.send(type="stopping", id=command["id"], session="s", already_ended=False)
+            outcomes = dict(zip(stops, await asyncio.gather(*stops.values(), return_exceptions=True), strict=True))
+            refused = {name for name, outcome in outcomes.items() if isinstance(outcome, RequestRefused)}
+            assert refused == {"bad", "worse"}
+            assert {outcome for name, outcome in outcomes.items() if name not in refused} == {False}
+
+
+async def test_while_one_is_looked_for_a_refusal_for_now_lets_the_next_one_go(gateway: Scripted) -> None:
+    async with asyncio.TaskGroup() as group:
+        greeting = group.create_task(gateway.greeted())
+        async with connect(gateway.url) as relay:
+            peer = await greeting
+            stops = [asyncio.create_task(relay.stop("s", name)) for name in ("a", "bad")]
+            for _ in stops:
+                await peer.command("stop")
+            await peer.send(**UNREAD)
+            again = await gateway.greeted()
+            later = {"code": "unavailable", "message": "Later.", "retryable": True, "retry_after_s": 3600}
+            await again.send(type="error", id=(await again.command("stop"))["id"], **later)
+            assert (await again.command("stop"))["generation"] == "bad"
+            await again.send(**UNREAD)
+            with pytest.raises(RequestRefused):
+                await stops[1]
+            stops[0].cancel()
+            await asyncio.gather(*stops, return_exceptions=True)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from relay import timeouts
 from relay.client import (
     Answer,
     AnswerLost,
@@ -20,6 +21,7 @@ from relay.client import (
     End,
     Following,
     Item,
+    Lost,
     Rebuilt,
     Relay,
     RequestRefused,
@@ -231,7 +233,7 @@ async def test_an_answer_that_nobody_brings_back_or_ends_is_lost_in_the_end(
 ) -> None:
     """The gateways that followed it are gone with the data: no other knows that it is to be ended."""
     monkeypatch.setattr("relay.client.connection.DEFAULT_LOST_AFTER_S", 0.1)
-    monkeypatch.setattr("relay.client.answer.LOST_MARGIN_S", 0.1)
+    monkeypatch.setattr("relay.client.missing.LAST_CALL_S", 0)
     async with asked(gateway) as (_, answer, peer, story):
         await peer.live(3, story.tokens(["Hel"]))
         await upto(answer, "Hel")
@@ -275,7 +277,8 @@ async def test_what_was_deleted_while_we_were_away_is_lost_in_the_end(
         await until(lambda: following.view.lost == {"g1"}, "it is lost")
         assert following.view.interrupted == set()
         await peer.live(1, Story("g1").tokens(["Hello"]))
-        await anext(following)
+        assert await anext(following) == Lost(("g1",))
+        assert isinstance(await anext(following), Applied)
         assert following.view.lost == set()
 
 
@@ -291,8 +294,7 @@ async def test_time_in_which_nothing_can_be_heard_does_not_count_against_an_answ
     subscribed("e1")
     channel.take({"session": "s", "seq": 1, **msgspec.json.decode(Story("g1").tokens(["Hel"]))})
     subscribed("e2")
-    counting = channel._giving_up
-    assert counting is not None
+    assert channel._missing.due is not None
     match hindrance:
         case "disconnected":
             channel.lost()
@@ -300,15 +302,14 @@ async def test_time_in_which_nothing_can_be_heard_does_not_count_against_an_answ
             channel.take({"type": "degraded", "session": "s"})
         case _:
             channel.take({"session": "s", "seq": 9, **msgspec.json.decode(Story("g2").tokens(["gap"]))})
-    assert counting.cancelled()
-    assert channel._giving_up is counting, "nothing counts meanwhile"
+    assert channel._missing.due is None, "nothing counts meanwhile"
     channel.connected()
     subscribed("e3")
-    again = channel._giving_up
+    again = channel._missing.due
     assert again is not None
-    assert not again.cancelled()
-    assert again.when() >= counting.when(), "it has all of its time once more"
+    assert again - timeouts.now() > 3600, "it has all of its time once more"
     channel.close()
+    assert channel._missing.due is None
 
 
 async def test_a_following_is_told_to_forget_and_its_cursor_is_of_the_new_life(gateway: Scripted) -> None:
