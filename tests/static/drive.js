@@ -12,9 +12,9 @@ function state(view) {
     messages: [...view.messages],
     order: [...view.generations.keys()],
     generations: Object.fromEntries([...view.generations].map(([name, generation]) => [name, shown(generation)])),
-    interrupted: [...view.interrupted.keys()],
-    missing: view.missing,
-    lost: [...view.lost.keys()],
+    interrupted: [...view.interrupted.keys()].sort(),
+    missing: view.missing.sort(),
+    lost: [...view.lost.keys()].sort(),
     rebuilding: view.rebuilding,
   };
 }
