@@ -25,6 +25,7 @@ _MOVED = "tests/log/test_moved_meanwhile.py::test_"
 _POOL = "tests/log/test_pool.py::test_"
 _EXPIRY = "tests/log/test_expiry.py::test_whatever_a_script_writes_expires_whichever_key_redis_has_lost"
 _TIMEOUTS = "tests/test_timeouts.py::test_"
+_MISSING = "tests/client/test_missing.py::test_"
 _VIEW = "tests/protocol/test_view.py::test_"
 _COMPACT = "tests/protocol/test_compact.py::test_"
 _TRIM = "tests/log/test_trim.py::test_"
@@ -290,6 +291,35 @@ MUTANTS = [
         [Change("if first != self.last + 1:", "if last <= self.last:")],
         [],
         [_VIEW + "a_frame_that_starts_later_is_a_gap_and_changes_nothing"],
+    ),
+    Mutant(
+        "an accepted answer that nobody misses",
+        "relay/client/answer.py",
+        [Change("        channel.expect(generation)\n", "")],
+        [],
+        [_MISSING + "an_answer_that_was_accepted_and_never_came_is_lost_for_all_who_follow"],
+    ),
+    Mutant(
+        "an answer that is missed before its log is shown",
+        "relay/client/channel.py",
+        [Change(" and not view.rebuilding", "")],
+        [],
+        [_MISSING + "time_counts_only_once_the_whole_log_is_shown"],
+    ),
+    Mutant(
+        "a question that goes before a retry of it",
+        "relay/protocol/view.py",
+        [Change("[-keep:] if a_retry_is_shown else []", "[-keep:] if False else []")],
+        [],
+        [_VIEW + "a_question_stays_while_a_retry_of_it_is_shown"],
+    ),
+    Mutant(
+        "commands that are looked through all at once",
+        "relay/client/desk.py",
+        [Change("if not any(request.suspect for request in waiting):", "if True:")],
+        [],
+        ["tests/client/test_requests.py::test_of_several_that_wait_the_one_that_could_not_be_read_is_found"
+         "_and_the_others_are_taken"],
     ),
     Mutant(
         "a failover that joins two texts",
