@@ -249,7 +249,7 @@ async def test_an_answer_that_lies_in_the_socket_is_not_lost_however_long_we_wer
     gateway: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relay.client.connection.DEFAULT_LOST_AFTER_S", 0.3)
-    monkeypatch.setattr("relay.client.answer.LOST_MARGIN_S", 0.3)
+    monkeypatch.setattr("relay.client.missing.LAST_CALL_S", 0.3)
     async with asked(gateway) as (_, answer, peer, story):
         await peer.live(3, story.tokens(["Hel"]))
         await upto(answer, "Hel")
