@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any, Protocol
+from typing import Any
 
 from relay import logging, metrics
 from relay.errors import ClientError
 from relay.gateway.codecs import Codec
 from relay.gateway.hub import Hub
-from relay.gateway.sinks import Liveness, Sink
+from relay.gateway.pulse import LiveSink, Pulse
 from relay.gateway.submissions import ANSWER_WITHIN_S, Submissions, answer_by, answered_in_time
 from relay.gateway.viewer import Viewer
 from relay.protocol import commands, frames
@@ -27,10 +27,6 @@ MAX_IN_FLIGHT = 64
 log = logging.get("connection")
 
 Message = MutableMapping[str, Any]
-
-
-class LiveSink(Sink, Liveness, Protocol):
-    sent_at: float
 
 
 class Connection:
@@ -273,45 +269,3 @@ class Connection:
 
     def _send(self, frame: frames.Frame) -> None:
         self._sink.send(frames.encode(frame))
-
-
-class Pulse:
-    """Heartbeats, and the two ways in which a connection is dead: nobody there, or nothing taken."""
-
-    def __init__(self, sink: LiveSink, heartbeat_s: float, stall_s: float) -> None:
-        self._sink = sink
-        self._heartbeat_s = heartbeat_s
-        self._stall_s = stall_s
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._pinged_at = self._taken_at = self._loop.time()
-        self._taken = 0
-
-    def start(self) -> None:
-        self._beat()
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _beat(self) -> None:
-        now = self._loop.time()
-        if self._sink.unsent_bytes() == 0 or self._sink.taken_bytes() != self._taken:
-            self._taken, self._taken_at = self._sink.taken_bytes(), now
-        if now - self._taken_at >= self._stall_s:
-            self._close(4413, "nothing was taken for too long")
-            return
-        if self._sink.unsent_bytes() == 0 and now - self._sink.heard_at() >= 2 * self._heartbeat_s:
-            self._close(4408, "no sign of life")
-            return
-        if now - self._pinged_at >= self._heartbeat_s:
-            self._pinged_at = now
-            self._sink.ping()
-        if now - self._sink.sent_at >= self._heartbeat_s:
-            self._sink.send(frames.encode(frames.Heartbeat()))
-        due = min(self._sink.sent_at, self._pinged_at) + self._heartbeat_s
-        self._timer = self._loop.call_later(min(max(0.01, due - now), self._stall_s / 4), self._beat)
-
-    def _close(self, code: int, reason: str) -> None:
-        metrics.closes.labels(str(code)).inc()
-        self._sink.close(code, reason)

@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from relay import metrics
 from relay.errors import ClientError
-from relay.gateway.connection import Pulse
 from relay.gateway.gateway import RECONNECT_SPREAD_MS, Gateway
 from relay.gateway.http_protocol import EXTENSION
+from relay.gateway.pulse import Pulse
 from relay.gateway.sinks import Outbox
 from relay.gateway.submissions import answered_in_time
 from relay.gateway.viewer import Viewer

@@ -14,9 +14,10 @@ from relay.errors import ClientError
 from relay.gateway import requests
 from relay.gateway.answers import error_answer
 from relay.gateway.codecs import CODECS, JSON, Codec
-from relay.gateway.connection import Connection, LiveSink
+from relay.gateway.connection import Connection
 from relay.gateway.hub import Hub
 from relay.gateway.menu import Menu
+from relay.gateway.pulse import LiveSink
 from relay.gateway.sinks import AsgiSink, TransportSink
 from relay.gateway.submissions import Submissions
 from relay.gateway.websocket_protocol import EXTENSION

@@ -23,8 +23,9 @@ from relay.log.audience import Audience
 from relay.log.loss import Loss, loss
 from relay.log.missing import Missing
 from relay.log.pages import Pages, Shelf
+from relay.log.recovery import Recovery
 from relay.log.replay import Replay
-from relay.log.replies import Deleted, Opened, Page, Span
+from relay.log.replies import Deleted, Opened, Page
 from relay.log.session_log import SessionLog
 from relay.log.sight import Sight
 from relay.log.subscription import Source
@@ -60,10 +61,7 @@ class Follower:
         lost_members: bytes,
         orphaned: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """`lost_members`: what the end of an answer that nobody brings back adds to the event, a JSON object.
-
-        `orphaned` is asked now and then about each running answer: no queue may know of it any more.
-        """
+        """Of the last three see recovery.py."""
         self.session = session
         self.epoch = ""
         self.frontier = 0
@@ -72,10 +70,9 @@ class Follower:
         self.active: dict[str, Active] = {}
         self.audience = Audience()
         self.missing = Missing(lost_after_s)
-        self._lost_members = lost_members
-        self._orphaned = orphaned
-        self._orphans_every_s = lost_after_s / 2
-        self._orphans_sought = time.monotonic()
+        self._recovery = Recovery(
+            self, session_log, self.missing, lost_after_s=lost_after_s, lost_members=lost_members, orphaned=orphaned
+        )
         self._sight = Sight(self._degraded, self._restored, lambda: session_log.answered_at(session))
         self._lives: deque[str] = deque(maxlen=_LIVES)  # epochs that have gone by
         self._torn = False  # a replay found that entries are missing
@@ -260,8 +257,8 @@ class Follower:
             self._sight.trying()
             try:
                 await self.look()
-                await self._seek_missing()
-                await self._seek_orphans()
+                await self._recovery.seek_missing()
+                await self._recovery.seek_orphans()
                 trouble.over()
                 failures = 0
                 self._see_again()
@@ -285,38 +282,6 @@ class Follower:
                 await self._doubt.wait()
         except TimeoutError:
             pass
-
-    async def _seek_missing(self) -> None:
-        """See whether answers that Redis lost are back; end those whose time is over."""
-        for known, overdue in self.missing.sought(time.monotonic()):
-            span = await self._log.span(self.session, known.generation)
-            if span is not None:
-                if overdue or self._has_seen(known.generation, span):  # else the next look has it
-                    self.missing.found(known.generation, self.active.get(known.generation))
-            elif overdue:
-                await self._bury(known)
-
-    async def _bury(self, known: Active) -> None:
-        """End it, as nobody has brought it back; the event takes it out of what is missing."""
-        buried = await self._log.bury(self.session, known.generation, known.attempt, self._lost_members)
-        if buried == "buried":
-            metrics.generations.labels("failed", "storage").inc()
-            log.warning("lost", session=self.session, generation=known.generation)
-        elif buried == "deleted" or self.missing.in_vain(known.generation):
-            self.missing.forget(known.generation)  # no event will ever come of it
-            log.warning("lost", session=self.session, generation=known.generation, buried=buried)
-
-    async def _seek_orphans(self) -> None:
-        if time.monotonic() - self._orphans_sought < self._orphans_every_s:
-            return
-        self._orphans_sought = time.monotonic()
-        for generation in tuple(self.active):
-            await self._orphaned(self.session, generation)
-
-    def _has_seen(self, generation: str, span: Span) -> bool:
-        """Whether what is in the log of it has been applied here: as far as it goes on, or its end."""
-        ended = span.last is not None and span.last <= self.frontier
-        return span.epoch == self.epoch and (ended or generation in self.active)
 
     def _see_again(self) -> None:
         if not self.missing:

@@ -416,8 +416,8 @@ MUTANTS = [
     ),
     Mutant(
         "a deleted answer that is missed for ever",
-        "relay/log/follower.py",
-        [Change('elif buried == "deleted" or self.missing.in_vain(known.generation):', "elif False:")],
+        "relay/log/recovery.py",
+        [Change('elif buried == "deleted" or self._missing.in_vain(known.generation):', "elif False:")],
         [],
         [_HUB + "an_answer_deleted_elsewhere_after_its_epoch_had_changed_unseen_is_missed_no_more"],
     ),
