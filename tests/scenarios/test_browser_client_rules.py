@@ -438,7 +438,9 @@ async def test_an_answer_is_not_lost_while_its_log_is_on_its_way(browser: Browse
 
 
 async def test_an_answer_has_its_time_however_long_another_is_missing(browser: Browser) -> None:
-    async with ScriptedGateway(obliging, welcome={**SOON_LOST, "limits": {"lost_after_s": 3600}}) as gateway:
+    a_day_s = 86_400  # the clock's leap is no silence
+    welcome = {"type": "welcome", "heartbeat_s": a_day_s, "limits": {"lost_after_s": 3600}}
+    async with ScriptedGateway(obliging, welcome=welcome) as gateway:
         tab = await following(browser, gateway)
         await gateway.send(live(1, {**TOKENS, "generation": "g0"}))
         await tab.shows("s", "g0", "é")
