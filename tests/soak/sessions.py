@@ -184,7 +184,11 @@ class Session:
             for generation, (reason, text) in self.known.items():
                 if self._lose_data and generation not in client.view.generations:
                     continue
-                shown = await client.ended(generation)
+                try:
+                    shown = await client.ended(generation)
+                except AssertionError as error:
+                    self._tally.breaks("missing_end", f"for a newcomer: {error}")
+                    return  # others would take as long
                 assert shown.end is not None
                 if (shown.end["reason"], shown.text) != (reason, text):
                     now = (shown.end["reason"], shown.text)
