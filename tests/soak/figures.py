@@ -12,6 +12,7 @@ PROMISES = {
     "doubled": "P1: frames that came twice",
     "mismatch": "P1: text that its checksum does not prove",
     "differs": "P1: viewers that show different ends or texts",
+    "question": "P1: answers that are not shown under their question, once",
     "missing_end": "P2: accepted answers without an end",
     "second_end": "P2: second ends",
     "after_end": "P2: events after an end",

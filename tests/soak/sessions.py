@@ -15,7 +15,7 @@ from tests.fakes.script import Body, Script, prompt_of
 from tests.scenarios.client import Client
 from tests.soak.figures import Tally
 from tests.soak.fleet import Fleet
-from tests.soak.viewer import Viewer
+from tests.soak.viewer import End, Viewer, ended
 
 SLOW_S = 60.0  # an answer that takes longer is counted; under faults that is no broken promise
 NEVER_S = 1e6
@@ -55,7 +55,7 @@ class Session:
             Viewer(self.name, f"{self.name} viewer {place}", codec, partial(fleet.url, number + place), tally)
             for place, codec in zip(range(viewers), cycle(["json", "msgpack"]))
         ]
-        self.known: dict[str, tuple[str, str]] = {}
+        self.known: dict[str, End] = {}
         self._losses = fleet.losses
         self.asking: tuple[str, str] | None = None  # question and generation that all wait for
         self._fleet = fleet
@@ -107,6 +107,8 @@ class Session:
         if lost:
             ends = await self._agreed(generation, ends)
         self._judge(question, generation, ends, None if lost else stopped)
+        if not lost and (wrong := {end.question for end in ends} - {question}):
+            self._tally.breaks("question", f"{question}, {generation}: shown under {wrong}")
         await self._judge_calls(question, generation, asked_s)
 
     async def _stop(self, generation: str) -> Frame:
@@ -114,14 +116,14 @@ class Session:
         self._tally.fault("answer stopped by a viewer", self.name)
         return await self._chance.choice(self.viewers).ask(type="stop", session=self.name, generation=generation)
 
-    async def _end(self, viewer: Viewer, generation: str) -> tuple[str, str, str] | None:
-        """(reason, error code, text) as this viewer shows it; None: Redis has lost it, and it is gone."""
+    async def _end(self, viewer: Viewer, generation: str) -> End | None:
+        """As this viewer shows it; None: Redis has lost it, and it is gone."""
         if self._chance.random() < 0.3:
             self._tally.fault("viewer cut off", viewer.name)
             viewer.cut_now()
         return await viewer.outcome(generation, self._losses.patience_s if self._lose_data else None)
 
-    async def _agreed(self, generation: str, ends: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    async def _agreed(self, generation: str, ends: list[End]) -> list[End]:
         """What they show once they agree: an end that Redis has lost is void for whoever had seen it."""
         for _ in range(int(self._losses.patience_s / _AGAIN_S)):
             if len(set(ends)) == 1:
@@ -154,10 +156,10 @@ class Session:
             self._tally.answers["no end"] += 1
             self._tally.breaks("missing_end", f"{self.asking}\n    {standing}")
 
-    def _judge(self, question: str, generation: str, ends: list[tuple[str, str, str]], stopped: Frame | None) -> None:
-        reason, code, text = ends[0]
+    def _judge(self, question: str, generation: str, ends: list[End], stopped: Frame | None) -> None:
+        reason, code, text, _ = ends[0]
         self._tally.answers[f"{reason} {code}".strip()] += 1
-        self.known[generation] = (reason, text)
+        self.known[generation] = ends[0]
         if len(set(ends)) > 1:
             self._tally.breaks("differs", f"{question}, {generation}: {ends}")
         texts = ["".join(says(question, call)) for call in range(1, self._model.asked[question] + 1)]
@@ -181,7 +183,7 @@ class Session:
         """As somebody sees it who comes when all is over."""
         async with Client(url, self.name) as client:
             await client.subscribe()
-            for generation, (reason, text) in self.known.items():
+            for generation, known in self.known.items():
                 if self._lose_data and generation not in client.view.generations:
                     continue
                 try:
@@ -189,10 +191,8 @@ class Session:
                 except AssertionError as error:
                     self._tally.breaks("missing_end", f"for a newcomer: {error}")
                     return  # others would take as long
-                assert shown.end is not None
-                if (shown.end["reason"], shown.text) != (reason, text):
-                    now = (shown.end["reason"], shown.text)
-                    self._tally.breaks("differs", f"{generation} for a newcomer: {now}, it was {(reason, text)}")
+                if (now := ended(client.view, shown)) != known:
+                    self._tally.breaks("differs", f"{generation} for a newcomer: {now}, it was {known}")
 
 
 def judge_calls(fake: FakeProvider, tally: Tally) -> None:

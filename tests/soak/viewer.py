@@ -6,16 +6,32 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
-from relay.protocol.view import Frame
+from relay.protocol.view import Frame, Generation, SessionView
 from tests.scenarios.client import Client
 from tests.soak.figures import Tally
 
 REPLY_S = 8.0
 _KEPT = 4  # ended answers; a soak is long
+
+
+class End(NamedTuple):
+    """An answer that has ended, as somebody shows it; `question` as often as it is shown."""
+
+    reason: str
+    code: str
+    text: str
+    question: str
+
+
+def ended(view: SessionView, shown: Generation) -> End:
+    assert shown.end is not None
+    questions = [event["content"] for event in view.messages if event["generation"] == shown.generation]
+    code = (shown.end.get("error") or {}).get("code", "")
+    return End(shown.end["reason"], code, shown.text, " and ".join(questions))
 
 
 class Viewer(Client):
@@ -58,8 +74,8 @@ class Viewer(Client):
                 pass  # not connected just now, or not any more
             await asyncio.sleep(0.2)
 
-    async def outcome(self, generation: str, patience_s: float | None) -> tuple[str, str, str] | None:
-        """(reason, error code, text) once it has ended; None if nothing has been shown of it for so long.
+    async def outcome(self, generation: str, patience_s: float | None) -> End | None:
+        """How it ended, once it has; None if nothing has been shown of it for so long.
 
         Without patience it waits until it is given up.
         """
@@ -78,12 +94,10 @@ class Viewer(Client):
             except TimeoutError:
                 pass  # time for another look at the clock
 
-    def end_of(self, generation: str) -> tuple[str, str, str] | None:
-        """(reason, error code, text) of an answer that has ended, as it shows it now."""
+    def end_of(self, generation: str) -> End | None:
+        """How an answer has ended, as it shows it now."""
         shown = self.view.generations.get(generation)
-        if shown is None or shown.end is None:
-            return None
-        return shown.end["reason"], (shown.end.get("error") or {}).get("code", ""), shown.text
+        return ended(self.view, shown) if shown is not None and shown.end is not None else None
 
     @property
     def served(self) -> bool:
