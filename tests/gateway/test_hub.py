@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
@@ -128,31 +127,4 @@ async def test_an_answer_deleted_elsewhere_after_its_epoch_had_changed_unseen_is
     await viewer.leave()
     hub.release(follower)
     await until(lambda: stage.source.listener is None, "its end")
-    await hub.aclose()
-
-
-async def test_a_look_that_was_answered_while_we_were_busy_is_no_look_in_vain(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub_module, "LOOK_WITHIN_S", 0.2)
-    hub = Hub(stage.another, linger_s=10)
-    await stage.tokens("a")
-    here = await hub.acquire("s")
-    await stage.tokens("b")  # shown elsewhere, not known here
-    asked, go = asyncio.Event(), asyncio.Event()
-
-    async def on_its_way() -> None:
-        asked.set()
-        await go.wait()
-        for _ in range(20):  # of our own turns
-            await asyncio.sleep(0)
-
-    stage.read.after_range = on_its_way
-    acquiring = asyncio.create_task(hub.acquire("s", Cursor(here.epoch, here.frontier + 1)))
-    await asked.wait()
-    go.set()
-    time.sleep(0.3)  # noqa: ASYNC251
-    assert await acquiring is here
-    hub.release(here)
-    hub.release(here)
     await hub.aclose()
