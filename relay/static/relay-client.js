@@ -248,11 +248,14 @@ export class SessionView {
 const MAX_REBUILDS = 3; // for one answer whose text does not prove; after that it is shown, and marked `unproven`
 const MAX_DOUBTS = 200; // answers that this is remembered of
 const BACKOFF_MS = { first: 250, most: 10_000 };
+const REFUSED_MS = 3_000; // the most beyond `retry_after_s`: nobody may tell that it would be taken now
+const SPREAD_MS = 500; // what a word to all makes due, not all pages send at once
 const LOST_AFTER_S = 60; // where the gateway does not say
 const LAST_CALL_MS = 1_000;
 const PICTURE_MS = 100; // where no pictures are drawn (a tab in the background), a timer tells the changes
 
-const backoffMs = (failures) => Math.random() * Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** failures);
+const backoffMs = (failures, mostMs = BACKOFF_MS.most) => Math.random() * Math.min(mostMs, BACKOFF_MS.first * 2 ** failures);
+const spreadMs = () => Math.random() * SPREAD_MS;
 const draw = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 const tell = (target, type, detail) => target.dispatchEvent(new CustomEvent(type, { detail }));
 
@@ -271,6 +274,7 @@ export class Session extends EventTarget {
   #view;
   #from;
   #failures = 0; // subscribes that came to nothing, one after the other
+  #refused = false; // the last one, for now
   #timer;
   #givingUp;
   #missingSince = new Map(); // generation → when; only of times in which it could be heard that it comes
@@ -317,7 +321,16 @@ export class Session extends EventTarget {
 
   _begin() {
     clearTimeout(this.#timer);
+    this.#refused = false;
     this.#link.send(this.#view.subscribe(this.#from));
+  }
+
+  /** What was refused for now would be taken. */
+  _awake() {
+    if (!this.#refused) return;
+    this.#refused = false;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this._begin(), spreadMs());
   }
 
   /** Until the next `subscribed` nothing can be heard. */
@@ -346,8 +359,10 @@ export class Session extends EventTarget {
     const error = new RelayError(frame);
     if (frame.id == null || frame.id !== this.#view.pending) return tell(this, "error", { error });
     if (frame.code === "bad_cursor") this.#rebuild();
-    else if (frame.retryable) this.#again(1_000 * (frame.retry_after_s ?? 0));
-    else tell(this, "error", { error });
+    else if (frame.retryable) {
+      this.#again(1_000 * (frame.retry_after_s ?? 0) + backoffMs(this.#failures, REFUSED_MS));
+      this.#refused = true;
+    } else tell(this, "error", { error });
   }
 
   _degrade(degraded) {
@@ -418,9 +433,8 @@ export class Session extends EventTarget {
   }
 
   /** Subscribe again: at once, or a little later where the time before came to nothing. */
-  #again(leastMs = 0) {
+  #again(delayMs = this.#failures && backoffMs(this.#failures)) {
     this._pause(); // what still comes is of the subscription that went wrong
-    const delayMs = Math.max(leastMs, this.#failures && backoffMs(this.#failures));
     this.#failures++;
     if (!delayMs) return this._begin();
     clearTimeout(this.#timer);
@@ -493,7 +507,9 @@ export class Relay extends EventTarget {
   #watch;
   #listening = new AbortController();
   #sessions = new Map();
-  #outbox = new Map(); // id → {text, session, resolve, reject, tries, timer, sent (on this connection), suspect}
+  // id → {text, session, resolve, reject, tries, timer, dueMs, sent (on this connection), suspect, unavailable (the last
+  // refusal), awake (since it was sent, the relay came back)}
+  #outbox = new Map();
   #drawn = 0;
   #degraded = false;
 
@@ -573,8 +589,10 @@ export class Relay extends EventTarget {
       case "error": return this.#failed(frame, session);
       case "draining": return this.#drain(frame);
       case "token_expiring": return void this.#identify("refresh");
-      case "degraded": case "restored": return this.#degrade(frame.type === "degraded", frame.session, session);
+      case "degraded": return this.#degrade(true, frame.session, session);
+      case "restored": return this.#degrade(false, frame.session, session), this.#awake(frame.session);
       case "unsubscribed": return frame.id == null && this.#sessions.delete(frame.session) && session._leave([["deleted", {}]]);
+      case "subscribed": return session?._take(frame), this.#awake(frame.session);
       default: return session?._take(frame); // heartbeat, pong and what a later release may send are no session's
     }
   }
@@ -590,6 +608,7 @@ export class Relay extends EventTarget {
     this.#become("open");
     this.#degrade(false); // the new gateway says so itself if it is, of each session
     for (const session of this.#sessions.values()) session._begin();
+    this.#awake();
     this.#deliverAll();
   }
 
@@ -622,11 +641,30 @@ export class Relay extends EventTarget {
     if (utf8(request.text).length > most) return refuse("too_large", "This is too long for the relay.");
     if (request.tries >= MAX_TRIES) return refuse("unavailable", "The relay did not answer.");
     request.sent = this.#write(request.text);
-    if (request.sent) request.tries++;
+    if (request.sent) [request.tries, request.awake] = [request.tries + 1, false];
+  }
+
+  #deliverIn(request, delayMs) {
+    clearTimeout(request.timer);
+    request.dueMs = Date.now() + delayMs;
+    request.timer = setTimeout(() => ((request.timer = undefined), this.#deliverAll()), delayMs);
+  }
+
+  /** The relay, or this session, is there again: what waits because it was not goes out soon, or once it is refused. */
+  #awake(name) {
+    for (const request of this.#outbox.values()) {
+      if (name != null && name !== request.session) continue;
+      request.awake = true;
+      if (request.timer && request.unavailable) this.#deliverIn(request, Math.min(spreadMs(), request.dueMs - Date.now()));
+    }
+    if (name != null) this.#sessions.get(name)?._awake();
+    else for (const session of this.#sessions.values()) session._awake();
   }
 
   #answered(frame) {
-    this.#settle(frame.id)?.resolve(frame);
+    const request = this.#settle(frame.id);
+    request?.resolve(frame);
+    if (request) this.#awake(request.session);
     this.#deliverAll();
   }
 
@@ -634,8 +672,9 @@ export class Relay extends EventTarget {
     const request = this.#outbox.get(frame.id);
     if (frame.id == null && UNREAD.has(frame.code) && this.#failedUnread(frame)) return;
     if (request && frame.retryable && request.tries < MAX_TRIES) {
-      const again = () => ((request.timer = undefined), this.#deliverAll());
-      request.timer = setTimeout(again, 1_000 * (frame.retry_after_s ?? 0) + backoffMs(request.tries));
+      request.unavailable = frame.code === "unavailable";
+      const waitMs = 1_000 * (frame.retry_after_s ?? 0) + backoffMs(request.tries, REFUSED_MS);
+      this.#deliverIn(request, request.unavailable && request.awake ? spreadMs() : waitMs);
       request.sent = request.suspect = false;
       tell(session ?? this, "error", { error: new RelayError(frame) });
     } else if (request) this.#settle(frame.id).reject(new RelayError(frame));

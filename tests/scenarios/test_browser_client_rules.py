@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -245,6 +245,97 @@ async def test_an_error_that_never_ends_rejects_after_a_bounded_number_of_tries(
         await tab.submit("s", "asked", content="?")
         assert (await tab.settled("asked"))["error"]["message"] == "No."
         assert len(gateway.named("submit")) == 16
+
+
+def for_now(command: Frame, **fields: Any) -> Frame:
+    """A refusal whose time nobody sits out: only a word of the gateway's ends the wait."""
+    later = {"code": "unavailable", "message": "Later.", "retryable": True, "retry_after_s": 3600, **fields}
+    return {"type": "error", "id": command["id"], "session": command["session"], **later}
+
+
+def refuses_first(kind: str, **fields: Any) -> Callable[[Frame], list[Frame]]:
+    """Refuses the first of these commands for now."""
+    refused: list[Frame] = []
+
+    def answer(command: Frame) -> list[Frame]:
+        if command["type"] == kind and not refused:
+            refused.append(command)
+            return [for_now(command, **fields)]
+        if command["type"] == "stop":
+            name = {"session": command["session"], "generation": command["generation"]}
+            return [{"type": "stopping", "id": command["id"], **name, "already_ended": False}]
+        return obliging(command)
+
+    return answer
+
+
+@pytest.mark.parametrize("named", [{}, {"session": "s"}])
+async def test_what_waits_for_the_store_goes_out_when_it_is_restored(browser: Browser, named: dict[str, str]) -> None:
+    async with ScriptedGateway(refuses_first("stop")) as gateway:
+        tab = await following(browser, gateway)
+        await tab.run("Math.random = () => 0.999999")  # the widest spread
+        await tab.run("promise('stopped', sessions.s.stop('g1'))")
+        await tab.until("frames.some(({ type }) => type === 'error')")
+        await gateway.send({"type": "restored", **named})
+        assert (await tab.settled("stopped"))["value"] == {"generation": "g1", "already_ended": False}
+        waited = "((of) => of('stopping') - of('restored'))((name) => frames.find(({ type }) => type === name).ms)"
+        assert await tab.run(waited) >= 495
+        assert len(gateway.named("stop")) == 2
+
+
+async def test_a_word_that_comes_before_the_refusal_counts_too(browser: Browser) -> None:
+    async with ScriptedGateway(
+        lambda command: [] if len(gateway.named("submit")) == 1 else obliging(command)
+    ) as gateway:
+        tab = await following(browser, gateway)
+        await tab.submit("s", "asked", content="?")
+        await until(lambda: gateway.named("submit"))
+        await gateway.send({"type": "restored", "session": "s"}, for_now(gateway.named("submit")[0]))
+        assert (await tab.settled("asked"))["value"]["generation"] == "g1"
+        first, second = gateway.named("submit")
+        assert first == second
+
+
+async def test_what_waits_for_the_store_goes_out_over_a_new_connection(browser: Browser) -> None:
+    async with ScriptedGateway(refuses_first("submit")) as gateway:
+        tab = await following(browser, gateway)
+        await tab.submit("s", "asked", content="?")
+        await tab.until("frames.some(({ type }) => type === 'error')")
+        await gateway.close(1012)
+        assert (await tab.settled("asked"))["value"]["generation"] == "g1"
+        assert len(gateway.named("submit")) == 2
+
+
+async def test_a_command_that_is_taken_shows_that_the_others_of_its_session_would_be_and_it_could_be_followed(
+    browser: Browser,
+) -> None:
+    async with ScriptedGateway(refuses_first("subscribe")) as gateway:
+        tab = await client_page(browser, gateway.url)
+        await tab.follow("s")
+        await tab.until("frames.some(({ type }) => type === 'error')")
+        await tab.ask("s", "?")
+        await tab.until("frames.some(({ type }) => type === 'subscribed')")
+        assert len(gateway.named("subscribe")) == 2
+
+
+@pytest.mark.parametrize(
+    ("refusal", "word"),
+    [({}, {"session": "t"}), ({"code": "rate_limited"}, {"session": "s"})],
+    ids=["another session's", "the store was not what it lacked"],
+)
+async def test_a_word_that_is_not_about_it_ends_no_wait(
+    browser: Browser, refusal: dict[str, str], word: dict[str, str]
+) -> None:
+    async with ScriptedGateway(refuses_first("submit", **refusal)) as gateway:
+        tab = await following(browser, gateway)
+        await tab.run("Math.random = () => 0")  # no spread: what is due is sent in the next task
+        await tab.submit("s", "asked", content="?")
+        await tab.until("frames.some(({ type }) => type === 'error')")
+        await gateway.send({"type": "restored", **word})
+        await tab.until("frames.some(({ type }) => type === 'restored')")
+        await tab.run("() => new Promise((done) => setTimeout(done, 50))")
+        assert await tab.run("commands.filter(({ type }) => type === 'submit').length") == 1
+        assert await tab.run("promises.asked") is None
 
 
 async def test_a_submit_that_was_not_sent_can_be_taken_back_and_no_other(browser: Browser) -> None:
