@@ -89,8 +89,9 @@ export class Session extends EventTarget {
   readonly degraded: boolean;
   /**
    * Resolves once the relay has taken the question; `duplicate`: an earlier submit of this `request_id` had. Sent again
-   * until it is answered, and never makes a second generation. `signal` takes it back while it has not been sent.
-   * Rejects with RelayError; after `unavailable` and `closed` it may still have taken effect.
+   * until it is answered, for as long as the page is open, and never makes a second generation. `signal` takes it back
+   * while it has not been sent. Rejects with RelayError: `rate_limited` at once where 100 commands wait already; after
+   * `closed` it may still have taken effect.
    */
   submit(body: Submit, options?: { signal?: AbortSignal }): Promise<{ generation: string; duplicate: boolean }>;
   /** Resolves once the generation has ended. Sent again until it is answered. Rejects with RelayError. */

@@ -19,9 +19,9 @@
  *   stop(generation) → Promise of {generation, already_ended}, unsubscribe();
  *   events `change` (at most once per picture), `end`, `interrupted`, `lost`, `error`, `deleted`
  *
- * A submit or stop is sent again until it is answered, through reconnects and retryable errors, at most MAX_TRIES times,
- * a submit always with the same request_id: it makes one generation. A promise rejects with a RelayError; after
- * "unavailable" and "closed" the command may still have taken effect.
+ * A submit or stop is sent again until it is answered, through reconnects and retryable errors, for as long as the page
+ * is open; a submit always with the same request_id: it makes one generation. A promise rejects with a RelayError; after
+ * "closed" the command may still have taken effect.
  *
  * The file, top-down: the rules (pure: frames → state), a session, the connection.
  */
@@ -259,7 +259,7 @@ const spreadMs = () => Math.random() * SPREAD_MS;
 const draw = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 const tell = (target, type, detail) => target.dispatchEvent(new CustomEvent(type, { detail }));
 
-/** An error of the server's, or of this client's (`closed`, `unavailable`), with PROTOCOL's fields. */
+/** An error of the server's, or of this client's (`closed`, `rate_limited`, `too_large`), with PROTOCOL's fields. */
 export class RelayError extends Error {
   constructor({ code, message, retryable = false, retry_after_s, final = false }) {
     super(message);
@@ -477,7 +477,6 @@ function later(act) {
 // ── The connection ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 const UNREAD = new Set(["bad_message", "unknown_type", "too_large"]); // without an id: not even that could be read
-const MAX_TRIES = 16; // of one submit or stop
 const MAX_REQUESTS = 100; // not answered, at a time
 const WELCOME_MS = 10_000; // before `welcome` has told the heartbeat
 const GRACE_MS = 2_000; // beyond two heartbeats without a frame
@@ -639,7 +638,6 @@ export class Relay extends EventTarget {
     const refuse = (code, message) => this.#settle(id).reject(new RelayError({ code, message }));
     const most = this.limits.max_command_bytes ?? Infinity;
     if (utf8(request.text).length > most) return refuse("too_large", "This is too long for the relay.");
-    if (request.tries >= MAX_TRIES) return refuse("unavailable", "The relay did not answer.");
     request.sent = this.#write(request.text);
     if (request.sent) [request.tries, request.awake] = [request.tries + 1, false];
   }
@@ -671,7 +669,7 @@ export class Relay extends EventTarget {
   #failed(frame, session) {
     const request = this.#outbox.get(frame.id);
     if (frame.id == null && UNREAD.has(frame.code) && this.#failedUnread(frame)) return;
-    if (request && frame.retryable && request.tries < MAX_TRIES) {
+    if (request && frame.retryable) {
       request.unavailable = frame.code === "unavailable";
       const waitMs = 1_000 * (frame.retry_after_s ?? 0) + backoffMs(request.tries, REFUSED_MS);
       this.#deliverIn(request, request.unavailable && request.awake ? spreadMs() : waitMs);

@@ -233,18 +233,42 @@ async def test_a_retryable_error_is_tried_again_in_its_time_and_any_other_reject
         assert (await tab.settled("refused"))["error"]["code"] == "conflict"
 
 
-async def test_an_error_that_never_ends_rejects_after_a_bounded_number_of_tries(browser: Browser) -> None:
-    def busy(command: Frame) -> list[Frame]:
-        if command["type"] != "submit":
-            return obliging(command)
-        return [{"type": "error", "id": command["id"], "code": "unavailable", "message": "No.", "retryable": True}]
+@pytest.mark.parametrize("kind", ["submit", "stop"])
+async def test_a_command_that_is_refused_for_now_is_sent_again_until_it_is_answered(
+    browser: Browser, kind: str
+) -> None:
+    async with ScriptedGateway(refuses_first(kind, times=40, retry_after_s=0)) as gateway:
+        tab = await following(browser, gateway)
+        await tab.run("Math.random = () => 0")
+        asked = {"submit": "submit({ content: '?' })", "stop": "stop('g1')"}[kind]
+        await tab.run(f"promise('asked', sessions.s.{asked})")
+        assert (await tab.settled("asked"))["value"]["generation"] == "g1"
+        assert gateway.named(kind) == gateway.named(kind)[:1] * 41
 
-    async with ScriptedGateway(busy) as gateway:
+
+async def test_a_command_is_sent_over_each_new_connection_until_it_is_answered(browser: Browser) -> None:
+    async def asked(times: int) -> None:
+        await until(lambda: len(gateway.named("submit")) == times)
+
+    async with ScriptedGateway(lambda command: obliging(command) if command["type"] == "subscribe" else []) as gateway:
         tab = await following(browser, gateway)
         await tab.run("Math.random = () => 0")
         await tab.submit("s", "asked", content="?")
-        assert (await tab.settled("asked"))["error"]["message"] == "No."
-        assert len(gateway.named("submit")) == 16
+        for number in range(1, 21):
+            await asked(number)
+            await gateway.close(1012)
+        await asked(21)
+        await gateway.send(*obliging(gateway.named("submit")[-1]))
+        assert (await tab.settled("asked"))["value"]["generation"] == "g1"
+
+
+async def test_so_many_commands_wait_and_one_more_is_refused_at_once(browser: Browser) -> None:
+    async with ScriptedGateway(obliging, welcome=None) as gateway:
+        tab = await client_page(browser, gateway.url)
+        await tab.follow("s")
+        await tab.run("for (let n = 0; n <= 100; n++) promise(`p${n}`, sessions.s.submit({ content: '?' }))")
+        assert (await tab.settled("p100"))["error"]["code"] == "rate_limited"
+        assert await tab.run("promises.p99") is None
 
 
 def for_now(command: Frame, **fields: Any) -> Frame:
@@ -253,12 +277,12 @@ def for_now(command: Frame, **fields: Any) -> Frame:
     return {"type": "error", "id": command["id"], "session": command["session"], **later}
 
 
-def refuses_first(kind: str, **fields: Any) -> Callable[[Frame], list[Frame]]:
+def refuses_first(kind: str, times: int = 1, **fields: Any) -> Callable[[Frame], list[Frame]]:
     """Refuses the first of these commands for now."""
     refused: list[Frame] = []
 
     def answer(command: Frame) -> list[Frame]:
-        if command["type"] == kind and not refused:
+        if command["type"] == kind and len(refused) < times:
             refused.append(command)
             return [for_now(command, **fields)]
         if command["type"] == "stop":
@@ -324,7 +348,7 @@ async def test_a_command_that_is_taken_shows_that_the_others_of_its_session_woul
     ids=["another session's", "the store was not what it lacked"],
 )
 async def test_a_word_that_is_not_about_it_ends_no_wait(
-    browser: Browser, refusal: dict[str, str], word: dict[str, str]
+    browser: Browser, refusal: dict[str, Any], word: dict[str, str]
 ) -> None:
     async with ScriptedGateway(refuses_first("submit", **refusal)) as gateway:
         tab = await following(browser, gateway)
