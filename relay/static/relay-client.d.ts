@@ -65,7 +65,10 @@ export interface SessionEvents {
   interrupted: { generation: string };
   /** Interrupted or accepted, and within `limits.lost_after_s` it has not come. */
   lost: { generation: string };
-  /** A session that may not be followed, a command that is tried again (`error.retryable`), the relay's last word. */
+  /**
+   * A session that may not be followed, the relay's last word; with `error.retryable` a command was refused for now, and
+   * is sent again without anybody's doing: no failure to show.
+   */
   error: { error: RelayError };
   /** Somebody deleted the session. It is not followed any more; `relay.session(name)` begins a new one. */
   deleted: Record<string, never>;

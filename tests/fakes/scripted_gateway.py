@@ -1,6 +1,6 @@
 """A fake gateway: a real server on loopback that says to a browser what no sound gateway says on demand.
 
-It serves an empty page at `/`, the browser client at `/relay-client.js`, and WebSockets, whose commands it keeps:
+It serves an empty page at `/`, the demo page at `/demo`, the browser client, and WebSockets, whose commands it keeps:
 
     async with ScriptedGateway(answer) as gateway:   # answer(command) → the frames to send back
         ...
@@ -23,6 +23,8 @@ from websockets.typing import Subprotocol
 
 Frame = dict[str, Any]
 WELCOME: Frame = {"type": "welcome", "connection": "c", "protocol": "relay.v1", "heartbeat_s": 60, "limits": {}}
+
+_STATIC = {"/relay-client.js": "relay-client.js", "/demo": "index.html"}
 
 
 class ScriptedGateway:
@@ -85,8 +87,8 @@ class ScriptedGateway:
     def _page(self, connection: ServerConnection, request: Request) -> Response | None:
         if "Upgrade" in request.headers:
             return None
-        script = request.path == "/relay-client.js"
-        body = (files("relay") / "static" / "relay-client.js").read_bytes() if script else b"<!doctype html>"
-        kind = "text/javascript" if script else "text/html"
+        name = _STATIC.get(request.path)
+        body = (files("relay") / "static" / name).read_bytes() if name is not None else b"<!doctype html>"
+        kind = "text/javascript" if name == "relay-client.js" else "text/html"
         headers = Headers({"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"})
         return Response(200, "OK", headers, body)

@@ -1,0 +1,159 @@
+"""What the demo page says besides the conversation: only what is so, and only for as long as it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Locator, Page, expect
+
+from tests.fakes.scripted_gateway import Frame, ScriptedGateway
+from tests.scenarios.browser import chromium
+from tests.scenarios.processes import until
+
+pytestmark = pytest.mark.slow
+
+UNAVAILABLE = {
+    "code": "unavailable",
+    "message": "This did not work just now.",
+    "retryable": True,
+    "retry_after_s": 3600,
+}
+NO = {"code": "bad_message", "message": "Not this one.", "retryable": False}
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as running:
+        yield running
+
+
+class Answers:
+    """A gateway whose refusals are said beforehand: command type → error, until `refusals` is emptied."""
+
+    def __init__(self, **refusals: dict[str, Any]) -> None:
+        self.refusals = refusals
+
+    def __call__(self, command: Frame) -> list[Frame]:
+        named = {"id": command["id"], "session": command["session"]}
+        refusal = self.refusals.get(command["type"])
+        if refusal is not None:
+            return [{"type": "error", **named, **refusal}]
+        log = {"epoch": "e1", "at": 0, "head": 0, "recovered": False, "active": []}
+        replies: dict[str, Frame] = {
+            "subscribe": {"type": "subscribed", **named, **log},
+            "submit": {"type": "accepted", **named, "generation": "g1", "duplicate": False},
+            "stop": {"type": "stopping", **named, "generation": "g1", "already_ended": False},
+        }
+        return [replies[command["type"]]] if command["type"] in replies else []
+
+
+def of(generation: str, seq: int, kind: str, **fields: Any) -> Frame:
+    return {"type": kind, "session": "s", "seq": seq, "generation": generation, "attempt": 1, **fields}
+
+
+def at(page: Page, name: str) -> Locator:
+    return page.get_by_test_id(name)
+
+
+async def opened(browser: Browser, gateway: ScriptedGateway, name: str = "s") -> Page:
+    page = await browser.new_page()
+    await page.goto(f"{gateway.url}/demo#s={name}")
+    await expect(at(page, "status")).to_have_attribute("data-state", "ready")
+    return page
+
+
+async def ask(page: Page, question: str) -> None:
+    await at(page, "prompt").fill(question)
+    await at(page, "prompt").press("Enter")
+
+
+async def answering(gateway: ScriptedGateway, page: Page, generation: str = "g1", seq: int = 1) -> None:
+    await gateway.send(of(generation, seq, "tokens", index=0, count=1, text="a"))
+    await expect(at(page, "answer")).to_have_attribute("data-state", "streaming")
+
+
+async def test_a_question_that_is_sent_again_is_no_failure(browser: Browser) -> None:
+    answers = Answers(submit=UNAVAILABLE)
+    async with ScriptedGateway(answers) as gateway:
+        page = await opened(browser, gateway)
+        await ask(page, "Why?")
+        await expect(at(page, "status")).to_have_text("Still sending: the relay could not take it yet.")
+        await expect(at(page, "note")).to_be_hidden()
+        await expect(at(page, "pending-question")).to_have_text("Why?")
+        answers.refusals.clear()
+        await gateway.send({"type": "restored", "session": "s"})
+        await until(lambda: len(gateway.named("submit")) == 2)
+        await answering(gateway, page)
+        await expect(at(page, "status")).to_have_text("Answering…")
+        await expect(at(page, "note")).to_be_hidden()
+
+
+async def test_a_stop_that_is_sent_again_is_no_failure(browser: Browser) -> None:
+    answers = Answers(stop=UNAVAILABLE)
+    async with ScriptedGateway(answers) as gateway:
+        page = await opened(browser, gateway)
+        await answering(gateway, page)
+        await at(page, "stop").click()
+        await until(lambda: gateway.named("stop"))
+        await gateway.send(of("g1", 2, "tokens", index=1, count=1, text="b"))  # behind the refusal
+        await expect(at(page, "answer-text")).to_have_text("ab")
+        await expect(at(page, "note")).to_be_hidden()
+        await expect(at(page, "status")).to_have_text("Stopping…")
+        answers.refusals.clear()
+        await gateway.send({"type": "restored", "session": "s"})
+        await until(lambda: len(gateway.named("stop")) == 2)
+
+
+async def test_a_refused_question_comes_back_and_its_note_stands_until_another_answer(browser: Browser) -> None:
+    async with ScriptedGateway(Answers(submit=NO)) as gateway:
+        page = await opened(browser, gateway)
+        await ask(page, "Why?")
+        await expect(at(page, "note")).to_have_text("Not this one.")
+        await expect(at(page, "prompt")).to_have_value("Why?")
+        await answering(gateway, page)  # asked on another device
+        await expect(at(page, "note")).to_be_hidden()
+
+
+async def test_a_stop_that_was_refused_is_said_while_its_answer_runs(browser: Browser) -> None:
+    async with ScriptedGateway(Answers(stop=NO)) as gateway:
+        page = await opened(browser, gateway)
+        await answering(gateway, page)
+        await at(page, "stop").click()
+        await expect(at(page, "note")).to_have_text("Not this one.")
+        await gateway.send(of("g1", 2, "end", reason="complete", count=1, text_bytes=1, crc32=0xE8B7BE43))
+        await expect(at(page, "answer")).to_have_attribute("data-state", "complete")
+        await expect(at(page, "note")).to_be_hidden()
+
+
+async def test_a_session_was_deleted_until_somebody_asks_in_the_new_one(browser: Browser) -> None:
+    async with ScriptedGateway(Answers()) as gateway:
+        page = await opened(browser, gateway)
+        await gateway.send({"type": "unsubscribed", "session": "s"})
+        await expect(at(page, "note")).to_contain_text("This session was deleted.")
+        await until(lambda: len(gateway.named("subscribe")) == 2)
+        await answering(gateway, page)
+        await expect(at(page, "note")).to_be_hidden()
+
+
+async def test_that_a_session_may_not_be_followed_is_said_until_it_is(browser: Browser) -> None:
+    answers = Answers(subscribe=NO)
+    async with ScriptedGateway(answers) as gateway:
+        page = await browser.new_page()
+        await page.goto(f"{gateway.url}/demo#s=s")
+        await expect(at(page, "note")).to_have_text("Not this one.")
+        answers.refusals.clear()
+        await gateway.close(1012)
+        await expect(at(page, "status")).to_have_attribute("data-state", "ready")
+        await expect(at(page, "note")).to_be_hidden()
+
+
+async def test_a_question_is_too_long_until_it_is_another(browser: Browser) -> None:
+    async with ScriptedGateway(Answers()) as gateway:
+        page = await opened(browser, gateway)
+        await ask(page, "x" * 140_000)
+        await expect(at(page, "note")).to_have_text("This question is too long for the relay.")
+        await at(page, "prompt").fill("short")
+        await expect(at(page, "note")).to_be_hidden()
+        assert gateway.named("submit") == []
