@@ -128,9 +128,9 @@ class Relay:
     ) -> Following:
         """Follow a session, from its first event, from now on (`live`), or from right after a saved `cursor`.
 
-        Where this Relay follows the session already, `start` makes the others build it again, and `cursor` raises
-        RuntimeError: the earlier one's state would have no beginning any more. Raises RequestRefused (`bad_session`,
-        `bad_cursor`) at once, and what Following says later.
+        Where this Relay follows the session already, as it does for an answer that has not ended, `start` makes the
+        others build it again, and entering with a `cursor` raises RequestRefused (`conflict`): they may need what was
+        before it. Raises RequestRefused (`bad_session`, `bad_cursor`) at once, and what Following says later.
         """
         _checked(session)
         if cursor is not None and not (EPOCH.match(cursor.epoch) and cursor.seq >= 0):
@@ -157,7 +157,9 @@ class Relay:
             )
             self._desk.open(channel)
         elif cursor is not None:
-            raise RuntimeError(f"{session} is followed already; a cursor needs a connection of its own")
+            raise RequestRefused(
+                "conflict", f"{session} is followed already over this connection; a cursor needs one of its own."
+            )
         elif start == "start" and isinstance(listener, Following):
             channel.rewind()
             self._link.wake()

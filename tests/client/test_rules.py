@@ -361,6 +361,18 @@ async def test_a_saved_cursor_that_is_not_honoured_is_told(gateway: Scripted) ->
         assert await anext(following) == Rebuilt("e1", 0, 0)
 
 
+async def test_who_follows_from_a_saved_cursor_may_ask_over_the_same_connection(gateway: Scripted) -> None:
+    story = Story("g1")
+    async with followed(gateway, Cursor("e1", 7)) as (relay, following, peer):
+        submitting = asyncio.create_task(relay.submit("s", "q"))
+        await peer.accepted()
+        answer = await submitting
+        for seq, body in enumerate([message("g1"), story.tokens(["Hello"]), story.end()], 8):
+            await peer.live(seq, body)
+        assert joined(await rest(answer)) == "Hello"
+        assert [(await applied(following)).seq for _ in range(3)] == [8, 9, 10]
+
+
 # Deleted, refused, degraded
 
 
@@ -496,7 +508,7 @@ async def test_following_from_the_start_what_an_answer_follows_live_reads_it_aga
                 change = await anext(following)
                 assert isinstance(change, Applied)
                 assert [event["type"] for event in change.events] == ["message", "message", "tokens"]
-        with pytest.raises(RuntimeError, match="followed already"):
+        with pytest.raises(RequestRefused, match="conflict: s is followed already"):
             await relay.follow("s", cursor=Cursor("e1", 1)).__aenter__()
         await peer.live(4, story.end())
         items = await rest(answer)
