@@ -63,11 +63,13 @@ def address(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def _bound_unsent(listening: socket.socket, unsent_bytes: int) -> None:
-    """Let the kernel take no more than this ahead of what it can send, on every connection accepted here (Linux).
-
-    It would hold megabytes for a slow reader: memory that nothing of ours bounds, and events that are merged no more.
-    """
+def _set_for_accepted(listening: socket.socket, unsent_bytes: int) -> None:
+    """What every connection that is accepted here inherits."""
+    # Or a frame waits until the peer has acknowledged the one before, 40 ms perhaps. asyncio sees to that only where
+    # the socket knows its protocol number, which one of our own making need not.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Or the kernel holds megabytes for a slow reader: memory that nothing of ours bounds, and events that are merged
+    # no more. Now it takes no more than this ahead of what it can send (Linux).
     option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
     if option is not None:
         listening.setsockopt(socket.IPPROTO_TCP, option, unsent_bytes)
@@ -84,7 +86,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for sock in sockets or []:
             sock.listen(WAITING_CONNECTIONS)  # asyncio takes one number for both
-            _bound_unsent(sock, self._gateway.settings.viewer_buffer_bytes)
+            _set_for_accepted(sock, self._gateway.settings.viewer_buffer_bytes)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.draining.set()

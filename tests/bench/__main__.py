@@ -25,6 +25,7 @@ from relay.log.session_log import SessionLog
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from tests.bench.dropped import dropped
+from tests.bench.first_byte import first_byte
 from tests.bench.footprint import footprint
 from tests.bench.load import load
 from workers.batching import Batcher
@@ -126,6 +127,7 @@ BENCHES: dict[str, Callable[[], object]] = {
     "compaction": compaction,
     "fan-out": fan_out,
     "append": lambda: asyncio.run(appending()),
+    "first-byte": first_byte,
     "footprint": footprint,
     "load": load,
     "dropped": dropped,

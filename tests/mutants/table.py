@@ -550,4 +550,11 @@ MUTANTS = [
         [],
         [_POOL + "one_that_was_dropped_takes_none_along_that_were_heard_of_since"],
     ),
+    Mutant(
+        "a frame that waits for an acknowledgement",
+        "relay/gateway/server.py",
+        [Change("socket.TCP_NODELAY, 1)", "socket.TCP_NODELAY, 0)")],
+        ["tests/scenarios/test_accepted_connections.py::test_a_frame_waits_for_no_acknowledgement_of_the_one_before"],
+        [],
+    ),
 ]  # fmt: skip
