@@ -34,9 +34,11 @@ export class Relay extends EventTarget {
   readonly limits: Record<string, number>;
   /**
    * The session of that name, followed from now on; the same object until it is left or deleted. With `from: "live"`
-   * only what is written from now on. Throws RangeError for what is no name.
+   * only what is written from now on; with a `cursor`, what comes after it, for a page that has the rest already (see
+   * `Session.resumed`). Throws RangeError for what is no name, or no cursor; Error for a cursor of a session that is
+   * followed already.
    */
-  session(name: string, options?: { from?: "start" | "live" }): Session;
+  session(name: string, options?: { from?: "start" | "live"; cursor?: Cursor | null }): Session;
   /** For good: every promise rejects with `closed`. Stops no answer. */
   close(): void;
   addEventListener<Type extends keyof RelayEvents>(
@@ -51,6 +53,12 @@ export class Relay extends EventTarget {
     options?: boolean | EventListenerOptions,
   ): void;
   removeEventListener(type: string, listener: AnyListener, options?: boolean | EventListenerOptions): void;
+}
+
+/** A place in a session's log: `{epoch, head}` of `GET /v1/sessions/{session}`, or `Session.cursor` of earlier. */
+export interface Cursor {
+  epoch: string;
+  seq: number;
 }
 
 export interface SessionEvents {
@@ -84,6 +92,14 @@ export class Session extends EventTarget {
    * each time.
    */
   readonly generations: Map<string, Generation>;
+  /** Of the last event that is in the state; null before there is any. */
+  readonly cursor: Cursor | null;
+  /**
+   * The state begins behind the cursor that was given. An answer that was there has only its text since then here, as
+   * long as its `attempt` is the same. False once that cursor could not be honoured: then everything is here, and what
+   * belonged to it is void.
+   */
+  readonly resumed: boolean;
   /** The state is a part of the whole: the rest is on its way. */
   readonly rebuilding: boolean;
   /** False after `unsubscribe()`, `deleted`, and the relay's close. */
@@ -160,7 +176,7 @@ export class Generation {
   readonly parts: readonly (string | Data)[];
   /** Tokens so far. */
   readonly count: number;
-  /** Joined live: its beginning was never seen, and its checksum is not checked. */
+  /** Joined live, or at a cursor: its beginning was not seen, and its checksum is not checked. */
   readonly partial: boolean;
   /** Shown although it could not be proven to be what the model wrote, after several rebuilds. */
   readonly unproven: boolean;
@@ -211,7 +227,8 @@ export class SessionView {
   readonly last: number;
   readonly head: number;
   readonly waiting: boolean;
-  readonly cursor: { epoch: string; seq: number } | null;
+  readonly cursor: Cursor | null;
+  readonly resumed: boolean;
   /** The id of the subscribe that is not answered yet. */
   readonly pending: string | null;
   readonly messages: Message[];
@@ -228,6 +245,8 @@ export class SessionView {
   expect(name: string, message?: Message | null): void;
   /** Those of these names that are missing are lost from now on; returns them. */
   giveUp(names: string[]): string[];
+  /** Before the first subscribe: begin at a cursor, without the state that belonged to it. */
+  resume(cursor: Cursor): void;
   /** The command to send. */
   subscribe(from?: "start" | "live"): Frame;
   forget(): void;

@@ -13,8 +13,8 @@
  *     await session.stop(generation);
  *
  * connect(url?, {token?, codec?, WebSocket?}) → Relay
- * Relay: state, limits, session(name, {from?}), close(); events `state`, `error`
- * Session: name, messages, generations (Map, in order of submit), rebuilding, following, degraded,
+ * Relay: state, limits, session(name, {from? | cursor?}), close(); events `state`, `error`
+ * Session: name, messages, generations (Map, in order of submit), cursor, resumed, rebuilding, following, degraded,
  *   submit({content | messages | retry_of, ...}, {signal?}) → Promise of {generation, duplicate},
  *   stop(generation) → Promise of {generation, already_ended}, unsubscribe();
  *   events `change` (at most once per picture), `end`, `interrupted`, `lost`, `error`, `deleted`
@@ -68,7 +68,7 @@ export class Generation {
 
   restart(attempt, state = "retrying") {
     Object.assign(this, { attempt, state, parts: [], texts: [], reasonings: [], data: [], count: 0 });
-    this.partial = false; // joined live: its beginning was never seen
+    this.partial = false; // joined live, or at a cursor: its beginning was not seen
     this.unproven = false; // shown, although it could not be proven to be what the model wrote
   }
 
@@ -116,6 +116,7 @@ export class SessionView {
     this.head = 0; // as of the last `subscribed`
     this.waiting = true; // for the reply to `subscribe`: until it comes, log frames are another subscription's
     this.live = false;
+    this.resumed = false; // at a saved cursor: what came before it is not known here
     this.asked = 0;
     this.messages = [];
     this.generations = new Map();
@@ -143,6 +144,11 @@ export class SessionView {
     this.awaited.set(name, awaited);
   }
 
+  /** Begin at a cursor saved earlier, without the state that belonged to it. */
+  resume({ epoch, seq }) {
+    Object.assign(this, { epoch, last: seq, resumed: seq > 0 });
+  }
+
   /** The command that begins, or resumes, following this session. */
   subscribe(from = "start") {
     this.waiting = true;
@@ -157,7 +163,7 @@ export class SessionView {
   /** Drop cursor and state: the next subscribe brings everything. */
   forget() {
     for (const [name, one] of this.generations) if (one.begun && one.end === null) this.awaited.set(name, one);
-    Object.assign(this, { epoch: null, last: 0, messages: [], generations: new Map() });
+    Object.assign(this, { epoch: null, last: 0, resumed: false, messages: [], generations: new Map() });
   }
 
   /** Take one frame in: "applied", "dropped", "gap" (subscribe again), "mismatch" (forget, then subscribe again). */
@@ -224,6 +230,7 @@ export class SessionView {
   /** The generation as of `attempt`: a higher one voids what was shown, with or without its `restart`. */
   generation(name, attempt) {
     const shown = this.place(name);
+    if (this.resumed && !shown.begun) Object.assign(shown, { attempt, partial: true });
     shown.begun = true;
     shown.message ??= this.#question(name);
     this.came(name);
@@ -290,6 +297,8 @@ export class Session extends EventTarget {
   get name() { return this.#view.session; }
   get messages() { return this.#view.messages; }
   get generations() { return new Map([...this.#view.generations, ...this.#view.interrupted, ...this.#view.lost]); }
+  get cursor() { return this.#view.cursor; }
+  get resumed() { return this.#view.resumed; }
   get rebuilding() { return this.#view.rebuilding; }
   get degraded() { return this.#degraded || this.#link.degraded(); }
 
@@ -376,7 +385,7 @@ export class Session extends EventTarget {
     if (!this.following) return;
     this.#view.expect(generation, message);
     const unseen = this.#view.missing.includes(generation);
-    if (duplicate && unseen && this.#from === "live") this.#rebuild(); // it may have begun before we came
+    if (duplicate && unseen && (this.resumed || this.#from === "live")) this.#rebuild(); // it may have begun before we came
     this.#watchMissing();
   }
 
@@ -483,6 +492,8 @@ const GRACE_MS = 2_000; // beyond two heartbeats without a frame
 const PROBE_MS = 4_000; // after a wake-up a dead socket should not keep anybody waiting
 const STABLE_MS = 2_000; // a connection shorter than that does not reset the backoff
 const MOST_DRAIN_MS = 60_000; // whatever a draining gateway says
+const EPOCH = /^[A-Za-z0-9_-]{1,64}$/;
+const isCursor = ({ epoch, seq }) => EPOCH.test(epoch) && Number.isSafeInteger(seq) && seq >= 0;
 const SESSION = /^(?!\.{1,2}$)[A-Za-z0-9_.:-]{1,128}$/;
 
 export function connect(url, options) {
@@ -526,8 +537,10 @@ export class Relay extends EventTarget {
     this.#connect();
   }
 
-  session(name, { from = "start" } = {}) {
+  session(name, { from = "start", cursor = null } = {}) {
     if (!SESSION.test(name)) throw new RangeError("A session's name has 1 to 128 characters of A-Z a-z 0-9 _ . : -");
+    if (cursor !== null && !isCursor(cursor)) throw new RangeError("A cursor is {epoch, seq}, as the relay gave it.");
+    if (cursor !== null && this.#sessions.has(name)) throw new Error(`${name} is followed already: its cursor is its own.`);
     if (this.#sessions.has(name)) return this.#sessions.get(name);
     const link = {
       send: (command) => this.#send(command),
@@ -537,7 +550,9 @@ export class Relay extends EventTarget {
       degraded: () => this.#degraded,
       lostAfterMs: () => 1_000 * (this.limits.lost_after_s ?? LOST_AFTER_S),
     };
-    const session = new Session(link, new SessionView(name, `s${++this.#drawn}-`), from);
+    const view = new SessionView(name, `s${++this.#drawn}-`);
+    if (cursor !== null) view.resume(cursor);
+    const session = new Session(link, view, from);
     this.#sessions.set(name, session);
     if (this.#welcomed) session._begin();
     return session;

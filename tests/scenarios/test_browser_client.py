@@ -228,3 +228,28 @@ async def test_a_live_joiner_shows_what_comes_from_now_on(relay: World, browser:
     shown = await late.ended("s", generation)
     assert shown["text"] == "".join(TOKENS[20:])
     assert (shown["state"], shown["unproven"]) == ("complete", False)
+
+
+@pytest.mark.slow
+async def test_a_page_that_has_the_session_gets_what_follows_and_nothing_twice(relay: World, browser: Browser) -> None:
+    relay.fake.script = Script(tokens=TOKENS, hold_before=20)
+    gateway = await relay.gateway()
+    await relay.worker()
+    tab = await opened(browser, gateway)
+    generation = await tab.ask("s", "Count")
+    await tab.shows("s", generation, BEGUN)
+    late = await client_page(browser, gateway.url + "/healthz")
+    await late.run(
+        "async () => { window.got = await (await fetch('/v1/sessions/s')).json();"
+        " follow('s', { cursor: { epoch: got.epoch, seq: got.head } }); }"
+    )
+    await late.until("frames.some(({ type }) => type === 'subscribed')")
+    relay.fake.release()
+    shown = await late.ended("s", generation)
+    (begun,) = await late.run("got.generations")
+    assert begun["text"] + shown["text"] == "".join(TOKENS)
+    assert begun["attempt"] == shown["attempt"]
+    assert (shown["state"], shown["unproven"], begun["state"]) == ("complete", False, "streaming")
+    assert await late.run("sessions.s.resumed")
+    assert await late.run("sessions.s.cursor") == await tab.run("sessions.s.cursor")
+    assert await late.run("commands.filter(({ type }) => type === 'subscribe').length") == 1

@@ -591,6 +591,51 @@ async def test_an_answer_that_had_begun_before_a_session_was_joined_live_is_read
         assert await tab.events("s", "lost") == []
 
 
+async def test_a_cursor_that_is_not_honoured_brings_everything(browser: Browser) -> None:
+    def forgotten(command: Frame) -> list[Frame]:
+        return [subscribed(command, head=2)] if command["type"] == "subscribe" else []
+
+    async with ScriptedGateway(forgotten) as gateway:
+        tab = await client_page(browser, gateway.url)
+        assert await tab.run("(follow('s', { cursor: { epoch: 'e0', seq: 7 } }), sessions.s.resumed)")
+        await tab.until("events.some(({ type }) => type === 'change')")
+        assert gateway.named("subscribe")[0]["cursor"] == {"epoch": "e0", "seq": 7}
+        assert await tab.run("sessions.s.resumed") is False
+        await gateway.send(live(1, TOKENS), live(2, end()))
+        assert (await tab.ended("s", "g1"))["text"] == "é"
+        assert len(gateway.named("subscribe")) == 1
+
+
+async def test_an_earlier_answer_of_a_session_that_was_joined_at_a_cursor_is_read_from_its_beginning(
+    browser: Browser,
+) -> None:
+    def answers(command: Frame) -> list[Frame]:
+        if command["type"] == "submit":
+            return [{**obliging(command)[0], "duplicate": True}]
+        return obliging(command)
+
+    async with ScriptedGateway(answers, welcome=SOON_LOST) as gateway:
+        tab = await client_page(browser, gateway.url)
+        await tab.run("follow('s', { cursor: { epoch: 'e1', seq: 7 } })")
+        await tab.submit("s", "asked", content="?", request_id="mine")
+        await tab.settled("asked")
+        await until(lambda: len(gateway.named("subscribe")) == 2)
+        assert "cursor" not in gateway.named("subscribe")[1]
+
+
+@pytest.mark.parametrize("cursor", ["{ epoch: 'e 1', seq: 1 }", "{ epoch: 'e1', seq: -1 }", "{ epoch: 'e1' }", "7"])
+async def test_what_is_no_cursor_and_one_of_a_session_that_is_followed_are_refused(
+    browser: Browser, cursor: str
+) -> None:
+    async with ScriptedGateway(obliging) as gateway:
+        tab = await following(browser, gateway)
+        named = "(cursor) => { try { relay.session('t', { cursor }) } catch (error) { return error.name } }"
+        assert await tab.run(f"({named})({cursor})") == "RangeError"
+        again = "try { relay.session('s', { cursor: { epoch: 'e1', seq: 1 } }) } catch (error) { error.message }"
+        assert "followed already" in await tab.run(f"eval({again!r})")
+        assert len(gateway.named("subscribe")) == 1
+
+
 async def test_an_hour_offline_does_not_count_against_an_answer(browser: Browser) -> None:
     async with ScriptedGateway(obliging) as gateway:
         tab = await following(browser, gateway)

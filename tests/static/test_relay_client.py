@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from relay.protocol import frames
 from relay.protocol.compact import catchups
 from relay.protocol.view import Frame, Generation, SessionView
+from relay.protocol.words import Cursor
 from tests.protocol.logs import SESSION, Body, Story, logs, message
 from tests.static import javascript
 from tests.static.javascript import Javascript, Step
@@ -46,6 +47,10 @@ class Model:
         command = self.view.subscribe(start=start)
         self._note("subscribe", start, command)
         return command
+
+    def resume(self, cursor: Cursor) -> None:
+        self.view.resume(cursor)
+        self._note("resume", msgspec.to_builtins(cursor), None)
 
     def forget(self) -> None:
         self.view.forget()
@@ -125,6 +130,8 @@ def plans(draw: st.DrawFn) -> Model:
     model, epoch = Model(), 1
     server = Server("e1", draw(logs()))
     live = draw(st.booleans())
+    if draw(st.booleans()):
+        model.resume(Cursor(draw(st.sampled_from(["e0", "e1", "e1"])), draw(st.integers(0, len(server.bodies)))))
     command = model.subscribe("live" if live else "start")
     model.apply(server.subscribed(command, live))
     for _ in range(draw(st.integers(0, 25))):
