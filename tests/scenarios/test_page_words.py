@@ -157,3 +157,28 @@ async def test_a_question_is_too_long_until_it_is_another(browser: Browser) -> N
         await at(page, "prompt").fill("short")
         await expect(at(page, "note")).to_be_hidden()
         assert gateway.named("submit") == []
+
+
+@pytest.mark.parametrize("name", ["bad name", "..", "x" * 129])
+async def test_a_name_in_the_address_that_is_none_is_said_and_a_new_session_opened(browser: Browser, name: str) -> None:
+    async with ScriptedGateway(Answers()) as gateway:
+        page = await opened(browser, gateway, name)
+        await expect(at(page, "note")).to_contain_text("The address of this page named no session")
+        (first,) = gateway.named("subscribe")
+        assert page.url == f"{gateway.url}/demo#s={first['session']}"
+        await page.evaluate("location.hash = '#s=t'")
+        await expect(at(page, "note")).to_be_hidden()
+        await page.evaluate("name => location.hash = `#s=${name}`", name)
+        await expect(at(page, "note")).to_contain_text("The address of this page named no session")
+        subscribed = [command["session"] for command in gateway.named("subscribe")]
+        assert subscribed[1] == "t"
+        assert page.url == f"{gateway.url}/demo#s={subscribed[-1]}"
+
+
+@pytest.mark.parametrize("address", ["", "#elsewhere"])
+async def test_an_address_that_names_none_opens_a_new_session_without_a_word(browser: Browser, address: str) -> None:
+    async with ScriptedGateway(Answers()) as gateway:
+        page = await browser.new_page()
+        await page.goto(f"{gateway.url}/demo{address}")
+        await expect(at(page, "status")).to_have_attribute("data-state", "ready")
+        await expect(at(page, "note")).to_be_hidden()
