@@ -5,6 +5,7 @@ A person at a terminal sees what is going on; a pipe does not.
 
 from __future__ import annotations
 
+import os
 import sys
 
 _STATES = {
@@ -20,13 +21,15 @@ class Screen:
         self._person = sys.stderr.isatty()
         self._state = ""
         self._midway = False  # in a line of text
+        self._shared = not sys.stdout.isatty() and _same_file()
 
     def write(self, text: str) -> None:
         """Text to stdout, at once. Raises BrokenPipeError where nobody reads any more."""
         self.state("")
         sys.stdout.buffer.write(text.encode())
         sys.stdout.buffer.flush()
-        self._midway = not text.endswith("\n")
+        if text:
+            self._midway = not text.endswith("\n")
 
     def state(self, state: str) -> None:
         """A word about what is going on, gone when text comes. In the middle of a text only trouble has a place."""
@@ -57,9 +60,20 @@ class Screen:
             sys.stdout.write("\n")
             sys.stdout.flush()
         if note:
-            self.say(f"relay: {note}")
+            start = "\n" if self._shared and self._midway else ""
+            self.say(f"{start}relay: {note}")
         return code
 
     def say(self, sentence: str) -> None:
         sys.stderr.write(sentence + "\n")
         sys.stderr.flush()
+        self._midway = self._midway and not self._shared
+
+
+def _same_file() -> bool:
+    """Whether stdout and stderr go to one file or pipe, as with `2>&1`."""
+    try:
+        out, err = os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno())
+    except OSError:  # there is none, or it was replaced by something that is no file
+        return False
+    return os.path.samestat(out, err)
