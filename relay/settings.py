@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the gateway listens on")
     port: int = Field(8080, description="Port that the gateway listens on; 0 takes a free one", ge=0, le=65535)
     processes: int = Field(1, description="Gateway processes behind the one port", ge=1, le=256)
+    loop: Literal["asyncio", "uvloop"] = Field(
+        "asyncio", description="Event loop of a gateway: asyncio, or uvloop where that package is installed"
+    )
     allowed_origins: str = Field(
         "",
         description="Other origins whose pages may use the gateway, and hosts it is reached by; with commas",

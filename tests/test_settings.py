@@ -64,7 +64,13 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
             value = not default
         elif isinstance(default, int | float):
             value = default + 1
-        special = {"max_content_bytes": 1024, "log_level": "error", "url": "wss://x", "failover": "end"}
+        special = {
+            "max_content_bytes": 1024,
+            "log_level": "error",
+            "url": "wss://x",
+            "failover": "end",
+            "loop": "uvloop",
+        }
         special |= {"failure_messages": {"de": "x"}}
         value = special.get(name, value)
         monkeypatch.setenv(variable, json.dumps(value) if isinstance(value, dict) else str(value))

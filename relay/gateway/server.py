@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -57,6 +58,16 @@ def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
     return sockets
 
 
+def _refuse_missing(loop: str) -> None:
+    """Raises SettingsError where this event loop is not installed."""
+    try:
+        importlib.import_module(loop)
+    except ImportError as error:
+        raise SettingsError(
+            f"RELAY_LOOP={loop}, but {loop} cannot be imported ({error}): install it, or set RELAY_LOOP=asyncio"
+        ) from None
+
+
 def address(host: str, port: int) -> str:
     """What a person on this machine can click on."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -102,12 +113,14 @@ class _Signalless(_Server):
 
 
 def server(settings: Settings, *, handle_signals: bool = True) -> uvicorn.Server:
-    """A server that is ready to `serve(sockets=[…])`."""
+    """A server that is ready to `serve(sockets=[…])`, on a loop of its `config`'s. Raises SettingsError."""
+    _refuse_missing(settings.loop)
     gateway = Gateway(settings)
     config = uvicorn.Config(
         app(gateway),
         http=RelayHttpProtocol,
         ws=RelayWebSocketProtocol,
+        loop=settings.loop,  # uvicorn's own choice depends on what happens to be installed
         ws_max_size=4 * settings.max_command_bytes,
         ws_ping_interval=None,  # ours knows a slow reader from a dead one
         ws_per_message_deflate=False,

@@ -557,4 +557,11 @@ MUTANTS = [
         ["tests/scenarios/test_accepted_connections.py::test_a_frame_waits_for_no_acknowledgement_of_the_one_before"],
         [],
     ),
+    Mutant(
+        "a gateway on whatever loop is installed",
+        "relay/gateway/server.py",
+        [Change("        loop=settings.loop,", "        loop='auto',")],
+        ["tests/scenarios/test_event_loops.py::test_a_gateway_answers_on_the_loop_that_was_asked_for"],
+        [],
+    ),
 ]  # fmt: skip
