@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 
 import structlog
 
 Logger = structlog.stdlib.BoundLogger
+
+SETTLED_S = 5.0
 
 
 def configure(level: str) -> None:
@@ -38,22 +42,45 @@ def get(part: str) -> Logger:
 
 class Trouble:
     """What goes wrong again and again in one place: its first failure is a warning, those after it are for debugging,
-    and its end is one line more. An outage would else fill the log twice a second for each session.
+    and its end is one line more. An outage would otherwise fill the log twice a second for each session.
+
+    `settled_s`: where many try side by side, one that succeeds says nothing about the others. Then it is over when
+    nothing has failed for that long, and a failure after such a pause is a new trouble.
     """
 
-    def __init__(self, log: Logger, event: str, **ids: str) -> None:
+    def __init__(
+        self,
+        log: Logger,
+        event: str,
+        *,
+        settled_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        **ids: str,
+    ) -> None:
         self._log = log
         self._event = event
+        self._settled_s = settled_s
+        self._clock = clock
         self._ids = ids
         self._failures = 0
+        self._failed_at = 0.0
 
-    def failed(self, error: Exception) -> None:
-        say = self._log.debug if self._failures else self._log.warning
-        say(self._event, detail=str(error), **self._ids)
+    def failed(self, error: Exception | str, /, level: int = logging.WARNING, **more: object) -> None:
+        """`level`: of the first failure. `more`: what else to say of this one."""
+        is_first = not self._failures or (self._settled_s > 0 and self._is_settled())
+        self._log.log(level if is_first else logging.DEBUG, self._event, detail=str(error), **self._ids, **more)
         self._failures += 1
+        self._failed_at = self._clock()
+
+    def broke(self, error: Exception, /, **more: object) -> None:
+        """The same for a bug of the relay: an error, with a traceback."""
+        self.failed(error, logging.ERROR, exc_info=error, **more)
 
     def over(self) -> None:
         """It works; says so if it did not before."""
-        if self._failures:
+        if self._failures and self._is_settled():
             self._log.info("recovered", what=self._event, failures=self._failures, **self._ids)
             self._failures = 0
+
+    def _is_settled(self) -> bool:
+        return self._clock() - self._failed_at >= self._settled_s

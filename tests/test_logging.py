@@ -22,3 +22,38 @@ def test_a_trouble_is_a_warning_once_and_its_end_is_told() -> None:
     ]  # fmt: skip
     assert lines[3]["failures"] == 3
     assert all(line["session"] == "s" for line in lines)
+
+
+def test_where_many_try_a_trouble_is_over_when_nothing_has_failed_for_a_while() -> None:
+    now_s = 100.0
+    with capture_logs() as lines:
+        trouble = logging.Trouble(logging.get("part"), "unavailable", settled_s=5, clock=lambda: now_s)
+        for _ in range(20):  # one in two fails
+            trouble.failed(RuntimeError("away"))
+            trouble.over()
+            now_s += 4.9
+        now_s += 0.1
+        trouble.over()
+        trouble.over()
+    assert [line["log_level"] for line in lines] == ["warning", *["debug"] * 19, "info"]
+    assert (lines[-1]["event"], lines[-1]["failures"]) == ("recovered", 20)
+
+
+def test_a_failure_after_a_long_pause_is_told_though_nobody_has_tried_between() -> None:
+    now_s = 100.0
+    with capture_logs() as lines:
+        trouble = logging.Trouble(logging.get("part"), "unavailable", settled_s=5, clock=lambda: now_s)
+        for pause_s in (1, 60, 0):
+            trouble.failed(RuntimeError("away"))
+            now_s += pause_s
+    assert [line["log_level"] for line in lines] == ["warning", "debug", "warning"]
+
+
+def test_a_bug_is_an_error_with_its_traceback_once() -> None:
+    with capture_logs() as lines:
+        trouble = logging.Trouble(logging.get("part"), "message_failed")
+        for _ in range(3):
+            trouble.broke(ValueError("no message of ours"), channel="c")
+    assert [line["log_level"] for line in lines] == ["error", "debug", "debug"]
+    assert isinstance(lines[0]["exc_info"], ValueError)
+    assert lines[0]["channel"] == "c"

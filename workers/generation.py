@@ -63,6 +63,7 @@ class Generation:
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
         self._log = log.bind(session=job.session, generation=job.generation, fence=claim.fence)
+        self._renewing = logging.Trouble(self._log, "renewal_failed")
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._claimed_s = time.monotonic()
         self._answer: Answer | None = None
@@ -89,7 +90,7 @@ class Generation:
                 lost_after_ms=settings.lost_after_s * 1000,
             ),
             now_ms=lambda: time.monotonic() * 1000,
-            renewed=self._lease.renewed,
+            renewed=self._renewed,
         )
 
     @property
@@ -221,12 +222,15 @@ class Generation:
 
     async def _put_back(self) -> None:
         """Redis may have lost the job since it was taken; then nobody would find it, should we die."""
+        trouble = logging.Trouble(self._log, "put_back_failed")
         while True:
             try:
-                return await self._queue.put_back(self._job, Policy.of(self._settings).look_ms)
+                await self._queue.put_back(self._job, Policy.of(self._settings).look_ms)
+                trouble.over()
+                return
             except StorageError as error:
                 metrics.storage_errors.labels("queue").inc()
-                self._log.warning("put_back_failed", detail=str(error))
+                trouble.failed(error)
                 await asyncio.sleep(_RETRY_S)
 
     async def _restore(self, fence: int, place: Place) -> Rebuilt | Outcome:
@@ -251,8 +255,9 @@ class Generation:
             outcome = await self._session_log.renew(session, generation, fence, self._lease_ms, done, mark)
         except StorageError as error:
             metrics.storage_errors.labels("lease").inc()
-            self._log.warning("renewal_failed", detail=str(error))
+            self._renewing.failed(error)
             return False
+        self._renewing.over()
         if outcome.what == "ended" and self._outcome[0]:
             return False  # by our own end, perhaps, whose reply was lost: its retry tells
         if self._flusher.rebuilding or fence != self._flusher.fence:
@@ -262,6 +267,11 @@ class Generation:
         if outcome.what != "written":
             self._flusher.rebuild()
         return outcome.what == "written"
+
+    def _renewed(self, asked_s: float) -> None:
+        """By a write: nothing else may renew it again."""
+        self._lease.renewed(asked_s)
+        self._renewing.over()
 
     @property
     def _mark(self) -> str:

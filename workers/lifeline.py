@@ -52,6 +52,9 @@ class Lifeline:
         self._renewing: dict[Lease, Future[None]] = {}
         self._seen_at = time.monotonic()
         self._given_up = False
+        self._trouble, self._bug = (
+            logging.Trouble(log, "renewal_failed", settled_s=logging.SETTLED_S) for _ in range(2)
+        )
         self._seeing: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._keep, name="lifeline", daemon=True)
         self._stopping: Future[None] = Future()
@@ -131,12 +134,14 @@ class Lifeline:
             if outcome.what == "written":
                 lease.renewed(asked_s)
                 metrics.lifelines.inc()
+                self._trouble.over()
+                self._bug.over()
         except StorageError as error:
             metrics.storage_errors.labels("lifeline").inc()
-            log.warning("renewal_failed", detail=str(error))
-        except Exception:  # the others are still to be renewed
+            self._trouble.failed(error)
+        except Exception as error:  # the others are still to be renewed
             metrics.bugs.labels("lifeline").inc()
-            log.exception("renewal_failed")
+            self._bug.broke(error)
         finally:
             del self._renewing[lease]
             under_way.set_result(None)

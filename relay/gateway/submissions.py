@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import NamedTuple
 
 from relay import logging, metrics, sentences, timeouts
@@ -31,6 +32,11 @@ class Accepted(NamedTuple):
     duplicate: bool
 
 
+@cache
+def _trouble(part: str) -> logging.Trouble:
+    return logging.Trouble(log, "unavailable", settled_s=logging.SETTLED_S, part=part)
+
+
 def answer_by() -> float:
     """By when what arrives now is to be answered; see timeouts.now."""
     return timeouts.now() + ANSWER_WITHIN_S
@@ -48,9 +54,10 @@ async def answered_in_time(part: str, by: float | None = None) -> AsyncIterator[
             raise TimeoutError
         async with timeouts.timeout(left_s):
             yield
+        _trouble(part).over()
     except (StorageError, TimeoutError) as error:
         metrics.storage_errors.labels(part).inc()
-        log.warning("unavailable", part=part, detail=str(error))
+        _trouble(part).failed(error)
         raise ClientError("unavailable", "This did not work just now; please try again.", retry_after_s=1) from None
 
 

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterable
+from logging import ERROR
 from typing import Any, Protocol
 
 import hiredis
@@ -63,6 +64,11 @@ class Feed:
         self._verbs = (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if sharded else (b"SUBSCRIBE", b"UNSUBSCRIBE")
         self._hears = hears
         self._log = log.bind(server=f"{endpoint.host}:{endpoint.port}")
+        # A connection that is lost or refused again and again begins well each time.
+        self._lost_again, self._failing, self._refusals = (
+            logging.Trouble(self._log, event, settled_s=logging.SETTLED_S)
+            for event in ("subscription_lost", "subscription_failed", "subscription_refused")
+        )
         self._asked: set[bytes] = set()  # and not answered yet
         self._leaving: Counter[bytes] = Counter()  # unsubscribed by us, not answered yet
         self._wire: Wire | None = None
@@ -98,10 +104,10 @@ class Feed:
                 if wire.served:
                     failures = 0
             except (OSError, TimeoutError) as error:
-                self._log.warning("subscription_failed", error=type(error).__name__, detail=str(error)[:200])
-            except Exception:  # a feed that dies in silence would leave its listeners without a word
+                self._failing.failed(str(error)[:200], error=type(error).__name__)
+            except Exception as error:  # a feed that dies in silence would leave its listeners without a word
                 metrics.bugs.labels("subscription").inc()
-                self._log.exception("subscription_failed")
+                self._failing.broke(error)
             failures += 1
             self._hears.silent()
             ceiling = min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(failures, 8))
@@ -115,6 +121,9 @@ class Feed:
             self._begin(wire)
             while not wire.lost.done():
                 await asyncio.wait([wire.lost], timeout=_CHECK_S)
+                if wire.served and not self._asked:
+                    for trouble in (self._lost_again, self._failing, self._refusals):
+                        trouble.over()
                 silent_s = loop.time() - wire.heard_at
                 if silent_s > PING_AFTER_S and pinged_at < wire.heard_at + PING_AFTER_S:
                     pinged_at = loop.time()
@@ -133,7 +142,7 @@ class Feed:
             wire.abort()
         metrics.subscriber_losses.inc()
         reason = wire.lost.result() if wire.lost.done() else "silent"
-        self._log.warning("subscription_lost", channels=len(self.channels), reason=reason)
+        self._lost_again.failed(reason, channels=len(self.channels))
         if wire.served:  # else there was nothing to lose since they were told last
             self._unheard |= self.channels
             self._blip = self._blip or timeouts.Timer(self._lost)
@@ -190,7 +199,7 @@ class Feed:
         if code in _NOT_NOW:
             self._turn_away(list(self._asked), moved=False)
             return
-        self._log.error("subscription_refused", detail=why[:200])
+        self._refusals.failed(why[:200], ERROR)
         if self._wire is not None:
             self._wire.abort()
 

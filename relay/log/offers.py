@@ -54,6 +54,7 @@ class Offers:
         self._current: list[Offer] = []
         self._read_at = -math.inf
         self._reading = asyncio.Lock()
+        self._trouble = logging.Trouble(log, "offer_failed")
 
     async def make(self, offers: Sequence[Offer]) -> None:
         """They stand for TTL_S, in place of those that this process made before. Raises StorageError."""
@@ -70,9 +71,10 @@ class Offers:
         """The same if Redis answers; another call does otherwise."""
         try:
             await self.make(offers)
+            self._trouble.over()
         except StorageError as error:
             metrics.storage_errors.labels("offers").inc()
-            log.warning("offer_failed", detail=str(error))
+            self._trouble.failed(error)
 
     async def current(self) -> list[Offer]:
         """Those that stand, as of a second ago at most. Raises StorageError."""

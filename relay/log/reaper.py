@@ -64,6 +64,8 @@ class Reaper:
         self._own = {own_queue} if own_queue is not None else set()
         self._clock = clock
         self._trouble_at = self._began_at = -math.inf
+        self._sweeping = logging.Trouble(log, "sweep_failed")
+        self._bug = logging.Trouble(log, "reaper_failed")
         self._steps: dict[str, ClockSteps] = {}  # by queue: each may lie on another server
 
     async def run(self) -> None:
@@ -74,13 +76,15 @@ class Reaper:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))
             try:
                 await self._round()
+                self._sweeping.over()
+                self._bug.over()
             except StorageError as error:
                 self._trouble_at = self._clock()
                 metrics.storage_errors.labels("reaper").inc()
-                log.warning("sweep_failed", detail=str(error))
-            except Exception:  # without its reaper a process would let answers hang
+                self._sweeping.failed(error)
+            except Exception as error:  # without its reaper a process would let answers hang
                 metrics.bugs.labels("reaper").inc()
-                log.exception("reaper_failed")
+                self._bug.broke(error)
 
     async def _round(self) -> None:
         sizes: dict[str, tuple[int, int]] = {}

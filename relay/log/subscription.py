@@ -22,6 +22,7 @@ from relay.log.servers import Servers
 
 _PLACE_AFTER_S = 0.02  # of a change: not at once, as two servers may each say that the other one has a slot
 _PLACE_AGAIN_S = 0.25  # while nobody is known to have a channel's slot, or its server will not publish it now
+_UNREADABLE_S = 60.0  # without a message that cannot be read; then the next one is told again
 
 log = logging.get("subscription")
 
@@ -59,6 +60,7 @@ class Subscriber:
         self._feeds: dict[Endpoint, Feed] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._unreadable = logging.Trouble(log, "message_failed", settled_s=_UNREADABLE_S)
 
     def start(self) -> None:
         self._servers.on_change(self._place_soon)
@@ -99,9 +101,10 @@ class Subscriber:
             return
         try:
             listener.message(payload)
-        except Exception:  # would cost all others their connection; it is no message of ours, perhaps
+            self._unreadable.over()
+        except Exception as error:  # would cost all others their connection; it is no message of ours, perhaps
             metrics.bugs.labels("subscription").inc()
-            log.exception("message_failed", channel=name.decode(errors="replace"))
+            self._unreadable.broke(error, channel=name.decode(errors="replace"))
             listener.lost()
 
     def acknowledged(self, name: bytes) -> None:

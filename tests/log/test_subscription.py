@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from relay import embedded
+from relay import embedded, logging
 from relay.log import feed
 from relay.log.connect import Connections, call, publish_verb
 from relay.log.subscription import Subscriber
@@ -117,6 +118,54 @@ async def test_who_cannot_read_what_is_said_looks_and_costs_nobody_else_the_conn
             await here.reaches("c", ear, "one")
             assert (ear.acknowledgements, ear.losses) == (1, 0)
             assert (foreign.acknowledgements, foreign.losses) == (1, 1)
+
+
+async def test_however_many_messages_cannot_be_read_one_traceback_is_logged() -> None:
+    class Foreign(Ear):
+        def message(self, payload: bytes) -> None:
+            super().message(payload)
+            if payload != b"ours":
+                raise ValueError
+
+    with embedded.server() as url, capture_logs() as lines:
+        async with desk(url) as here:
+            ear = Foreign()
+            await here.subscriber.subscribe("c", ear)
+            for _ in range(10):
+                await here.say("c", "no message of ours")
+                await here.say("c", "ours")
+            await until(lambda: len(ear.heard) == 20, "all are heard")
+            assert ear.losses == 10
+    failed = [line for line in lines if line["event"] == "message_failed"]
+    assert [line["log_level"] for line in failed] == ["error", *["debug"] * 9]
+    assert "recovered" not in {line["event"] for line in lines}
+
+
+async def test_a_subscription_that_is_refused_again_and_again_is_told_once_and_so_is_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A right that is missing: what it does not need one for is answered each time."""
+    monkeypatch.setattr(logging, "SETTLED_S", 1.5)  # longer than from one try to the next
+    with embedded.server() as url, capture_logs() as lines:
+
+        def said(event: str) -> list[str]:
+            return [line["log_level"] for line in lines if line["event"] == event]
+
+        async with desk(url) as here:
+            ear, other = await here.listen("c"), await here.listen("d")
+            await call(here.redis.commands, "ACL", "SETUSER", "default", "resetchannels", "&c")
+            await call(here.redis.commands, "CLIENT", "KILL", "TYPE", "pubsub")
+            await until(lambda: len(said("subscription_refused")) > 5, "it is refused again and again")
+            await call(here.redis.commands, "ACL", "SETUSER", "default", "allchannels")
+            await until(lambda: len(said("recovered")) == 2, "it is over")
+            await here.reaches("c", ear, "one")
+            await here.reaches("d", other, "two")
+    assert [level for level in said("subscription_refused") if level != "debug"] == ["error"]
+    assert [level for level in said("subscription_lost") if level != "debug"] == ["warning"]
+    assert {line["what"] for line in lines if line["event"] == "recovered"} == {
+        "subscription_refused",
+        "subscription_lost",
+    }
 
 
 async def test_a_feed_goes_on_after_what_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
