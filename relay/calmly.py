@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def calmly(command: Callable[P, R]) -> Callable[P, R]:
-    """A mistake of the user's ends in one line and exit code 2, not in a traceback."""
+    """A RelayError ends in one line and its exit code (2: a mistake of the user's), not in a traceback."""
 
     @wraps(command)
     def run(*arguments: P.args, **named: P.kwargs) -> R:
@@ -23,6 +23,6 @@ def calmly(command: Callable[P, R]) -> Callable[P, R]:
             return command(*arguments, **named)
         except RelayError as error:
             typer.echo(f"relay: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
+            raise typer.Exit(error.exit_code) from None
 
     return run

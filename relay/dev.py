@@ -6,32 +6,38 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from contextlib import ExitStack
 
 import uvicorn
 
 from relay import embedded
+from relay.errors import ServerDied
 from relay.gateway.server import address, listen, server
 from relay.log.fitness import refuse_unfit
 from relay.settings import Settings
 from workers import loop, worker
 from workers.lineup import Lineup, lineup
 
+_LOOK_S = 0.2  # at the embedded server
+
 
 def run(settings: Settings, *, own_redis: bool) -> None:
-    """Until Ctrl-C. Raises SettingsError before anything has begun."""
+    """Until Ctrl-C. Raises SettingsError before anything has begun, ServerDied if the embedded server does."""
     asked = lineup(settings)
     sock = listen(settings.host, settings.port)
     with ExitStack() as stack:
         if own_redis:
-            settings = settings.model_copy(update={"redis_url": stack.enter_context(embedded.server())})
+            url, process = stack.enter_context(embedded.watched_server())
+            settings = settings.model_copy(update={"redis_url": url})
         else:
+            process = None
             asyncio.run(refuse_unfit(settings.redis_url))
-        loop.run(_run(settings, asked, sock))
+        loop.run(_run(settings, asked, sock, process))
 
 
-async def _run(settings: Settings, asked: Lineup, sock: socket.socket) -> None:
+async def _run(settings: Settings, asked: Lineup, sock: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
     gateway = server(settings, handle_signals=False)
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -44,14 +50,25 @@ async def _run(settings: Settings, asked: Lineup, sock: socket.socket) -> None:
     ]
     announcing = asyncio.create_task(_announce(gateway, sock, settings, asked), name="announce")
     told = asyncio.create_task(stopping.wait(), name="stopping")
-    await asyncio.wait([*tasks, told], return_when=asyncio.FIRST_COMPLETED)
-    for task in (announcing, told):
+    watching = asyncio.create_task(_until_dead(process), name="embedded server")
+    await asyncio.wait([*tasks, told, watching], return_when=asyncio.FIRST_COMPLETED)
+    died = watching.done() and not told.done()  # a Ctrl-C in a terminal may have reached it, too
+    for task in (announcing, told, watching):
         task.cancel()
     stopping.set()
     gateway.should_exit = True
-    await asyncio.gather(announcing, told, *tasks, return_exceptions=True)
+    await asyncio.gather(announcing, told, watching, *tasks, return_exceptions=True)
+    if died:
+        # Another one would be empty: to go on with it would look as if nothing had been lost.
+        raise ServerDied("the embedded server has died, and the sessions that it held are gone; start relay dev again")
     for task in tasks:
         task.result()
+
+
+async def _until_dead(process: subprocess.Popen[bytes] | None) -> None:
+    """For ever where the Redis is somebody else's, None."""
+    while process is None or process.poll() is None:  # noqa: ASYNC110 - a process has no event
+        await asyncio.sleep(_LOOK_S)
 
 
 def _own_command() -> str:

@@ -26,6 +26,13 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 @contextmanager
 def server() -> Iterator[str]:
     """Run one for the duration of the block; yields its URL. Raises SettingsError if there is none to run."""
+    with watched_server() as (url, _):
+        yield url
+
+
+@contextmanager
+def watched_server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The same, for whoever has to know whether it lives."""
     binary = find_binary()
     with tempfile.TemporaryDirectory(prefix="relay-") as directory:
         path = Path(directory) / "redis.sock"
@@ -40,7 +47,7 @@ def server() -> Iterator[str]:
             )
         try:
             _wait_for(path, process, Path(directory) / "log")
-            yield f"unix://{path}"
+            yield f"unix://{path}", process
         finally:
             process.terminate()
             process.wait()

@@ -2,6 +2,7 @@
 
 RelayError                a mistake or a limit that a person can act on; the sentence says which setting or field
 ├── SettingsError         the command line, environment or Redis' own policy is wrong; ends the process with one line
+├── ServerDied            the embedded server of `relay dev` has died, and with it what it held
 ├── StorageError          Redis did not answer, or not as it should; always worth another try
 │   └── UnreadableJob     what it answered was written by a release that this one does not understand
 ├── ClientError           theirs: reaches a client as `error {code, message, retryable}` or as an HTTP status
@@ -33,11 +34,19 @@ RETRYABLE: frozenset[Code] = frozenset({"rate_limited", "unavailable", "still_ru
 
 
 class RelayError(Exception):
-    """Root of the tree."""
+    """Root of the tree. `exit_code`: of a command that it ends."""
+
+    exit_code = 2
 
 
 class SettingsError(RelayError):
     """A setting, ours or Redis' own, cannot be used; the text names it."""
+
+
+class ServerDied(RelayError):
+    """The embedded server is gone; the text says what that means."""
+
+    exit_code = 1
 
 
 class StorageError(RelayError):

@@ -62,6 +62,33 @@ async def test_relay_dev_answers_without_a_key_and_leaves_nothing_behind(tmp_pat
     await until(lambda: not any(map(alive, servers)), "the embedded server is gone")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for children under /proc")
+async def test_relay_dev_ends_when_its_embedded_server_dies_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Even while it gives an answer. A server of its own that came back would be empty."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {"TMPDIR": str(temporary)}
+    dev = Process(["relay", "dev", "--port", "0", "--tokens-per-second", "20"], tmp_path, "dev", environment)
+    try:
+        address = await until(lambda: re.search(r"http://\S+:\d+/", dev.stdout.read_text()), "where to click")
+        async with Client(address.group().rstrip("/"), "demo") as client:
+            await client.subscribe()
+            generation = await client.submit("Tell me something")
+            await client.until(lambda: client.view.generations and client.shown(generation).count > 2, "it answers")
+            (server,) = children(dev.pid)
+            os.kill(server, signal.SIGKILL)
+            assert await dev.exited(60) == 1
+    finally:
+        await dev.end()
+    said = [line for line in dev.stderr.read_text().splitlines() if line.startswith("relay: ")]
+    assert said == [
+        "relay: the embedded server has died, and the sessions that it held are gone; start relay dev again"
+    ]
+    dev.check_log()
+    assert not list(temporary.iterdir())
+    assert not alive(server)
+
+
 async def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
