@@ -11,6 +11,7 @@ import pytest
 
 from relay import embedded
 from tests.fakes.provider import Script
+from tests.scenarios.browser import chromium, client_page
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import until
 from tests.scenarios.world import World, world
@@ -58,3 +59,32 @@ async def test_a_frozen_redis_costs_time_but_no_text(relay: World) -> None:
         await client.ended(again)
         assert client.ends[again] == 1
         assert len(client.view.generations) == 2
+
+
+@pytest.mark.slow
+async def test_what_a_page_could_not_send_goes_out_when_redis_is_back(relay: World) -> None:
+    relay.fake.script = Script(tokens=TOKENS, hold_before=20)
+    gateway = await relay.gateway()
+    await relay.worker()
+    server = (await relay.redis.info("server"))["process_id"]
+    async with chromium() as browser:
+        tab = await client_page(browser, gateway.url + "/healthz")
+        await tab.follow("s")
+        generation = await tab.ask("s", "Count")
+        await tab.shows("s", generation, "".join(TOKENS[:20]))
+        os.kill(server, signal.SIGSTOP)
+        try:
+            await tab.until("sessions.s.degraded")
+            await tab.submit("s", "asked", content="And?")
+            await tab.run(f"promise('stopped', sessions.s.stop('{generation}'))")
+            await tab.until("new Set(frames.filter(({ type }) => type === 'error').map(({ id }) => id)).size === 2")
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert (await tab.settled("stopped"))["value"]["generation"] == generation
+        assert (await tab.ended("s", generation))["state"] == "stopped"
+        later = (await tab.settled("asked"))["value"]["generation"]
+        await until(lambda: len(relay.fake.calls) == 2, "the model is asked, once")
+        relay.fake.release()
+        shown = await tab.ended("s", later)
+        assert (shown["state"], shown["text"]) == ("complete", "".join(TOKENS))
+        assert len(relay.fake.calls) == 2
