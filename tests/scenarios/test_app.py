@@ -13,8 +13,8 @@ from relay.client import Applied, Data, Text, connect
 from relay.protocol.view import Frame
 from tests.log.in_memory import parts_of
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import until
-from tests.scenarios.world import START_S, World
+from tests.scenarios.processes import START_S, until
+from tests.scenarios.world import World
 
 CHAT = """
 import asyncio
@@ -241,5 +241,5 @@ async def test_a_stop_reaches_into_the_generator(relay: World, importable: str, 
 
 async def test_what_cannot_be_called_ends_the_worker_with_one_line(relay: World, importable: str) -> None:
     worker = relay.spawn("relay-worker", "--app", "own_chat:nobody", PYTHONPATH=importable)
-    assert await worker.exited(START_S) == 2
+    assert await worker.exited() == 2
     assert worker.stderr.read_text() == "relay-worker: --app / RELAY_APP own_chat:nobody: own_chat has no nobody\n"

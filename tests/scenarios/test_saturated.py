@@ -12,8 +12,8 @@ import pytest
 
 from tests.fakes.script import Script
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import Process, until
-from tests.scenarios.world import START_S, World
+from tests.scenarios.processes import START_S, Process, until
+from tests.scenarios.world import World
 
 LEASE_S = 1.0
 BLOCKED_S = 3 * LEASE_S

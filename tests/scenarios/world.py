@@ -20,11 +20,9 @@ from redis.asyncio.sentinel import Sentinel
 
 from relay.log.address import parse
 from tests.fakes.provider import FakeProvider, Script
-from tests.scenarios.processes import TIMEOUT_S, Process, until
+from tests.scenarios.processes import START_S, TIMEOUT_S, Process, until
 
 __all__ = ["Gateway", "Script", "World", "world"]
-
-START_S = 60.0  # on a machine that many share; nothing is proven by how fast a process starts
 
 P = TypeVar("P", bound=Process)
 
