@@ -22,6 +22,11 @@ TIMEOUT_S = 20.0
 START_S = 60.0  # on a machine that many share; nothing is proven by how fast a process starts
 
 
+def customized(directory: Path) -> str:
+    """PYTHONPATH with a `sitecustomize` of a test's own before the code under test."""
+    return os.pathsep.join([str(directory), str(ROOT)])
+
+
 async def until(condition: Callable[[], Any], what: str = "", timeout_s: float = TIMEOUT_S) -> Any:
     """Wait for a condition (not for time), which may be a coroutine; fails naming `what`."""
     deadline = time.monotonic() + timeout_s

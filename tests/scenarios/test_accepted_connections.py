@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.processes import until
+from tests.scenarios.processes import customized, until
 from tests.scenarios.world import World
 
 # Python imports a module of this name by itself, in the gateway and in each of its processes.
@@ -30,6 +30,6 @@ async def test_a_frame_waits_for_no_acknowledgement_of_the_one_before(
     relay: World, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    gateway = await relay.gateway(*flags, PYTHONPATH=str(tmp_path))
+    gateway = await relay.gateway(*flags, PYTHONPATH=customized(tmp_path))
     line = await until(lambda: gateway.logged("accepted"), "a connection was accepted")
     assert line["nodelay"] != 0

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes.script import Script
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import until
+from tests.scenarios.processes import customized, until
 from tests.scenarios.world import World
 
 TOKENS = [f"w{number} " for number in range(40)]
@@ -38,7 +38,7 @@ async def test_a_gateway_answers_on_the_loop_that_was_asked_for(
 ) -> None:
     pytest.importorskip("uvloop")  # by default it is not used although it is installed
     (tmp_path / "sitecustomize.py").write_text(TELLS_LOOP)
-    gateway = await relay.gateway(*flags, **settings, PYTHONPATH=str(tmp_path))
+    gateway = await relay.gateway(*flags, **settings, PYTHONPATH=customized(tmp_path))
     line = await until(lambda: gateway.logged("runs_on"), "it has a loop")
     assert line["loop"] == settings.get("RELAY_LOOP", "asyncio")
     relay.fake.script = Script(tokens=TOKENS, hold_before=10)
@@ -64,7 +64,7 @@ async def test_a_loop_that_is_not_installed_is_refused_in_one_line(
     relay: World, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(NOT_INSTALLED)
-    settings = {"RELAY_LOOP": "uvloop", "PYTHONPATH": str(tmp_path)}
+    settings = {"RELAY_LOOP": "uvloop", "PYTHONPATH": customized(tmp_path)}
     gateway = relay.spawn("relay", "gateway", "--port", "0", *flags, **settings)
     assert await gateway.exited() == 2
     (line,) = gateway.stderr.read_text().splitlines()
