@@ -143,7 +143,7 @@ async def test_reload_slow_reader_snapshot_and_trimming_leave_data_in_its_place(
             await one.ended(generation)
             check(one, generation, TEXT)
             assert _shown(one.shown(generation)) == _due(len(TOKENS))
-        assert any(frame["type"] == "catchup" for frame in slow.frames), "what it had not taken came merged"
+        assert any(frame["type"] == "catchup" for frame in late.frames), "what a reload shows came merged"
         await _merged(scene, generation)
         async with Client(gateway.url, "s") as after:
             await after.subscribe()
