@@ -15,7 +15,7 @@ import heapq
 import itertools
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 TICK_S = 0.02
 _LATE_S = 2 * TICK_S  # a tick that comes later than this was held up by ourselves
@@ -47,9 +47,11 @@ class Timer:
             self._clock.stop(self)
 
 
-def timeout_at(at_s: float | None) -> AbstractAsyncContextManager[Timer]:
-    """As `timeout`, until a moment by `now`; for what is awaited in several pieces."""
-    return timeout(None if at_s is None else at_s - now())
+def timeout_at(at_s: float | None) -> AbstractAsyncContextManager[Timer | None]:
+    """As `timeout`, until a moment by `now`; for what is awaited in several pieces. Without one it costs next to
+    nothing: a provider's stream asks for it once a token.
+    """
+    return nullcontext() if at_s is None else timeout(at_s - now())
 
 
 @asynccontextmanager

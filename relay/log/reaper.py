@@ -118,7 +118,7 @@ class Reaper:
     async def end_orphan(self, session: str, generation: str) -> None:
         """End an answer that nobody writes and no queue knows of: Redis has lost its job, or its end.
 
-        Where only its row is lost, put that back. Raises StorageError.
+        Where only its row is lost, put that back; a job that cannot be read is as good as lost. Raises StorageError.
         """
         standing = await self._log.standing(session, generation)
         if standing is None or standing["state"] == "ended" or self._clock() - self._trouble_at < self._policy.lease_s:

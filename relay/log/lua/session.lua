@@ -81,8 +81,8 @@ local function keep(more)
 end
 
 -- Who may write: the holder of the current fence, while the generation goes on. Returns a refusal or nil: 'unknown' if
--- Redis has lost the generation, its session's meta, or the claim (fences only rise). `held`: it must not have been given back either, as what
--- was on its way by then would revive the lease. Then the epoch, if there is a session.
+-- Redis has lost the generation, its session's meta, or the claim (fences only rise). `held`: it must not have been
+-- given back either, as what was on its way by then would revive the lease. After nil comes the epoch.
 local function refuse(generation, fence, held)
   local state = redis.call('HMGET', of.state(generation), 'fence', 'state', 'owner')
   local epoch = redis.call('HGET', KEY.meta, 'epoch')
