@@ -60,17 +60,25 @@ async def timeout(after_s: float | None) -> AsyncIterator[Timer]:
 
     Raises TimeoutError.
     """
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as scope:
-        timer = Timer(lambda: None if scope.expired() else scope.reschedule(loop.time()))
-        if after_s is not None:
-            timer.start(after_s)
-            if after_s < -_GRACE_S:  # long over: many waits may each be too short for a tick
-                scope.reschedule(loop.time())
-        try:
-            yield timer
-        finally:
-            timer.stop()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    cancelled_before = task.cancelling() if task is not None else 0
+    scope = asyncio.timeout(None)
+    try:
+        async with scope:
+            timer = Timer(lambda: None if scope.expired() else scope.reschedule(loop.time()))
+            if after_s is not None:
+                timer.start(after_s)
+                if after_s < -_GRACE_S:  # long over: many waits may each be too short for a tick
+                    scope.reschedule(loop.time())
+            try:
+                yield timer
+            finally:
+                timer.stop()
+    except asyncio.CancelledError:
+        # While a task that was cancelled cleans up, Python 3.11.2, Debian 12's, lets its own one out (gh-102780).
+        if task is not None and scope.expired() and task.cancelling() <= cancelled_before:
+            raise TimeoutError from None
+        raise
 
 
 class _Clock:

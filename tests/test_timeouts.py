@@ -148,3 +148,44 @@ def test_a_loop_that_is_gone_leaves_nothing_behind() -> None:
     for _ in range(3):
         asyncio.run(begin())
     assert sum(loop.is_closed() for loop in timeouts._clocks) <= 1
+
+
+async def test_silence_is_noticed_while_a_cancelled_task_cleans_up() -> None:
+    begun, noticed = asyncio.Event(), asyncio.Event()
+
+    async def cleans_up() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await over()
+            noticed.set()
+
+    task = asyncio.create_task(cleans_up())
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert noticed.is_set()
+    assert task.cancelled()
+
+
+async def test_a_task_that_is_cancelled_again_while_it_cleans_up_has_not_timed_out() -> None:
+    begun = asyncio.Event()
+
+    async def cleans_up() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            begun.set()
+            with pytest.raises(asyncio.CancelledError):
+                async with timeouts.timeout(60):
+                    await asyncio.Event().wait()
+
+    task = asyncio.create_task(cleans_up())
+    for _ in range(2):
+        await begun.wait()
+        begun.clear()
+        task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()

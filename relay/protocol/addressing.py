@@ -20,13 +20,14 @@ Address = dict[str, Any]
 MAX_STEPS = 100_000  # names and nested parts; of a message of more than that nothing further is found
 _NAMES = ("id", "session")
 
-# JSON. Every repetition is possessive (`++`, `*+`): none is tried a second time, so each walk is linear.
-_STRING = r'"(?:[^"\\]|\\.)*+"'
-_PLAIN = rf'(?:[^"{{}}\[\]]++|{_STRING})*+'
+# JSON. No repetition is tried a second time, so each walk is linear: of one character at a time it is possessive (`++`,
+# `*+`), of more it stands in an atomic group, as Python before 3.11.5 takes possessive ones of those wrong (gh-106052).
+_STRING = r'"(?>(?:[^"\\]|\\.)*)"'
+_PLAIN = rf'(?>(?:[^"{{}}\[\]]++|{_STRING})*)'
 _BEGIN = re.compile(r"[\ufeff\s]*+\{")
 _KEY = re.compile(rf'[\s,]*+({_STRING}|[^\s",:{{}}\[\]]++)\s*+:\s*+', re.DOTALL)  # one without quotes costs no other
 _VALUE = re.compile(rf"({_STRING})|[\[{{]|[^,{{}}\[\]]*+", re.DOTALL)
-_FLAT = re.compile(rf"(?:{_PLAIN}[\[{{]{_PLAIN}[\]}}])*+{_PLAIN}", re.DOTALL)  # up to a bracket that nests further
+_FLAT = re.compile(rf"(?>(?:{_PLAIN}[\[{{]{_PLAIN}[\]}}])*){_PLAIN}", re.DOTALL)  # up to a bracket that nests further
 _BRACKETS = re.compile(r"[\[{]++|[\]}]++")
 _decode_json = msgspec.json.Decoder(str).decode
 
