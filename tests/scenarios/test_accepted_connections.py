@@ -25,7 +25,10 @@ Protocol.connection_made = connection_made
 """
 
 
-@pytest.mark.parametrize("flags", [(), ("--processes", "2")], ids=["one process", "several"])
+@pytest.mark.parametrize(
+    "flags",
+    [pytest.param((), id="one process"), pytest.param(("--processes", "2"), id="several", marks=pytest.mark.slow)],
+)
 async def test_a_frame_waits_for_no_acknowledgement_of_the_one_before(
     relay: World, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:

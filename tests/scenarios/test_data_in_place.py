@@ -154,6 +154,7 @@ async def test_reload_slow_reader_snapshot_and_trimming_leave_data_in_its_place(
     assert _values(parts_of(found)) == _due(len(TOKENS))
 
 
+@pytest.mark.slow
 async def test_data_keeps_its_place_when_redis_loses_everything(scene: Scene) -> None:
     gateway = await scene.relay.gateway()
     await scene.worker()

@@ -72,6 +72,7 @@ async def test_viewers_are_told_in_this_order_and_everything_is_as_if_nothing_ha
     assert all(ttl > 0 for ttl in (await relay.ttls()).values())
 
 
+@pytest.mark.slow
 async def test_an_answer_whose_worker_died_with_the_data_has_one_clear_end_at_every_gateway(relay: World) -> None:
     gateway, second, worker = await relay.gateway(), await relay.gateway(), await relay.worker()
     async with Client(gateway.url, "s") as client, Client(second.url, "s") as other:

@@ -84,6 +84,7 @@ async def test_tabs_that_join_in_mid_answer_at_a_gateway_that_follows_nothing_ye
     await asyncio.gather(*(one(f"s{number}") for number in range(SESSIONS)))
 
 
+@pytest.mark.slow
 @at_every_distance
 async def test_viewers_that_leave_and_come_back_elsewhere_with_their_cursor(far: World, chance: random.Random) -> None:
     """To a gateway that may have heard less than they have, or nothing at all."""
@@ -107,6 +108,7 @@ async def test_viewers_that_leave_and_come_back_elsewhere_with_their_cursor(far:
     await asyncio.gather(*(one(f"s{number}") for number in range(SESSIONS)))
 
 
+@pytest.mark.slow
 @at_every_distance
 async def test_live_streams_of_one_answer_that_begin_around_its_end_are_over_with_it(
     far: World, chance: random.Random

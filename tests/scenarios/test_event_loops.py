@@ -12,7 +12,8 @@ from tests.scenarios.processes import customized, until
 from tests.scenarios.world import World
 
 TOKENS = [f"w{number} " for number in range(40)]
-FLAGS = pytest.mark.parametrize("flags", [(), ("--processes", "2")], ids=["one process", "several"])
+SEVERAL = pytest.param(("--processes", "2"), id="several", marks=pytest.mark.slow)
+FLAGS = pytest.mark.parametrize("flags", [pytest.param((), id="one process"), SEVERAL])
 
 # Python imports a module of this name by itself, in the gateway and in each of its processes.
 TELLS_LOOP = """

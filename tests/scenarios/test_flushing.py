@@ -35,6 +35,7 @@ async def begun(client: Client, tokens: int = 20) -> str:
 # Some appends fail
 
 
+@pytest.mark.slow
 async def test_appends_that_fail_are_tried_again(relay: World, proxy: Proxy) -> None:
     relay.fake.script = Script(tokens=TOKENS[:100], tokens_per_second=100)
     gateway, worker = await relay.gateway(), await behind(proxy, relay)

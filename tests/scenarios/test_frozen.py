@@ -77,16 +77,8 @@ async def shows(client: Client, generation: str, attempt: int, count: int) -> No
     )
 
 
-@pytest.mark.parametrize(
-    "meanwhile",
-    [
-        "its stream is cut",
-        *(
-            pytest.param(what, marks=pytest.mark.slow)
-            for what in ("its stream is open", "its stream is reset", "it is late")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("meanwhile", ["its stream is cut", "its stream is open", "its stream is reset", "it is late"])
 async def test_a_worker_that_was_replaced_while_it_was_frozen_asks_nobody_again(
     relay: World, two: Two, meanwhile: str
 ) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import signal
 
+import pytest
+
 from relay.log.scripts import Script as LuaScript
 from relay.log.scripts import queue_script, session_script
 from tests.fakes.provider import Script
@@ -25,6 +27,7 @@ def sha(script: LuaScript) -> bytes:
 TAKE, CLAIM = sha(queue_script("take")), sha(session_script("claim"))
 
 
+@pytest.mark.slow
 async def test_what_a_take_brings_to_a_worker_that_goes_is_answered_by_another(relay: World, proxy: Proxy) -> None:
     relay.settings = dict(LONG)
     gateway = await relay.gateway()
@@ -41,6 +44,7 @@ async def test_what_a_take_brings_to_a_worker_that_goes_is_answered_by_another(r
     assert sorted(call.prompt for call in relay.fake.calls) == [f"s{number}" for number in range(QUESTIONS)]
 
 
+@pytest.mark.slow
 async def test_a_claim_of_a_worker_that_goes_is_released_and_no_lost_worker(relay: World, proxy: Proxy) -> None:
     relay.settings = dict(LONG)
     gateway = await relay.gateway()

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.fakes.script import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import Process, until
@@ -37,6 +39,7 @@ async def test_a_server_that_closes_idle_connections_costs_no_submit(tmp_path: P
         server.kill()
 
 
+@pytest.mark.slow
 async def test_a_firewall_that_drops_idle_connections_without_a_word_costs_no_submit(
     relay: World, proxy: Proxy
 ) -> None:

@@ -27,6 +27,7 @@ async def relay(tmp_path: Path) -> AsyncIterator[World]:
             yield made
 
 
+@pytest.mark.slow
 async def test_a_frozen_redis_costs_time_but_no_text(relay: World) -> None:
     relay.fake.script = Script(tokens=TOKENS, tokens_per_second=100)
     gateway = await relay.gateway()

@@ -16,7 +16,8 @@ TOKENS = [f"w{number} 🙂 " for number in range(250)]
 TEXT = "".join(TOKENS)
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 3])
 async def test_a_redis_that_is_killed_and_comes_back_with_its_data(
     own: World, server: Server, chance: random.Random, times: int
 ) -> None:

@@ -67,6 +67,7 @@ async def test_a_redis_that_hides_its_policy_is_a_warning(tmp_path: Path, comman
             await until(lambda: process.logged("listening") or process.logged("serving"), "it goes on")
 
 
+@pytest.mark.slow
 async def test_one_that_comes_late_and_evicts_makes_a_gateway_unready_until_it_is_corrected(tmp_path: Path) -> None:
     port = free_port()
     with ExitStack() as servers:

@@ -32,7 +32,13 @@ async def {{name}}(job):
 """
 
 
-@pytest.mark.parametrize("work", ["sum(range(1000))", "time.sleep(0.1)"], ids=["computes", "sleeps"])
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param("sum(range(1000))", id="computes", marks=pytest.mark.slow),
+        pytest.param("time.sleep(0.1)", id="sleeps"),
+    ],
+)
 async def test_a_generator_that_blocks_the_loop_for_longer_than_the_lease_is_called_once(
     relay: World, tmp_path: Path, work: str
 ) -> None:

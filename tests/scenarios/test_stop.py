@@ -16,7 +16,7 @@ from tests.scenarios.world import World
 TOKENS = [f"w{number} " for number in range(40)]
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("provider", ["openai", pytest.param("anthropic", marks=pytest.mark.slow)])
 async def test_a_stop_from_a_second_connection_ends_it_and_closes_the_upstream_request(
     relay: World, provider: str
 ) -> None:
@@ -61,7 +61,7 @@ async def test_a_stop_before_any_worker_runs_means_that_the_provider_is_never_ca
         assert [call.prompt for call in relay.fake.calls] == ["This one"]
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("provider", [pytest.param("openai", marks=pytest.mark.slow), "anthropic"])
 async def test_a_stop_while_the_provider_is_silent_closes_its_connection(relay: World, provider: str) -> None:
     relay.fake.script = Script(tokens=TOKENS, hold_status=True)
     gateway = await relay.gateway()

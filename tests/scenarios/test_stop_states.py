@@ -166,7 +166,8 @@ async def test_while_the_worker_is_dead_means_that_nobody_takes_over(relay: Worl
         assert client.shown(generation).attempt == 1
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 0])
 async def test_while_it_is_being_replaced_stops_the_replacement(relay: World, count: int) -> None:
     gateway, worker = await relay.gateway(), await relay.worker()
     async with Client(gateway.url, "s") as client:

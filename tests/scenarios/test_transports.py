@@ -77,7 +77,7 @@ async def _send(relay: World, gateway: Gateway) -> tuple[str, Any]:
     return sending.stdout.read_bytes().decode(), generation
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("provider", ["openai", pytest.param("anthropic", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("transport", [_json, _msgpack, _events, _submitted_stream, _wait, _send])
 async def test_every_transport_brings_the_providers_exact_text_usage_and_model(
     relay: World, transport: Any, provider: str
