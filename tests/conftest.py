@@ -20,6 +20,25 @@ for module in (sinks, event_stream):
     sink_order.watch(module, _complaints.append)
 
 
+class AtOnce:
+    """Prints a failure when it happens: a run takes long, and the summary stands at its end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_sep("_", f"failed just now: {report.nodeid} ({report.when})")
+            terminal.write_line(report.longreprtext)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # of several processes, the one that prints
+        config.pluginmanager.register(AtOnce(config))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """asyncio only: so are redis-py and uvicorn, and with them everything here."""

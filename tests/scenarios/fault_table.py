@@ -37,8 +37,8 @@ class Table:
         } | settings  # fmt: skip
         own = {
             "steady": {},
-            "impatient": {
-                "RELAY_FIRST_TOKEN_TIMEOUT_S": "1", "RELAY_TOKEN_TIMEOUT_S": "1", "RELAY_AGENT_TIMEOUT_S": "1",
+            "impatient": {  # and yet not so that a busy machine's delay between two tokens counts as silence
+                "RELAY_FIRST_TOKEN_TIMEOUT_S": "5", "RELAY_TOKEN_TIMEOUT_S": "5", "RELAY_AGENT_TIMEOUT_S": "5",
             },
             "lost": {URLS[providers[0]]: NOWHERE},
         }  # fmt: skip

@@ -130,9 +130,10 @@ async def test_a_model_whose_thinking_nobody_is_shown_is_not_silent() -> None:
 
 
 async def test_a_provider_may_have_a_deadline_of_its_own_for_its_first_token() -> None:
-    slow, hasty = [0.3, *whole("x")], {"first_token_timeout_s": 0.1, "provider_retries": 0}
-    assert (await answered(Scripted("a", slow, first_token_s=5), **hasty))[0]["reason"] == "complete"
-    assert (await answered(Scripted("a", slow), **hasty))[0]["error"]["code"] == "provider_timeout"
+    hasty = {"first_token_timeout_s": 0.1, "provider_retries": 0}
+    slow = Scripted("a", [0.3, *whole("x")], first_token_s=20)
+    assert (await answered(slow, **hasty))[0]["reason"] == "complete"
+    assert (await answered(Scripted("a", [NEVER]), **hasty))[0]["error"]["code"] == "provider_timeout"
 
 
 async def test_the_whole_answer_has_a_deadline_failovers_included() -> None:
