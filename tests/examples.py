@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 
 ALL = "all"
-_MORE = 15
+_MORE = 10
 
 
 def register() -> None:

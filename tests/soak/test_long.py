@@ -18,7 +18,7 @@ PATIENCE_S = 900.0  # a soak that cannot settle gives up long before
 @pytest.mark.parametrize(
     "command",
     [
-        ["tests.soak", "--minutes", "3", "--sessions", "60"],
+        ["tests.soak", "--minutes", "2", "--sessions", "60"],
         ["tests.shaker", "--minutes", "1"],
     ],
     ids=["soak", "shaker"],
