@@ -2,8 +2,9 @@
 
 It offers the application, as the ASGI extension `relay.connection`, to cut the connection: a stream whose peer takes
 nothing could else not be ended. It gives a peer only so long, and so many bytes, to say what it wants: uvicorn waits
-for ever, as it does for a peer to take an answer. And it tells a request whose answer runs that its peer has gone, also
-if others were sent behind it: uvicorn tells only the last.
+for ever, as it does for a peer to take an answer. It tells a request whose answer runs that its peer has gone, also if
+others were sent behind it: uvicorn tells only the last. And who does not speak HTTP/1.1 gets none of it: uvicorn sends
+chunks to everybody.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -93,6 +94,9 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
+        if cycle.scope["http_version"] != "1.1":
+            cycle.keep_alive = cycle.waiting_for_100_continue = False
+            app = _without_chunks(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def _watch_stall(self, unsent: int | None) -> None:
@@ -122,3 +126,24 @@ class RelayHttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
+    """The end of the connection is the end of a body whose length is not known (RFC 9112, section 6.3)."""
+
+    async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        has_length = False
+
+        async def send_whole(message: ASGISendEvent) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", []))
+                if not has_length:
+                    cycle.chunked_encoding = False
+            elif message["type"] == "http.response.body" and not has_length:
+                cycle.expected_content_length = len(message.get("body", b""))  # of what is still to come
+            await send(message)
+
+        await app(scope, receive, send_whole)
+
+    return answer

@@ -189,6 +189,48 @@ class _Large:
             await send({"type": "http.response.body"})
 
 
+async def _in_pieces(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for piece in (b"one, ", b"", b"two, "):
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"three"})
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"0.9", b"2.0"])
+async def test_who_does_not_speak_http_1_1_gets_the_body_as_it_is_and_its_end_is_the_end(version: bytes) -> None:
+    asked = b"POST / HTTP/%s\r\nConnection: keep-alive\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n" % version
+    for app, body in ((_in_pieces, b"one, two, three"), (_short, b"done"), (_reading(_in_pieces), b"one, two, three")):
+        async with _serving(app) as connect:
+            reader, writer = await connect()
+            writer.write(asked)
+            answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
+            head, _, rest = answer.partition(b"\r\n\r\n")
+            assert rest == body
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"\r\nconnection: close" in head.lower()
+            assert b"transfer-encoding" not in head.lower()
+            writer.close()
+
+
+def _reading(app: ASGIApp) -> ASGIApp:
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await app(scope, receive, send)
+
+    return read
+
+
+async def test_http_1_1_gets_the_same_in_chunks_and_the_connection_goes_on() -> None:
+    async with _serving(_in_pieces) as connect:
+        reader, writer = await connect()
+        for _ in range(2):
+            writer.write(GET)
+            await _said(reader, b"transfer-encoding: chunked\r\n\r\n")
+            body = await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), PATIENCE_S)
+            assert body == b"5\r\none, \r\n5\r\ntwo, \r\n5\r\nthree\r\n0\r\n\r\n"
+        writer.close()
+
+
 async def test_a_connection_that_comes_when_the_server_goes_is_not_waited_for() -> None:
     async def never(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
