@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from relay.errors import SettingsError
+from relay.origins import check_origins
 from relay.sentences import ENGLISH, Sentences, check_sentence, check_sentences, of_operator
 
 
@@ -50,7 +51,7 @@ class Settings(BaseSettings):
     loop: Literal["asyncio", "uvloop"] = Field(
         "asyncio", description="Event loop of a gateway: asyncio, or uvloop where that package is installed"
     )
-    allowed_origins: str = Field(
+    allowed_origins: Annotated[str, AfterValidator(check_origins)] = Field(
         "",
         description="Other origins whose pages may use the gateway, and hosts it is reached by; with commas",
     )

@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, WebSocketRoute
 
 from relay.errors import ClientError
 from relay.gateway import http
 from relay.gateway.gateway import Gateway
-from relay.gateway.guard import Guard, origins
+from relay.gateway.guard import Guard
 
 
 def app(gateway: Gateway) -> Starlette:
@@ -28,6 +27,7 @@ def app(gateway: Gateway) -> Starlette:
     starlette = Starlette(
         routes=[
             WebSocketRoute("/v1/ws", gateway.serve),
+            Route("/v1/ws", http.no_upgrade),
             Route("/v1/sessions/{session}/generations", http.submit, methods=["POST"]),
             Route(generation + "/stop", http.stop, methods=["POST"]),
             Route(generation, http.generation_snapshot),
@@ -44,13 +44,6 @@ def app(gateway: Gateway) -> Starlette:
         ],
         middleware=[
             Middleware(Guard, host=gateway.settings.host, allowed_origins=gateway.settings.allowed_origins),
-            Middleware(
-                CORSMiddleware,
-                allow_origins=origins(gateway.settings.allowed_origins),
-                allow_methods=["GET", "POST", "DELETE"],
-                allow_headers=["Content-Type", "Idempotency-Key", "Last-Event-ID"],
-                expose_headers=["Retry-After"],
-            ),
         ],
         exception_handlers={
             ClientError: http.on_client_error,

@@ -24,6 +24,7 @@ from relay.protocol import commands
 from relay.protocol.commands import Submit
 
 READY_TIMEOUT_S = 1.0
+MAX_PATH = 200  # characters of an address in the log
 # The page brings everything it needs and talks to nobody but us.
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
@@ -170,7 +171,7 @@ async def on_client_error(request: Request, error: Exception) -> Response:
 
 async def on_bug(request: Request, error: Exception) -> Response:
     metrics.bugs.labels("http").inc()
-    log.error("request_failed", path=request.scope["path"], exc_info=error)
+    log.error("request_failed", path=request.scope["path"][:MAX_PATH], exc_info=error)
     return error_answer(ClientError("internal", "Something went wrong here."))
 
 
@@ -181,6 +182,17 @@ async def on_not_found(request: Request, error: Exception) -> Response:
 async def no_websocket(websocket: WebSocket) -> None:
     """A handshake at any other address; Starlette would answer 403 without a word."""
     await websocket.send_denial_response(error_answer(ClientError("not_found", "There is no WebSocket here.")))
+
+
+async def no_upgrade(request: Request) -> Response:
+    """The other way round: a request for the WebSocket that is no handshake."""
+    sentence = (
+        "This is the address of a WebSocket, and the request asks for none. Where a client did, a proxy has taken that "
+        "away: it must speak HTTP/1.1 to the gateway and pass on the headers Upgrade and Connection."
+    )
+    response = error_answer(ClientError("bad_message", sentence, status=426))
+    response.headers.update({"Upgrade": "websocket", "Connection": "Upgrade"})
+    return response
 
 
 async def on_wrong_method(request: Request, error: Exception) -> Response:

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
 
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from relay.gateway import http_protocol, server
+from relay.gateway import http_protocol
 from relay.gateway.event_stream import hung_up
+from tests.gateway.serving import serving
 from tests.scenarios.processes import until
 
 PATIENCE_S = 10
 GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-@asynccontextmanager
-async def _serving(app: ASGIApp) -> AsyncIterator[Callable[[], Awaitable[Streams]]]:
-    """A server with our protocol class; yields what opens a connection to it."""
-    with closing(server.listen("127.0.0.1", 0)) as sock:
-        sock.listen()
-        config = uvicorn.Config(
-            app, http=http_protocol.RelayHttpProtocol, ws="none", lifespan="off", log_config=None, access_log=False
-        )
-        running = uvicorn.Server(config)
-        task = asyncio.create_task(running._serve([sock]))
-        try:
-            yield lambda: asyncio.open_connection(*sock.getsockname())
-        finally:
-            running.should_exit = running.force_exit = True
-            await task
 
 
 async def _said(reader: asyncio.StreamReader, what: bytes) -> None:
@@ -53,7 +33,7 @@ async def test_an_answer_that_runs_is_told_of_the_hang_up_though_other_requests_
             await asyncio.wait([hang_up], timeout=0.01)
         told.set()
 
-    async with _serving(stream) as connect:
+    async with serving(stream) as connect:
         reader, writer = await connect()
         writer.write(GET * 3)
         await _said(reader, b"it goes on")
@@ -78,7 +58,7 @@ async def test_who_begins_to_say_something_and_does_not_go_on_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes
 ) -> None:
     monkeypatch.setattr(http_protocol, "REQUEST_TIMEOUT_S", 0.2)
-    async with _serving(_short) as connect:
+    async with serving(_short) as connect:
         reader, writer = await connect()
         if first:
             writer.write(first)
@@ -112,7 +92,7 @@ async def test_a_head_without_end_is_cut_off_before_it_costs_anything(beginning:
         await hung_up(receive)
         told.set()
 
-    async with _serving(listening) as connect:
+    async with serving(listening) as connect:
         _, writer = await connect()
         writer.write(beginning)
         with pytest.raises(ConnectionError):
@@ -130,7 +110,7 @@ async def test_a_large_body_and_many_requests_in_a_row_are_none_of_that() -> Non
 
     size = 4 * 2**20
     for app in (swallow, _short):
-        async with _serving(app) as connect:
+        async with serving(app) as connect:
             reader, writer = await connect()
             for _ in range(3):
                 writer.write(_UPLOAD + b"Content-Length: %d\r\n\r\n" % size + b"b" * size + GET)
@@ -143,7 +123,7 @@ async def test_a_large_body_and_many_requests_in_a_row_are_none_of_that() -> Non
 async def test_an_answer_of_which_nothing_is_taken_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "STALL_S", 0.1)
     large = _Large()
-    async with _serving(large) as connect:
+    async with serving(large) as connect:
         reader, writer = await connect()
         writer.write(GET)
         await _said(reader, b"\r\n\r\n")
@@ -158,7 +138,7 @@ async def test_a_slow_reader_gets_all_of_an_answer_and_a_stream_is_left_to_its_p
 ) -> None:
     monkeypatch.setattr(http_protocol, "STALL_S", 0.4)
     large = _Large(more_body=True)
-    async with _serving(large) as connect:
+    async with serving(large) as connect:
         reader, writer = await connect()
         writer.write(GET)
         await _said(reader, b"\r\n\r\n")
@@ -200,7 +180,7 @@ async def _in_pieces(scope: Scope, receive: Receive, send: Send) -> None:
 async def test_who_does_not_speak_http_1_1_gets_the_body_as_it_is_and_its_end_is_the_end(version: bytes) -> None:
     asked = b"POST / HTTP/%s\r\nConnection: keep-alive\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n" % version
     for app, body in ((_in_pieces, b"one, two, three"), (_short, b"done"), (_reading(_in_pieces), b"one, two, three")):
-        async with _serving(app) as connect:
+        async with serving(app) as connect:
             reader, writer = await connect()
             writer.write(asked)
             answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
@@ -221,7 +201,7 @@ def _reading(app: ASGIApp) -> ASGIApp:
 
 
 async def test_http_1_1_gets_the_same_in_chunks_and_the_connection_goes_on() -> None:
-    async with _serving(_in_pieces) as connect:
+    async with serving(_in_pieces) as connect:
         reader, writer = await connect()
         for _ in range(2):
             writer.write(GET)

@@ -1,0 +1,246 @@
+"""Who is let in, over a real socket: hosts, origins, the path of a proxy, and requests that nobody should send."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay.gateway.app import app
+from relay.gateway.gateway import Gateway
+from relay.gateway.guard import TOLD_EVERY_S, Refusals
+from relay.settings import Settings
+from tests.gateway.serving import Streams, serving
+
+PATIENCE_S = 10
+HANDSHAKE = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+HOST = b"Host: 127.0.0.1:8080\r\n"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = json.loads(self.body)["error"]
+        return error
+
+
+class Knocking:
+    def __init__(self, connect: Callable[[], Awaitable[Streams]]) -> None:
+        self._connect = connect
+
+    async def raw(self, request: bytes) -> Answer:
+        """The answer's head, and as much of its body as that promises."""
+        reader, writer = await self._connect()
+        try:
+            writer.write(request)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+            first, *lines = head.decode("latin-1").strip().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            status, length = int(first.split(" ")[1]), int(headers.get("content-length", 0))
+            if request.startswith(b"HEAD") or status == 101:
+                length = 0
+            return Answer(status, headers, await asyncio.wait_for(reader.readexactly(length), PATIENCE_S))
+        finally:
+            writer.transport.abort()
+
+    async def get(self, path: str, host: str = "127.0.0.1:8080", origin: str | None = None) -> Answer:
+        sent = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n" + (f"Origin: {origin}\r\n" if origin else "") + "\r\n"
+        return await self.raw(sent.encode("latin-1"))
+
+    async def shake_hands(self, path: str, host: str = "127.0.0.1:8080", origin: str | None = None) -> Answer:
+        sent = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n" + (f"Origin: {origin}\r\n" if origin else "")
+        return await self.raw(sent.encode("latin-1") + HANDSHAKE + b"\r\n")
+
+
+@asynccontextmanager
+async def knocking(**settings: Any) -> AsyncIterator[Knocking]:
+    """At a gateway whose Redis is away."""
+    gateway = Gateway(Settings(redis_url="redis://127.0.0.1:1/0", **settings))
+    async with serving(app(gateway)) as connect:
+        yield Knocking(connect)
+    await gateway.redis.aclose()
+
+
+async def test_a_request_for_the_websocket_that_is_no_handshake_is_told_what_a_proxy_must_pass_on() -> None:
+    asked = b"GET /v1/ws HTTP/1.1\r\n" + HOST
+    taken_away = [
+        b"",
+        b"Upgrade: websocket\r\n",
+        b"Connection: Upgrade\r\n",
+        b"Connection: Upgrade\r\nUpgrade: h2c\r\n",
+    ]
+    async with knocking() as gateway:
+        for headers in taken_away:
+            answer = await gateway.raw(asked + headers + b"\r\n")
+            assert (answer.status, answer.error["code"]) == (426, "bad_message"), headers
+            assert answer.error["retryable"] is False
+            assert (
+                "must speak HTTP/1.1 to the gateway and pass on the headers Upgrade and Connec"
+                in answer.error["message"]
+            )
+            assert (answer.headers["upgrade"], answer.headers["connection"]) == ("websocket", "Upgrade")
+        assert (await gateway.raw(b"GET /v1/ws HTTP/1.0\r\n" + HOST + b"\r\n")).status == 426
+        refused = await gateway.raw(b"POST /v1/ws HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\n\r\n")
+        assert (refused.status, refused.headers["allow"]) in ((405, "GET, HEAD"), (405, "HEAD, GET"))
+        assert (await gateway.shake_hands("/v1/ws")).status == 101
+
+
+@pytest.mark.parametrize("name", [b"Host", b"Origin"])
+async def test_two_hosts_or_origins_are_refused_whatever_they_say(name: bytes) -> None:
+    one = HOST if name == b"Host" else HOST + b"Origin: http://127.0.0.1:8080\r\n"
+    for second in (b"127.0.0.1:8080", b"evil.example.com", b""):
+        two = one + name + b": " + second + b"\r\n"
+        async with knocking() as gateway:
+            for path in (b"/", b"/healthz", b"/v1/ws"):
+                for rest in (b"", HANDSHAKE):
+                    answer = await gateway.raw(b"GET " + path + b" HTTP/1.1\r\n" + two + rest + b"\r\n")
+                    assert answer.status == 400, (path, second)
+                    if not (rest and name == b"Origin"):  # that one websockets itself refuses
+                        assert answer.error["message"] == f"There is more than one {name.decode()} header."
+
+
+async def test_who_is_let_in_and_gets_the_headers_that_pages_of_other_origins_need() -> None:
+    allowed = "https://chat.example.com, https://*.preview.example.com, relay.internal"
+    cases: list[tuple[str, str, str | None, int]] = [
+        ("/", "127.0.0.1:8080", None, 200),
+        ("/", "relay.internal:8080", None, 200),
+        ("/", "pr-7.preview.example.com", None, 200),
+        ("/", "rebound.example.com", None, 403),
+        ("/", "chat.example.com@evil.example.com", None, 403),
+        ("/", "user@localhost", None, 403),
+        ("/", "127.0.0.1:8080", "https://chat.example.com", 200),
+        ("/", "127.0.0.1:8080", "https://pr-7.preview.example.com", 200),
+        ("/", "127.0.0.1:8080", "https://a.b.preview.example.com", 403),
+        ("/", "127.0.0.1:8080", "https://relay.internal", 403),
+        ("/", "relay.internal", "https://relay.internal", 200),
+        ("/", "127.0.0.1:8080", "http://localhost:8080", 200),
+        ("/", "[::1]:8080", "http://localhost:8080", 200),
+        ("/", "localhost:8080", "http://127.0.0.1:8081", 403),
+        ("/", "127.0.0.1:8080", "null", 403),
+    ]
+    async with knocking(allowed_origins=allowed) as gateway:
+        for path, host, origin, status in cases:
+            answer = await gateway.get(path, host, origin)
+            assert answer.status == status, (host, origin)
+            has_cors = origin if status == 200 else None
+            assert answer.headers.get("access-control-allow-origin") == has_cors, (host, origin)
+            assert (await gateway.shake_hands("/v1/ws", host, origin)).status == (101 if status == 200 else 403)
+        for origin, shown in {"https://chat.example.com": True, "https://evil.example.com": False}.items():
+            probe = await gateway.get("/healthz", "any.example.com", origin)
+            assert probe.status == 200
+            assert ("access-control-allow-origin" in probe.headers) is shown
+
+
+async def test_elsewhere_than_on_loopback_the_names_of_this_machine_are_places_of_their_own() -> None:
+    async with knocking(host="0.0.0.0") as gateway:
+        assert (await gateway.get("/", "127.0.0.1:8080", "http://127.0.0.1:8080")).status == 200
+        assert (await gateway.get("/", "127.0.0.1:8080", "http://localhost:8080")).status == 403
+
+
+async def test_a_refusal_names_what_was_refused_and_the_setting() -> None:
+    async with knocking() as gateway:
+        with capture_logs() as lines:
+            for _ in range(3):
+                await gateway.shake_hands("/v1/ws", origin="https://chat.example.com")
+                await gateway.get("/", host="chat.example.com")
+    setting = {"setting": "RELAY_ALLOWED_ORIGINS", "log_level": "warning", "part": "guard", "untold": 0}
+    assert lines == [
+        {"event": "origin_refused", "origin": "https://chat.example.com", "host": "127.0.0.1:8080", **setting},
+        {"event": "host_refused", "host": "chat.example.com", **setting},
+    ]
+
+
+def test_each_is_told_once_a_minute_and_strangers_cannot_fill_the_log() -> None:
+    now = 1000.0
+    refusals = Refusals(lambda: now)
+    with capture_logs() as lines:
+        for number in range(1000):
+            refusals.tell("origin_refused", origin=f"https://{number % 50}.example.com", host="h")
+        assert [line["origin"] for line in lines] == [f"https://{number}.example.com" for number in range(10)]
+        now += TOLD_EVERY_S - 1
+        refusals.tell("origin_refused", origin="https://0.example.com", host="h")
+        assert len(lines) == 10
+        now += 1
+        refusals.tell("origin_refused", origin="https://0.example.com", host="h")
+        assert (lines[-1]["origin"], lines[-1]["untold"]) == ("https://0.example.com", 991)
+        refusals.tell("host_refused", host="\x1b[31m\xff" + "x" * 60_000)
+        assert lines[-1]["host"] == "\\x1b[31m\\xff" + "x" * 194
+        assert lines[-1]["untold"] == 0
+
+
+def _head(line: bytes, *headers: bytes) -> bytes:
+    return b"".join(part + b"\r\n" for part in (line, HOST.rstrip(), *headers, b""))
+
+
+_ODD = [
+    _head(b"GET /v1/ws\xff HTTP/1.1", HANDSHAKE.rstrip()),
+    _head(b"GET /v1/ws?a=\xff HTTP/1.1", HANDSHAKE.rstrip()),
+    _head(b"GET /v1/%FF%00 HTTP/1.1", HANDSHAKE.rstrip()),
+    _head(b"GET * HTTP/1.1", HANDSHAKE.rstrip()),
+    _head(b"GET http://127.0.0.1:8080/v1/ws HTTP/1.1", HANDSHAKE.rstrip()),
+    _head(b"GET /v1/ws HTTP/1.1", HANDSHAKE.rstrip(), b"Sec-WebSocket-Protocol: \xff\xfe"),
+    _head(b"GET /v1/ws HTTP/1.1", HANDSHAKE.rstrip(), b"Sec-WebSocket-Protocol: a, a,,"),
+    _head(b"GET /v1/ws HTTP/1.1", HANDSHAKE.rstrip(), b"Sec-WebSocket-Extensions: ;;;"),
+    _head(b"GET /v1/ws HTTP/1.1", HANDSHAKE.rstrip(), b"Origin: \xff\x80"),
+    _head(b"GET /v1/ws HTTP/1.1", HANDSHAKE.rstrip(), b"X-Forwarded-For: \xff,,[::", b"X-Forwarded-Proto: \xff"),
+    _head(b"GET /v1/ws HTTP/1.1", HANDSHAKE.rstrip(), b"Content-Length: 5") + b"hello",
+    _head(b"GET /v1/ws HTTP/1.1", HANDSHAKE.rstrip(), *[b"X: y"] * 200),
+    _head(b"GET /v1/ws HTTP/1.1", HANDSHAKE.rstrip(), b"X: " + b"y" * 9000),
+    _head(b"POST /v1/ws HTTP/1.1", HANDSHAKE.rstrip()),
+    _head(b"GET /v1/ws HTTP/1.1", HANDSHAKE.rstrip().replace(b"13", b"8")),
+    _head(b"GET /v1/ws HTTP/1.1", b"Upgrade: websocket", b"Connection: Upgrade"),
+    _head(b"GET /\xff HTTP/1.1"),
+    _head(b"GET /v1/sessions/%00%1b HTTP/1.1"),
+    _head(b"GET /v1/sessions/s/events?from=%ff&cursor=%00 HTTP/1.1"),
+    _head(b"GET /v1/sessions/s/events HTTP/1.1", b"Last-Event-ID: \xff:1"),
+    _head(b"OPTIONS * HTTP/1.1"),
+    _head(b"CONNECT a:1 HTTP/1.1"),
+    _head(b"TRACE / HTTP/1.1"),
+    _head(b"GET http://127.0.0.1:8080 HTTP/1.1"),
+    _head(b"GET / HTTP/2.0"),
+    _head(b"GET / HTTP/1.1", b"X: a", b" folded"),
+    _head(b"GET / HTTP/1.1", b"X-Forwarded-For: \xff,,[::", b"X-Forwarded-Proto: \xff"),
+    _head(b"OPTIONS / HTTP/1.1", b"Origin: http://127.0.0.1:8080", b"Access-Control-Request-Method: \xff",
+          b"Access-Control-Request-Headers: \xff\x80,,"),
+    _head(b"POST /v1/sessions/s/generations HTTP/1.1", b"Content-Type: application/json;charset=\xff",
+          b"Accept-Language: \xff;;q", b"Accept: \xff,;", b"Content-Length: 2") + b"{}",
+    _head(b"POST /v1/sessions/s/generations HTTP/1.1", b"Expect: nonsense", b"Content-Length: 0"),
+    _head(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 3") + b"0\r\n\r\n",
+    _head(b"POST / HTTP/1.1", b"Content-Length: 99999999999999999999999"),
+    _head(b"POST /v1/sessions/s/generations HTTP/1.1", b"Content-Type: application/json",
+          b"Transfer-Encoding: chunked") + b"zz\r\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: " + b"a" * 60_000 + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost:99999999999999999999\r\n\r\n",
+    b"GET /\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00",
+]  # fmt: skip
+
+
+async def test_whatever_is_sent_is_their_fault_and_no_traceback_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with capture_logs() as lines:
+        async with knocking() as gateway:
+            for request in _ODD:
+                answer = await gateway.raw(request)
+                assert answer.status < 500, (request[:200], answer)
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record for record in caplog.records if record.levelno > logging.WARNING or record.exc_info] == []
+    assert {line["log_level"] for line in lines} == {"warning"}
+    assert max(len(str(line)) for line in [*lines, *told]) < 1000
