@@ -105,7 +105,10 @@ def set_up(packages: list[str], name: str) -> None:
 
 def install_system_packages() -> None:
     """As root on Debian: install what the whole test suite wants and this machine lacks."""
-    wanted = {"redis-server": "redis-server", "chromium": "chromium", "openssl": "openssl", "cc": "build-essential"}
+    wanted = {
+        "redis-server": "redis-server", "chromium": "chromium", "openssl": "openssl", "nginx": "nginx",
+        "cc": "build-essential",
+    }  # fmt: skip
     missing = [package for command, package in wanted.items() if not shutil.which(command)]
     if not missing or not shutil.which("apt-get") or os.geteuid() != 0:
         return

@@ -79,7 +79,7 @@ def _own_command() -> str:
 async def _announce(gateway: uvicorn.Server, sock: socket.socket, settings: Settings, asked: Lineup) -> None:
     while not gateway.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
         await asyncio.sleep(0.01)
-    url = address(settings.host, sock.getsockname()[1])
+    url = address(settings.host, sock.getsockname()[1]) + settings.root_path
     print(f"\n  The relay is running: {url}/\n", flush=True)  # noqa: T201
     print(f"  Answers come from: {', '.join(asked.names)}. From another terminal:", file=sys.stderr)  # noqa: T201
     print(f"  {_own_command()} send demo 'Hello' --url {url}\n", file=sys.stderr)  # noqa: T201

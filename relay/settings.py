@@ -8,6 +8,7 @@ docs/settings.md shows this table; a test holds the two together.
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
@@ -33,6 +34,21 @@ def _read_sentences(given: Any) -> dict[str, str]:
     return check_sentences(given)
 
 
+_OWN_PATHS = r"(?:v1|healthz|readyz|metrics|relay-client\.js)"
+_ROOT_PATH = re.compile(rf"(?!/{_OWN_PATHS}(?:/|$))(?:/(?!\.{{1,2}}(?:/|$))[A-Za-z0-9._~-]+)+")
+
+
+def _check_root_path(given: str) -> str:
+    """Without the slash at its end. Raises ValueError."""
+    path = given.rstrip("/")
+    if path and not _ROOT_PATH.fullmatch(path):
+        raise ValueError(
+            "it must be a path such as /relay or /chat/relay, of A-Z a-z 0-9 . _ ~ - between its slashes, "
+            "and not begin as an address of the gateway's own does, such as /v1"
+        )
+    return path
+
+
 class Settings(BaseSettings):
     """Units are in the names: `_s` seconds, `_ms` milliseconds, `_bytes` bytes of encoded JSON."""
 
@@ -54,6 +70,9 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[str, AfterValidator(check_origins)] = Field(
         "",
         description="Other origins whose pages may use the gateway, and hosts it is reached by; with commas",
+    )
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = Field(
+        "", description="Path under which a proxy serves the gateway, where it passes that path on, such as /relay"
     )
     queues: str = Field("", description="Queues that a submit may name, with commas; empty: any")
     heartbeat_s: float = Field(15, description="A heartbeat after this long without a frame", gt=0, le=3600)

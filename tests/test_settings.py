@@ -48,6 +48,12 @@ def test_the_environment_beats_the_defaults(monkeypatch: pytest.MonkeyPatch) -> 
     assert loaded.openai_base_url == "http://127.0.0.1:1/v1"
 
 
+def test_the_root_path_has_no_slash_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, path in {"/relay": "/relay", "/chat/relay/": "/chat/relay", "/": "", "": "", "/v1x": "/v1x"}.items():
+        monkeypatch.setenv("RELAY_ROOT_PATH", given)
+        assert settings.load().root_path == path
+
+
 def test_flags_beat_the_environment_and_one_that_is_not_given_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELAY_PORT", "9000")
     monkeypatch.setenv("RELAY_HOST", "::1")
@@ -70,6 +76,7 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
             "url": "wss://x",
             "failover": "end",
             "loop": "uvloop",
+            "root_path": "/x",
         }
         special |= {"failure_messages": {"de": "x"}}
         value = special.get(name, value)
@@ -90,6 +97,14 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
         ("RELAY_CONCURRENCY", "0", "--concurrency"),
         ("RELAY_TOKENS_PER_SECOND", "0", "--tokens-per-second"),
         ("RELAY_PREFIX", "a:b", ""),
+        ("RELAY_ROOT_PATH", "relay", ""),
+        ("RELAY_ROOT_PATH", "https://chat.example.com/relay", ""),
+        ("RELAY_ROOT_PATH", "//chat.example.com", ""),
+        ("RELAY_ROOT_PATH", "/relay/../x", ""),
+        ("RELAY_ROOT_PATH", "/re lay", ""),
+        ("RELAY_ROOT_PATH", "/relay?x", ""),
+        ("RELAY_ROOT_PATH", "/v1", ""),
+        ("RELAY_ROOT_PATH", "/metrics/relay", ""),
         ("RELAY_PREFIX", "{a}", ""),
         ("RELAY_BATCH_SIZE", "1.5", ""),
         ("RELAY_LEASE_S", "0", ""),

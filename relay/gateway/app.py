@@ -13,6 +13,7 @@ from relay.errors import ClientError
 from relay.gateway import http
 from relay.gateway.gateway import Gateway
 from relay.gateway.guard import Guard
+from relay.gateway.root_path import RootPath
 
 
 def app(gateway: Gateway) -> Starlette:
@@ -43,6 +44,7 @@ def app(gateway: Gateway) -> Starlette:
             Route("/relay-client.js", http.browser_client),
         ],
         middleware=[
+            Middleware(RootPath, root_path=gateway.settings.root_path),
             Middleware(Guard, host=gateway.settings.host, allowed_origins=gateway.settings.allowed_origins),
         ],
         exception_handlers={

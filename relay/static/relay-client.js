@@ -800,7 +800,7 @@ export class Relay extends EventTarget {
 const REFUSALS = { 4501: "unauthenticated", 4503: "forbidden", 4505: "bad_message" };
 
 /** ws or wss address of the gateway; without `url`, of the one that served this module. */
-function address(url = new URL("/", import.meta.url)) {
+function address(url = new URL(".", import.meta.url)) {
   const found = new URL(url, globalThis.location?.href ?? import.meta.url);
   found.protocol = found.protocol.replace("http", "ws");
   if (!found.pathname.endsWith("/v1/ws")) found.pathname = found.pathname.replace(/\/*$/, "/v1/ws");

@@ -150,6 +150,24 @@ async def test_elsewhere_than_on_loopback_the_names_of_this_machine_are_places_o
         assert (await gateway.get("/", "127.0.0.1:8080", "http://localhost:8080")).status == 403
 
 
+async def test_under_the_path_of_a_proxy_everything_answers_with_it_and_without() -> None:
+    async with knocking(root_path="/chat/relay") as gateway:
+        for prefix in ("", "/chat/relay", "/ch%61t/relay"):
+            for path in ("/", "/healthz", "/relay-client.js"):
+                assert (await gateway.get(prefix + path)).status == 200, prefix + path
+            assert (await gateway.shake_hands(prefix + "/v1/ws")).status == 101
+            assert (await gateway.get(prefix + "/v1/ws")).status == 426
+            assert (await gateway.get(prefix + "/", "rebound.example.com")).status == 403
+            assert (await gateway.get(prefix + "/healthz", "rebound.example.com")).status == 200
+        redirected = await gateway.get("/chat/relay?x=//evil.example.com")
+        assert (redirected.status, redirected.headers["location"]) == (307, "/chat/relay/")
+        for path in ("/chat", "/chat/", "/chat/relay2/", "/chat/relay/chat/relay/", "/chat/relay//"):
+            assert (await gateway.get(path)).status == 404, path
+        assert (await gateway.shake_hands("/chat/relay")).status == 404
+    async with knocking() as gateway:
+        assert (await gateway.get("/chat/relay/")).status == 404
+
+
 async def test_a_refusal_names_what_was_refused_and_the_setting() -> None:
     async with knocking() as gateway:
         with capture_logs() as lines:

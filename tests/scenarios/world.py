@@ -37,16 +37,17 @@ class Gateway(Process):
     ) -> tuple[int, Any, dict[str, str]]:
         """(status, decoded JSON or text, headers); `body` bytes go as they are, anything else as JSON."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        sent = {"Content-Type": "application/json", **(headers or {})} if data is not None else headers or {}
-        request = urllib.request.Request(self.url + path, data, sent, method=method)
+        asked = {"Content-Type": "application/json", **(headers or {})} if data is not None else headers or {}
+        request = urllib.request.Request(self.url + path, data, asked, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
         def call() -> tuple[int, Any, dict[str, str]]:
             try:
                 with opener.open(request, timeout=20) as answer:
-                    status, text, got = answer.status, answer.read().decode(), dict(answer.headers)
+                    status, text, sent = answer.status, answer.read().decode(), answer.headers
             except urllib.error.HTTPError as error:
-                status, text, got = error.code, error.read().decode(), dict(error.headers)
+                status, text, sent = error.code, error.read().decode(), error.headers
+            got = {name.lower(): value for name, value in sent.items()}  # a proxy in between writes them its own way
             is_json = got.get("content-type", "").startswith("application/json")
             return status, json.loads(text) if is_json else text, got
 
