@@ -3,13 +3,15 @@
 It offers the application, as the ASGI extension `relay.connection`, to cut the connection: a stream whose peer takes
 nothing could else not be ended. It gives a peer only so long, and so many bytes, to say what it wants: uvicorn waits
 for ever, as it does for a peer to take an answer. It tells a request whose answer runs that its peer has gone, also if
-others were sent behind it: uvicorn tells only the last. And who does not speak HTTP/1.1 gets none of it: uvicorn sends
-chunks to everybody.
+others were sent behind it: uvicorn tells only the last. Who does not speak HTTP/1.1 gets none of it: uvicorn sends
+chunks to everybody. And an upgrade to anything but a WebSocket is ignored (RFC 9110, section 7.8), of which Java's
+HttpClient asks with every first request: under uvicorn that costs the request its body.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, cast
 
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
@@ -38,6 +40,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
     _stall: asyncio.TimerHandle | None = None
     _unfinished_bytes = 0  # since a head or a piece of a body was complete
     _answering: RequestResponseCycle | None = None
+    _upgrade_at: int | None = None  # where a request ended, as its parser believed, that asked for another protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -58,13 +61,21 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unfinished_bytes += len(data)
-        super().data_received(data)
+        self._parse(data)
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
         if self._unfinished_bytes > MAX_HEAD_BYTES:  # the parser copies a header again with every read
             self.send_400_response("The head of the request is too large.")
         elif self._timer is None and self._idle():
             self._await_head()  # what came ended uvicorn's wait for a next request, and began none
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+        rest = memoryview(data)
+        while self._upgrade_at is not None and not self.transport.is_closing():
+            rest, self._upgrade_at = rest[self._upgrade_at :], None
+            super().data_received(self._head_without_upgrade())
+            super().data_received(cast(bytes, rest))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -82,7 +93,8 @@ class RelayHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         self._unfinished_bytes = 0
-        super().on_headers_complete()
+        if not self._ignores_upgrade():
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unfinished_bytes = 0
@@ -90,7 +102,23 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._unfinished_bytes = 0
-        super().on_message_complete()
+        if not self._ignores_upgrade():
+            super().on_message_complete()
+
+    def _ignores_upgrade(self) -> bool:
+        asked = bool(self.parser.should_upgrade()) and not self._should_upgrade()
+        return asked and any(name == b"upgrade" for name, _ in self.headers)  # CONNECT is no such request
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Where uvicorn gives up, it is handling the parser's exception, which says how far that came."""
+        upgrade = sys.exc_info()[1]
+        if upgrade is not None and self._ignores_upgrade():
+            self._upgrade_at = upgrade.args[0]
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
@@ -141,6 +169,8 @@ def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3
                 if not has_length:
                     cycle.chunked_encoding = False
             elif message["type"] == "http.response.body" and not has_length:
+                while cycle.flow.write_paused and not cycle.disconnected:
+                    await cycle.flow.drain()  # here, so that `send` takes at once what it is told now
                 cycle.expected_content_length = len(message.get("body", b""))  # of what is still to come
             await send(message)
 

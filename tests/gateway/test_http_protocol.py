@@ -211,6 +211,58 @@ async def test_http_1_1_gets_the_same_in_chunks_and_the_connection_goes_on() -> 
         writer.close()
 
 
+async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = b""
+    more_body = True
+    while more_body:
+        message = await receive()
+        body += message["body"]
+        more_body = message["more_body"]
+    body = scope["method"].encode() + b" " + scope["path"].encode() + b" " + body + b"."
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+_TO_HTTP_2 = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 2**16], ids=["bytewise", "at once"])
+async def test_an_upgrade_to_anything_else_is_as_if_nobody_had_asked_for_it(size: int) -> None:
+    """Java's HttpClient asks for HTTP/2 with its first request, whatever that is, and curl --http2 does."""
+    post = b"POST /a HTTP/1.1\r\nHost: x\r\n" + _TO_HTTP_2
+    requests = {
+        post + b"Content-Length: 5\r\n\r\nhello": b"POST /a hello.",
+        post + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n": b"POST /a hello.",
+        b"GET /b HTTP/1.1\r\n" + _TO_HTTP_2 + b"\r\n": b"GET /b .",
+        GET: b"GET / .",
+    }
+    async with serving(_echo) as connect:
+        reader, writer = await connect()
+        sent = b"".join(requests)
+        for first in range(0, len(sent), size):
+            writer.write(sent[first : first + size])
+            await asyncio.sleep(0)
+        for answer in requests.values():
+            await _said(reader, b"\r\n\r\n")
+            assert await asyncio.wait_for(reader.readexactly(len(answer)), PATIENCE_S) == answer
+        writer.write(b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        await _said(reader, b"HTTP/1.1 400 Bad Request\r\n")
+        writer.close()
+
+
+async def test_any_number_of_such_upgrades_in_one_read_is_no_more_than_as_many_requests(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one = b"GET /b HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    async with serving(_echo) as connect:
+        reader, writer = await connect()
+        writer.write(one * 3000)
+        for _ in range(3000):
+            await _said(reader, b"\r\n\r\nGET /b .")
+        writer.close()
+    assert caplog.records == []
+
+
 async def test_a_connection_that_comes_when_the_server_goes_is_not_waited_for() -> None:
     async def never(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError

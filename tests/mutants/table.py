@@ -20,6 +20,8 @@ _ANSWER = "tests/workers/test_answer.py::test_"
 _RESUMING = "tests/workers/test_resuming.py::test_"
 _END = "tests/log/test_end.py::test_"
 _FOLLOWER = "tests/log/test_follower.py::test_"
+_GUARD = "tests/gateway/test_guard.py::test_"
+_HTTP = "tests/gateway/test_http_protocol.py::test_"
 _HUB = "tests/gateway/test_hub.py::test_"
 _MOVED = "tests/log/test_moved_meanwhile.py::test_"
 _POOL = "tests/log/test_pool.py::test_"
@@ -556,6 +558,48 @@ MUTANTS = [
         [Change("socket.TCP_NODELAY, 1)", "socket.TCP_NODELAY, 0)")],
         ["tests/scenarios/test_accepted_connections.py::test_a_frame_waits_for_no_acknowledgement_of_the_one_before"],
         [],
+    ),
+    Mutant(
+        "chunk sizes for HTTP/1.0",
+        "relay/gateway/http_protocol.py",
+        [Change('            app = _without_chunks(app, cycle)\n', "")],
+        [],
+        [_HTTP + "who_does_not_speak_http_1_1_gets_the_body_as_it_is_and_its_end_is_the_end"],
+    ),
+    Mutant(
+        "an upgrade to HTTP/2 that costs the request its body",
+        "relay/gateway/http_protocol.py",
+        [Change("        return asked and any(", "        return not asked and any(")],
+        [],
+        [_HTTP + "an_upgrade_to_anything_else_is_as_if_nobody_had_asked_for_it"],
+    ),
+    Mutant(
+        "the first of two hosts",
+        "relay/gateway/guard.py",
+        [Change("if len(headers.getlist(name)) > 1:", "if len(headers.getlist(name)) > 9:")],
+        [],
+        [_GUARD + "two_hosts_or_origins_are_refused_whatever_they_say"],
+    ),
+    Mutant(
+        "CORS headers at the addresses that are open to all",
+        "relay/gateway/guard.py",
+        [Change("await (self._with_cors if is_allowed else self._app)(scope", "await self._with_cors(scope")],
+        [],
+        [_GUARD + "who_is_let_in_and_gets_the_headers_that_pages_of_other_origins_need"],
+    ),
+    Mutant(
+        "a wildcard for any number of labels",
+        "relay/origins.py",
+        [Change('label, _, rest = name.partition(".")', 'label, _, rest = "a", "", ".".join(name.split(".")[-3:])')],
+        [],
+        ["tests/test_origins.py::test_an_origin_is_allowed_that_was_named_and_no_other"],
+    ),
+    Mutant(
+        "a page that asks for its module at the root",
+        "relay/static/relay-client.js",
+        [Change('new URL(".", import.meta.url)', 'new URL("/", import.meta.url)')],
+        [],
+        ["tests/static/test_address.py::test_addresses_are_under_the_path_that_they_were_given"],
     ),
     Mutant(
         "a gateway on whatever loop is installed",
