@@ -106,6 +106,11 @@ dead_jobs = Gauge(
     ["queues"],
     multiprocess_mode="livemostrecent",
 )
+unserved_queues = Gauge(
+    "relay_unserved_queues",
+    "Queues with jobs and no living worker that serves them, as a reaper saw it last",
+    multiprocess_mode="livemostrecent",
+)
 dead_letters = Counter("relay_dead_letters_total", "Jobs that went to the dead letters", ["reason"])
 storage_errors = Counter("relay_storage_errors_total", "Times that Redis did not answer as it should", ["part"])
 reaped = Counter("relay_reaped_total", "What reapers did", ["what"])

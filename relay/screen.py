@@ -11,7 +11,7 @@ import sys
 _STATES = {
     "connecting": "connecting", "reconnecting": "reconnecting", "degraded": "the relay cannot reach its log",
     "interrupted": "interrupted", "queued": "waiting for a worker", "preparing": "preparing", "thinking": "thinking",
-    "retrying": "retrying",
+    "retrying": "retrying", "no_worker": "waiting: no worker serves this queue at the moment",
 }  # fmt: skip
 _TROUBLES = ("reconnecting", "degraded", "interrupted")
 
@@ -31,9 +31,9 @@ class Screen:
         if text:
             self._midway = not text.endswith("\n")
 
-    def state(self, state: str) -> None:
+    def state(self, state: str, detail: str | None = None) -> None:
         """A word about what is going on, gone when text comes. In the middle of a text only trouble has a place."""
-        shown = _STATES.get(state, "")
+        shown = _STATES.get(detail or "") or _STATES.get(state, "")
         if shown and self._midway:
             if self._person and state in _TROUBLES and shown != self._state:
                 self.say(f"\nrelay: {shown} …")

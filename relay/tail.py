@@ -151,8 +151,8 @@ class Transcript:
                 self._screen.write(text)
             case Restart():
                 self._screen.restart()
-            case Status(state):
-                self._screen.state(state)
+            case Status(state, detail):
+                self._screen.state(state, detail)
             case Data():
                 pass  # shown by pages, not by a terminal
             case End(frame):

@@ -14,7 +14,7 @@ SESSION_NAMES = [
     "meta", "log", "generations", "active", "transcript", "requests", "order", "deleted", "refused", "events",
 ]  # fmt: skip
 GENERATION_NAMES = ["state", "text", "reasoning", "data"]
-QUEUE_NAMES = ["open", "jobs", "entries", "trims", "policy", "dead", "letters", *PRIORITIES]
+QUEUE_NAMES = ["open", "jobs", "entries", "trims", "policy", "served", "dead", "letters", *PRIORITIES]
 SESSIONS = ["s", "user:1", "a.b-c_d", ":", "x" * 128]
 
 REPORT = """

@@ -4,6 +4,7 @@ A lease is Redis' claim that somebody lives, and Redis' clock does not wait for 
 that computes, or by more answers than there is CPU. Whoever took the answer over then would ask its provider again,
 while it is being told here. So where a lease has gone without a renewal for half its time, it is renewed from here, on
 connections of its own. Only the worker's loop decides by what Redis says; here anything but a renewal is left to it.
+What the worker has to say of its queue (serving.py) is said from here, too, where its loop is late.
 
 A loop that has not had a turn for BLOCKED_S is taken for dead, and its leases run out.
 """
@@ -21,12 +22,15 @@ from relay import logging, metrics
 from relay.errors import StorageError
 from relay.log import stores
 from relay.log.connect import Connections
+from relay.log.queue import Queue
 from relay.log.session_log import SessionLog
 from relay.settings import Settings
 from workers.lease import Lease
+from workers.serving import Serving
 
 BLOCKED_S = 60.0
 _SEEN_S = 0.5  # how often the worker's loop shows that it has turns
+_LOOK_S = 1.0  # how often, at most, this thread looks
 
 log = logging.get("lifeline")
 
@@ -42,9 +46,13 @@ class Renewal(NamedTuple):
 
 
 class Lifeline:
-    """`start` it in the worker's loop; `aclose` it there after everything that holds a lease."""
+    """`start` it in the worker's loop; `aclose` it there after everything that holds a lease.
+
+    `serving`: set before `start`.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        self.serving: Serving | None = None
         self._settings = settings
         self._lease_s = settings.lease_s
         self._lease_ms = int(settings.lease_s * 1000)
@@ -102,12 +110,12 @@ class Lifeline:
     async def _run(self) -> None:
         stopping = asyncio.wrap_future(self._stopping)
         redis = Connections(self._settings.redis_url)
-        session_log = stores.session_log(redis, self._settings)
+        session_log, queue = stores.session_log(redis, self._settings), stores.queue(redis, self._settings)
         try:
             while not stopping.done():
-                await asyncio.wait([stopping], timeout=self._lease_s / 8)
+                await asyncio.wait([stopping], timeout=min(self._lease_s / 8, _LOOK_S))
                 if not stopping.done():
-                    await self._look(session_log)
+                    await asyncio.gather(self._look(session_log), self._serve(queue))
         finally:
             await redis.aclose()
 
@@ -121,6 +129,19 @@ class Lifeline:
             return
         self._given_up = False
         await asyncio.gather(*(self._renew(session_log, lease) for lease in late))
+
+    async def _serve(self, queue: Queue) -> None:
+        if self.serving is None or not self.serving.is_late or time.monotonic() - self._seen_at > BLOCKED_S:
+            return
+        try:
+            await queue.serve(self.serving.name)
+            self.serving.said()
+        except StorageError as error:
+            metrics.storage_errors.labels("lifeline").inc()
+            self._trouble.failed(error)
+        except Exception as error:  # leases are still to be renewed
+            metrics.bugs.labels("lifeline").inc()
+            self._bug.broke(error)
 
     async def _renew(self, session_log: SessionLog, lease: Lease) -> None:
         under_way = self._renewing[lease] = Future()

@@ -14,6 +14,7 @@ from workers.consumer import Consumer
 from workers.lifeline import Lifeline
 from workers.lineup import Lineup
 from workers.metrics_port import metrics_port
+from workers.serving import Serving
 
 LOOK_S = 1.0  # at the breakers, whose state gateways tell
 
@@ -45,6 +46,8 @@ async def _serve(
     fitness = Fitness(redis.commands)
     await fitness.look()
     subscriber.start()
+    serving = lifeline.serving = Serving(queue, settings.queue, stopping)
+    await serving.say()
     await lifeline.start()
     offers = stores.offers(redis, settings)
     await offers.make_known(lineup.offers(settings.queue, consumer.worker))
@@ -53,6 +56,7 @@ async def _serve(
             stores.reaper(session_log, queue, settings, settings.queue, consumer.runs).run(), name="reaper"
         ),
         asyncio.create_task(_keep_offering(offers, lineup, settings.queue, consumer.worker, stopping), name="offering"),
+        asyncio.create_task(serving.keep(), name="serving"),
         asyncio.create_task(fitness.watch(), name="fitness"),
         asyncio.create_task(lineup.check(), name="check"),
     ]

@@ -27,9 +27,11 @@ class Restart:
 @dataclass(frozen=True, slots=True)
 class Status:
     """What is going on now: an answer's `queued`, `preparing`, `thinking`, `retrying`, `streaming`, `interrupted`, or
-    the way to it: `following`, `reconnecting`, `degraded`. Only the latest is told; those in between may be missed."""
+    the way to it: `following`, `reconnecting`, `degraded`. Only the latest is told; those in between may be missed.
+    `detail`: `no_worker` with `queued` where no living worker serves its queue."""
 
     state: str
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Reader:
         self._owed = ""  # given from an earlier copy of this text; the rebuilt one must bring it again first
         self._seen = 0  # data of this copy
         self._data = 0  # given; after a rebuild fewer may be there, and none of them is new then
-        self._state = ""
+        self._told = Status("")
 
     def news(self, shown: Generation | None, hindrance: str = "") -> list[Item]:
         """What is new in `shown` (None: not seen yet, or not back yet after a rebuild), oldest first.
@@ -80,7 +82,7 @@ class Reader:
         if shown is not None and shown.parts is not self._parts:
             self._turn(shown, items)
         if shown is None or shown.end is None:
-            self._status(hindrance or (shown.state if shown is not None else self._state or "queued"), items)
+            self._status(hindrance, shown, items)
         if shown is not None:
             if self._is_another(shown):
                 self._restart(items)
@@ -99,10 +101,16 @@ class Reader:
             self._restart(items)
         self._parts, self._taken, self._seen, self._attempt = shown.parts, 0, 0, shown.attempt
 
-    def _status(self, state: str, items: list[Item]) -> None:
-        if state != self._state:
-            self._state = state
-            items.append(Status(state))
+    def _status(self, hindrance: str, shown: Generation | None, items: list[Item]) -> None:
+        if hindrance:
+            status = Status(hindrance)
+        elif shown is not None:
+            status = Status(shown.state, shown.detail)
+        else:
+            status = self._told if self._told.state else Status("queued")
+        if status != self._told:
+            self._told = status
+            items.append(status)
 
     def _is_another(self, shown: Generation) -> bool:
         """Whether the rebuilt text turns out not to begin with what was given."""

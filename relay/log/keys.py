@@ -24,6 +24,7 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
                     :entries        hash    the same → "PRIORITY ENTRY-ID"
                     :trims          zset    ended ones by the time of their trimming
                     :policy         string  by which deadlines its jobs are judged (policy.py)
+                    :served         string  when a worker said last that it lives and takes jobs from it
                     :dead           zset    "SESSION GENERATION PRIORITY REASON" of dead letters by when they died
                     :letters        hash    "SESSION GENERATION" of the same → the whole job
                     :high :normal :low      streams with the consumer group `workers`
@@ -52,7 +53,7 @@ _SESSION = {
 }
 _GENERATION = {"state": "g:", "text": "t:", "reasoning": "r:", "data": "d:"}
 _QUEUE: dict[str, str] = {
-    name: name for name in ("open", "jobs", "entries", "trims", "policy", "dead", "letters", *PRIORITIES)
+    name: name for name in ("open", "jobs", "entries", "trims", "policy", "served", "dead", "letters", *PRIORITIES)
 }
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from relay.settings import Settings
 
+MAX_LOOK_MS = 5000
 _VERSION = "1"
 _UNSAID = "-"
 _SETTINGS = ("lease_s", "queue_timeout_s", "max_takeovers")
@@ -32,8 +33,8 @@ class Policy(NamedTuple):
 
     @property
     def look_ms(self) -> int:
-        """How often an open row is looked at: often enough to notice either deadline soon."""
-        return max(100, min(self.lease_ms, self.queue_timeout_ms) // 2)
+        """How often an open row is looked at: often enough to notice either deadline soon, and a queue without workers."""
+        return max(100, min(self.lease_ms, self.queue_timeout_ms, 2 * MAX_LOOK_MS) // 2)
 
     def with_said(self, stored: bytes) -> Policy:
         """What a queue's workers have said comes first; what a later release has said is not understood."""

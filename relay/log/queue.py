@@ -26,13 +26,14 @@ MAX_TRIMS = 100_000  # rows; who ends beyond them keeps its batches until the se
 class Due(NamedTuple):
     """Rows to look at, and rows to trim: (session, generation); `now_ms` by Redis' clock.
 
-    `policy`: what the queue's workers have said; see policy.py.
+    `policy`: what the queue's workers have said; see policy.py. `silent_ms`: how long none has said that it lives.
     """
 
     now_ms: int
     rows: list[tuple[str, str]]
     trims: list[tuple[str, str]]
     policy: bytes = b""
+    silent_ms: int = 0
 
 
 class Queue:
@@ -160,8 +161,8 @@ class Queue:
     async def due(self, queue: str, page: int, look_ms: int, policy: str = "") -> Due:
         """A page of rows whose time has come; they come up again after `look_ms`. `policy`: from now on the queue's."""
         key = self._keys.queue(queue)
-        now_ms, rows, trims, stored = await _DUE(self._commands, key, page, look_ms, policy, self._ttl_ms)
-        return Due(int(now_ms), _pairs(rows), _pairs(trims), stored)
+        now_ms, rows, trims, stored, silent_ms = await _DUE(self._commands, key, page, look_ms, policy, self._ttl_ms)
+        return Due(int(now_ms), _pairs(rows), _pairs(trims), stored, int(silent_ms))
 
     async def trimmed(self, queue: str, session: str, generation: str) -> None:
         """Nothing is left to trim."""
@@ -177,6 +178,18 @@ class Queue:
         key, name = self._keys.queue(queue), jobs.job_name(session, generation)
         reply = await _REQUEUE(self._commands, key, name, idle_ms, self._ttl_ms)
         return reply.decode()  # type: ignore[no-any-return]
+
+    async def serve(self, queue: str) -> None:
+        """A worker lives that takes jobs from this queue: see unserved.py."""
+        await _SERVE(self._commands, self._keys.queue(queue), self._ttl_ms)
+
+    async def silent_ms(self, queue: str) -> int:
+        """How long no worker has said that it serves this queue; 0 where that is not known."""
+        served, (seconds, microseconds) = await read(
+            self._commands, ("GET", self._keys.queue(queue, "served")), ("TIME",)
+        )
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        return max(0, now_ms - int(served)) if served is not None else 0
 
     async def names(self) -> list[str]:
         """Queues that were submitted to, for the reapers."""
@@ -196,3 +209,4 @@ _DISCARD = queue_script("discard")
 _DUE = queue_script("due")
 _LOOK = queue_script("look")
 _REQUEUE = queue_script("requeue")
+_SERVE = queue_script("serve")

@@ -10,7 +10,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from typing import TypeVar
 
 import msgspec
@@ -23,6 +23,7 @@ from relay.log.jobs import Job
 from relay.log.policy import Policy
 from relay.log.queue import Queue
 from relay.log.session_log import SessionLog
+from relay.log.unserved import Unserved, is_silent
 from relay.sentences import Sentences
 
 T = TypeVar("T")
@@ -67,6 +68,8 @@ class Reaper:
         self._sweeping = logging.Trouble(log, "sweep_failed")
         self._bug = logging.Trouble(log, "reaper_failed")
         self._steps: dict[str, ClockSteps] = {}  # by queue: each may lie on another server
+        self._unserved = Unserved()
+        self._reported: set[str] = set()  # queues that were said to be without a worker
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -92,10 +95,29 @@ class Reaper:
             await self.sweep(name)
             sizes[name] = await self._queue.sizes(name)
         self._steps = {name: steps for name, steps in self._steps.items() if name in sizes}
+        self._unserved.keep(sizes)
+        self._report_unserved({name for name, (backlog, _) in sizes.items() if backlog}, sizes.keys())
         for queues, names in {"all": set(sizes), "own": self._own}.items():
             if names or queues == "all":
                 metrics.backlog.labels(queues).set(sum(sizes[name][0] for name in names))
                 metrics.dead_jobs.labels(queues).set(sum(sizes[name][1] for name in names))
+
+    def _report_unserved(self, busy: Set[str], known: Set[str]) -> None:
+        """One line when a queue with jobs is without a worker, and one when it has one again; the gateways say it."""
+        unserved = {queue for queue in known if self._unserved_in_s(queue) <= 0}
+        metrics.unserved_queues.set(len(unserved & busy))
+        if self._own:
+            return
+        served = {queue for queue in self._reported & known if self._unserved.is_heard_of(queue)}
+        for queue in sorted(served):
+            log.info("queue_served", queue=queue)
+        for queue in sorted(unserved & busy - self._reported):
+            log.warning("queue_unserved", queue=queue)
+        self._reported = (self._reported & known - served) | unserved & busy
+
+    def _unserved_in_s(self, queue: str) -> float:
+        """How long until it is sure that no living worker serves it; 0 or less: it is."""
+        return self._unserved.left_s(queue, self._clock(), max(self._trouble_at, self._began_at))
 
     async def sweep(self, queue: str) -> None:
         """One page of one queue. Raises StorageError."""
@@ -107,10 +129,11 @@ class Reaper:
         if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):
             self._trouble_at = self._clock()
             log.warning("clock_stepped", queue=queue)
+        self._unserved.note(queue, due.silent_ms, self._clock())
         for session, generation in due.rows:
             what = await self._look_if_it_can(queue, session, generation, due.now_ms, policy)
             metrics.reaped.labels(what).inc()
-            if what not in ("alive", "waiting", "held", "refused"):
+            if what not in ("alive", "waiting", "held", "unserved", "refused"):
                 log.info("reaped", what=what, session=session, generation=generation, queue=queue)
         for session, generation in due.trims:
             await self._trim(queue, session, generation)
@@ -191,7 +214,21 @@ class Reaper:
         since_ms = max(lease, int(standing["accepted"]))  # when somebody had it last
         if now_ms - since_ms - self._skipped_ms(queue, since_ms) > policy.queue_timeout_ms and self._knows(policy):
             return await self._fail(queue, session, generation, standing, "no_worker")
-        return await self._queue.requeue(queue, session, generation, policy.lease_ms)
+        what = await self._queue.requeue(queue, session, generation, policy.lease_ms)
+        if what == "gone" or "claimed" in standing or "unserved" in standing:
+            return what
+        return "unserved" if await self._tell_unserved(queue, session, generation, now_ms) else what
+
+    async def _tell_unserved(self, queue: str, session: str, generation: str, now_ms: int) -> bool:
+        left_s = self._unserved_in_s(queue)
+        if left_s > 0:
+            if left_s * 1000 < self._policy.look_ms:
+                await self._queue.look_at(queue, session, generation, now_ms + int(left_s * 1000) + 1)
+            return False
+        # A page takes its time, and a worker may have come meanwhile.
+        if not is_silent(await self._queue.silent_ms(queue)):
+            return False
+        return await self._log.unserved(session, generation)
 
     def _skipped_ms(self, queue: str, since_ms: int) -> int:
         return self._steps[queue].skipped_ms(since_ms) if queue in self._steps else 0

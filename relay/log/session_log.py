@@ -36,6 +36,7 @@ from relay.log.scripts import Argument, Script, read, session_script
 from relay.log.snapshots import Snapshots
 from relay.log.turns import Turns
 from relay.log.versions import Change
+from relay.protocol import events
 from relay.protocol.frames import Active
 from relay.protocol.words import Reason, new_epoch
 
@@ -331,13 +332,13 @@ class SessionLog:
     # What reapers do
 
     async def standing(self, session: str, generation: str) -> dict[str, str] | None:
-        """state, fence, claims, handed, lease, claimed, accepted, queue, owner, attempt, dead, language.
+        """state, fence, claims, handed, lease, claimed, accepted, queue, owner, attempt, dead, language, unserved.
 
         Absent ones are missing. None: it was not admitted, or Redis has lost its session.
         """
         names = [
             "state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue", "owner", "attempt", "dead",
-            "language",
+            "language", "unserved",
         ]  # fmt: skip
         there, values = await read(
             self._commands,
@@ -355,6 +356,11 @@ class SessionLog:
         """
         what = (await self._run(_REAP, session, generation, fence, _inner(members), dead))[0]
         return bool(what != b"alive")
+
+    async def unserved(self, session: str, generation: str) -> bool:
+        """Tell its viewers that no living worker serves its queue; False: they were told, or somebody has had it."""
+        body = events.encode(events.Status(generation, 1, "queued", "no_worker"))
+        return bool((await self._run(_UNSERVED, session, generation, body))[0] == b"written")
 
     async def dead(self, session: str, generation: str) -> str:
         """Why the job of an ended generation belongs in the dead letters; "": it does not."""
@@ -424,6 +430,7 @@ _REFUSE = session_script("refuse")
 _STOP = session_script("stop")
 _DELETE = session_script("delete")
 _REAP = session_script("reap")
+_UNSERVED = session_script("unserved")
 _TRIM = session_script("trim")
 _REBUILD = session_script("rebuild")
 _ROTATE = session_script("rotate")

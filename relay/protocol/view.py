@@ -22,12 +22,14 @@ _KINDS = frozenset({"status", "tokens", "reasoning", "data", "restart", "end"})
 
 class Generation:
     """One answer as a client shows it. `parts`: text as it came and the data among it, in one order; `texts` and `data`
-    are the same by themselves. `partial`: joined on the way, so its beginning was never seen."""
+    are the same by themselves. `detail`: of the status that `state` is. `partial`: joined on the way, so its beginning
+    was never seen."""
 
     def __init__(self, generation: str) -> None:
         self.generation = generation
         self.attempt = 1
         self.state = "queued"
+        self.detail: str | None = None
         self.parts: list[str | Frame] = []
         self.texts: list[str] = []
         self.reasonings: list[str] = []
@@ -46,7 +48,7 @@ class Generation:
 
     def restart(self, attempt: int) -> None:
         self.attempt = attempt
-        self.state = "retrying"
+        self.state, self.detail = "retrying", None
         self.parts, self.texts, self.reasonings, self.data = [], [], [], []
         self.count, self.partial = 0, False
 
@@ -227,7 +229,7 @@ class SessionView:
             return "applied"  # of a later release; its seq counts
         shown = self._generation(event["generation"], event["attempt"])
         if kind == "status":
-            shown.state = event["state"]
+            shown.state, shown.detail = event["state"], event.get("detail")
         elif kind == "tokens":
             return self._tokens(shown, event)
         elif kind == "reasoning":
@@ -236,12 +238,12 @@ class SessionView:
             shown.data.append(event)
             shown.parts.append(event)
         elif kind == "end":
-            shown.state, shown.end = event["reason"], event
+            shown.state, shown.detail, shown.end = event["reason"], None, event
             return "applied" if shown.proves(event) else "mismatch"
         return "applied"
 
     def _tokens(self, shown: Generation, event: Frame) -> Next:
-        shown.state = "streaming"
+        shown.state, shown.detail = "streaming", None
         if shown.partial and not shown.texts:
             shown.count = event["index"]
             shown.partial = event["index"] > 0  # at 0 its beginning is seen after all

@@ -163,6 +163,8 @@ export class Generation {
   readonly attempt: number;
   /** The last status, `streaming`, the reason of its end, `interrupted`, or `lost`. */
   readonly state: string;
+  /** What the status that `state` is says further: with `queued`, `no_worker` where no living worker serves its queue. */
+  readonly detail: string | null;
   /** Its user turn; null for a `retry_of`. */
   readonly message: Message | null;
   readonly text: string;

@@ -67,7 +67,7 @@ export class Generation {
   }
 
   restart(attempt, state = "retrying") {
-    Object.assign(this, { attempt, state, parts: [], texts: [], reasonings: [], data: [], count: 0 });
+    Object.assign(this, { attempt, state, detail: null, parts: [], texts: [], reasonings: [], data: [], count: 0 });
     this.partial = false; // joined live, or at a cursor: its beginning was not seen
     this.unproven = false; // shown, although it could not be proven to be what the model wrote
   }
@@ -79,17 +79,18 @@ export class Generation {
   /** Take one event of its own in; false if the text can no longer be what the model wrote. */
   apply(event) {
     switch (event.type) {
-      case "status": this.state = event.state; return true;
+      case "status": this.state = event.state; this.detail = event.detail ?? null; return true;
       case "tokens": return this.grow(event);
       case "reasoning": this.reasonings.push(event.text); return true;
       case "data": this.data.push(event); this.parts.push(event); return true;
-      case "end": this.state = event.reason; this.end = event; return this.proves(event);
+      case "end": this.state = event.reason; this.detail = null; this.end = event; return this.proves(event);
       default: return true; // `restart` did its work by its attempt
     }
   }
 
   grow({ index, count, text }) {
     this.state = "streaming";
+    this.detail = null;
     if (this.partial && !this.texts.length) [this.count, this.partial] = [index, index > 0]; // at 0 it begins here
     const follows = index === this.count;
     this.texts.push(text);
@@ -195,7 +196,7 @@ export class SessionView {
     const back = [...seen, ...this.lost].filter(([name]) => active.has(name));
     for (const [name] of [...seen, ...back]) this.came(name);
     for (const [name, one] of back) this.awaited.set(name, one);
-    for (const [name, one] of seen) if (!active.has(name)) this.interrupted.set(name, Object.assign(one, { state: "interrupted" }));
+    for (const [name, one] of seen) if (!active.has(name)) this.interrupted.set(name, Object.assign(one, { state: "interrupted", detail: null }));
   }
 
   /** It is not missed any more, nor lost. */
