@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from relay.screen import Screen
+
 _SEND = "from relay.screen import Screen; screen = Screen(); screen.write({text!r}); {more}screen.done(1, 'No.')"
 
 
@@ -35,6 +37,16 @@ def printed(text: str, more: str, out: Path, err: Path | None) -> tuple[bytes, b
 )
 def test_in_one_file_the_last_word_has_a_line_of_its_own(text: str, more: str, shown: bytes, tmp_path: Path) -> None:
     assert printed(text, more, tmp_path / "both", None)[0] == shown
+
+
+def test_a_status_with_a_detail_that_has_words_is_told_in_these(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen._person = True
+    for detail in (None, "no_worker", "of a later release"):
+        screen.state("queued", detail)
+    assert capsys.readouterr().err.split("\r\x1b[K")[1:] == [
+        "waiting for a worker …", "waiting: no worker serves this queue at the moment …", "waiting for a worker …",
+    ]  # fmt: skip
 
 
 def test_in_a_file_of_its_own_the_text_is_the_answers_and_nothing_else(tmp_path: Path) -> None:

@@ -64,6 +64,19 @@ def test_of_several_states_only_the_last_is_told_and_hindrances_come_first() -> 
     assert shown.news() == [Status("thinking")]
 
 
+def test_a_status_with_another_detail_is_another() -> None:
+    story, shown = Story("g1"), Shown()
+    shown.put(story.status("queued"))
+    assert shown.news() == [Status("queued")]
+    shown.put(story.status("queued", "no_worker"))
+    assert shown.news() == [Status("queued", "no_worker")]
+    assert shown.news() == []
+    assert shown.news("reconnecting") == [Status("reconnecting")]
+    assert shown.news() == [Status("queued", "no_worker")]
+    shown.put(story.status("preparing"))
+    assert shown.news() == [Status("preparing")]
+
+
 def test_a_new_attempt_is_a_restart_and_then_its_text() -> None:
     story, shown = Story("g1"), Shown()
     shown.put(story.tokens(["old"]), story.data(1))

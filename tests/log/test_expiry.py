@@ -96,6 +96,7 @@ STEPS: list[Step] = [
     lambda on: on.queue.put_back(job_of(), LOOK_MS),
     lambda on: on.queue.look_at("default", "s", "g1", 1),
     lambda on: on.queue.due("default", 10, LOOK_MS, "policy"),
+    lambda on: on.queue.serve("default"),
     lambda on: on.rebuild(),
     lambda on: on.log.rotate("s", on.epoch, missing=False),
     lambda on: on.open(create=False),
@@ -114,6 +115,7 @@ STEPS: list[Step] = [
     lambda on: on.claim("g2"),
     lambda on: on.log.stop("s", "g2"),
     lambda on: on.submit("g3"),
+    lambda on: on.log.unserved("s", "g3"),
     lambda on: on.log.reap("s", "g3", "0", FAILED, "worker_lost"),
     lambda on: on.queue.done("default", "s", "g3", "worker_lost"),
     lambda on: on.submit("g4"),  # the oldest goes

@@ -137,6 +137,15 @@ async def test_what_nobody_claims_ends(full: Full) -> None:
     assert claim.why == "ended"
 
 
+async def test_viewers_are_told_that_no_worker_serves_their_queue_and_workers_say_that_they_do(full: Full) -> None:
+    assert await full.log.unserved("s", "g2")
+    assert not await full.log.unserved("s", "g2")
+    await full.queue.serve("default")
+    await full.room()
+    assert [event.get("detail") for event in await whole_log(full.log) if event["generation"] == "g2"][-1] == "no_worker"
+    assert await full.redis.pttl("t:q:{default}:served") > 0
+
+
 async def test_a_lease_is_renewed_and_given_back(full: Full) -> None:
     before = await full.redis.hget("t:s:{s}:g:g1", "lease")
     assert (await full.log.renew("s", "g1", full.writer.fence, 10 * LEASE_MS)).what == "written"

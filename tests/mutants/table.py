@@ -32,6 +32,7 @@ _VIEW = "tests/protocol/test_view.py::test_"
 _COMPACT = "tests/protocol/test_compact.py::test_"
 _TRIM = "tests/log/test_trim.py::test_"
 _SNAPSHOTS = "tests/log/test_snapshots.py::test_"
+_UNSERVED = "tests/log/test_unserved.py::test_"
 _VERSIONS = "tests/log/test_versions.py::test_"
 
 
@@ -607,5 +608,61 @@ MUTANTS = [
         [Change("        loop=settings.loop,", "        loop='auto',")],
         ["tests/scenarios/test_event_loops.py::test_a_gateway_answers_on_the_loop_that_was_asked_for"],
         [],
+    ),
+    Mutant(
+        "an unserved queue is told of by whoever sees it",
+        "relay/log/lua/unserved.lua",
+        [Change("if state[3] then return { 'told' } end", "")],
+        [],
+        [_UNSERVED + "of_several_that_tell_it_at_once_one_writes_it"],
+    ),
+    Mutant(
+        "an unserved queue is told of though the answer was claimed",
+        "relay/log/lua/unserved.lua",
+        [Change("if state[1] ~= 'queued' or state[2] then return { 'claimed' } end", "")],
+        [],
+        [_UNSERVED + "the_script_decides_what_has_become_of_it_meanwhile"],
+    ),
+    Mutant(
+        "an unserved queue as it was when the page was read",
+        "relay/log/reaper.py",
+        [Change("if not is_silent(await self._queue.silent_ms(queue)):", "if await self._queue.silent_ms(queue) < 0:")],
+        [],
+        [_UNSERVED + "a_worker_that_comes_while_a_page_is_looked_at_is_seen"],
+    ),
+    Mutant(
+        "an unserved queue is believed at first sight",
+        "relay/log/unserved.py",
+        [Change("SURE_S = 2.0", "SURE_S = 0.0")],
+        [],
+        [_UNSERVED + "a_step_of_redis_clock_makes_no_worker_absent"],
+    ),
+    Mutant(
+        "an unserved queue in the first moment of a process",
+        "relay/log/reaper.py",
+        [Change("self._clock(), max(self._trouble_at, self._began_at))", "self._clock(), self._trouble_at)")],
+        [],
+        [_UNSERVED + "a_process_that_starts_lets_workers_start_too"],
+    ),
+    Mutant(
+        "an unserved queue that nobody ever served",
+        "relay/log/lua/due.lua",
+        [Change("  redis.call('SET', QUEUE.served, digits(now), 'PX', ARGV[4])\n", "")],
+        [],
+        [_UNSERVED + "a_queue_that_nobody_ever_served_is_told_of_once_within_the_contracts_time"],
+    ),
+    Mutant(
+        "an unserved queue that is looked at when a long lease says",
+        "relay/log/policy.py",
+        [Change("self.queue_timeout_ms, 2 * MAX_LOOK_MS", "self.queue_timeout_ms")],
+        [],
+        [_UNSERVED + "so_is_one_whose_worker_died_whatever_its_lease"],
+    ),
+    Mutant(
+        "an unserved queue is a line for every round",
+        "relay/log/reaper.py",
+        [Change("sorted(unserved & busy - self._reported)", "sorted(unserved & busy)")],
+        [],
+        [_UNSERVED + "an_outage_is_one_line_of_each_gateway_and_one_when_a_worker_is_back"],
     ),
 ]  # fmt: skip

@@ -43,8 +43,8 @@ class Story:
         self.reasonings = [*self.reasonings, *texts]
         return events.encode(events.Reasoning(self.generation, self.attempt, index, len(texts), "".join(texts)))
 
-    def status(self, state: events.State) -> Body:
-        return events.encode(events.Status(self.generation, self.attempt, state))
+    def status(self, state: events.State, detail: str | None = None) -> Body:
+        return events.encode(events.Status(self.generation, self.attempt, state, detail))
 
     def data(self, value: Any) -> Body:
         return events.encode(events.Data(self.generation, self.attempt, "note", value, len(self.texts)))
@@ -115,7 +115,7 @@ def logs(draw: st.DrawFn, max_size: int = 40) -> list[Body]:
             case "reasoning":
                 bodies.append(story.reasoning(draw(st.lists(TEXTS, min_size=1, max_size=4))))
             case "status":
-                bodies.append(story.status(draw(st.sampled_from(STATES))))
+                bodies.append(story.status(draw(st.sampled_from(STATES)), draw(st.sampled_from([None, "no_worker"]))))
             case "data":
                 bodies.append(story.data(draw(VALUES)))
             case "restart":

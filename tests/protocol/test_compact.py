@@ -288,6 +288,16 @@ def test_of_several_statuses_the_last_stays_until_tokens_overtake_it() -> None:
     )
 
 
+def test_a_detail_stays_with_its_status_and_goes_with_it() -> None:
+    story = Story("g1")
+    bodies = [story.status("queued"), story.status("queued", "no_worker")]
+    told = b'{"type":"status","generation":"g1","attempt":1,"state":"queued","detail":"no_worker"}'
+    assert events_of(*bodies) == told
+    assert events_of(*bodies, story.status("preparing")) == (
+        b'{"type":"status","generation":"g1","attempt":1,"state":"preparing"}'
+    )
+
+
 def test_what_is_not_merged_travels_byte_for_byte() -> None:
     odd = b'{ "type" : "future", "generation":"g1", "attempt":1, "x": 1.50 }'
     bare = b'{"type":"weather","text":"\\u2600"}'

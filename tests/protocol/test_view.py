@@ -275,6 +275,17 @@ def test_an_answer_is_built_from_its_events() -> None:
     assert [event["content"] for event in view.messages] == ["Hello"]
 
 
+def test_a_detail_is_of_the_status_that_counts_now() -> None:
+    story, view = Story("g1"), following()
+    bodies = [story.status("queued", "no_worker"), story.status("queued"), story.status("retrying", "provider")]
+    bodies += [story.tokens(["a"]), story.status("retrying", "provider"), story.restart(), story.status("queued", "after")]
+    details = []
+    for seq, body in enumerate([*bodies, story.end()], 1):
+        assert view.apply(live(seq, body)) == "applied"
+        details.append(view.generations["g1"].detail)
+    assert details == ["no_worker", None, "provider", None, "provider", None, "after", None]
+
+
 def test_an_event_of_an_unknown_type_only_counts() -> None:
     view = following()
     assert view.apply(live(1, {"type": "future"})) == "applied"

@@ -106,6 +106,20 @@ async def test_a_stop_that_is_sent_again_is_no_failure(browser: Browser) -> None
         await until(lambda: len(gateway.named("stop")) == 2)
 
 
+async def test_that_no_worker_is_there_is_said_until_one_has_the_question(browser: Browser) -> None:
+    sentence = "Queued: there is no worker for this at the moment. It begins when one comes."
+    async with ScriptedGateway(Answers()) as gateway:
+        page = await opened(browser, gateway)
+        await gateway.send(of("g1", 1, "status", state="queued"))
+        await expect(at(page, "status")).to_have_text("Queued")
+        await gateway.send(of("g1", 2, "status", state="queued", detail="no_worker"))
+        await expect(at(page, "status")).to_have_text(sentence)
+        await expect(at(page, "answer")).to_contain_text(sentence)
+        await expect(at(page, "answer")).to_have_attribute("data-state", "queued")
+        await gateway.send(of("g1", 3, "status", state="retrying", detail="of a later release"))
+        await expect(at(page, "status")).to_have_text("Retrying…")
+
+
 async def test_a_refused_question_comes_back_and_its_note_stands_until_another_answer(browser: Browser) -> None:
     async with ScriptedGateway(Answers(submit=NO)) as gateway:
         page = await opened(browser, gateway)

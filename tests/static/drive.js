@@ -1,7 +1,7 @@
 // Takes the steps of a plan through SessionView; answers what each step returned, and the state after it.
 
-const shown = ({ attempt, state, text, parts, reasoning, count, partial, end }) => ({
-  attempt, state, text, parts: [...parts], reasoning, count, partial, end,
+const shown = ({ attempt, state, detail, text, parts, reasoning, count, partial, end }) => ({
+  attempt, state, detail, text, parts: [...parts], reasoning, count, partial, end,
 });
 
 function state(view) {

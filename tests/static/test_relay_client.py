@@ -194,7 +194,7 @@ def state(view: SessionView) -> dict[str, Any]:
 
 
 def shown(generation: Generation) -> dict[str, Any]:
-    names = ("attempt", "state", "text", "parts", "reasoning", "count", "partial", "end")
+    names = ("attempt", "state", "detail", "text", "parts", "reasoning", "count", "partial", "end")
     return {name: getattr(generation, name) for name in names}
 
 

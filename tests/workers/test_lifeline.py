@@ -6,21 +6,24 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
 from relay import embedded
 from relay.log import stores
-from relay.log.connect import Connections
+from relay.log.connect import Connections, call
+from relay.log.keys import Keys
 from relay.log.replies import Outcome
 from relay.log.session_log import SessionLog
 from relay.settings import Settings, load
 from tests.log.in_memory import Writer, admitted_and_claimed
-from tests.scenarios.processes import until
+from tests.scenarios.processes import TIMEOUT_S, until
 from workers import lifeline as lifeline_module
 from workers.lease import Lease
 from workers.lifeline import Lifeline, Renewal
+from workers.serving import Serving
 
 LEASE_S = 1.0
 
@@ -77,6 +80,50 @@ async def test_a_lease_is_renewed_while_the_loop_is_blocked_for_longer_than_it_l
     await lifeline.remove(lease)
     assert (await session_log.renew("s", "g1", writer.fence, 60_000)).what == "written"
     assert await lease_ms(session_log) > before
+
+
+class Said:
+    """A queue that is told that it is served."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    async def serve(self, name: str) -> None:
+        self.times += 1
+
+
+def late_serving(queue: Any, stopping: asyncio.Event) -> Serving:
+    serving = Serving(queue, "default", stopping)
+    serving._said_at -= 3600
+    return serving
+
+
+async def test_a_worker_whose_loop_is_blocked_says_from_here_that_it_serves_its_queue(settings: Settings) -> None:
+    redis = Connections(settings.redis_url)
+    queue, lifeline = stores.queue(redis, settings), Lifeline(settings)
+    lifeline.serving = late_serving(queue, asyncio.Event())
+    await lifeline.start()
+    until_s = time.monotonic() + TIMEOUT_S
+    while lifeline.serving.is_late and time.monotonic() < until_s:
+        time.sleep(0.01)  # noqa: ASYNC251
+    assert not lifeline.serving.is_late
+    await lifeline.aclose()
+    assert await call(redis.commands, "GET", Keys(settings.prefix).queue("default", "served")) is not None
+    await redis.aclose()
+
+
+@pytest.mark.parametrize("why", ["late", "in time", "to go", "blocked for ever"])
+async def test_it_says_so_only_for_a_worker_that_lives_and_is_late(settings: Settings, why: str) -> None:
+    lifeline, stopping, said = Lifeline(settings), asyncio.Event(), Said()
+    lifeline.serving = late_serving(said, stopping)
+    if why == "in time":
+        lifeline.serving.said()
+    if why == "to go":
+        stopping.set()
+    if why == "blocked for ever":
+        lifeline._seen_at -= 3600
+    await lifeline._serve(said)  # type: ignore[arg-type]
+    assert said.times == (why == "late")
 
 
 async def test_what_redis_says_otherwise_is_left_to_the_worker(session_log: SessionLog, lifeline: Lifeline) -> None:
