@@ -29,12 +29,14 @@ class Answer(Listener):
         generation: str,
         *,
         duplicate: bool,
+        ignored: tuple[str, ...],
         stop: Callable[[str, str], Awaitable[bool]],
         release: Callable[[Listener], None],
     ) -> None:
         self.session = channel.view.session
         self.generation = generation
         self.duplicate = duplicate
+        self.ignored = ignored  # names of the fields of its submit that the relay did not understand
         self._channel = channel
         self._stop = stop
         self._release = release

@@ -108,6 +108,7 @@ class Relay:
                 channel,
                 accepted["generation"],
                 duplicate=accepted["duplicate"],
+                ignored=tuple(accepted.get("ignored") or ()),
                 stop=self.stop,
                 release=lambda answer: self._desk.leave(channel, answer),
             )

@@ -113,7 +113,8 @@ class Connection:
             case Hello():
                 self._welcome(reply_id)
             case Subscribe() | Unsubscribe() | Submit() | Stop():
-                await self._in_order(command.session, self._carry_out(command, reply_id, answer_by()))
+                ignored = commands.ignored(fields) if isinstance(command, Submit) else []
+                await self._in_order(command.session, self._carry_out(command, reply_id, answer_by(), ignored))
 
     def _read(self, raw: str | bytes) -> commands.Fields:
         max_bytes = self._limits["max_command_bytes"]
@@ -147,7 +148,7 @@ class Connection:
         task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(
-        self, command: Subscribe | Unsubscribe | Submit | Stop, reply_id: str | None, by: float
+        self, command: Subscribe | Unsubscribe | Submit | Stop, reply_id: str | None, by: float, ignored: list[str]
     ) -> None:
         try:
             match command:
@@ -160,7 +161,11 @@ class Connection:
                     generation, duplicate = await self._submissions.submit(command, self._language, by)
                     self._send(
                         frames.Accepted(
-                            id=reply_id, session=command.session, generation=generation, duplicate=duplicate
+                            id=reply_id,
+                            session=command.session,
+                            generation=generation,
+                            duplicate=duplicate,
+                            ignored=ignored or None,
                         )
                     )
                 case Stop():

@@ -47,19 +47,22 @@ async def submit(request: Request) -> Response | EventStream:
     fields |= {"type": "submit", "session": session, "request_id": requests.request_id(request, fields)}
     command = commands.check(fields, gateway.limits)
     assert isinstance(command, Submit)
+    ignored = {"ignored": names} if (names := commands.ignored(fields)) else {}
     as_stream = requests.wants_events(request)
     wait_s, cursor = (None, requests.cursor(request)) if as_stream else (requests.wait_s(request), None)
     generation, duplicate = await gateway.submissions.submit(command, requests.language(request.headers))
     if as_stream:
         return EventStream(gateway, session, cursor, "start", generation)
     if wait_s is not None:
-        return await _waited(request, session, generation, wait_s)
-    return answer({"session": session, "generation": generation, "duplicate": duplicate}, 202)
+        return await _waited(request, session, generation, wait_s, ignored)
+    return answer({"session": session, "generation": generation, "duplicate": duplicate, **ignored}, 202)
 
 
-async def _waited(request: Request, session: str, generation: str, wait_s: float) -> Response:
+async def _waited(
+    request: Request, session: str, generation: str, wait_s: float, ignored: dict[str, list[str]]
+) -> Response:
     if await until_ended(gateway_of(request), session, generation, wait_s, request.receive):
-        return answer(await _generation(request, session, generation))
+        return answer({**await _generation(request, session, generation), **ignored})
     running = ClientError("still_running", "The answer goes on; ask for it again, or stop it.")
     return error_answer(running, session=session, generation=generation)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -32,6 +33,8 @@ MAX_ID_LENGTH = 64
 MAX_METADATA_BYTES = 4 * 1024
 MAX_NESTING = 100  # of what a submit says, itself included: fewer levels than whoever handles it has room for
 MAX_ECHO_BYTES = 64 * 1024  # what a ping may ask to be sent back; a frame must hold it
+MAX_IGNORED = 20
+MAX_IGNORED_LENGTH = 64
 
 _ADDRESSING = ("session", "request_id")
 # Of a submit; never to be changed: the hashes that were stored before depend on it.
@@ -122,6 +125,9 @@ def _fields(kind: type[Submit]) -> tuple[FieldInfo, ...]:
     return msgspec.structs.fields(kind)
 
 
+_UNDERSTOOD = frozenset(("type", "id", *Submit.__struct_encode_fields__))
+
+
 Command = Hello | Ping | Subscribe | Unsubscribe | Stop | Submit
 _KINDS: dict[str, type[Command]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Command)}
 _decoder = msgspec.json.Decoder()
@@ -197,6 +203,20 @@ def _check(fields: Fields, limits: dict[str, float]) -> Command:
     if isinstance(command, Stop):
         check_generation(command.generation, "generation")
     return command
+
+
+def ignored(fields: Fields) -> list[str]:
+    """Names of the fields of a submit that were not understood: the first of them, each as far as it may be shown.
+
+    They may end on a terminal: what does not print is not sent back.
+    """
+    unknown = (name for name in fields if name not in _UNDERSTOOD)
+    shown = dict.fromkeys(_printable(name[:MAX_IGNORED_LENGTH]) for name in islice(unknown, MAX_IGNORED))
+    return list(shown)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def check_session(value: Any) -> str:

@@ -47,6 +47,7 @@ class Accepted(Frame, frozen=True, kw_only=True, tag="accepted"):
     session: str
     generation: str
     duplicate: bool
+    ignored: list[str] | None = None
 
 
 class Stopping(Frame, frozen=True, kw_only=True, tag="stopping"):

@@ -107,12 +107,13 @@ export class Session extends EventTarget {
   /** The server has lost its store for a while: no news until it is back. */
   readonly degraded: boolean;
   /**
-   * Resolves once the relay has taken the question; `duplicate`: an earlier submit of this `request_id` had. Sent again
-   * until it is answered, for as long as the page is open, and never makes a second generation. `signal` takes it back
-   * while it has not been sent. Rejects with RelayError: `rate_limited` at once where 100 commands wait already; after
-   * `closed` it may still have taken effect.
+   * Resolves once the relay has taken the question; `duplicate`: an earlier submit of this `request_id` had; `ignored`:
+   * names of the fields that the relay did not understand (at most 20), absent when there are none. Sent again until it
+   * is answered, for as long as the page is open, and never makes a second generation. `signal` takes it back while it
+   * has not been sent. Rejects with RelayError: `rate_limited` at once where 100 commands wait already; after `closed`
+   * it may still have taken effect.
    */
-  submit(body: Submit, options?: { signal?: AbortSignal }): Promise<{ generation: string; duplicate: boolean }>;
+  submit(body: Submit, options?: { signal?: AbortSignal }): Promise<Accepted>;
   /** Resolves once the generation has ended. Sent again until it is answered. Rejects with RelayError. */
   stop(generation: string): Promise<{ generation: string; already_ended: boolean }>;
   /** Follow no more. Stops no answer; what is shown stays as it is. */
@@ -147,6 +148,12 @@ export interface Submit {
   max_tokens?: number;
   system?: string;
   metadata?: Record<string, unknown>;
+}
+
+export interface Accepted {
+  generation: string;
+  duplicate: boolean;
+  ignored?: string[];
 }
 
 export interface Message {

@@ -15,7 +15,7 @@
  * connect(url?, {token?, codec?, WebSocket?}) → Relay
  * Relay: state, limits, session(name, {from? | cursor?}), close(); events `state`, `error`
  * Session: name, messages, generations (Map, in order of submit), cursor, resumed, rebuilding, following, degraded,
- *   submit({content | messages | retry_of, ...}, {signal?}) → Promise of {generation, duplicate},
+ *   submit({content | messages | retry_of, ...}, {signal?}) → Promise of {generation, duplicate, ignored?},
  *   stop(generation) → Promise of {generation, already_ended}, unsubscribe();
  *   events `change` (at most once per picture), `end`, `interrupted`, `lost`, `error`, `deleted`
  *
@@ -305,9 +305,9 @@ export class Session extends EventTarget {
 
   submit(body, { signal } = {}) {
     const command = { ...body, request_id: body.request_id ?? draw(), type: "submit", session: this.name };
-    return this.#link.request(command, signal).then(({ generation, duplicate }) => {
+    return this.#link.request(command, signal).then(({ generation, duplicate, ignored }) => {
       this.#expect(generation, duplicate, question(generation, body));
-      return { generation, duplicate };
+      return { generation, duplicate, ...(ignored && { ignored }) };
     });
   }
 

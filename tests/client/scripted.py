@@ -60,12 +60,11 @@ class Peer:
         await self.send(**{"type": "subscribed", "id": command["id"], "at": start, "head": start, **known, **fields})
         return command
 
-    async def accepted(self, generation: str = "g1", *, duplicate: bool = False) -> Frame:
+    async def accepted(self, generation: str = "g1", *, duplicate: bool = False, **fields: Any) -> Frame:
         """Take a `submit` and answer it."""
         command = await self.command("submit")
-        await self.send(
-            type="accepted", id=command["id"], session=command["session"], generation=generation, duplicate=duplicate
-        )
+        known = {"id": command["id"], "session": command["session"], "generation": generation, "duplicate": duplicate}
+        await self.send(**{"type": "accepted", **known, **fields})
         return command
 
     async def live(self, seq: int, body: Body | Frame, session: str = SESSION) -> None:

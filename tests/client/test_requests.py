@@ -52,6 +52,18 @@ async def test_a_submit_follows_first_and_says_what_it_was_given(gateway: Script
         await completed(peer, submitting)
 
 
+@pytest.mark.parametrize(
+    ("told", "names"), [({}, ()), ({"ignored": None}, ()), ({"ignored": ["temperature"]}, ("temperature",))]
+)
+async def test_an_answer_says_which_fields_of_its_submit_were_not_understood(
+    gateway: Scripted, told: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    async with asking(gateway, temperature=0.5) as (_, submitting, peer):
+        await peer.subscribed()
+        await peer.accepted(**told)
+        assert (await submitting).ignored == names
+
+
 async def test_a_submit_that_is_never_answered_is_sent_again_with_its_request_id(gateway: Scripted) -> None:
     async with asking(gateway, answer_within_s=0.1) as (_, submitting, peer):
         await peer.subscribed()

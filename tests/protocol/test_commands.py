@@ -41,6 +41,25 @@ def refusal(fields: dict[str, Any]) -> ClientError:
 
 
 @pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({}, []),
+        ({"id": "1", "queue": "q", "metadata": {"temperature": 1}, "temperature": None}, []),
+        ({"temperature": 0.5, "stream": True}, ["temperature", "stream"]),
+        ({"content": None, "messages": [{"role": "user", "content": "?", "name": "Ann"}]}, []),
+        ({"Content": "?", " content": "?", "": 0}, ["Content", " content", ""]),
+        ({"é👍": 1, "a\x1b[2J\nb": 1, "\u202egpj": 1}, ["é👍", "a\ufffd[2J\ufffdb", "\ufffdgpj"]),
+        ({"x" * 64: 1, "x" * 65: 1, "y" * 100_000: 1}, ["x" * 64, "y" * 64]),
+        ({f"f{number}": number for number in range(10_000)}, [f"f{number}" for number in range(20)]),
+    ],
+)
+def test_the_fields_of_a_submit_that_were_not_understood_are_named(fields: dict[str, Any], names: list[str]) -> None:
+    read = commands.read(json.dumps({**SUBMIT, **fields}))
+    assert isinstance(commands.check(read, LIMITS), Submit)
+    assert commands.ignored(read) == names
+
+
+@pytest.mark.parametrize(
     ("fields", "command"),
     [
         ({"type": "hello"}, Hello()),

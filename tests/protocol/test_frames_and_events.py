@@ -54,6 +54,10 @@ FRAMES: list[tuple[Frame, bytes]] = [
         b'{"type":"accepted","session":"s","generation":"g","duplicate":true}',
     ),
     (
+        Accepted(session="s", generation="g", duplicate=True, ignored=["temperature"]),
+        b'{"type":"accepted","session":"s","generation":"g","duplicate":true,"ignored":["temperature"]}',
+    ),
+    (
         Stopping(id="5", session="s", generation="g", already_ended=False),
         b'{"type":"stopping","id":"5","session":"s","generation":"g","already_ended":false}',
     ),

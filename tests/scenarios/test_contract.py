@@ -565,7 +565,15 @@ async def test_both_codecs_carry_the_same_conversation(relay: World, codec: str)
         status, body, _ = await gateway.http(
             "POST", "/v1/sessions/s/generations", {"content": "Go", "request_id": "r1"}
         )
-        assert (status, body["generation"], body["duplicate"]) == (202, generation, True)
+        assert (status, body) == (202, {"session": "s", "generation": generation, "duplicate": True})
+        # A field that is not understood is named, at each sending, and is no part of what was asked.
+        odd = {"type": "submit", "request_id": "r1", "content": "Go", "temperature": 0.5, "a\x1b": [{"b": None}]}
+        accepted = {"session": "s", "generation": generation, "duplicate": True, "ignored": ["temperature", "a\ufffd"]}
+        again = await client.command(**odd, session="s")
+        assert {name: again[name] for name in accepted} == accepted
+        assert (await gateway.http("POST", "/v1/sessions/s/generations", odd))[:2] == (202, accepted)
+        waited = (await gateway.http("POST", "/v1/sessions/s/generations?wait=9", odd))[1]
+        assert (waited["generation"], waited["ignored"]) == (generation, accepted["ignored"])
         large = await client.command(
             type="submit", session="s", request_id="r2", messages=[{"role": "user", "content": "\x01" * 200_000}]
         )
