@@ -52,6 +52,7 @@ def test(rest: list[str]) -> int:
     rest = [argument for argument in rest if argument != "--all"]
     if everything:
         install_system_packages()
+        install_npm_packages()
     selection = ["--hypothesis-profile=all"] if everything else ["-m", "not slow"]
     # More at a time than there are cores on a small machine: scenarios wait for processes more than they compute.
     parallel = [] if any(argument.startswith("-n") for argument in rest) else ["-n", "3", "--dist", "worksteal"]
@@ -117,6 +118,19 @@ def install_system_packages() -> None:
     print("installing " + ", ".join(missing) + " …", flush=True)
     subprocess.run(["apt-get", "update", "-q"], **quiet, check=False)
     subprocess.run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], **quiet, check=False)
+
+
+def install_npm_packages() -> None:
+    """What tests of the browser client run on in Node, each in the version that tests/npm pins."""
+    npm, folder = shutil.which("npm"), ROOT / "tests" / "npm"
+    fingerprint = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    mark = folder / "node_modules" / ".installed"
+    if npm is None or (mark.exists() and mark.read_text() == fingerprint):
+        return
+    print("installing npm packages …", flush=True)
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+    if subprocess.run(command, cwd=folder, check=False).returncode == 0:
+        mark.write_text(fingerprint)
 
 
 def call(*command: str) -> int:

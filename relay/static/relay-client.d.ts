@@ -1,5 +1,6 @@
 /** Types of relay-client.js, the browser client of relay (protocol relay.v1). */
 
+/** Throws where there is no WebSocket, and where the address can have none. */
 export function connect(url?: string | URL, options?: Options): Relay;
 
 export interface Options {
@@ -7,8 +8,19 @@ export interface Options {
   token?: string | (() => string | Promise<string>);
   /** The only one for now. */
   codec?: "json";
-  /** Where there is no global one (Node before 22). */
-  WebSocket?: typeof WebSocket;
+  /** Where there is no global one (Node before 22): that of the package `ws`, say. */
+  WebSocket?: new (url: string, protocol: string) => AnyWebSocket;
+}
+
+/** What the client needs of one. */
+export interface AnyWebSocket {
+  readonly readyState: number;
+  onopen: ((event: any) => any) | null;
+  onmessage: ((event: any) => any) | null;
+  onclose: ((event: any) => any) | null;
+  onerror: ((event: any) => any) | null;
+  send(text: string): void;
+  close(): void;
 }
 
 type Listener<Detail> = (event: CustomEvent<Detail>) => void;
@@ -19,6 +31,8 @@ export type RelayState = "connecting" | "open" | "reconnecting" | "closed";
 
 export interface RelayEvents {
   state: { state: RelayState };
+  /** Some tries in a row have failed: `Relay.trouble` has changed. */
+  trouble: { trouble: string };
   /**
    * What belongs to no session; also what `token()` threw. With `error.final` the server does not want this client back
    * (close codes 4500 to 4999): the state is `closed`.
@@ -30,6 +44,11 @@ export interface RelayEvents {
 export class Relay extends EventTarget {
   constructor(url?: string | URL, options?: Options);
   readonly state: RelayState;
+  /**
+   * Why no connection comes about, as far as this can be found out: a sentence for whoever sets things up (an address,
+   * an origin that is not allowed, a proxy). Null before three tries in a row have failed, and while connected.
+   */
+  readonly trouble: string | null;
   /** The server's limits by name (bytes, seconds, counts); empty before the first welcome. */
   readonly limits: Record<string, number>;
   /**

@@ -1,6 +1,6 @@
 /**
  * The browser client of relay (protocol relay.v1): one ES module, no dependencies, no build step. It runs in current
- * browsers, and in Node 22 or newer. Every property and event is described in relay-client.d.ts.
+ * browsers, in Node 22 or newer, and in Node 20 with a WebSocket handed over. Every property and event is described in relay-client.d.ts.
  *
  *     import { connect } from "https://relay.example.org/relay-client.js";
  *
@@ -13,7 +13,7 @@
  *     await session.stop(generation);
  *
  * connect(url?, {token?, codec?, WebSocket?}) → Relay
- * Relay: state, limits, session(name, {from? | cursor?}), close(); events `state`, `error`
+ * Relay: state, trouble, limits, session(name, {from? | cursor?}), close(); events `state`, `trouble`, `error`
  * Session: name, messages, generations (Map, in order of submit), cursor, resumed, rebuilding, following, degraded,
  *   submit({content | messages | retry_of, ...}, {signal?}) → Promise of {generation, duplicate, ignored?},
  *   stop(generation) → Promise of {generation, already_ended}, unsubscribe();
@@ -490,7 +490,8 @@ const UNREAD = new Set(["bad_message", "unknown_type", "too_large"]); // without
 const MAX_REQUESTS = 100; // not answered, at a time
 const WELCOME_MS = 10_000; // before `welcome` has told the heartbeat
 const GRACE_MS = 2_000; // beyond two heartbeats without a frame
-const PROBE_MS = 4_000; // after a wake-up a dead socket should not keep anybody waiting
+const PROBE_MS = 4_000; // after a wake-up, or an error, a dead socket should not keep anybody waiting
+const TROUBLE = { first: 3, every: 10 }; // tries in a row without a welcome, after which it is looked for the reason
 const STABLE_MS = 2_000; // a connection shorter than that does not reset the backoff
 const MOST_DRAIN_MS = 60_000; // whatever a draining gateway says
 const EPOCH = /^[A-Za-z0-9_-]{1,64}$/;
@@ -504,11 +505,14 @@ export function connect(url, options) {
 /** One WebSocket after another, for any number of sessions. */
 export class Relay extends EventTarget {
   state = "connecting";
+  trouble = null; // in words, why no connection comes about
   limits = {};
   #url;
   #options;
   #socket = null; // the one that counts: events of an abandoned one come to nothing
+  #opened = false;
   #welcomed = false;
+  #outage = { tries: 0 }; // since the last welcome
   #deadline = 0; // when silence means that the connection is dead
   #patienceMs = WELCOME_MS;
   #stableFrom = Infinity;
@@ -529,13 +533,13 @@ export class Relay extends EventTarget {
     if (codec !== "json") throw new RangeError(`There is no codec ${codec}; json is the only one.`);
     this.#url = address(url);
     this.#options = options;
+    this.#open(); // before there is anything to be left behind if it throws
     // An interval that looks at the clock, for timers stand still while a laptop sleeps or a tab is in the background.
     this.#watch = setInterval(() => this.#socket && Date.now() > this.#deadline && this.#lost(), 1_000);
     const { signal } = this.#listening;
     for (const type of ["online", "pageshow"]) globalThis.addEventListener?.(type, () => this.#wake(), { signal });
     const { document } = globalThis;
     document?.addEventListener("visibilitychange", () => document.hidden || this.#wake(), { signal });
-    this.#connect();
   }
 
   session(name, { from = "start", cursor = null } = {}) {
@@ -566,14 +570,28 @@ export class Relay extends EventTarget {
   #connect() {
     clearTimeout(this.#timer);
     this.#abandon();
+    try {
+      this.#open();
+    } catch (error) { // the first one could be made, so another may be
+      tell(this, "error", { error });
+      this.#lost();
+    }
+  }
+
+  #open() {
     const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
+    if (!Socket) throw new Error("There is no WebSocket here (Node has one from 22 on): hand one over, as connect(url, { WebSocket }).");
+    this.#opened = false;
     const socket = (this.#socket = new Socket(this.#url, "relay.v1.json"));
     const ours = (act) => (event) => socket === this.#socket && act(event);
     this.#patienceMs = WELCOME_MS;
     this.#heard();
-    socket.onopen = ours(() => this.#identify("hello"));
+    socket.onopen = ours(() => ((this.#opened = true), this.#identify("hello")));
     socket.onmessage = ours(({ data }) => this.#receive(data));
     socket.onclose = ours(({ code, reason }) => this.#lost(code, reason));
+    // A handshake that failed is told by `error` and `close`, or (Node 22) by `error` alone; Node's `ws` ends the process
+    // where nobody hears an `error`. Once it was open only `close` has the code: that is waited for a little.
+    socket.onerror = ours(() => this.#opened ? this.#suspect() : this.#lost());
   }
 
   async #identify(type) {
@@ -585,7 +603,7 @@ export class Relay extends EventTarget {
       if (socket === this.#socket) this.#send({ type, id: type, token: fresh });
     } catch (error) {
       tell(this, "error", { error });
-      if (socket === this.#socket && type === "hello") this.#lost();
+      if (socket === this.#socket && type === "hello") this.#lost(1006, "", false);
     }
   }
 
@@ -620,6 +638,8 @@ export class Relay extends EventTarget {
     this.#welcomed = true;
     this.#stableFrom = Date.now() + STABLE_MS;
     this.#notBefore = 0;
+    this.#outage = { tries: 0 };
+    this.trouble = null;
     this.#become("open");
     this.#degrade(false); // the new gateway says so itself if it is, of each session
     for (const session of this.#sessions.values()) session._begin();
@@ -748,11 +768,13 @@ export class Relay extends EventTarget {
     this.#deadline = Date.now() + this.#patienceMs;
   }
 
-  #lost(code = 1006, reason = "") {
+  /** `isTrouble`: false where the reason is known. */
+  #lost(code = 1006, reason = "", isTrouble = true) {
     if (code >= 4500 && code <= 4999) {
       const message = reason || `The relay closed the connection (${code}).`;
       return this.#end(new RelayError({ code: REFUSALS[code] ?? "forbidden", message, final: true }));
     }
+    if (isTrouble && !this.#welcomed) this.#missed(code);
     this.#abandon();
     if (Date.now() > this.#stableFrom) this.#failures = 0;
     this.#stableFrom = Infinity;
@@ -762,10 +784,27 @@ export class Relay extends EventTarget {
     if (this.state === "open") this.#become("reconnecting");
   }
 
+  /** Another try without a welcome. Told when it is some in a row, and later if there is another reason to name. */
+  async #missed(code) {
+    const outage = this.#outage;
+    if (++outage.tries % TROUBLE.every !== TROUBLE.first) return;
+    const trouble = this.#opened
+      ? `Connections to ${http(this.#url)} open, but end before the relay's welcome (close code ${code}). What is there may be no relay.`
+      : await diagnosis(http(this.#url), this.#listening.signal);
+    if (outage !== this.#outage || this.state === "closed" || trouble === this.trouble) return;
+    this.trouble = trouble;
+    tell(this, "trouble", { trouble });
+  }
+
+  /** It may be dead: then it has not long to show that it is not. */
+  #suspect() {
+    this.#deadline = Math.min(this.#deadline, Date.now() + PROBE_MS);
+  }
+
   /** The network or the person is back: do not sit out the backoff, and do not trust a socket that may be dead. */
   #wake() {
     if (this.state === "closed") return;
-    if (this.#send({ type: "ping", id: "ping" })) this.#deadline = Math.min(this.#deadline, Date.now() + PROBE_MS);
+    if (this.#send({ type: "ping", id: "ping" })) this.#suspect();
     else if (!this.#socket && Date.now() >= this.#notBefore) this.#connect();
   }
 
@@ -807,4 +846,42 @@ function address(url = new URL(".", import.meta.url)) {
   if (!found.pathname.endsWith("/v1/ws")) found.pathname = found.pathname.replace(/\/*$/, "/v1/ws");
   found.hash = "";
   return found.href;
+}
+
+/** The relay's address for people, and for what is no WebSocket: without its path, and whatever may be secret. */
+function http(url) {
+  const found = new URL(url);
+  const path = found.pathname.replace(/\/v1\/ws$/, "");
+  return `${found.protocol.replace("ws", "http")}//${found.host}${path}`;
+}
+
+/** Why no WebSocket opens, as far as a page may know: browsers do not show how a handshake was answered. */
+async function diagnosis(relay, closed) {
+  const asking = new AbortController();
+  const abort = () => asking.abort();
+  const timer = setTimeout(abort, PROBE_MS);
+  closed.addEventListener("abort", abort, { once: true, signal: asking.signal });
+  try {
+    return await cause(relay, asking.signal);
+  } finally {
+    clearTimeout(timer);
+    abort(); // what was not read of the answers, too
+  }
+}
+
+async function cause(relay, signal) {
+  const ask = (mode) => fetch(`${relay}/healthz`, { mode, cache: "no-store", credentials: "omit", signal });
+  const origin = globalThis.location?.origin;
+  try {
+    const { ok, status, headers } = await ask("cors");
+    return ok && headers.get("content-type")?.startsWith("application/json")
+      ? `The relay at ${relay} answers, but no WebSocket to it opens. A proxy before it may not pass WebSockets on, or not the Host that was asked for.`
+      : `What answers at ${relay} is no relay, or a proxy without one behind it (HTTP ${status}).`;
+  } catch {} // nobody is there, or it is not for this page to read
+  try {
+    if (origin != null && (await ask("no-cors")))
+      return `${relay} answers, but not to pages of ${origin}. RELAY_ALLOWED_ORIGINS of the relay may not name that origin.`;
+  } catch {} // nobody is there
+  const causes = origin == null ? "or the relay down." : "the relay down, or the page's Content-Security-Policy in the way.";
+  return `Nothing answers at ${relay}. The address may be wrong, ${causes}`;
 }

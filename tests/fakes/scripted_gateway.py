@@ -28,19 +28,35 @@ _STATIC = {"/relay-client.js": "relay-client.js", "/demo": "index.html"}
 
 
 class ScriptedGateway:
-    """`commands`: all so far, of all connections; `connections`: those that are open, in order."""
+    """`commands`: all so far, of all connections; `connections`: those that are open, in order.
 
-    def __init__(self, answer: Callable[[Frame], list[Frame]], welcome: Frame | None = WELCOME) -> None:
+    `port`: 0 for any. `refuses`: the HTTP status that every handshake gets.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Frame], list[Frame]],
+        welcome: Frame | None = WELCOME,
+        *,
+        port: int = 0,
+        refuses: int | None = None,
+    ) -> None:
         self.commands: list[Frame] = []
         self.connections: list[ServerConnection] = []
         self.accepted = 0
         self._answer = answer
         self._welcome = welcome
+        self._port = port
+        self._refuses = refuses
         self._server: Server | None = None
 
     async def __aenter__(self) -> ScriptedGateway:
         self._server = await serve(
-            self._serve, "127.0.0.1", 0, subprotocols=[Subprotocol("relay.v1.json")], process_request=self._page
+            self._serve,
+            "127.0.0.1",
+            self._port,
+            subprotocols=[Subprotocol("relay.v1.json")],
+            process_request=self._page,
         )
         return self
 
@@ -86,9 +102,11 @@ class ScriptedGateway:
 
     def _page(self, connection: ServerConnection, request: Request) -> Response | None:
         if "Upgrade" in request.headers:
-            return None
+            return None if self._refuses is None else connection.respond(self._refuses, "No.\n")
         name = _STATIC.get(request.path)
         body = (files("relay") / "static" / name).read_bytes() if name is not None else b"<!doctype html>"
         kind = "text/javascript" if name == "relay-client.js" else "text/html"
+        if request.path == "/healthz":
+            body, kind = b'{"status":"alive"}', "application/json"
         headers = Headers({"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"})
         return Response(200, "OK", headers, body)

@@ -12,8 +12,10 @@ from playwright.async_api import Browser
 
 import relay as package
 from tests.fakes.script import Script
+from tests.fakes.scripted_gateway import ScriptedGateway
 from tests.scenarios.browser import Tab, chromium, client_page
 from tests.scenarios.client import Client
+from tests.scenarios.processes import free_port
 from tests.scenarios.world import Gateway, World
 
 TOKENS = [f"w{number} é👩‍👩‍👧\n" for number in range(40)]
@@ -253,3 +255,33 @@ async def test_a_page_that_has_the_session_gets_what_follows_and_nothing_twice(r
     assert await late.run("sessions.s.resumed")
     assert await late.run("sessions.s.cursor") == await tab.run("sessions.s.cursor")
     assert await late.run("commands.filter(({ type }) => type === 'subscribe').length") == 1
+
+
+@pytest.mark.slow
+async def test_a_page_learns_why_it_gets_no_connection(relay: World, browser: Browser) -> None:
+    def not_for(address: str) -> str:
+        return (
+            f"{address} answers, but not to pages of {elsewhere.url}."
+            " RELAY_ALLOWED_ORIGINS of the relay may not name that origin."
+        )
+
+    gateway = await relay.gateway()
+    async with ScriptedGateway(lambda command: []) as elsewhere:
+        tab, nowhere = Tab(await browser.new_page()), f"http://127.0.0.1:{free_port()}"
+        await tab.page.goto(elsewhere.url)
+        async with ScriptedGateway(lambda command: [], refuses=403) as refusing:
+            await tab.run(
+                """async (addresses) => {
+                  const { connect } = await import("/relay-client.js");
+                  window.relays = addresses.map((address) => connect(address));
+                }""",
+                [gateway.url, nowhere, refusing.url],
+            )
+            await tab.until("relays.every(({ trouble }) => trouble)")
+            assert await tab.run("relays.map(({ trouble }) => trouble)") == [
+                not_for(gateway.url),
+                f"Nothing answers at {nowhere}. The address may be wrong, the relay down, or the page's"
+                " Content-Security-Policy in the way.",
+                not_for(refusing.url),
+            ]
+        await tab.run("relays.forEach((one) => one.close())")

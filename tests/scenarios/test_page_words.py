@@ -163,6 +163,14 @@ async def test_that_a_session_may_not_be_followed_is_said_until_it_is(browser: B
         await expect(at(page, "note")).to_be_hidden()
 
 
+async def test_that_no_connection_comes_about_is_said_with_what_may_be_wrong(browser: Browser) -> None:
+    async with ScriptedGateway(Answers(), refuses=403) as gateway:
+        page = await browser.new_page()
+        await page.goto(f"{gateway.url}/demo#s=s")
+        said = f"Connecting… The relay at {gateway.url} answers, but no WebSocket to it opens. A proxy"
+        await expect(at(page, "status")).to_contain_text(said, timeout=20_000)
+
+
 async def test_a_question_is_too_long_until_it_is_another(browser: Browser) -> None:
     async with ScriptedGateway(Answers()) as gateway:
         page = await opened(browser, gateway)

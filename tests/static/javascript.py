@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests.scenarios.browser import QUIET, chromium_path
 
 CLIENT = (files("relay") / "static" / "relay-client.js").read_text()
 DRIVE = Path(__file__).with_name("drive.js").read_text()
+MANUAL = Path(__file__).with_name("manual.js").read_text()
 # One line in (arguments of `drive` after the class), one line out.
 _NODE = """
 import { createInterface } from "node:readline";
@@ -66,11 +68,41 @@ class Chromium:
         return answer
 
 
-@contextmanager
-def node(directory: Path) -> Iterator[Javascript]:
+def run(directory: Path, script: str, node: str | None = None, timeout_s: float = 60) -> list[Any]:
+    """The lines, as JSON, of a module that may import the client; its process ends by itself, and without a complaint.
+
+    `node`: another one than that on PATH.
+    """
+    for name, source in (("relay-client", CLIENT), ("manual", MANUAL), ("script", script)):
+        (directory / f"{name}.mjs").write_text(source)
+    done = subprocess.run(
+        [node or node_path(), "script.mjs"],
+        cwd=directory, capture_output=True, text=True, encoding="utf-8", timeout=timeout_s, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def node_path() -> str:
     path = shutil.which("node")
     if path is None:
         pytest.skip("there is no node on PATH")
+    return path
+
+
+def npm_packages() -> Path:
+    """`node_modules` of tests/npm; skips the test where that was not installed, except in CI."""
+    path = Path(__file__).parents[1] / "npm" / "node_modules"
+    if not (path / "ws").exists():
+        if os.environ.get("CI"):
+            pytest.fail("tests/npm is not installed; `tasks.py test --all` does it where there is npm")
+        pytest.skip("tests/npm is not installed; `tasks.py test --all` does it")
+    return path
+
+
+@contextmanager
+def node(directory: Path) -> Iterator[Javascript]:
+    path = node_path()
     for name, source in (("relay-client", CLIENT), ("drive", DRIVE), ("main", _NODE)):
         (directory / f"{name}.mjs").write_text(source)
     with subprocess.Popen(
