@@ -83,7 +83,7 @@ export interface Cursor {
 export interface SessionEvents {
   /**
    * What is shown of these generations has changed; told at most once per picture. With `catchup`, show it at once,
-   * without animation. An empty set: `degraded` or `rebuilding` has changed.
+   * without animation. An empty set: `degraded`, `rebuilding` or `refused` has changed.
    */
   change: { generations: Set<string>; catchup: boolean };
   /** After the `change` that shows it. Told again when the session was rebuilt. */
@@ -93,8 +93,8 @@ export interface SessionEvents {
   /** Interrupted or accepted, and within `limits.lost_after_s` it has not come. */
   lost: { generation: string };
   /**
-   * A session that may not be followed, the relay's last word; with `error.retryable` a command was refused for now, and
-   * is sent again without anybody's doing: no failure to show.
+   * A session that may not be followed: `Session.refused` has changed. With `error.retryable` a command was refused for
+   * now, and is sent again without anybody's doing: no failure to show.
    */
   error: { error: RelayError };
   /** Somebody deleted the session. It is not followed any more; `relay.session(name)` begins a new one. */
@@ -121,8 +121,13 @@ export class Session extends EventTarget {
   readonly resumed: boolean;
   /** The state is a part of the whole: the rest is on its way. */
   readonly rebuilding: boolean;
-  /** False after `unsubscribe()`, `deleted`, and the relay's close. */
+  /** False after `unsubscribe()`, `deleted`, and the relay's close; and while it is `refused`. */
   readonly following: boolean;
+  /**
+   * Why the relay does not let it be followed, or null. It is asked for again over each new connection, and with
+   * `too_many_subscriptions` when another session is left or deleted.
+   */
+  readonly refused: RelayError | null;
   /** The server has lost its store for a while: no news until it is back. */
   readonly degraded: boolean;
   /**

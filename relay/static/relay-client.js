@@ -14,7 +14,7 @@
  *
  * connect(url?, {token?, codec?, WebSocket?}) → Relay
  * Relay: state, trouble, limits, session(name, {from? | cursor?}), close(); events `state`, `trouble`, `error`
- * Session: name, messages, generations (Map, in order of submit), cursor, resumed, rebuilding, following, degraded,
+ * Session: name, messages, generations (Map, in order of submit), cursor, resumed, rebuilding, following, refused, degraded,
  *   submit({content | messages | retry_of, ...}, {signal?}) → Promise of {generation, duplicate, ignored?},
  *   stop(generation) → Promise of {generation, already_ended}, unsubscribe();
  *   events `change` (at most once per picture), `end`, `interrupted`, `lost`, `error`, `deleted`
@@ -277,12 +277,14 @@ export class RelayError extends Error {
 
 /** Made by `relay.session(name)`; methods that begin with _ are for the Relay. */
 export class Session extends EventTarget {
-  following = true;
+  refused = null; // the relay's error, while it does not let this session be followed
+  #left = false;
   #link; // what the Relay does for it
   #view;
   #from;
   #failures = 0; // subscribes that came to nothing, one after the other
-  #refused = false; // the last one, for now
+  #isPutOff = false; // the last one was refused for now
+  #wantsRoom = false; // the last one was refused because the connection follows as many as it may
   #timer;
   #givingUp;
   #missingSince = new Map(); // generation → when; only of times in which it could be heard that it comes
@@ -296,6 +298,7 @@ export class Session extends EventTarget {
   }
 
   get name() { return this.#view.session; }
+  get following() { return !this.#left && this.refused === null; }
   get messages() { return this.#view.messages; }
   get generations() { return new Map([...this.#view.generations, ...this.#view.interrupted, ...this.#view.lost]); }
   get cursor() { return this.#view.cursor; }
@@ -317,13 +320,14 @@ export class Session extends EventTarget {
   }
 
   unsubscribe() {
-    if (!this.following) return;
+    if (this.#left) return;
     this._leave();
     this.#link.left();
   }
 
   _leave(news = []) {
-    this.following = false;
+    this.#left = true;
+    this.refused = null;
     clearTimeout(this.#timer);
     this.#watchMissing();
     if (news.length) this.#change([], false, news);
@@ -331,16 +335,23 @@ export class Session extends EventTarget {
 
   _begin() {
     clearTimeout(this.#timer);
-    this.#refused = false;
+    this.#isPutOff = this.#wantsRoom = false;
     this.#link.send(this.#view.subscribe(this.#from));
   }
 
   /** What was refused for now would be taken. */
   _awake() {
-    if (!this.#refused) return;
-    this.#refused = false;
+    if (!this.#isPutOff) return;
+    this.#isPutOff = false;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this._begin(), spreadMs());
+  }
+
+  /** Another one is followed no more. Returns whether this one takes its place. */
+  _takeRoom() {
+    const takes = this.#wantsRoom;
+    if (takes) this._begin();
+    return takes;
   }
 
   /** Until the next `subscribed` nothing can be heard. */
@@ -371,8 +382,18 @@ export class Session extends EventTarget {
     if (frame.code === "bad_cursor") this.#rebuild();
     else if (frame.retryable) {
       this.#again(1_000 * (frame.retry_after_s ?? 0) + backoffMs(this.#failures, REFUSED_MS));
-      this.#refused = true;
-    } else tell(this, "error", { error });
+      this.#isPutOff = true;
+    } else this.#refuse(error);
+  }
+
+  /** Told once, however often it is tried again: over a new connection, or when there is room. */
+  #refuse(error) {
+    const isKnown = this.refused?.code === error.code;
+    this.refused = error;
+    this.#wantsRoom = error.code === "too_many_subscriptions";
+    if (isKnown) return;
+    this.#change([], false);
+    tell(this, "error", { error });
   }
 
   _degrade(degraded) {
@@ -383,7 +404,7 @@ export class Session extends EventTarget {
   }
 
   #expect(generation, duplicate, message) {
-    if (!this.following) return;
+    if (this.#left) return;
     this.#view.expect(generation, message);
     const unseen = this.#view.missing.includes(generation);
     if (duplicate && unseen && (this.resumed || this.#from === "live")) this.#rebuild(); // it may have begun before we came
@@ -392,6 +413,7 @@ export class Session extends EventTarget {
 
   #began({ recovered }, before) {
     const interrupted = recovered ? [] : [...this.#view.interrupted.keys()];
+    this.refused = null;
     this.#watchMissing();
     const changed = recovered ? [] : [...before, ...this.#view.generations.keys()];
     this.#change(changed, true, interrupted.map((generation) => ["interrupted", { generation }]));
@@ -399,7 +421,7 @@ export class Session extends EventTarget {
 
   /** Answers that do not come are given up `lost_after_s` after this, if it can be heard that they do. */
   #watchMissing() {
-    const hears = this.following && !this.degraded && !this.#view.waiting && !this.rebuilding;
+    const hears = !this.#left && !this.degraded && !this.#view.waiting && !this.rebuilding;
     const names = hears ? this.#view.missing : [];
     const since = this.#missingSince;
     if (names.length === since.size && names.every((name) => since.has(name))) return;
@@ -624,7 +646,7 @@ export class Relay extends EventTarget {
       case "token_expiring": return void this.#identify("refresh");
       case "degraded": return this.#degrade(true, frame.session, session);
       case "restored": return this.#degrade(false, frame.session, session), this.#awake(frame.session);
-      case "unsubscribed": return frame.id == null && this.#sessions.delete(frame.session) && session._leave([["deleted", {}]]);
+      case "unsubscribed": return this.#unsubscribed(frame, session);
       case "subscribed": return session?._take(frame), this.#awake(frame.session);
       default: return session?._take(frame); // heartbeat, pong and what a later release may send are no session's
     }
@@ -645,6 +667,12 @@ export class Relay extends EventTarget {
     for (const session of this.#sessions.values()) session._begin();
     this.#awake();
     this.#deliverAll();
+  }
+
+  /** Asked for by us, or because somebody deleted the session: one that was refused for want of room may have it. */
+  #unsubscribed({ id }, session) {
+    if (id == null && session && this.#sessions.delete(session.name)) session._leave([["deleted", {}]]);
+    for (const one of this.#sessions.values()) if (one._takeRoom()) return;
   }
 
   #request(command, signal) {

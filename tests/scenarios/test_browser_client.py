@@ -285,3 +285,24 @@ async def test_a_page_learns_why_it_gets_no_connection(relay: World, browser: Br
                 not_for(refusing.url),
             ]
         await tab.run("relays.forEach((one) => one.close())")
+
+
+@pytest.mark.slow
+async def test_a_session_beyond_the_limit_is_followed_once_another_is_left_or_deleted(
+    relay: World, browser: Browser
+) -> None:
+    gateway = await relay.gateway(RELAY_MAX_SUBSCRIPTIONS="1")
+    await relay.worker()
+    tab = await opened(browser, gateway)
+    for name in ("t", "u"):
+        await tab.follow(name)
+        await tab.until("name => sessions[name].refused?.code === 'too_many_subscriptions'", name)
+    asked = await tab.ask("t", "?")
+    assert await tab.run("['s', 't', 'u'].map((name) => sessions[name].following)") == [True, False, False]
+    await tab.run("sessions.s.unsubscribe()")
+    shown = await tab.ended("t", asked)
+    assert (shown["state"], shown["unproven"]) == ("complete", False)
+    assert await tab.run("['t', 'u'].map((name) => sessions[name].following)") == [True, False]
+    assert (await gateway.http("DELETE", "/v1/sessions/t"))[0] == 204
+    await tab.until("sessions.u.following")
+    assert [event["error"]["code"] for event in await tab.events("u", "error")] == ["too_many_subscriptions"]

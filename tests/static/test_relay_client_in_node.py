@@ -253,6 +253,103 @@ def test_a_token_that_cannot_be_had_is_its_own_error_and_no_trouble(tmp_path: Pa
     assert said == ["no token"] * 3
 
 
+REFUSED = """
+    const names = (socket) => socket.sent.filter(({ type }) => type === "subscribe").map(({ session }) => session);
+    const subscribed = (socket, name) => {
+      const { id } = socket.sent.findLast(({ type, session }) => type === "subscribe" && session === name);
+      socket.says({ type: "subscribed", id, session: name, epoch: "e", at: 0, head: 0, recovered: false, active: [] });
+    };
+    const refuse = (socket, name, code = "too_many_subscriptions") => {
+      const { id } = socket.sent.findLast(({ type, session }) => type === "subscribe" && session === name);
+      socket.says({ type: "error", id, session: name, code, message: "No.", retryable: false });
+    };
+    const relay = connect("https://relay.test", { WebSocket: Socket });
+    const [a, b, c] = ["a", "b", "c"].map((name) => relay.session(name));
+    for (const session of [a, b, c])
+      session.addEventListener("error", ({ detail }) => say([session.name, detail.error.code]));
+    b.addEventListener("change", () => say(["change", b.following, b.refused?.code ?? null]));
+    sockets[0].open();
+    subscribed(sockets[0], "a");
+"""
+
+
+def test_a_session_beyond_the_limit_is_refused_visibly_and_followed_once_there_is_room(tmp_path: Path) -> None:
+    said = manual(
+        tmp_path,
+        REFUSED
+        + """
+        refuse(sockets[0], "b");
+        refuse(sockets[0], "c");
+        await settled();
+        a.unsubscribe();
+        say(names(sockets[0])); // not before the relay says that there is room
+        sockets[0].says({ type: "unsubscribed", id: "unsubscribe", session: "a" });
+        say(names(sockets[0]));
+        subscribed(sockets[0], "b");
+        await settled();
+        sockets[0].says({ type: "unsubscribed", session: "b" }); // somebody deleted it
+        await settled();
+        say([names(sockets[0]), b.following, b.refused]);
+        refuse(sockets[0], "c"); // the room was taken meanwhile: told once
+        await settled();
+        sockets[0].says({ type: "unsubscribed", id: "unsubscribe", session: "x" });
+        subscribed(sockets[0], "c");
+        say([c.following, c.refused, names(sockets[0]).length]);
+        """,
+    )
+    assert said == [
+        ["b", "too_many_subscriptions"],
+        ["c", "too_many_subscriptions"],
+        ["change", False, "too_many_subscriptions"],
+        ["a", "b", "c"],
+        ["a", "b", "c", "b"],
+        ["change", True, None],
+        ["change", False, None],
+        [["a", "b", "c", "b", "c"], False, None],
+        [True, None, 6],
+    ]
+
+
+def test_a_refused_session_can_be_left_asked_in_and_is_tried_over_each_new_connection(tmp_path: Path) -> None:
+    said = manual(
+        tmp_path,
+        REFUSED
+        + """
+        refuse(sockets[0], "b");
+        refuse(sockets[0], "c", "forbidden");
+        await settled();
+        const asked = b.submit({ content: "?" });
+        const { id } = sockets[0].sent.at(-1);
+        sockets[0].says({ type: "accepted", id, session: "b", generation: "g1", duplicate: false });
+        say(await asked);
+        sockets[0].says({ type: "unsubscribed", id: "unsubscribe", session: "x" }); // room, but not for a forbidden one
+        refuse(sockets[0], "b");
+        sockets[0].says({ type: "unsubscribed", id: "unsubscribe", session: "x" });
+        say(names(sockets[0]));
+        sockets[0].fails(["close"]);
+        retry();
+        sockets[1].open();
+        say(names(sockets[1]));
+        refuse(sockets[1], "b");
+        b.unsubscribe();
+        b.unsubscribe();
+        sockets[1].says({ type: "unsubscribed", id: "unsubscribe", session: "b" });
+        say([names(sockets[1]), sockets[1].sent.filter(({ type }) => type === "unsubscribe").length]);
+        say([b.following, b.refused, relay.session("b") === b]);
+        """,
+    )
+    assert said == [
+        ["b", "too_many_subscriptions"],
+        ["c", "forbidden"],
+        ["change", False, "too_many_subscriptions"],
+        {"generation": "g1", "duplicate": False},
+        ["a", "b", "c", "b", "b"],
+        ["a", "b", "c"],
+        [["a", "b", "c"], 1],
+        [False, None, False],
+    ]
+
+
 @pytest.mark.parametrize("told", [["temperature"], None])
 def test_what_of_a_submit_was_not_understood_is_handed_on(tmp_path: Path, told: list[str] | None) -> None:
     said = manual(
