@@ -817,7 +817,7 @@ export class Relay extends EventTarget {
     const outage = this.#outage;
     if (++outage.tries % TROUBLE.every !== TROUBLE.first) return;
     const trouble = this.#opened
-      ? `Connections to ${http(this.#url)} open, but end before the relay's welcome (close code ${code}). What is there may be no relay.`
+      ? `Connections to ${http(this.#url)} open, but end before the relay's welcome (close code ${code}). What is there may be no relay, or not want this client.`
       : await diagnosis(http(this.#url), this.#listening.signal);
     if (outage !== this.#outage || this.state === "closed" || trouble === this.trouble) return;
     this.trouble = trouble;

@@ -9,6 +9,7 @@ _CRASHES = "tests/scenarios/test_crashes.py::test_"
 _DOUBTS = "tests/scenarios/test_doubts.py::test_"
 _FLUSHING = "tests/scenarios/test_flushing.py::test_"
 _GOING = "tests/scenarios/test_going.py::test_"
+_IN_NODE = "tests/static/test_relay_client_in_node.py::test_"
 _IDLE = "tests/scenarios/test_idle_connections.py::test_"
 _SATURATED = "tests/scenarios/test_saturated.py::test_"
 _STOP = "tests/scenarios/test_stop.py::test_"
@@ -664,5 +665,27 @@ MUTANTS = [
         [Change("sorted(unserved & busy - self._reported)", "sorted(unserved & busy)")],
         [],
         [_UNSERVED + "an_outage_is_one_line_of_each_gateway_and_one_when_a_worker_is_back"],
+    ),
+    Mutant(
+        "a browser client that hears no error of its WebSocket",
+        "relay/static/relay-client.js",
+        [Change("    socket.onerror = ours(", "    void (")],
+        [],
+        [_IN_NODE + "an_open_connection_that_fails_without_a_close_is_given_up_soon"],
+    ),
+    Mutant(
+        "a session that was refused for want of room waits for ever",
+        "relay/static/relay-client.js",
+        [Change("    if (takes) this._begin();\n", "")],
+        ["tests/scenarios/test_browser_client.py::"
+         "test_a_session_beyond_the_limit_is_followed_once_another_is_left_or_deleted"],
+        [_IN_NODE + "a_session_beyond_the_limit_is_refused_visibly_and_followed_once_there_is_room"],
+    ),
+    Mutant(
+        "a trouble told after it was over",
+        "relay/static/relay-client.js",
+        [Change('outage !== this.#outage || this.state === "closed" || ', "")],
+        [],
+        [_IN_NODE + "a_trouble_that_was_over_before_it_was_known_is_not_told"],
     ),
 ]  # fmt: skip

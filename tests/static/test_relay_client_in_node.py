@@ -231,7 +231,7 @@ def test_a_connection_that_is_lost_before_its_welcome_is_a_trouble_with_its_code
     )
     assert said == [
         "Connections to https://relay.test open, but end before the relay's welcome (close code 1011). What is there"
-        " may be no relay."
+        " may be no relay, or not want this client."
     ]
 
 
