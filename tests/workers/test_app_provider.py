@@ -427,11 +427,12 @@ class Shape:
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        (None, "a NoneType was yielded"),
-        (b"secret", "a bytes was yielded"),
-        ({"secret": 1}, "a dict was yielded"),
-        (Text(5), "a Text of int was yielded"),  # type: ignore[arg-type]
-        (Reasoning(None), "a Reasoning of NoneType was yielded"),  # type: ignore[arg-type]
+        (None, "--app: None was yielded"),
+        (b"secret", "--app: a value of type bytes was yielded"),
+        (5, "--app: a value of type int was yielded"),
+        ({"secret": 1}, "--app: a value of type dict was yielded"),
+        (Text(5), "a Text was yielded whose text is a value of type int"),  # type: ignore[arg-type]
+        (Reasoning(None), "a Reasoning was yielded whose text is None"),  # type: ignore[arg-type]
         (Finished("done"), "a Finished was yielded with no finish of stop, length"),  # type: ignore[arg-type]
         (Finished("stop", None, {"input_tokens": "many"}), "a Finished was yielded"),  # type: ignore[dict-item]
         (Finished("stop", None, _deep), "a Finished was yielded"),
@@ -466,7 +467,7 @@ async def test_what_fails_when_it_is_looked_at_fails_the_answer(monkeypatch: pyt
 @pytest.mark.parametrize(("name", "kind"), [("gives_a_coroutine", "coroutine"), ("gives_a_string", "str")])
 async def test_a_call_that_gives_no_iterator_fails_the_answer(name: str, kind: str) -> None:
     _, failure = await failure_of(name)
-    assert f"the call gave a {kind}" in str(failure)
+    assert f"the call gave a value of type {kind}, which" in str(failure)
     assert (failure.retryable, SECRET in str(failure)) == (False, False)
 
 

@@ -81,7 +81,7 @@ class AppProvider:
             if inspect.iscoroutine(theirs):
                 theirs.close()  # else Python complains that nobody awaited it
             if not isinstance(theirs, AsyncIterable):
-                raise _unfit(f"--app: the call gave a {type(theirs).__name__}, which is no async iterator")
+                raise _unfit(f"--app: the call gave {_typed(theirs)}, which is no async iterator")
             return aiter(theirs)
         except BaseException as error:  # what a library exits with would end the worker
             raise self._failed(error) from None
@@ -153,11 +153,11 @@ def _part(yielded: object) -> Part:
         return checked_data(yielded.name, yielded.value)
     if isinstance(yielded, Text | Reasoning):
         if not isinstance(yielded.text, str):
-            raise _unfit(f"--app: a {type(yielded).__name__} of {type(yielded.text).__name__} was yielded, not of str")
+            raise _unfit(f"--app: a {type(yielded).__name__} was yielded whose text is {_typed(yielded.text)}")
         return yielded
     if isinstance(yielded, Finished):
         return _finished(yielded)
-    raise _unfit(f"--app: a {type(yielded).__name__} was yielded; str, Reasoning, Data and Finished may be")
+    raise _unfit(f"--app: {_typed(yielded)} was yielded; str, Reasoning, Data and Finished may be")
 
 
 def _finished(yielded: Finished) -> Finished:
@@ -168,6 +168,11 @@ def _finished(yielded: Finished) -> Finished:
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
         words = ", ".join(get_args(Finish))
         raise _unfit(f"--app: a Finished was yielded with no finish of {words}, or an odd model or usage") from None
+
+
+def _typed(value: object) -> str:
+    """No article: which one it takes is a matter of how the name is said."""
+    return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
 def _unfit(detail: str) -> ProviderError:
