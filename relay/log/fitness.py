@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from relay import logging, metrics
 from relay.errors import SettingsError, StorageError
-from relay.log.connect import AnyRedis, Connections
+from relay.log.connect import AnyRedis, Connections, ping
 from relay.log.failures import cancellable, storage_error
 from relay.log.pool import Pool
 from relay.log.routed import Routed
@@ -57,18 +57,26 @@ async def keep_everything(servers: Sequence[Server]) -> bool:
     return None not in policies
 
 
-async def refuse_unfit(redis_url: str) -> None:
-    """One look before a process listens or serves. Raises SettingsError; a Redis that is away refuses nothing."""
+async def refuse_unfit(redis_url: str, *, must_answer: bool = False) -> None:
+    """One look before a process listens or serves. Raises SettingsError.
+
+    A Redis that is away refuses nothing, unless it `must_answer`: it is asked again by the process, which says so.
+    """
     redis = Connections(redis_url)
+    failure: StorageError | None = None
     try:
         for _ in range(TRIES):
             try:
                 await check(redis.commands)
+                if must_answer:
+                    await ping(redis.commands, "")  # a server that refuses its database only seems to hide its policy
                 return
-            except StorageError:
-                pass  # it is asked again by the process, which says so
+            except StorageError as error:
+                failure = error
     finally:
         await redis.aclose()
+    if must_answer:
+        raise SettingsError(f"--redis / RELAY_REDIS_URL names a Redis that cannot be used: {_reason(failure)}")
 
 
 class Fitness:
@@ -112,6 +120,16 @@ class Fitness:
         if sentence != self._said:
             self._said = sentence
             log.error("not_ready", detail=sentence)
+
+
+def _reason(failure: StorageError | None) -> str:
+    """Without the command's name and the error's class; neither Redis nor redis-py quotes a password."""
+    said = str(failure and failure.__cause__)
+    if "username-password" in said or "WRONGPASS" in said:
+        return "it refuses this user or password"
+    if "NOAUTH" in said or "HELLO must be called" in said or "Authentication required" in said:
+        return "it wants a password"
+    return said[:200].rstrip(".")
 
 
 async def _knows(server: Server, command: str) -> bool:

@@ -56,6 +56,21 @@ async def test_a_redis_that_evicts_ends_the_start_with_one_line(relay: World, co
     assert process.stdout.read_text() == ""
 
 
+@pytest.mark.parametrize("kind", ["away", "wrong password"])
+async def test_relay_dev_refuses_a_redis_that_cannot_be_used(relay: World, kind: str) -> None:
+    url = "redis://:geheim@127.0.0.1:1/0"
+    if kind == "wrong password":
+        url = relay.redis_url.replace("unix://", "unix://bob:geheim@")
+    dev = relay.spawn("relay", "dev", "--port", "0", "--redis", url)
+    assert await dev.exited() == 2
+    said = dev.stderr.read_text()
+    start, *reason = said.splitlines()[-1].partition(" that cannot be used: ")
+    assert start == "relay: --redis / RELAY_REDIS_URL names a Redis"
+    assert reason[1]
+    assert "geheim" not in said
+    assert dev.stdout.read_text() == ""
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 async def test_a_redis_that_hides_its_policy_is_a_warning(tmp_path: Path, command: list[str]) -> None:
     with redis_on(free_port(), "--maxmemory-policy", "allkeys-lru", "--rename-command", "CONFIG", "") as url:
