@@ -12,6 +12,7 @@ import typer
 
 from relay import __version__, logging, queue_command, settings
 from relay.calmly import calmly
+from relay.entry import leave
 from relay.errors import RelayError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True, help="The relay.")
@@ -84,6 +85,7 @@ def send(
     model: str = typer.Option(None, help="Model to ask for"),
 ) -> None:
     """Ask, and stream the answer into the terminal. Ctrl-C stops the answer; a second one leaves."""
+    signal.signal(signal.SIGINT, leave)
     from relay.send import Question
 
     loaded = _load(url=url)
@@ -109,6 +111,7 @@ def tail(
     json: bool = typer.Option(False, "--json", help="Each event as a line of JSON, with its seq"),
 ) -> None:
     """Follow a session: questions and answers as they come. Ctrl-C leaves."""
+    signal.signal(signal.SIGINT, leave)
     from relay.tail import Tail
 
     loaded = _load(url=url)

@@ -8,7 +8,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # From the top down; what stands on one level may not import each other, except within a package.
 LEVELS = [
-    {"relay.bench", "relay.cli", "relay.dev", "relay.queue_command", "relay.send", "relay.tail", "workers.cli"},
+    {
+        "relay.bench",
+        "relay.cli",
+        "relay.dev",
+        "relay.entry",
+        "relay.queue_command",
+        "relay.send",
+        "relay.tail",
+        "workers.cli",
+    },
     {"relay.gateway", "relay.client", "workers"},
     {"relay.log"},
     {"relay.protocol"},
