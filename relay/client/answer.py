@@ -78,7 +78,7 @@ class Answer(Listener):
         while not self._items:
             if self._reader.ended:
                 raise StopAsyncIteration
-            self._items.extend(self._reader.news(self.shown, self._hindrance()))
+            self._items.extend(self._reader.news(self.shown, *self._hindrance()))
             if self._items:
                 break
             if self._failure is not None:
@@ -116,8 +116,8 @@ class Answer(Listener):
         self._news.clear()
         await self._news.wait()
 
-    def _hindrance(self) -> str:
+    def _hindrance(self) -> tuple[str, str]:
         if self._final is not None:
-            return ""
+            return "", ""
         interrupted = self.generation in self._channel.view.interrupted
-        return self._channel.hindrance or ("interrupted" if interrupted else "")
+        return self._channel.hindrance or ("interrupted" if interrupted else ""), self._channel.detail

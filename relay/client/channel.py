@@ -65,13 +65,21 @@ class Channel:
         self._closed = False
         self._connected = False
         self._degraded = False
+        self._refusal: RequestRefused | None = None  # of the last `subscribe`, which is sent again
         self._again = Backoff()
         self._doubts: Counter[str] = Counter()  # generation → rebuilds for its sake
 
     @property
     def hindrance(self) -> str:
         """Why nothing moves at the moment; empty if nothing is in the way."""
-        return "reconnecting" if not self._connected else "degraded" if self._degraded else ""
+        if not self._connected:
+            return "reconnecting"
+        return "refused" if self._refusal is not None else "degraded" if self._degraded else ""
+
+    @property
+    def detail(self) -> str:
+        """More on the hindrance: of a refusal the gateway's own words."""
+        return str(self._refusal) if self.hindrance == "refused" else ""
 
     def subscribe(self, now: float) -> bytes:
         """The command that is due; asked again if nobody answers it."""
@@ -79,7 +87,7 @@ class Channel:
         return msgspec.json.encode(self.view.subscribe(start=self._start))
 
     def connected(self) -> None:
-        self._connected, self._degraded = True, False
+        self._connected, self._degraded, self._refusal = True, False, None
         self.ask_at = 0.0 if self.failure is None else NEVER
         self._tell()
 
@@ -144,7 +152,7 @@ class Channel:
             self._tell()
 
     def _subscribed(self, frame: Frame) -> None:
-        self.ask_at = NEVER
+        self.ask_at, self._refusal = NEVER, None
         if not frame["recovered"]:
             for listener in list(self.listeners):
                 listener.rebuilding(frame)
@@ -188,7 +196,9 @@ class Channel:
         if self.failure is not None:
             return
         if frame["retryable"]:
+            self._refusal = RequestRefused(frame["code"], frame["message"], retryable=True)
             self._ask_again(frame.get("retry_after_s") or self._again.next())
+            self._tell()
         elif frame.get("id"):
             self.fail(RequestRefused(frame["code"], frame["message"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from relay.client.channel import Channel, Listener
 from relay.client.desk import Desk
 from relay.client.following import Following
 from relay.client.link import Link, Token
+from relay.client.reading import Status
 from relay.errors import Disconnected, RelayError, RequestRefused
 from relay.protocol.words import EPOCH, SESSION, Cursor, new_id
 
@@ -26,15 +27,20 @@ async def connect(
     token: Token = None,
     give_up_after_s: float | None = None,
     answer_within_s: float = _ANSWER_WITHIN_S,
+    on_status: Callable[[Status], None] | None = None,
 ) -> AsyncIterator[Relay]:
     """A connection to the gateway at `url` (`http://…`), kept until the block is left; nothing stays behind then.
 
     `token`: sent as `Authorization: Bearer`; a function is asked for a fresh one whenever it is needed (it must not
     block). `give_up_after_s`: so long without a gateway, at first or later, is too long; None tries for ever. A command
-    without a reply is sent again after `answer_within_s` and on each new connection.
+    without a reply is sent again after `answer_within_s` and on each new connection. `on_status`: told what stands in
+    the way of anything that was asked for, whenever that changes: `reconnecting`, `degraded`, `refused`; `connected`
+    when nothing does. A `submit` that waits says so nowhere else. It may neither block nor raise.
     Raises Disconnected if `url` is no gateway or none was reached in time; later, so does whatever is awaited then.
     """
     relay = Relay(url, token=token, give_up_after_s=give_up_after_s, answer_within_s=answer_within_s)
+    if on_status is not None:
+        relay._desk.changed = _Watch(relay._desk, on_status).look
     task = asyncio.create_task(relay._run(), name="relay client")
     try:
         await relay._reached()
@@ -183,6 +189,21 @@ class Relay:
         await self._desk.greeted.wait()
         if self._desk.failure is not None:
             raise self._desk.failure
+
+
+class _Watch:
+    """Tells what the desk's `hindrance` is when it has changed."""
+
+    def __init__(self, desk: Desk, on_status: Callable[[Status], None]) -> None:
+        self._desk = desk
+        self._on_status = on_status
+        self._told: Status | None = None
+
+    def look(self) -> None:
+        status = self._desk.hindrance
+        if status != self._told:
+            self._told = status
+            self._on_status(status or Status("connected"))
 
 
 def _checked(session: str) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from relay.client.backoff import Backoff
 from relay.client.channel import NEVER, Channel, Listener
 from relay.client.link import Due
+from relay.client.reading import Status
 from relay.errors import RelayError, RequestRefused
 from relay.protocol.view import Frame
 
@@ -23,7 +24,7 @@ class _Request:
     """A command and who waits for its reply. `send_at`: when to send it, or send it again.
 
     `in_flight`: sent over this connection, and no reply of any kind has come. `suspect`: one of several of which the
-    gateway could not read one.
+    gateway could not read one. `refusal`: the last reply, if that was an error after which it is sent again.
     """
 
     def __init__(self, session: str, command: bytes) -> None:
@@ -32,16 +33,19 @@ class _Request:
         self.send_at = 0.0
         self.in_flight = False
         self.suspect = False
+        self.refusal: RequestRefused | None = None
         self.again = Backoff()
         self.reply: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
 
 
 class Desk:
-    """Implements the link's `Talk`. `wake`: called when something became due; `renew`: to go on over another one."""
+    """Implements the link's `Talk`. `wake`: called when something became due; `renew`: to go on over another one;
+    `changed`: when `hindrance` may have changed."""
 
     def __init__(self, answer_within_s: float, fresh_token: Callable[[], str] | None) -> None:
         self.wake: Callable[[], None] = lambda: None
         self.renew: Callable[[], None] = lambda: None
+        self.changed: Callable[[], None] = lambda: None
         self.greeted = asyncio.Event()  # once, or failed
         self.is_connected = False
         self.failure: RelayError | None = None
@@ -76,6 +80,17 @@ class Desk:
             self._leaving.add(session)
             self.wake()
 
+    @property
+    def hindrance(self) -> Status | None:
+        """What keeps anything that was asked for from being done; None if nothing does."""
+        if not self.is_connected:
+            return Status("reconnecting")
+        for channel in self._channels.values():
+            if channel.failure is None and channel.hindrance:
+                return Status(channel.hindrance, channel.detail)
+        refused = (request.refusal for request in self._requests.values() if not request.reply.done())
+        return next((Status("refused", str(refusal)) for refusal in refused if refusal is not None), None)
+
     def limit(self, name: str, default: float) -> float:
         """As the gateway announced it last."""
         return self._limits.get(name, default)
@@ -99,6 +114,7 @@ class Desk:
         finally:
             del self._requests[name]
             self.wake()  # another one may have its turn now
+            self.changed()
 
     def fail(self, error: RelayError) -> None:
         """The end of it: everybody who waits, now or later, gets `error`."""
@@ -117,10 +133,11 @@ class Desk:
         self._limits = welcome.get("limits") or {}
         self._leaving.clear()  # what the last connection followed went with it
         for request in self._requests.values():
-            request.send_at = 0.0
+            request.send_at, request.refusal = 0.0, None  # another gateway may take it
         for channel in list(self._channels.values()):
             channel.connected()
         self.greeted.set()
+        self.changed()
 
     def lost(self) -> None:
         self.is_connected = False
@@ -128,8 +145,13 @@ class Desk:
             request.in_flight = False
         for channel in list(self._channels.values()):
             channel.lost()
+        self.changed()
 
     def frame(self, frame: Frame) -> None:
+        self._take(frame)
+        self.changed()
+
+    def _take(self, frame: Frame) -> None:
         request = self._requests.get(frame.get("id") or "")
         if request is not None:
             self._answered(request, frame)
@@ -203,6 +225,7 @@ class Desk:
             delay_s = frame.get("retry_after_s") or request.again.next()
             request.send_at = asyncio.get_running_loop().time() + delay_s
             request.in_flight = request.suspect = False
+            request.refusal = RequestRefused(frame["code"], frame["message"], retryable=True)
         else:
             request.reply.set_exception(RequestRefused(frame["code"], frame["message"]))
 

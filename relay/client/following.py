@@ -64,7 +64,7 @@ class Following(Listener):
         self._channel: Channel | None = None
         self._backlog = Backlog()
         self._cursor: Cursor | None = None
-        self._told = "following"
+        self._told = Status("following")
         self._left = False
         self._news = asyncio.Event()
 
@@ -78,8 +78,14 @@ class Following(Listener):
 
     @property
     def state(self) -> str:
-        """`following`, `reconnecting` or `degraded`."""
-        return self._entered().hindrance or "following"
+        """`following`, `reconnecting`, `refused` or `degraded`."""
+        return self.status.state
+
+    @property
+    def status(self) -> Status:
+        """The same, with its detail."""
+        channel = self._entered()
+        return Status(channel.hindrance or "following", channel.detail)
 
     async def __aenter__(self) -> Following:
         channel = self._channel = self._acquire(self)
@@ -109,9 +115,9 @@ class Following(Listener):
                 return change
             if channel.failure is not None:
                 raise channel.failure
-            if self.state != self._told:
-                self._told = self.state
-                return Status(self._told)
+            if self.status != self._told:
+                self._told = self.status
+                return self._told
             self._news.clear()
             await self._news.wait()
         raise StopAsyncIteration

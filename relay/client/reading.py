@@ -27,11 +27,12 @@ class Restart:
 @dataclass(frozen=True, slots=True)
 class Status:
     """What is going on now: an answer's `queued`, `preparing`, `thinking`, `retrying`, `streaming`, `interrupted`, or
-    the way to it: `following`, `reconnecting`, `degraded`. Only the latest is told; those in between may be missed.
-    `detail`: `no_worker` with `queued` where no living worker serves its queue."""
+    the way to it: `following`, `reconnecting`, `degraded`, `refused` (a subscription or command that is tried again).
+    `detail`: what the `status` event says beside it (`no_worker` with `queued`: no living worker serves its queue); of `refused` the gateway's code and message. Only the latest is
+    told; those in between may be missed."""
 
     state: str
-    detail: str | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,12 @@ class Reader:
         self._owed = ""  # given from an earlier copy of this text; the rebuilt one must bring it again first
         self._seen = 0  # data of this copy
         self._data = 0  # given; after a rebuild fewer may be there, and none of them is new then
-        self._told = Status("")
+        self._told: Status | None = None
 
-    def news(self, shown: Generation | None, hindrance: str = "") -> list[Item]:
+    def news(self, shown: Generation | None, hindrance: str = "", detail: str = "") -> list[Item]:
         """What is new in `shown` (None: not seen yet, or not back yet after a rebuild), oldest first.
 
-        `hindrance`: why the answer cannot move at the moment, told as its status.
+        `hindrance`: why the answer cannot move at the moment, told as its status, with `detail`.
         """
         if self.ended:
             return []
@@ -82,7 +83,7 @@ class Reader:
         if shown is not None and shown.parts is not self._parts:
             self._turn(shown, items)
         if shown is None or shown.end is None:
-            self._status(hindrance, shown, items)
+            self._status(_status(shown, hindrance, detail) or self._told or Status("queued"), items)
         if shown is not None:
             if self._is_another(shown):
                 self._restart(items)
@@ -101,13 +102,7 @@ class Reader:
             self._restart(items)
         self._parts, self._taken, self._seen, self._attempt = shown.parts, 0, 0, shown.attempt
 
-    def _status(self, hindrance: str, shown: Generation | None, items: list[Item]) -> None:
-        if hindrance:
-            status = Status(hindrance)
-        elif shown is not None:
-            status = Status(shown.state, shown.detail)
-        else:
-            status = self._told if self._told.state else Status("queued")
+    def _status(self, status: Status, items: list[Item]) -> None:
         if status != self._told:
             self._told = status
             items.append(status)
@@ -141,6 +136,12 @@ class Reader:
     def _restart(self, items: list[Item]) -> None:
         self._seen = self._data = 0
         items.append(Restart())
+
+
+def _status(shown: Generation | None, hindrance: str, detail: str) -> Status | None:
+    if hindrance:
+        return Status(hindrance, detail)
+    return Status(shown.state, shown.detail) if shown is not None else None
 
 
 def _text(parts: list[str | Frame]) -> str:

@@ -29,7 +29,7 @@ class Generation:
         self.generation = generation
         self.attempt = 1
         self.state = "queued"
-        self.detail: str | None = None
+        self.detail = ""  # of its `status`
         self.parts: list[str | Frame] = []
         self.texts: list[str] = []
         self.reasonings: list[str] = []
@@ -48,7 +48,7 @@ class Generation:
 
     def restart(self, attempt: int) -> None:
         self.attempt = attempt
-        self.state, self.detail = "retrying", None
+        self.state, self.detail = "retrying", ""
         self.parts, self.texts, self.reasonings, self.data = [], [], [], []
         self.count, self.partial = 0, False
 
@@ -229,7 +229,7 @@ class SessionView:
             return "applied"  # of a later release; its seq counts
         shown = self._generation(event["generation"], event["attempt"])
         if kind == "status":
-            shown.state, shown.detail = event["state"], event.get("detail")
+            shown.state, shown.detail = event["state"], event.get("detail") or ""
         elif kind == "tokens":
             return self._tokens(shown, event)
         elif kind == "reasoning":
@@ -238,12 +238,12 @@ class SessionView:
             shown.data.append(event)
             shown.parts.append(event)
         elif kind == "end":
-            shown.state, shown.detail, shown.end = event["reason"], None, event
+            shown.state, shown.detail, shown.end = event["reason"], "", event
             return "applied" if shown.proves(event) else "mismatch"
         return "applied"
 
     def _tokens(self, shown: Generation, event: Frame) -> Next:
-        shown.state, shown.detail = "streaming", None
+        shown.state, shown.detail = "streaming", ""
         if shown.partial and not shown.texts:
             shown.count = event["index"]
             shown.partial = event["index"] > 0  # at 0 its beginning is seen after all

@@ -688,4 +688,12 @@ MUTANTS = [
         [],
         [_IN_NODE + "a_trouble_that_was_over_before_it_was_known_is_not_told"],
     ),
+    Mutant(
+        "a refusal that nobody hears of",
+        "relay/client/channel.py",
+        [Change('return "refused" if self._refusal is not None else', "return")],
+        [],
+        ["tests/client/test_status.py::test_a_submit_that_waits_tells_what_for_each_time_that_this_changes",
+         "tests/client/test_status.py::test_a_following_that_a_new_gateway_does_not_take_says_so"],
+    ),
 ]  # fmt: skip
