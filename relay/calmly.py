@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from relay.errors import RelayError
+from relay.screen import visible
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,7 +23,7 @@ def calmly(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*arguments, **named)
         except RelayError as error:
-            typer.echo(f"relay: {' '.join(str(error).split())}", err=True)
+            typer.echo(visible(f"relay: {' '.join(str(error).split())}"), err=True)
             raise typer.Exit(error.exit_code) from None
 
     return run

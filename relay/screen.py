@@ -1,52 +1,87 @@
 """A terminal, or what stands in its place: stdout for text, stderr for everything else.
 
-A person at a terminal sees what is going on; a pipe does not.
+A person at a terminal sees what is going on, and then sees it go. Elsewhere stderr gets a line for each trouble, and
+one when it is over. No control character of a text reaches a terminal; a pipe or a file gets the text byte for byte.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 _STATES = {
-    "connecting": "connecting", "reconnecting": "reconnecting", "degraded": "the relay cannot reach its log",
+    "connecting": "connecting", "asking": "asking", "reconnecting": "the connection is lost; reconnecting",
+    "refused": "the gateway cannot do it now; trying again", "degraded": "the relay cannot reach its log",
     "interrupted": "interrupted", "queued": "waiting for a worker", "preparing": "preparing", "thinking": "thinking",
-    "retrying": "retrying", "no_worker": "waiting: no worker serves this queue at the moment",
+    "retrying": "trying again",
 }  # fmt: skip
-_TROUBLES = ("reconnecting", "degraded", "interrupted")
+_DETAILS = {
+    "no_worker": "no worker serves its queue", "after": "earlier answers come first",
+    "provider": "the model failed", "worker_lost": "its worker was lost",
+}  # fmt: skip
+_TROUBLES = ("reconnecting", "refused", "degraded", "interrupted", "retrying")
+_OVER = "going on"
+_MAX_DETAIL = 200  # characters
+_ERASE = "\r\x1b[K"
+
+# What a terminal obeys instead of showing it: C0 but for \n and \t, DEL, C1; and what turns the direction of a text.
+_OBEYED = (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SHOWN = dict.fromkeys(_OBEYED, "\ufffd") | {code: chr(0x2400 + code) for code in range(0x20) if code in _OBEYED}
+_SHOWN |= {ord("\r"): "", 0x7F: "\u2421"}
+_AS_JSON = {code: f"\\u{code:04x}" for code in _OBEYED}
+
+
+def visible(text: str) -> str:
+    """Nothing that a terminal obeys: an escape is seen as ␛. Each character by itself, so a text may come in pieces."""
+    return text.translate(_SHOWN)
+
+
+def why(end: dict[str, Any]) -> str:
+    """In words, why an answer is not complete; with the code, by which to look it up."""
+    error = end.get("error") or {}
+    return f"{error['message']} ({error['code']})" if error else str(end["reason"])
 
 
 class Screen:
     def __init__(self) -> None:
         self._person = sys.stderr.isatty()
-        self._state = ""
+        self._terminal = sys.stdout.isatty()
+        self._shown = ""  # on a terminal: the state in the line of its own
+        self._trouble = ""  # that has a line already
         self._midway = False  # in a line of text
-        self._shared = not sys.stdout.isatty() and _same_file()
+        self._shared = (self._person and self._terminal) or (not self._terminal and _same_file())
 
     def write(self, text: str) -> None:
         """Text to stdout, at once. Raises BrokenPipeError where nobody reads any more."""
-        self.state("")
-        sys.stdout.buffer.write(text.encode())
-        sys.stdout.buffer.flush()
-        if text:
-            self._midway = not text.endswith("\n")
+        self._put(visible(text) if self._terminal else text)
 
-    def state(self, state: str, detail: str | None = None) -> None:
-        """A word about what is going on, gone when text comes. In the middle of a text only trouble has a place."""
-        shown = _STATES.get(detail or "") or _STATES.get(state, "")
-        if shown and self._midway:
-            if self._person and state in _TROUBLES and shown != self._state:
-                self.say(f"\nrelay: {shown} …")
-                self._state = shown
+    def lines(self, text: str) -> None:
+        """Whole lines of JSON; what a terminal would obey is escaped as JSON has it."""
+        self._put(text.translate(_AS_JSON) if self._terminal else text)
+
+    def state(self, state: str, detail: str = "") -> None:
+        """What is going on. On a terminal it is gone when text comes; in the middle of one only trouble has a place."""
+        shown = _STATES.get(state, "")
+        if shown and detail:
+            shown += f" ({_DETAILS.get(detail, detail)[:_MAX_DETAIL]})"
+        trouble = shown if state in _TROUBLES or detail == "no_worker" else ""
+        if trouble and trouble == self._trouble:
             return
-        if self._person and shown != self._state:
-            sys.stderr.write(f"\r\x1b[K{shown + ' …' if shown else ''}")
-            sys.stderr.flush()
-        self._state = shown
+        over = bool(self._trouble) and not self._person
+        self._trouble = ""
+        if self._person and not self._midway:
+            self._show(f"{shown} …" if shown else "")
+        elif trouble:
+            self.note(f"{trouble} …")
+            self._trouble = trouble
+        elif over:
+            self.note(_OVER)
 
     def restart(self) -> None:
-        self.say("\nrelay: the answer begins again")
+        self.note("the answer begins again")
         self._midway = False
+        self._trouble = _STATES["retrying"]  # which follows, and says no more
 
     def line(self) -> None:
         """Be at the beginning of a line."""
@@ -55,19 +90,53 @@ class Screen:
 
     def done(self, code: int, note: str = "") -> int:
         """Finish the line, say the last word; returns the exit code."""
-        self.state("")
-        if sys.stdout.isatty():
+        self._show("")
+        if self._terminal:
             sys.stdout.write("\n")
             sys.stdout.flush()
+            self._midway = False
         if note:
-            start = "\n" if self._shared and self._midway else ""
-            self.say(f"{start}relay: {note}")
+            self.note(note)
         return code
 
+    def note(self, sentence: str) -> None:
+        """A line of its own on stderr, wherever the text is."""
+        self._show("")
+        start = "\n" if self._shared and self._midway else ""
+        self.say(f"{start}relay: {' '.join(sentence.split())}")
+
+    def interrupted(self, sentence: str) -> None:
+        """A note after a Ctrl-C, which the terminal may have shown."""
+        if self._person:
+            self.say("")
+        self.note(sentence)
+
     def say(self, sentence: str) -> None:
-        sys.stderr.write(sentence + "\n")
+        sys.stderr.write(visible(sentence) + "\n")
         sys.stderr.flush()
         self._midway = self._midway and not self._shared
+
+    def _put(self, text: str) -> None:
+        self._show("")
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+        if text:
+            self._midway = not text.endswith("\n")
+
+    def _show(self, shown: str) -> None:
+        """In the terminal's line of its own, which it must fit into."""
+        if self._person and shown != self._shown:
+            width = _columns() - 1
+            sys.stderr.write(_ERASE + visible(shown if len(shown) <= width else f"{shown[: width - 1]}…"))
+            sys.stderr.flush()
+            self._shown = shown
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 def _same_file() -> bool:

@@ -9,13 +9,27 @@ import asyncio
 import os
 import signal
 from contextlib import AsyncExitStack
+from typing import NoReturn
 
-from relay.client import Answer, Data, End, RelayError, Restart, Status, Text, connect
+from relay.client import (
+    Answer,
+    Data,
+    End,
+    Relay,
+    RelayError,
+    RequestRefused,
+    Restart,
+    SessionDeleted,
+    Status,
+    Text,
+    connect,
+)
 from relay.protocol.view import Frame
-from relay.screen import Screen
+from relay.screen import Screen, why
 
 FIRST_CONNECT_WITHIN_S = 5.0
 RECONNECT_WITHIN_S = 120.0
+_LOOK_WITHIN_S = 5.0  # as long as a gateway may take to answer
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 
@@ -27,6 +41,8 @@ class Question:
         self._url = url
         self._submit = submit
         self._stop = asyncio.Event()
+        self._accepted = False
+        self._over = False  # it has ended: nothing is left to stop
         self._screen = Screen()
 
     async def ask(self) -> int:
@@ -34,12 +50,17 @@ class Question:
         self._screen.state("connecting")
         async with AsyncExitStack() as stack:
             try:
-                relay = await stack.enter_async_context(connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S))
+                opening = connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._waits)
+                relay = await stack.enter_async_context(opening)
                 relay.give_up_after_s = RECONNECT_WITHIN_S
+                self._screen.state("asking")
                 answer = await relay.submit(**self._submit)
+                self._accepted = True
                 stopping = asyncio.create_task(self._stop_when_asked(answer), name="stop")
                 stack.push_async_callback(_cancelled, stopping)
-                return self._finish(await self._show(answer))
+                end = await self._show(answer)
+                self._over = True
+                return await self._finish(relay, answer, end)
             except RelayError as error:
                 return self._screen.done(EXIT_FAILED, str(error))
 
@@ -58,28 +79,56 @@ class Question:
                     return frame
         raise AssertionError("an answer ends with its End")
 
-    def _finish(self, end: Frame) -> int:
+    async def _finish(self, relay: Relay, answer: Answer, end: Frame) -> int:
         if end["reason"] == "complete":
             return self._screen.done(EXIT_COMPLETE)
         if end["reason"] == "stopped":
+            if not self._stop.is_set() and await _is_deleted(relay, answer):
+                return self._screen.done(EXIT_FAILED, str(SessionDeleted(answer.session)))
             return self._screen.done(EXIT_STOPPED, "stopped")
-        return self._screen.done(EXIT_FAILED, end["error"]["message"])
+        return self._screen.done(EXIT_FAILED, why(end))
+
+    def _waits(self, status: Status) -> None:
+        """Why it is not accepted yet; later the answer says so itself."""
+        if not self._accepted:
+            self._screen.state("asking" if status.state == "connected" else status.state, status.detail)
 
     def _interrupted(self) -> None:
-        """The first Ctrl-C stops the answer, the second leaves."""
-        if self._stop.is_set():
-            self._screen.say("\nrelay: left; the answer goes on without you")
-            os._exit(EXIT_STOPPED)
-        self._stop.set()
-        self._screen.say("\nrelay: stopping; Ctrl-C again leaves")
+        """The first Ctrl-C stops the answer, the second leaves; before there is an answer, the first one does."""
+        if not self._accepted:
+            self._leave("left before the question was accepted")
+        elif self._over:
+            self._leave("left")
+        elif self._stop.is_set():
+            self._leave("left before the stop was confirmed; perhaps the answer goes on without you")
+        else:
+            self._stop.set()
+            self._screen.interrupted("stopping; Ctrl-C again leaves")
+
+    def _leave(self, sentence: str) -> NoReturn:
+        """At once, whatever a connection or a name server still waits for."""
+        self._screen.interrupted(sentence)
+        os._exit(EXIT_STOPPED)
 
     async def _stop_when_asked(self, answer: Answer) -> None:
-        """Asked before it was accepted: it is stopped as soon as it is."""
         await self._stop.wait()
         try:
             await answer.stop()
+            self._over = True
         except RelayError as error:
-            self._screen.say(f"relay: {error}")
+            self._screen.note(str(error))
+
+
+async def _is_deleted(relay: Relay, answer: Answer) -> bool:
+    """A deletion ends what runs as a stop does; only that a gateway does not know it any more tells the two apart."""
+    try:
+        async with asyncio.timeout(_LOOK_WITHIN_S):
+            await relay.stop(answer.session, answer.generation)
+    except RequestRefused as error:
+        return error.code == "not_found"
+    except (RelayError, TimeoutError):
+        pass  # it cannot be told
+    return False
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -23,7 +23,7 @@ from relay.client import (
     connect,
 )
 from relay.protocol.view import SessionView
-from relay.screen import Screen
+from relay.screen import Screen, why
 
 FIRST_CONNECT_WITHIN_S = 5.0
 _TOLD = 1000  # answers remembered as shown: more than a view keeps
@@ -40,15 +40,18 @@ class Tail:
         self._start = start
         self._as_json = as_json
         self._screen = Screen()
+        self._entered = False
 
     async def run(self) -> int:
         self._screen.state("connecting")
         async with AsyncExitStack() as stack:
             try:
-                relay = await stack.enter_async_context(connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S))
+                opening = connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._status)
+                relay = await stack.enter_async_context(opening)
                 relay.give_up_after_s = None
                 following = await stack.enter_async_context(relay.follow(self._session, start=self._start))
-                self._screen.state("")
+                self._entered = True
+                self._screen.state("following")
                 await self._lines(following) if self._as_json else await self._transcript(following)
             except RelayError as error:
                 self._screen.line()
@@ -58,16 +61,21 @@ class Tail:
     async def _lines(self, following: Following) -> None:
         async for change in following:
             if isinstance(change, Status):
-                self._screen.state(change.state)
+                self._screen.state(change.state, change.detail)
             else:
-                self._screen.write("".join(lines(change)))
+                self._screen.lines("".join(lines(change)))
 
     async def _transcript(self, following: Following) -> None:
         transcript = Transcript(self._screen, following.view, live=self._start == "live")
         async for change in following:
             if isinstance(change, Rebuilt):
                 transcript.rebuilding(change.head)
-            transcript.look(following.state)
+            transcript.look(following.status)
+
+    def _status(self, status: Status) -> None:
+        """Before it follows; later the following says so itself."""
+        if not self._entered:
+            self._screen.state(status.state, status.detail)
 
 
 def lines(change: Applied | Rebuilt | Lost) -> list[str]:
@@ -102,28 +110,28 @@ class Transcript:
     def rebuilding(self, head: int) -> None:
         self._rebuilt_at = head
 
-    def look(self, state: str) -> None:
-        """Show what is new."""
+    def look(self, status: Status) -> None:
+        """Show what is new. `status`: of the following."""
         if self._view.waiting or self._view.last < self._rebuilt_at:
-            self._screen.state(state)
+            self._screen.state(status.state, status.detail)
             return
         if self._rebuilt_at:
             self._rebuilt_at = 0
             self._rebuilt()
-        hindrance = state if state != "following" else ""
+        hindrance = status.state if status.state != "following" else ""
         while (name := self._current or self._next()) is not None:
             interrupted = "interrupted" if name in self._view.interrupted else ""
             if name not in self._view.generations and name not in self._view.missing:
                 self._screen.line()
-                self._screen.say("relay: the relay has lost this answer")
+                self._screen.note("the relay has lost this answer")
                 self._finished(name)
                 continue
-            for item in self._reader.news(self._view.generations.get(name), hindrance or interrupted):
+            for item in self._reader.news(self._view.generations.get(name), hindrance or interrupted, status.detail):
                 self._show(item)
             if not self._reader.ended:
                 return
             self._finished(name)
-        self._screen.state(state)
+        self._screen.state(status.state, status.detail)
 
     def _next(self) -> str | None:
         """Begin with the next answer: its question first."""
@@ -158,8 +166,7 @@ class Transcript:
             case End(frame):
                 self._screen.line()
                 if frame["reason"] != "complete":
-                    error = frame.get("error") or {}
-                    self._screen.say(f"relay: {error.get('message') or frame['reason']}")
+                    self._screen.note(why(frame))
 
     def _finished(self, name: str) -> None:
         self._screen.line()

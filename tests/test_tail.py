@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from relay.client import Lost
+from relay.client import Lost, Status
 from relay.protocol.view import SessionView
 from relay.screen import Screen
 from relay.tail import Transcript, lines
@@ -17,12 +17,12 @@ class Paper(Screen):
     def write(self, text: str) -> None:
         self.text += text
 
-    def say(self, text: str) -> None:
-        self.said.append(text)
+    def note(self, sentence: str) -> None:
+        self.said.append(sentence)
 
     def line(self) -> None: ...
 
-    def state(self, state: str, detail: str | None = None) -> None: ...
+    def state(self, state: str, detail: str = "") -> None: ...
 
 
 def test_an_answer_that_is_lost_holds_up_none_after_it() -> None:
@@ -36,7 +36,7 @@ def test_an_answer_that_is_lost_holds_up_none_after_it() -> None:
     def tokens(seq: int, generation: str, text: str) -> None:
         event = {"type": "tokens", "generation": generation, "attempt": 1, "index": 0, "count": 1, "text": text}
         view.apply({"session": "s", "seq": seq, **event})
-        transcript.look("following")
+        transcript.look(Status("following"))
 
     subscribed("e1")
     tokens(1, "g1", "half an")
@@ -44,9 +44,9 @@ def test_an_answer_that_is_lost_holds_up_none_after_it() -> None:
     tokens(1, "g2", "next")
     assert "next" not in paper.text
     view.give_up({"g1"})
-    transcript.look("following")
+    transcript.look(Status("following"))
     assert paper.text == "half an\nnext"
-    assert paper.said == ["relay: the relay has lost this answer"]
+    assert paper.said == ["the relay has lost this answer"]
 
 
 def test_what_is_lost_is_a_line_of_its_own() -> None:

@@ -28,8 +28,8 @@ class Restart:
 class Status:
     """What is going on now: an answer's `queued`, `preparing`, `thinking`, `retrying`, `streaming`, `interrupted`, or
     the way to it: `following`, `reconnecting`, `degraded`, `refused` (a subscription or command that is tried again).
-    `detail`: what the `status` event says beside it (`no_worker` with `queued`: no living worker serves its queue); of `refused` the gateway's code and message. Only the latest is
-    told; those in between may be missed."""
+    `detail`: what the `status` event says beside it (`no_worker` with `queued`: no living worker serves its queue); of
+    `refused` the gateway's code and message. Only the latest is told; those in between may be missed."""
 
     state: str
     detail: str = ""

@@ -689,6 +689,20 @@ MUTANTS = [
         [_IN_NODE + "a_trouble_that_was_over_before_it_was_known_is_not_told"],
     ),
     Mutant(
+        "a terminal that does what a model says",
+        "relay/screen.py",
+        [Change("self._put(visible(text) if self._terminal else text)", "self._put(text)")],
+        [],
+        ["tests/test_screen.py::test_no_control_character_of_a_text_reaches_a_terminal"],
+    ),
+    Mutant(
+        "a deletion that passes for a stop",
+        "relay/send.py",
+        [Change("if not self._stop.is_set() and await _is_deleted(relay, answer):", "if False:")],
+        ["tests/scenarios/test_send.py::test_an_answer_whose_session_is_deleted_says_so_and_fails"],
+        [],
+    ),
+    Mutant(
         "a refusal that nobody hears of",
         "relay/client/channel.py",
         [Change('return "refused" if self._refusal is not None else', "return")],

@@ -133,13 +133,14 @@ async def test_it_goes_on_where_it_was_when_the_gateway_comes_back(relay: World)
 async def test_what_failed_is_a_sentence_and_the_tail_goes_on(relay: World) -> None:
     relay.fake.script = Script(status=500)
     gateway = await relay.gateway()
-    await relay.worker()
+    await relay.worker(RELAY_PROVIDER_RETRIES="0")
     tail = relay.tail(gateway, "s")
     async with Client(gateway.url, "s") as client:
         await client.subscribe()
         await client.ended(await client.submit("q"))
         await until(lambda: shown(tail) == "> q\n\n", "the question")
-        assert tail.stderr.read_text() == "relay: The assistant ran into a problem. Please try again.\n"
+        failed = "relay: The assistant ran into a problem. Please try again. (provider_error)\n"
+        assert tail.stderr.read_text() == failed
         relay.fake.script = Script(tokens=["Fine."])
         await client.ended(await client.submit("q2", "r2"))
         await until(lambda: shown(tail) == "> q\n\n> q2\nFine.\n\n", "the next answer")
