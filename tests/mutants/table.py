@@ -700,7 +700,7 @@ MUTANTS = [
         "relay/send.py",
         [Change("if not self._stop.is_set() and await _is_deleted(relay, answer):", "if False:")],
         ["tests/scenarios/test_send.py::test_an_answer_whose_session_is_deleted_says_so_and_fails"],
-        [],
+        ["tests/test_send.py::test_an_answer_that_others_ended_was_stopped_or_went_with_its_session"],
     ),
     Mutant(
         "a refusal that nobody hears of",
