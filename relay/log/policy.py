@@ -33,7 +33,7 @@ class Policy(NamedTuple):
 
     @property
     def look_ms(self) -> int:
-        """How often an open row is looked at: often enough to notice either deadline soon, and a queue without workers."""
+        """How often an open row is looked at: often enough to notice either deadline, or that no worker serves it."""
         return max(100, min(self.lease_ms, self.queue_timeout_ms, 2 * MAX_LOOK_MS) // 2)
 
     def with_said(self, stored: bytes) -> Policy:

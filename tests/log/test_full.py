@@ -142,7 +142,8 @@ async def test_viewers_are_told_that_no_worker_serves_their_queue_and_workers_sa
     assert not await full.log.unserved("s", "g2")
     await full.queue.serve("default")
     await full.room()
-    assert [event.get("detail") for event in await whole_log(full.log) if event["generation"] == "g2"][-1] == "no_worker"
+    told = [event for event in await whole_log(full.log) if event["generation"] == "g2"]
+    assert told[-1]["detail"] == "no_worker"
     assert await full.redis.pttl("t:q:{default}:served") > 0
 
 

@@ -151,7 +151,7 @@ async def test_an_answer_whose_session_lost_it_is_told_of_again_in_the_log_that_
 ) -> None:
     await stage.submit()
     await stage.passes(CONTRACT_S)
-    await redis.delete(*[key for key in await redis.keys("t:s:*")])
+    await redis.delete(*await redis.keys("t:s:*"))
     await stage.passes(CONTRACT_S)
     assert [event["type"] for event in await whole_log(stage.log)] == ["message", "status", "status"]
     assert len(await stage.told()) == 1

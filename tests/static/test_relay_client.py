@@ -195,7 +195,7 @@ def state(view: SessionView) -> dict[str, Any]:
 
 def shown(generation: Generation) -> dict[str, Any]:
     names = ("attempt", "state", "detail", "text", "parts", "reasoning", "count", "partial", "end")
-    return {name: getattr(generation, name) for name in names}
+    return {name: getattr(generation, name) for name in names} | {"detail": generation.detail or None}
 
 
 def compare(engine: Javascript, model: Model) -> None:
