@@ -10,23 +10,26 @@ from typing import Any, Literal
 
 import typer
 
-from relay import __version__, logging, queue_command, settings
+from relay import __version__, logging, queue_command
 from relay.calmly import calmly
+from relay.command_line import APP, HELP, PACE, PROVIDER, REDIS, Command, Group, load, option
 from relay.entry import leave
 from relay.errors import RelayError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True, help="The relay.")
-
-_HOST = typer.Option(None, help="Address to listen on  [RELAY_HOST, default 127.0.0.1]")
-_PORT = typer.Option(None, help="Port to listen on, 0 for a free one  [RELAY_PORT or PORT, default 8080]")
-_PROCESSES = typer.Option(None, help="Processes behind the one port  [RELAY_PROCESSES, default 1]")
-_REDIS = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]")
-_PROVIDER = typer.Option(
-    None, help="Whom to ask: anthropic, openai, agent, app, demo; several with commas  [RELAY_PROVIDER]"
+app = typer.Typer(
+    cls=Group,
+    context_settings=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    help="The relay.",
 )
-_APP = typer.Option(None, "--app", help="Your own model, as module:function  [RELAY_APP]")
-_PACE = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND, default 30]")
-_URL = typer.Option(None, help="The gateway  [RELAY_URL, default http://127.0.0.1:8080]")
+
+_HOST = option("host", "Address to listen on")
+_PORT = option("port", "Port to listen on, 0 for a free one", also=" or PORT")
+_PROCESSES = option("processes", "Processes behind the one port")
+_DEV_REDIS = option("redis_url", "Redis or Valkey", "--redis", default="a server of its own")
+_URL = option("url", "The gateway")
 
 
 Start = Literal["start", "live"]
@@ -37,34 +40,40 @@ def main() -> None:
     app()
 
 
-@app.command()
+@app.command(cls=Command)
 @calmly
 def dev(
     host: str = _HOST,
     port: int = _PORT,
-    redis: str = _REDIS,
-    provider: str = _PROVIDER,
-    own: str = _APP,
-    tokens_per_second: float = _PACE,
+    redis: str = _DEV_REDIS,
+    provider: str = PROVIDER,
+    own: str = APP,
+    tokens_per_second: float = PACE,
 ) -> None:
     """Gateway, worker, embedded server and demo page in one command; needs no key."""
     from relay import dev as development
 
-    loaded = _load(
-        host=host, port=port, redis_url=redis, provider=provider, app=own, tokens_per_second=tokens_per_second
+    loaded = load(
+        listens=True,
+        host=host,
+        port=port,
+        redis_url=redis,
+        provider=provider,
+        app=own,
+        tokens_per_second=tokens_per_second,
     )
-    development.run(loaded, own_redis=redis is None and "RELAY_REDIS_URL" not in os.environ)
+    development.run(loaded, own_redis="redis_url" not in loaded.model_fields_set)
 
 
-@app.command()
+@app.command(cls=Command)
 @calmly
-def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, redis: str = _REDIS) -> None:
+def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, redis: str = REDIS) -> None:
     """The WebSocket gateway; needs a Redis and, somewhere, a relay-worker."""
     from relay.gateway import processes as several
     from relay.gateway.server import listen, server
     from relay.log.fitness import refuse_unfit
 
-    loaded = _load(host=host, port=port, processes=processes, redis_url=redis)
+    loaded = load(listens=True, host=host, port=port, processes=processes, redis_url=redis)
     asyncio.run(refuse_unfit(loaded.redis_url))
     if loaded.processes > 1:
         several.run(loaded)
@@ -75,20 +84,20 @@ def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, r
     serving.run(sockets=[sock])
 
 
-@app.command()
+@app.command(cls=Command)
 @calmly
 def send(
     session: str = typer.Argument(help="Session to ask in"),
     question: str = typer.Argument(help="The question; - reads it from standard input"),
     url: str = _URL,
     queue: str = typer.Option("default", help="Queue of the workers that shall answer"),
-    model: str = typer.Option(None, help="Model to ask for"),
+    model: str = typer.Option(None, help="Model to ask for; default: the workers' own"),
 ) -> None:
     """Ask, and stream the answer into the terminal. Ctrl-C stops the answer; a second one leaves."""
     signal.signal(signal.SIGINT, leave)
     from relay.send import Question
 
-    loaded = _load(url=url)
+    loaded = load(by_a_person=True, url=url)
     content = _read_input() if question == "-" else question
     submit: dict[str, Any] = {"session": session, "content": content, "queue": queue, "model": model}
 
@@ -102,7 +111,7 @@ def send(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(cls=Command)
 @calmly
 def tail(
     session: str = typer.Argument(help="Session to follow"),
@@ -114,7 +123,7 @@ def tail(
     signal.signal(signal.SIGINT, leave)
     from relay.tail import Tail
 
-    loaded = _load(url=url)
+    loaded = load(by_a_person=True, url=url)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
     try:
         code = asyncio.run(Tail(loaded.url, session, start=start, as_json=json).run())
@@ -125,7 +134,7 @@ def tail(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(cls=Command)
 @calmly
 def bench(
     url: str = typer.Option(None, help="The gateway to load; default: a relay of its own, with the demo provider"),
@@ -133,7 +142,7 @@ def bench(
     viewers: int = typer.Option(2, min=1, help="Viewers of each session, the one that asks included"),
     tokens_per_second: float = typer.Option(30, min=0.1, help="Pace of each answer of its own relay"),
     answers: int = typer.Option(1, min=1, help="Answers per session, one after the other"),
-    seconds: float = typer.Option(None, min=0, help="Instead of --answers: ask again for this long"),
+    seconds: float = typer.Option(None, min=0, help="Instead of --answers: ask again for this long; default: not"),
     ramp_s: float = typer.Option(2.0, min=0, help="The sessions begin spread over this time; 0: all at once"),
     queue: str = typer.Option("default", help="Queue to ask in"),
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON"),
@@ -149,7 +158,7 @@ def bench(
 app.add_typer(queue_command.app, name="queue")
 
 
-@app.command()
+@app.command(cls=Command)
 def version() -> None:
     """The version of this relay."""
     typer.echo(__version__)
@@ -160,11 +169,3 @@ def _read_input() -> str:
         return sys.stdin.read()
     except UnicodeDecodeError:
         raise RelayError("standard input is not text in UTF-8") from None
-
-
-def _load(**flags: Any) -> settings.Settings:
-    if flags.get("port") is None and "RELAY_PORT" not in os.environ and os.environ.get("PORT", "").isdigit():
-        flags["port"] = int(os.environ["PORT"])  # what Procfile runners set
-    loaded = settings.load(**flags)
-    logging.configure(loaded.log_level)
-    return loaded

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import signal
 
-_AT = os.environ.get("RELAY_CRASH_AT", "")
+VARIABLE = "RELAY_CRASH_AT"
+
+_AT = os.environ.get(VARIABLE, "")
 
 
 def crashpoint(name: str) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import typer
 
-from relay import logging, settings
+from relay import logging
 from relay.calmly import calmly
+from relay.command_line import REDIS, Command, Group, load
 from relay.errors import RelayError, StorageError
 
 if TYPE_CHECKING:  # what it takes to talk to Redis is loaded by the commands: `relay --help` shall not wait for it
@@ -25,10 +26,11 @@ T = TypeVar("T")
 MAX_LIMIT = 10_000
 
 app = typer.Typer(
-    help="Jobs: what waits, runs and is dead. Without a command: all queues.", pretty_exceptions_enable=False
+    cls=Group,
+    help="Jobs: what waits, runs and is dead. Without a command: all queues.",
+    pretty_exceptions_enable=False,
 )
 
-_REDIS = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]")
 _JSON = typer.Option(False, "--json", help="Print JSON")
 _GENERATION = typer.Argument(help="The job's generation")
 _IN_QUEUE = typer.Option(None, "--queue", help="The queue to look in; default: all of them")
@@ -36,7 +38,7 @@ _IN_QUEUE = typer.Option(None, "--queue", help="The queue to look in; default: a
 
 @app.callback(invoke_without_command=True)
 @calmly
-def overview(context: typer.Context, as_json: bool = _JSON, redis: str = _REDIS) -> None:
+def overview(context: typer.Context, as_json: bool = _JSON, redis: str = REDIS) -> None:
     """Jobs: what waits, runs and is dead. Without a command: all queues."""
     context.obj = redis  # `relay queue --redis URL list …` means the same as with the option last
     if context.invoked_subcommand is None:
@@ -44,7 +46,7 @@ def overview(context: typer.Context, as_json: bool = _JSON, redis: str = _REDIS)
         _print([_of_queue(counts) for counts in queues], _QUEUE_COLUMNS, as_json)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 @calmly
 def list_(
     context: typer.Context,
@@ -54,7 +56,7 @@ def list_(
     running: bool = typer.Option(False, "--running", help="Only those that a worker holds"),
     limit: int = typer.Option(100, min=1, max=MAX_LIMIT, help="At most so many"),
     as_json: bool = _JSON,
-    redis: str = _REDIS,
+    redis: str = REDIS,
 ) -> None:
     """The jobs of one queue, one line each."""
     from relay.log.caretaker import STATES
@@ -65,16 +67,16 @@ def list_(
     _print([_of_job(line) for line in lines], _JOB_COLUMNS, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 @calmly
-def retry(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = _REDIS) -> None:
+def retry(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
     """Ask a dead job's question again, as a generation of its own; prints which."""
     typer.echo(_ask(redis or context.obj, lambda caretaker: caretaker.retry(generation, queue)))
 
 
-@app.command()
+@app.command(cls=Command)
 @calmly
-def drop(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = _REDIS) -> None:
+def drop(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
     """Throw away a dead job, or stop one that waits or runs."""
     was = _ask(redis or context.obj, lambda caretaker: caretaker.drop(generation, queue))
     done = {"dead": "is dropped", "ended": "had ended already", "waiting": "is stopped", "running": "is stopped"}
@@ -86,7 +88,7 @@ def _ask(redis_url: str | None, what: Callable[[Caretaker], Awaitable[T]]) -> T:
     from relay.log import stores
     from relay.log.connect import Connections
 
-    loaded = settings.load(redis_url=redis_url)
+    loaded = load(by_a_person=True, redis_url=redis_url)
     logging.configure("error")  # what a person has to know is the one line that we print
 
     async def ask() -> T:

@@ -8,6 +8,7 @@ docs/settings.md shows this table; a test holds the two together.
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from relay.errors import SettingsError
 from relay.origins import check_origins
 from relay.sentences import ENGLISH, Sentences, check_sentence, check_sentences, of_operator
+from relay.unknown_settings import PREFIX
+from relay.wording import shown, spelled_as, words
 
 
 def _named(name: str, default: Any, description: str, **bounds: Any) -> Any:
@@ -52,13 +55,15 @@ def _check_root_path(given: str) -> str:
 class Settings(BaseSettings):
     """Units are in the names: `_s` seconds, `_ms` milliseconds, `_bytes` bytes of encoded JSON."""
 
-    model_config = SettingsConfigDict(env_prefix="RELAY_", extra="ignore", populate_by_name=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
     # Redis
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="Redis or Valkey, 6.2 or newer; also a Cluster (7.0), Sentinels, TLS"
     )
-    prefix: str = Field("relay", description="First part of every key", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
+    prefix: Annotated[
+        str, spelled_as(r"[A-Za-z0-9_.-]{1,32}", "1 to 32 letters (a to z), digits, dots, hyphens and underscores")
+    ] = Field("relay", description="First part of every key")
 
     # Gateway
     host: str = Field("127.0.0.1", description="Address that the gateway listens on")
@@ -106,7 +111,9 @@ class Settings(BaseSettings):
     )
 
     # Worker
-    queue: str = Field("default", description="Queue that a worker serves", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    queue: Annotated[
+        str, spelled_as(r"[A-Za-z0-9_-]{1,64}", "1 to 64 letters (a to z), digits, hyphens and underscores")
+    ] = Field("default", description="Queue that a worker serves")
     provider: str = Field(
         "",
         description="anthropic, openai, agent, app, demo, or several with commas, asked in this order; empty: app if "
@@ -183,12 +190,10 @@ class Settings(BaseSettings):
     )
 
     # Everybody
-    url: str = Field(
-        "http://127.0.0.1:8080",
-        description="Gateway that relay send and relay tail talk to",
-        pattern=r"^(http|ws)s?://[^/\s]",
-    )
-    log_level: str = Field("info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
+    url: Annotated[
+        str, spelled_as(r"(http|ws)s?://[^/\s].*", "http://, https://, ws:// or wss://, and then a host")
+    ] = Field("http://127.0.0.1:8080", description="Gateway that relay send and relay tail talk to")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     # The SDKs' own names
     anthropic_api_key: str = _named("ANTHROPIC_API_KEY", "", "Key of the Anthropic-compatible server", repr=False)
@@ -217,13 +222,45 @@ class Settings(BaseSettings):
 
 def load(**flags: Any) -> Settings:
     """Settings from flags (None = not given) and environment. Raises SettingsError that names each bad one."""
+    return _load(flags, {})
+
+
+def load_for_gateway(**flags: Any) -> Settings:
+    """The same; PORT, which Procfile runners set, counts where neither a flag nor a variable of ours names a port."""
+    port = os.environ.get("PORT")
+    if not port or flags.get("port") is not None or is_in_environment("port"):
+        return load(**flags)
+    return _load({**flags, "port": port}, {"port": "PORT"})
+
+
+def _load(flags: dict[str, Any], named: dict[str, str]) -> Settings:
+    """`named`: where a flag's value is from, if it is none of our own."""
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        lines = [
-            f"{_spelled(item['loc'])}: {_sentence(item['msg'])} (got {item['input']!r})" for item in error.errors()
-        ]
+        lines = []
+        for item in error.errors():
+            name = str(item["loc"][0])
+            lines.append(f"{named.get(name) or _spelled(name)}: {words(item)} (got {shown(item['input'])})")
         raise SettingsError("; ".join(lines)) from None
+
+
+def variables() -> dict[str, list[str]]:
+    """Every setting's variables, the one to be told of first: those with an SDK's name have ours as well."""
+    return {
+        name: [*_aliases(field.validation_alias), f"{PREFIX}{name.upper()}"]
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def is_in_environment(name: str) -> bool:
+    """Whether a variable of this setting is set, in whatever case, as pydantic-settings reads them."""
+    named = {variable.upper() for variable in os.environ}
+    return not named.isdisjoint(variables()[name])
+
+
+def _aliases(alias: Any) -> list[str]:
+    return [str(choice) for choice in alias.choices] if alias else []
 
 
 _FLAGS = {
@@ -233,12 +270,7 @@ _FLAGS = {
 }  # fmt: skip
 
 
-def _sentence(message: str) -> str:
-    return message.removeprefix("Value error, ")  # pydantic's, before what our own validators say
-
-
-def _spelled(location: tuple[Any, ...]) -> str:
-    name = str(location[0])
+def _spelled(name: str) -> str:
     if name.isupper():
         return name
     return f"{_FLAGS[name]} / RELAY_{name.upper()}" if name in _FLAGS else f"RELAY_{name.upper()}"

@@ -28,7 +28,7 @@ def variables() -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in variables():
+    for variable in (*variables(), "PORT"):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -134,6 +134,111 @@ def test_a_value_that_cannot_be_used_names_its_variable_and_flag(
     assert variable in str(raised.value)
     assert flag in str(raised.value)
     assert repr(value) in str(raised.value)
+
+
+JARGON = re.compile(r"Input|String|Value error|should|parse|pattern|regex|valid|\^|\$|\[", re.ASCII)
+
+
+def test_what_is_wrong_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No library's words and no regular expression, whatever is wrong with which setting."""
+    said = set()
+    for value in ("", "x", "a b", "1.5", "-1", "0", "inf", "nan", "1e999", "[1]", "9" * 20, "9" * 5000, "\udcff"):
+        for variable in variables():
+            monkeypatch.setenv(variable, value)
+        with pytest.raises(SettingsError) as raised:
+            settings.load()
+        for line in str(raised.value).split("; "):
+            said.add(line.split(": ", 1)[1].rpartition(" (got ")[0])
+    assert len(said) > 30, "most of the bounds"
+    assert [sentence for sentence in said if JARGON.search(sentence)] == []
+    assert [
+        sentence for sentence in said if not sentence.startswith(("it must be ", "it has ", "a sentence has "))
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("RELAY_PORT", "http", "--port / RELAY_PORT: it must be a whole number (got 'http')"),
+        ("RELAY_PORT", "65536", "--port / RELAY_PORT: it must be at most 65535 (got '65536')"),
+        ("RELAY_MAX_FRAME_BYTES", "1", "RELAY_MAX_FRAME_BYTES: it must be at least 262144 (got '1')"),
+        ("RELAY_LEASE_S", "0.1", "RELAY_LEASE_S: it must be at least 0.2 (got '0.1')"),
+        ("RELAY_STALL_S", "0", "RELAY_STALL_S: it must be more than 0 (got '0')"),
+        ("RELAY_STALL_S", "soon", "RELAY_STALL_S: it must be a number (got 'soon')"),
+        ("RELAY_REASONING", "perhaps", "RELAY_REASONING: it must be true or false (got 'perhaps')"),
+        ("RELAY_FAILOVER", "x", "RELAY_FAILOVER: it must be 'restart' or 'end' (got 'x')"),
+        ("RELAY_LOG_LEVEL", "x", "RELAY_LOG_LEVEL: it must be 'debug', 'info', 'warning' or 'error' (got 'x')"),
+        (
+            "RELAY_PREFIX",
+            "a:b",
+            "RELAY_PREFIX: it must be 1 to 32 letters (a to z), digits, dots, hyphens and underscores (got 'a:b')",
+        ),
+        (
+            "RELAY_QUEUE",
+            "a\n",
+            "--queue / RELAY_QUEUE: it must be 1 to 64 letters (a to z), digits, hyphens and underscores (got 'a\\n')",
+        ),
+        (
+            "RELAY_URL",
+            "localhost:8080",
+            "--url / RELAY_URL: it must be http://, https://, ws:// or wss://, and then a host (got 'localhost:8080')",
+        ),
+    ],
+)
+def test_the_words(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as raised:
+        settings.load()
+    assert str(raised.value) == sentence
+
+
+def test_what_was_given_is_shown_in_part_where_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_PORT", "x" * 10_000)
+    with pytest.raises(SettingsError) as raised:
+        settings.load()
+    assert str(raised.value) == f"--port / RELAY_PORT: it must be a whole number (got '{'x' * 199}…)"
+
+
+def test_port_counts_for_a_gateway_where_nothing_of_ours_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "5000")
+    assert settings.load_for_gateway().port == 5000
+    assert settings.load_for_gateway(port=9000).port == 9000
+    assert settings.load().port == 8080
+    monkeypatch.setenv("relay_port", "7000")
+    assert settings.load_for_gateway().port == 7000
+    monkeypatch.delenv("relay_port")
+    monkeypatch.setenv("PORT", "")
+    assert settings.load_for_gateway().port == 8080
+
+
+def test_port_is_refused_as_our_own_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "abc")
+    monkeypatch.setenv("RELAY_LEASE_S", "x")
+    with pytest.raises(
+        SettingsError, match=r"^PORT: it must be a whole number \(got 'abc'\); RELAY_LEASE_S: "
+    ) as raised:
+        settings.load_for_gateway()
+    assert "RELAY_PORT" not in str(raised.value)
+    monkeypatch.setenv("RELAY_PORT", "65536")
+    with pytest.raises(SettingsError, match=r"^--port / RELAY_PORT: it must be at most 65535 \(got '65536'\); "):
+        settings.load_for_gateway()
+
+
+def test_whether_a_setting_is_in_the_environment_is_asked_as_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not settings.is_in_environment("openai_api_key")
+    monkeypatch.setenv("relay_openai_API_key", "x")
+    assert settings.load().openai_api_key == "x"
+    assert settings.is_in_environment("openai_api_key")
+    assert not settings.is_in_environment("anthropic_api_key")
+
+
+def test_every_variable_that_is_listed_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning of an unknown setting must not name one that works."""
+    for name in ("redis_url", "host", "anthropic_api_key", "agent_api_url", "openai_base_url"):
+        for variable in settings.variables()[name]:
+            monkeypatch.setenv(variable, "x")
+            assert getattr(settings.load(), name) == "x", variable
+            monkeypatch.delenv(variable)
 
 
 def test_all_that_cannot_be_used_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,15 @@ import signal
 
 import typer
 
-from relay import logging, settings
+from relay import logging
+from relay.command_line import APP, HELP, PACE, PROVIDER, REDIS, Command, load, option
 from relay.errors import RelayError
 from relay.log.fitness import refuse_unfit
+from relay.settings import Settings
 from workers import loop, worker
 from workers.lineup import lineup
 
-app = typer.Typer(pretty_exceptions_enable=False, add_completion=True)
+app = typer.Typer(context_settings=HELP, pretty_exceptions_enable=False, add_completion=True)
 
 
 def main() -> None:
@@ -21,22 +23,20 @@ def main() -> None:
     app()
 
 
-@app.command()
+@app.command(cls=Command)
 def serve(
-    queue: str = typer.Option(None, help="Queue to serve  [RELAY_QUEUE, default default]"),
-    redis: str = typer.Option(None, help="Redis or Valkey  [RELAY_REDIS_URL]"),
-    provider: str = typer.Option(
-        None, help="Whom to ask: anthropic, openai, agent, app, demo; several with commas  [RELAY_PROVIDER]"
-    ),
-    own: str = typer.Option(None, "--app", help="Your own model, as module:function  [RELAY_APP]"),
-    concurrency: int = typer.Option(None, help="Answers at a time  [RELAY_CONCURRENCY, default 32]"),
-    model: str = typer.Option(None, help="Model where a submit names none  [RELAY_MODEL]"),
-    tokens_per_second: float = typer.Option(None, help="Pace of the demo provider  [RELAY_TOKENS_PER_SECOND]"),
-    metrics_port: int = typer.Option(None, help="Serve metrics on this port  [RELAY_METRICS_PORT, default none]"),
+    queue: str = option("queue", "Queue to serve"),
+    redis: str = REDIS,
+    provider: str = PROVIDER,
+    own: str = APP,
+    concurrency: int = option("concurrency", "Answers at a time"),
+    model: str = option("model", "Model where a submit names none", default="the provider's own"),
+    tokens_per_second: float = PACE,
+    metrics_port: int = option("metrics_port", "Serve metrics on this port", default="none"),
 ) -> None:
     """Serve one queue: take its jobs, ask the model, append the answers."""
     try:
-        loaded = settings.load(
+        loaded = load(
             queue=queue,
             redis_url=redis,
             provider=provider,
@@ -46,14 +46,13 @@ def serve(
             tokens_per_second=tokens_per_second,
             metrics_port=metrics_port,
         )
-        logging.configure(loaded.log_level)
         loop.run(_until_signalled(loaded))
     except RelayError as error:
         typer.echo(f"relay-worker: {error}", err=True)
         raise typer.Exit(2) from None
 
 
-async def _until_signalled(loaded: settings.Settings) -> None:
+async def _until_signalled(loaded: Settings) -> None:
     stopping, at_once = asyncio.Event(), asyncio.Event()
     running = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
