@@ -3,12 +3,14 @@
 
 python3 tasks.py run [...]     the demo: gateway, worker, embedded server and page (arguments go to `relay dev`)
 
-python3 tasks.py test [--all]  the tests; --all adds those that need Redis, Chromium or minutes
+python3 tasks.py test [--all]  the tests; --all adds those that need Redis, Chromium or minutes (arguments go to pytest)
 python3 tasks.py check         ruff and mypy
-python3 tasks.py bench [...]   the benchmarks
-python3 tasks.py mutants       breaks the code in known ways, and shows which tests notice
+python3 tasks.py bench [...]   the benchmarks, or those that are named
+python3 tasks.py mutants       breaks the code in known ways, and shows which tests notice (--only WORD,WORD)
 python3 tasks.py soak [...]    random faults for a while (--minutes N), and a count of what was promised
 python3 tasks.py shaker [...]  random delays and viewers that come and go (--minutes N), and what each was shown
+
+Each with --help does nothing but tell its arguments.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / "python"
 
 
+HELP = {"-h", "--help"}
+
+
 def main(arguments: list[str]) -> int:
     tasks = {
         "run": run, "test": test, "check": check, "bench": bench, "mutants": mutants, "soak": soak, "shaker": shaker,
@@ -34,11 +39,30 @@ def main(arguments: list[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if name not in tasks:
         print(__doc__)
-        return 2
+        return 0 if name in HELP else 2
     if sys.version_info < (3, 11):  # noqa: UP036 - a stranger's python3 may be older, and deserves the sentence
         print("relay needs Python 3.11 or newer; this is " + sys.version.split()[0])
         return 2
+    if HELP & set(rest):
+        return explain(name)
     return tasks[name](rest)
+
+
+def explain(name: str) -> int:
+    """The line of this task, and the help of the command that its arguments go to. Installs nothing."""
+    print(
+        next(line for line in (__doc__ or "").splitlines() if line.startswith(f"python3 tasks.py {name} ")), flush=True
+    )
+    commands = {"run": [str(BIN / "relay"), "dev"], "test": [str(PYTHON), "-m", "pytest"]}
+    commands |= {task: [str(PYTHON), "-m", f"tests.{task}"] for task in ("bench", "mutants", "soak", "shaker")}
+    command = commands.get(name)
+    if command is None:
+        return 0
+    is_set_up = Path(command[0]).exists() if name == "run" else (VENV / ".installed-test").exists()
+    if not is_set_up:
+        print("Its other arguments are told once .venv is there: after the first run.")
+        return 0
+    return become(*command, "--help")
 
 
 def run(rest: list[str]) -> int:
@@ -60,6 +84,9 @@ def test(rest: list[str]) -> int:
 
 
 def check(rest: list[str]) -> int:
+    if rest:
+        print(f"tasks.py check takes no arguments: {' '.join(rest)}")
+        return 2
     set_up(["-e", ".[dev]", "--group", "test"], "test")
     return (
         call(str(PYTHON), "-m", "ruff", "check", ".")

@@ -135,6 +135,9 @@ BENCHES: dict[str, Callable[[], object]] = {
 
 
 def main(names: list[str]) -> int:
+    if {"-h", "--help"} & set(names):
+        print(f"{__doc__}\nThere are {', '.join(BENCHES)}.")
+        return 0
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHES)}")

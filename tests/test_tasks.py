@@ -1,0 +1,81 @@
+"""The task runner: who asks for help is helped, and nothing is installed or run for it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FILE = Path(__file__).parents[1] / "tasks.py"
+TASKS = ["run", "test", "check", "bench", "mutants", "soak", "shaker"]
+
+
+class Began(Exception):
+    """Something was installed or run."""
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The runner of a machine without .venv, on which nothing may begin."""
+    spec = importlib.util.spec_from_file_location("tasks", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "VENV", tmp_path)
+    monkeypatch.setattr(module, "BIN", tmp_path / "bin")
+
+    def begin(*command: str) -> int:
+        raise Began(" ".join(command))
+
+    for name in ("call", "become", "install_system_packages"):
+        monkeypatch.setattr(module, name, begin)
+    monkeypatch.setattr(module, "set_up", lambda packages, name: None)
+    return module
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("name", TASKS)
+def test_help_helps_and_begins_nothing(
+    tasks: ModuleType, capsys: pytest.CaptureFixture[str], name: str, flag: str
+) -> None:
+    assert tasks.main([name, flag]) == 0
+    assert f"python3 tasks.py {name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("run", "relay dev --help"),
+        ("test", "-m pytest --help"),
+        ("bench", "-m tests.bench --help"),
+        ("soak", "-m tests.soak --help"),
+    ],
+)
+def test_the_command_behind_a_task_helps_too_where_it_is_installed(
+    tasks: ModuleType, tmp_path: Path, name: str, command: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    for mark in ("bin/relay", ".installed-test"):
+        (tmp_path / mark).touch()
+    with pytest.raises(Began) as began:
+        tasks.main([name, "--help"])
+    assert str(began.value).endswith(command)
+
+
+def test_without_a_task_or_with_help_alone_all_are_listed(
+    tasks: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, code in (([], 2), (["--help"], 0), (["-h"], 0), (["chekc"], 2)):
+        assert tasks.main(arguments) == code
+        said = capsys.readouterr().out
+        assert all(f"python3 tasks.py {name} " in said for name in TASKS)
+
+
+def test_check_refuses_arguments_that_it_would_not_heed(tasks: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tasks.main(["check", "relay"]) == 2
+    assert capsys.readouterr().out == "tasks.py check takes no arguments: relay\n"
+    with pytest.raises(Began):
+        tasks.main(["check"])
