@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from relay.errors import ServerDied
 from relay.gateway.server import address, listen, server
 from relay.log.fitness import refuse_unfit
 from relay.settings import Settings
+from relay.stop_signals import when_told_to_stop
 from workers import loop, worker
 from workers.lineup import Lineup, lineup
 
@@ -24,7 +24,7 @@ _LOOK_S = 0.2  # at the embedded server
 
 
 def run(settings: Settings, *, own_redis: bool) -> None:
-    """Until Ctrl-C. Raises SettingsError before anything has begun, ServerDied if the embedded server does."""
+    """Until a stop signal. Raises SettingsError before anything has begun, ServerDied if the embedded server does."""
     asked = lineup(settings)
     sock = listen(settings.host, settings.port)
     with ExitStack() as stack:
@@ -40,8 +40,7 @@ def run(settings: Settings, *, own_redis: bool) -> None:
 async def _run(settings: Settings, asked: Lineup, sock: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
     gateway = server(settings, handle_signals=False)
     stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    when_told_to_stop(stopping.set)
     # The grace of a production worker would only make Ctrl-C slow here.
     impatient = settings.model_copy(update={"grace_s": 0})
     tasks = [

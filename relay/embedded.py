@@ -43,7 +43,7 @@ def watched_server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         ]  # fmt: skip
         with open(directory / "log", "wb") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent
             )
         try:
             _wait_for(path, process, directory / "log")
@@ -75,6 +75,12 @@ def die_with_parent() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end_with_parent() -> None:
+    """The same, where the parent drains at whatever a terminal sends to all of us, and needs its server until then."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGQUIT, signal.SIGHUP})
+    die_with_parent()
 
 
 def _wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -6,6 +6,8 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from io import TextIOBase
+from typing import TextIO, cast
 
 import structlog
 
@@ -26,7 +28,7 @@ def configure(level: str) -> None:
             structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _WhoeverReads(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
@@ -38,6 +40,26 @@ def configure(level: str) -> None:
 def get(part: str) -> Logger:
     logger: Logger = structlog.get_logger(part=part)
     return logger
+
+
+class _WhoeverReads(TextIOBase):
+    """A file whose reader may go, such as a terminal, or whose disk may be full: that costs lines, and no answer."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        try:
+            self._file.write(text)
+        except OSError:
+            pass  # nobody is left to be told
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError:
+            pass
 
 
 class Trouble:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+from io import StringIO
+
+import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from relay import logging
@@ -57,3 +63,24 @@ def test_a_bug_is_an_error_with_its_traceback_once() -> None:
     assert [line["log_level"] for line in lines] == ["error", "debug", "debug"]
     assert isinstance(lines[0]["exc_info"], ValueError)
     assert lines[0]["channel"] == "c"
+
+
+class _Gone(StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def flush(self) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_log_that_nobody_reads_any_more_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What drains then has to get to its end."""
+    monkeypatch.setattr(sys, "stderr", _Gone())
+    before = structlog.get_config()
+    try:
+        logging.configure("info")
+        logging.get("worker").info("finishing", running=1)
+    finally:
+        structlog.configure(**before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 
 import typer
 
@@ -12,6 +11,7 @@ from relay.command_line import APP, HELP, PACE, PROVIDER, REDIS, Command, load, 
 from relay.errors import RelayError
 from relay.log.fitness import refuse_unfit
 from relay.settings import Settings
+from relay.stop_signals import when_told_to_stop
 from workers import loop, worker
 from workers.lineup import lineup
 
@@ -54,9 +54,7 @@ def serve(
 
 async def _until_signalled(loaded: Settings) -> None:
     stopping, at_once = asyncio.Event(), asyncio.Event()
-    running = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        running.add_signal_handler(number, lambda: (at_once if stopping.is_set() else stopping).set())
+    when_told_to_stop(lambda: (at_once if stopping.is_set() else stopping).set())
     asked = lineup(loaded)  # first: what is wrong with its settings needs no Redis to be said
     await refuse_unfit(loaded.redis_url)
     await worker.run(loaded, asked, stopping, at_once)

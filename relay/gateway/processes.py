@@ -21,6 +21,7 @@ from relay import logging, metrics
 from relay.gateway.server import listen_together, server
 from relay.private_folder import private_folder
 from relay.settings import Settings
+from relay.stop_signals import when_told_to_stop
 
 STEADY_S = 10.0  # who lived that long is replaced at once
 PAUSE_S = (0.1, 5.0)  # before replacing one that did not: the first pause, doubled up to the longest
@@ -30,7 +31,7 @@ log = logging.get("processes")
 
 
 def run(settings: Settings) -> None:
-    """Until SIGTERM or Ctrl-C; then every child drains. Raises SettingsError before anything has begun."""
+    """Until a stop signal; then every child drains. Raises SettingsError before anything has begun."""
     server(settings)  # a setting that cannot be used is said here, once, not by every child
     sockets = listen_together(settings.host, settings.port, settings.processes)
     port = sockets[0].getsockname()[1]
@@ -51,9 +52,7 @@ class Processes:
 
     async def run(self) -> None:
         """Until told to end and all children are gone."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._told)
+        when_told_to_stop(self._told)
         async with asyncio.TaskGroup() as keepers:
             keeping = [
                 keepers.create_task(self._keep(place, sock), name=f"process {place}")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import socket
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
 
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from relay.errors import SettingsError
 from relay.gateway.app import app
@@ -15,6 +20,7 @@ from relay.gateway.gateway import Gateway
 from relay.gateway.http_protocol import RelayHttpProtocol, go
 from relay.gateway.websocket_protocol import RelayWebSocketProtocol
 from relay.settings import Settings
+from relay.stop_signals import stop_signals
 
 SHUTDOWN_TIMEOUT_S = 8  # to answer what was asked (4.5), and for peers to take it (3)
 WAITING_CONNECTIONS = 2048  # in the kernel, which may allow fewer
@@ -92,6 +98,24 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn knows SIGINT and SIGTERM; our other stop signals count as the second."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        others = [number for number in stop_signals() if number not in HANDLED_SIGNALS]
+        before = {number: signal.signal(number, self._told) for number in others}
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        self.handle_exit(signal.SIGTERM, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

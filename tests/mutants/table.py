@@ -21,6 +21,7 @@ _ANSWER = "tests/workers/test_answer.py::test_"
 _RESUMING = "tests/workers/test_resuming.py::test_"
 _END = "tests/log/test_end.py::test_"
 _FOLLOWER = "tests/log/test_follower.py::test_"
+_FOLDER = "tests/test_private_folder.py::test_"
 _GUARD = "tests/gateway/test_guard.py::test_"
 _HTTP = "tests/gateway/test_http_protocol.py::test_"
 _HUB = "tests/gateway/test_hub.py::test_"
@@ -539,6 +540,34 @@ MUTANTS = [
         [Change("Timeout(_READ_TIMEOUT_S, connect=None)", "Timeout(_READ_TIMEOUT_S, connect=0.3)")],
         [],
         ["tests/workers/test_providers.py::test_a_server_that_takes_the_connection_is_reached_however_busy_we_are"],
+    ),
+    Mutant(
+        "a folder of the living that is taken for one of the dead",
+        "relay/private_folder.py",
+        [Change("        if _locked(lock) and _is_still(path, lock):", "        if True:")],
+        [],
+        [_FOLDER + "two_that_live_side_by_side_leave_each_other_alone_and_the_killed_one_goes"],
+    ),
+    Mutant(
+        "a folder that is gone before it is locked",
+        "relay/private_folder.py",
+        [Change(" and _is_still(path, lock):", ":")],
+        [],
+        [_FOLDER + "an_owner_whose_folder_is_gone_when_it_has_the_lock_makes_another"],
+    ),
+    Mutant(
+        "a worker that a closed terminal kills",
+        "relay/stop_signals.py",
+        [Change("        numbers.append(signal.SIGHUP)", "        pass")],
+        ["tests/scenarios/test_terminal_closed.py::test_a_worker_finishes_what_it_says"],
+        ["tests/test_stop_signals.py::test_a_worker_finishes_at_the_first_and_hands_over_at_the_second"],
+    ),
+    Mutant(
+        "a log that a closed terminal breaks",
+        "relay/logging.py",
+        [Change("cast(TextIO, _WhoeverReads(sys.stderr))", "sys.stderr")],
+        ["tests/scenarios/test_terminal_closed.py::test_relay_dev_ends_and_leaves_nothing_behind"],
+        ["tests/test_logging.py::test_a_log_that_nobody_reads_any_more_breaks_nothing"],
     ),
     Mutant(
         "what came back and ended unheard is missed for ever",

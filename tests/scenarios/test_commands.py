@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import BIN, Process, alive, children, free_port, until
+from tests.scenarios.processes import BIN, START_S, Process, alive, children, free_port, until
 
 ROOT = Path(__file__).parents[2]
 NO_REDIS = {"RELAY_REDIS_URL": "redis://127.0.0.1:1/0"}
@@ -30,7 +30,13 @@ def _get(url: str) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for children under /proc")
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "SIGTERM", "kill -9"]
+    "number",
+    [
+        pytest.param(signal.SIGINT, id="Ctrl-C"),
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGQUIT, id="SIGQUIT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, id="kill -9"),
+    ],
 )
 async def test_relay_dev_answers_without_a_key_and_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
     temporary = tmp_path / "tmp"
@@ -60,6 +66,33 @@ async def test_relay_dev_answers_without_a_key_and_leaves_nothing_behind(tmp_pat
     if number != signal.SIGKILL:
         assert not list(temporary.iterdir())
     await until(lambda: not any(map(alive, servers)), "the embedded server is gone")
+
+
+@pytest.mark.slow
+async def test_what_kill_9_leaves_of_relay_dev_the_next_start_clears_and_nothing_else(tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+
+    async def started(name: str) -> tuple[Process, str]:
+        """It runs; and which folder is its own."""
+        before = set(os.listdir(temporary))
+        dev = Process(["relay", "dev", "--port", "0"], tmp_path, name, {"TMPDIR": str(temporary)})
+        await until(lambda: "http://" in dev.stdout.read_text() or dev.code is not None, "it runs", START_S)
+        assert dev.code is None, dev.stderr.read_text()
+        (its_own,) = set(os.listdir(temporary)) - before
+        return dev, its_own
+
+    living, of_living = await started("living")
+    killed, of_killed = await started("killed")
+    await killed.kill()
+    assert set(os.listdir(temporary)) == {of_living, of_killed}
+    last, of_last = await started("last")
+    assert set(os.listdir(temporary)) == {of_living, of_last}
+    for dev in (living, last):
+        assert await asyncio.to_thread(_get, re.findall(r"http://\S+:\d+/", dev.stdout.read_text())[0] + "readyz")
+        await dev.end()
+        dev.check_log()
+    assert not os.listdir(temporary)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for children under /proc")

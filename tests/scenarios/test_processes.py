@@ -146,7 +146,14 @@ async def _farewell(websocket: ClientConnection) -> list[Any]:
     return [*seen, websocket.close_code]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGINT, id="Ctrl-C"),
+        pytest.param(signal.SIGQUIT, id="SIGQUIT", marks=pytest.mark.slow),
+    ],
+)
 async def test_told_to_end_every_process_drains_and_nothing_is_left(
     relay: World, tmp_path: Path, number: signal.Signals
 ) -> None:
