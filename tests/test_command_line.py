@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 import typer
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from relay import __version__, cli, queue_command, settings
+from tests.logs_as_before import logs_as_before
 from workers import cli as worker_cli
 
 RUN = CliRunner()
@@ -36,11 +36,10 @@ COMMANDS = [
 
 
 @pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
+def logs() -> Iterator[None]:
     """A command sends them to a stderr that is gone with it."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
+    with logs_as_before():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import sys
 from io import StringIO
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from relay import logging
+from tests.logs_as_before import logs_as_before
 
 
 def test_a_trouble_is_a_warning_once_and_its_end_is_told() -> None:
@@ -78,9 +78,6 @@ class _Gone(StringIO):
 def test_a_log_that_nobody_reads_any_more_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What drains then has to get to its end."""
     monkeypatch.setattr(sys, "stderr", _Gone())
-    before = structlog.get_config()
-    try:
+    with logs_as_before():
         logging.configure("info")
         logging.get("worker").info("finishing", running=1)
-    finally:
-        structlog.configure(**before)

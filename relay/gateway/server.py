@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import socket
@@ -38,10 +39,16 @@ def listen(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        reason = error.strerror or str(error)
-        raise SettingsError(f"--host {host} --port {port} cannot be listened on: {reason}") from None
+        raise _refused(host, port, error) from None
     sock.set_inheritable(True)
     return sock
+
+
+def _refused(host: str, port: int, error: OSError) -> SettingsError:
+    reason = error.strerror or str(error)
+    if error.errno == errno.EADDRINUSE:
+        reason += "; choose another port with --port / RELAY_PORT, 0 for a free one"
+    return SettingsError(f"--host {host} --port {port} cannot be listened on: {reason}")
 
 
 def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
@@ -118,7 +125,11 @@ class _Server(uvicorn.Server):
         self.handle_exit(signal.SIGTERM, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # two that start at once may both bind a port; one of them listens
+            await self.lifespan.shutdown()
+            raise _refused(self._gateway.settings.host, self._gateway.settings.port, error) from None
         for sock in sockets or []:
             sock.listen(WAITING_CONNECTIONS)  # asyncio takes one number for both
             _set_for_accepted(sock, self._gateway.settings.viewer_buffer_bytes)

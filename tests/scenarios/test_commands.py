@@ -129,7 +129,10 @@ async def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         port = sock.getsockname()[1]
         dev = Process(["relay", "dev", "--port", str(port)], tmp_path, "dev", {})
         assert await dev.exited() == 2
-    assert re.fullmatch(rf"relay: --host 127\.0\.0\.1 --port {port} .*in use\n", dev.stderr.read_text())
+    assert dev.stderr.read_text() == (
+        f"relay: --host 127.0.0.1 --port {port} cannot be listened on: Address already in use; "
+        "choose another port with --port / RELAY_PORT, 0 for a free one\n"
+    )
 
 
 @pytest.mark.parametrize(

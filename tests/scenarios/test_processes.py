@@ -195,7 +195,8 @@ async def test_a_port_in_use_is_refused_and_not_shared(relay: World) -> None:
     second = relay.spawn("relay", "gateway", "--processes", "2", "--port", port)
     assert await second.exited() == 2
     assert second.stderr.read_text().splitlines() == [
-        f"relay: --host 127.0.0.1 --port {port} cannot be listened on: Address already in use"
+        f"relay: --host 127.0.0.1 --port {port} cannot be listened on: Address already in use; "
+        "choose another port with --port / RELAY_PORT, 0 for a free one"
     ]
 
 

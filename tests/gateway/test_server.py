@@ -1,0 +1,51 @@
+"""The socket that a gateway listens on, where somebody else has it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from relay.errors import SettingsError
+from relay.gateway.server import listen, server
+from relay.settings import load
+
+HINT = "; choose another port with --port / RELAY_PORT, 0 for a free one"
+
+
+def _bound(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock
+
+
+def test_a_port_in_use_is_a_sentence_that_names_the_flag() -> None:
+    with _bound(0) as theirs:
+        theirs.listen()
+        port = theirs.getsockname()[1]
+        with pytest.raises(SettingsError) as raised:
+            listen("127.0.0.1", port)
+    said = f"--host 127.0.0.1 --port {port} cannot be listened on: Address already in use{HINT}"
+    assert str(raised.value) == said
+
+
+def test_another_reason_has_no_such_advice() -> None:
+    with pytest.raises(SettingsError) as raised:
+        listen("192.0.2.1", 8080)
+    assert str(raised.value).startswith("--host 192.0.2.1 --port 8080 cannot be listened on: ")
+    assert HINT not in str(raised.value)
+
+
+async def test_of_two_that_start_at_once_the_later_one_is_told_the_same() -> None:
+    """Both bind, as neither listens yet; nothing is left behind of the one that is too late."""
+    ours = listen("127.0.0.1", 0)
+    port = ours.getsockname()[1]
+    before = asyncio.all_tasks()
+    with _bound(port) as theirs, ours:
+        theirs.listen()
+        gateway = server(load(redis_url="redis://127.0.0.1:1/0", port=port), handle_signals=False)
+        with pytest.raises(SettingsError, match=f"--port {port} cannot be listened on: Address already in use{HINT}"):
+            await asyncio.wait_for(gateway.serve(sockets=[ours]), 20)
+    assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
