@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
+import typer
 import uvicorn
 
 from relay import embedded
@@ -39,15 +40,15 @@ def run(settings: Settings, *, own_redis: bool) -> None:
 
 async def _run(settings: Settings, asked: Lineup, sock: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
     gateway = server(settings, handle_signals=False)
-    stopping = asyncio.Event()
+    stopping, serving = asyncio.Event(), asyncio.Event()
     when_told_to_stop(stopping.set)
     # The grace of a production worker would only make Ctrl-C slow here.
     impatient = settings.model_copy(update={"grace_s": 0})
     tasks = [
-        asyncio.create_task(worker.run(impatient, asked, stopping), name="worker"),
+        asyncio.create_task(worker.run(impatient, asked, stopping, serving=serving), name="worker"),
         asyncio.create_task(gateway.serve(sockets=[sock]), name="gateway"),
     ]
-    announcing = asyncio.create_task(_announce(gateway, sock, settings, asked), name="announce")
+    announcing = asyncio.create_task(_announce(gateway, serving, sock, settings, asked), name="announce")
     told = asyncio.create_task(stopping.wait(), name="stopping")
     watching = asyncio.create_task(_until_dead(process), name="embedded server")
     await asyncio.wait([*tasks, told, watching], return_when=asyncio.FIRST_COMPLETED)
@@ -75,10 +76,29 @@ def _own_command() -> str:
     return os.path.relpath(sys.argv[0])
 
 
-async def _announce(gateway: uvicorn.Server, sock: socket.socket, settings: Settings, asked: Lineup) -> None:
+async def _announce(
+    gateway: uvicorn.Server, serving: asyncio.Event, sock: socket.socket, settings: Settings, asked: Lineup
+) -> None:
+    """Last of all that a start says, and in one piece: among log lines nobody would find it."""
     while not gateway.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
         await asyncio.sleep(0.01)
+    await serving.wait()
     url = address(settings.host, sock.getsockname()[1]) + settings.root_path
-    print(f"\n  The relay is running: {url}/\n", flush=True)  # noqa: T201
-    print(f"  Answers come from: {', '.join(asked.names)}. From another terminal:", file=sys.stderr)  # noqa: T201
-    print(f"  {_own_command()} send demo 'Hello' --url {url}\n", file=sys.stderr)  # noqa: T201
+    print(_banner(url, asked.names), flush=True)  # noqa: T201
+
+
+def _banner(url: str, names: list[str]) -> str:
+    rule = "-" * 72
+    shown = typer.style(f"{url}/", bold=True) if sys.stdout.isatty() else f"{url}/"
+    return f"""
+{rule}
+
+  The relay is running: {shown}
+
+  Answers come from: {", ".join(names)}. From another terminal:
+  {_own_command()} send demo 'Hello' --url {url}
+
+  Another port: --port. The end: Ctrl-C.
+
+{rule}
+"""

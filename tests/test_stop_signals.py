@@ -136,7 +136,7 @@ async def test_relay_dev_ends_both_its_parts(monkeypatch: pytest.MonkeyPatch, nu
         signal.raise_signal(number)
         await until(lambda: gateway.should_exit, "the gateway is told")
 
-    async def work(settings: Any, asked: Any, stopping: asyncio.Event, *_: Any) -> None:
+    async def work(settings: Any, asked: Any, stopping: asyncio.Event, **_: Any) -> None:
         await stopping.wait()
 
     gateway.serve = serve

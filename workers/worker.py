@@ -22,20 +22,29 @@ log = logging.get("worker")
 
 
 async def run(
-    settings: Settings, lineup: Lineup, stopping: asyncio.Event, at_once: asyncio.Event | None = None
+    settings: Settings,
+    lineup: Lineup,
+    stopping: asyncio.Event,
+    at_once: asyncio.Event | None = None,
+    serving: asyncio.Event | None = None,
 ) -> None:
     """Serve one queue until `stopping` is set; closes the providers. Raises SettingsError before it has begun.
 
-    `at_once`: what still runs is not to be finished, but handed over.
+    `at_once`: what still runs is not to be finished, but handed over. `serving` is set once jobs are taken.
 
     Whether Redis evicts was asked before (fitness.py).
     """
     with metrics_port(settings.metrics_host, settings.metrics_port) as port:
-        await _serve(settings, lineup, stopping, at_once or asyncio.Event(), port)
+        await _serve(settings, lineup, stopping, at_once or asyncio.Event(), serving or asyncio.Event(), port)
 
 
 async def _serve(
-    settings: Settings, lineup: Lineup, stopping: asyncio.Event, at_once: asyncio.Event, port: int
+    settings: Settings,
+    lineup: Lineup,
+    stopping: asyncio.Event,
+    at_once: asyncio.Event,
+    serving: asyncio.Event,
+    port: int,
 ) -> None:
     redis = Connections(settings.redis_url)
     session_log = stores.session_log(redis, settings)
@@ -61,6 +70,7 @@ async def _serve(
         asyncio.create_task(lineup.check(), name="check"),
     ]
     log.info("serving", queue=settings.queue, providers=lineup.names, worker=consumer.worker, metrics_port=port)
+    serving.set()
     try:
         await consumer.run(stopping, at_once)
     finally:

@@ -129,7 +129,8 @@ async def test_relay_dev_ends_and_leaves_nothing_behind(tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     async with terminal(["relay", "dev", "--port", "0"], {"TMPDIR": str(temporary)}) as dev:
-        await until(lambda: dev.shows("http://"), "it runs", START_S)
+        await until(lambda: dev.shows("Ctrl-C"), "it runs", START_S)
+        assert dev.shows("serving"), "the banner comes last"
         dev.close()
         assert await dev.exited() == 0
     assert not list(temporary.iterdir())
