@@ -55,8 +55,8 @@ async def _serve(
     fitness = Fitness(redis.commands)
     await fitness.look()
     subscriber.start()
-    serving = lifeline.serving = Serving(queue, settings.queue, stopping)
-    await serving.say()
+    presence = lifeline.serving = Serving(queue, settings.queue, stopping)
+    await presence.say()
     await lifeline.start()
     offers = stores.offers(redis, settings)
     await offers.make_known(lineup.offers(settings.queue, consumer.worker))
@@ -65,7 +65,7 @@ async def _serve(
             stores.reaper(session_log, queue, settings, settings.queue, consumer.runs).run(), name="reaper"
         ),
         asyncio.create_task(_keep_offering(offers, lineup, settings.queue, consumer.worker, stopping), name="offering"),
-        asyncio.create_task(serving.keep(), name="serving"),
+        asyncio.create_task(presence.keep(), name="presence"),
         asyncio.create_task(fitness.watch(), name="fitness"),
         asyncio.create_task(lineup.check(), name="check"),
     ]
