@@ -1,0 +1,9 @@
+import pytest
+
+# What the tests share asserts, too: under PYTHONOPTIMIZE pytest keeps only the asserts that it rewrites.
+pytest.register_assert_rewrite(
+    *(
+        f"tests.{name}"
+        for name in ("client", "fakes", "gateway", "log", "protocol", "scenarios", "sink_order", "workers")
+    )
+)

@@ -62,8 +62,9 @@ class Batch:
         return len(self.text.encode())
 
     def split(self, count: int) -> tuple[Batch, Batch]:
-        """The first `count` tokens and the others; neither may be empty."""
-        assert 0 < count < len(self.texts)
+        """The first `count` tokens and the others. Raises ValueError where either would be empty."""
+        if not 0 < count < len(self.texts):
+            raise ValueError(f"a batch of {len(self.texts)} tokens cannot be split at {count}")
         head, rest = self.texts[:count], self.texts[count:]
         between = self.before.and_then(self.kind, "".join(head))
         return (

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, cast
 
 from relay.embedded import die_with_parent
 from relay.errors import RelayError
@@ -35,9 +35,9 @@ def own_relay(tokens_per_second: float, answers_at_once: int) -> Iterator[str]:
             stderr=said,
             preexec_fn=die_with_parent,
         )
-        assert process.stdout is not None
+        stdout = cast(IO[bytes], process.stdout)  # a PIPE
         try:
-            yield _url(process.stdout, said)
+            yield _url(stdout, said)
         finally:
             process.terminate()
             try:
@@ -45,7 +45,7 @@ def own_relay(tokens_per_second: float, answers_at_once: int) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            process.stdout.close()
+            stdout.close()
 
 
 def _url(stdout: IO[bytes], said: IO[bytes]) -> str:

@@ -124,7 +124,6 @@ class Sessions:
                 tally.first_token.add(shown.first_at - asked_at)
             tally.total.add(shown.ended_at - asked_at)
         end = screens[0].end
-        assert end is not None
         if end["reason"] == "complete":
             return None
         return str(end["error"]["code"]) if end.get("error") else str(end["reason"])

@@ -31,7 +31,7 @@ class Shown:
     first_at: float | None = None
     last_at: float | None = None
     ended_at: float = 0.0
-    end: Frame | None = None
+    end: Frame = field(default_factory=dict)  # empty until it came
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 

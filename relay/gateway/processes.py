@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
+from typing import cast
 
 from relay import logging, metrics
 from relay.gateway.server import listen_together, server
@@ -118,8 +119,7 @@ class Processes:
             log.info("process_started", process=place, pid=child.pid)
             if self._stopping.is_set():
                 child.terminate()
-            assert child.stdin is not None
-            child.stdin.write(self._settings)
+            cast(asyncio.StreamWriter, child.stdin).write(self._settings)  # a PIPE
             return await child.wait()
         finally:
             if child.returncode is None:

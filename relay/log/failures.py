@@ -62,7 +62,8 @@ async def cancellable(command: Awaitable[T]) -> T:
     write has just finished. The task would go on as if nobody had told it to end.
     """
     task = asyncio.current_task()
-    assert task is not None
+    if task is None:
+        raise RuntimeError("nobody but a task can be cancelled")
     before = task.cancelling()
     try:
         result = await command

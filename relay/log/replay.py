@@ -90,7 +90,8 @@ class Replay:
                     if (full := packer.add(seq, body)) is not None:
                         return full.seq, frames.encode(full)
         rest = packer.close(self._upto)
-        assert rest is not None
+        if rest is None:  # the last entry would have been packed twice, or one beyond `upto`
+            raise RuntimeError(f"nothing is left to pack up to {self._upto}")
         return self._upto, frames.encode(rest)
 
     async def _blocks(self, after: int) -> tuple[int, Iterable[Block]]:

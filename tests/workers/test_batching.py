@@ -195,6 +195,12 @@ def test_a_split_batch_is_two_that_follow_on_from_each_other() -> None:
     assert (head.own_bytes, rest.own_bytes) == (5, 10)
 
 
+@pytest.mark.parametrize("count", [-1, 0, 2, 3])
+def test_no_part_of_a_split_batch_is_empty(count: int) -> None:
+    with pytest.raises(ValueError, match="cannot be split"):
+        Batch("tokens", 1, 0, ["a", "b"], Totals(), Totals(2, zlib.crc32(b"ab"))).split(count)
+
+
 @given(
     st.sampled_from(["tokens", "reasoning"]),
     st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), min_size=2, max_size=12),

@@ -155,19 +155,19 @@ class OpenAIBackgroundProvider(OpenAIProvider):
 
         OpenAI answers 400 five minutes after the response's creation; the response itself can still be had.
         """
-        assert response.mark
+        mark = _mark_of(response)
         after = omit if response.last is None else response.last  # 0 would leave out the first event
         try:
             async with timeouts.timeout(QUIET_S):
-                return await self._client.responses.retrieve(response.mark, stream=True, starting_after=after)
+                return await self._client.responses.retrieve(mark, stream=True, starting_after=after)
         except openai.BadRequestError:
             return None
 
     async def _look(self, response: Response) -> list[Part]:
         """What is missing, once it has ended; see Response.look."""
-        assert response.mark
+        mark = _mark_of(response)
         async with timeouts.timeout(QUIET_S):
-            return response.look(await self._client.responses.retrieve(response.mark))
+            return response.look(await self._client.responses.retrieve(mark))
 
     async def _rest(self, response: Response, failure: ProviderError) -> list[Part]:
         """A last look. Raises `failure` where the response has not ended, or cannot be had."""
@@ -178,6 +178,13 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         if response.finish is None:
             raise failure
         return parts
+
+
+def _mark_of(response: Response) -> str:
+    """Raises ProviderError where nothing was heard of it yet: it cannot be asked for again."""
+    if response.mark is None:
+        raise ProviderError("truncated", "the stream ended before the response had an id", retryable=True)
+    return response.mark
 
 
 async def _next(stream: _Stream, response: Response) -> object:

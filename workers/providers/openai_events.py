@@ -57,7 +57,8 @@ class Response:
 
     def finished(self) -> Finished:
         """The last part; once `finish` is known."""
-        assert self.finish
+        if self.finish is None:
+            raise ProviderError("truncated", "the response has no finish", retryable=True)
         return Finished("filter" if self._refused else self.finish, self.model, self._usage)
 
     def _checked(self, parts: Callable[[Any], list[Part]], said: Any) -> list[Part]:
