@@ -18,20 +18,31 @@ SETTLED_S = 5.0
 
 def configure(level: str) -> None:
     """Send everything to stderr: stdout belongs to answers."""
-    human = sys.stderr.isatty()
+    human, stderr = sys.stderr.isatty(), cast(TextIO, _WhoeverReads(sys.stderr))
+    common: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
+    ]
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _WhoeverReads(sys.stderr))),
+        processors=[*common, *rendering],
+        logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    # What libraries say (uvicorn, asyncio, websockets) looks like ours; their logger's name is the part.
+    libraries = logging.StreamHandler(stderr)
+    libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*common, _name_part],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[libraries])
     # Both may print whole requests at debug level.
     for noisy in ("httpx2", "httpcore2", "openai", "anthropic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -40,6 +51,11 @@ def configure(level: str) -> None:
 def get(part: str) -> Logger:
     logger: Logger = structlog.get_logger(part=part)
     return logger
+
+
+def _name_part(logger: object, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    line["part"] = line["_record"].name
+    return line
 
 
 class _WhoeverReads(TextIOBase):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import subprocess
 import sys
 from io import StringIO
 
@@ -81,3 +83,25 @@ def test_a_log_that_nobody_reads_any_more_breaks_nothing(monkeypatch: pytest.Mon
     with logs_as_before():
         logging.configure("info")
         logging.get("worker").info("finishing", running=1)
+
+
+def test_what_libraries_say_is_a_line_of_json_too() -> None:
+    program = """
+import logging
+from relay import logging as ours
+ours.configure("info")
+logging.getLogger("uvicorn.error").warning("Invalid %s request.", "HTTP")
+logging.getLogger("uvicorn.error").info("Started")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("asyncio").error("Task failed", exc_info=True)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert [(line["part"], line["level"], line["event"]) for line in lines] == [
+        ("uvicorn.error", "warning", "Invalid HTTP request."),
+        ("asyncio", "error", "Task failed"),
+    ]
+    assert all(line["timestamp"] for line in lines)
+    assert "ZeroDivisionError" in lines[1]["exception"]
