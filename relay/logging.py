@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from io import TextIOBase
+from traceback import walk_tb
+from types import TracebackType
 from typing import TextIO, cast
 
 import structlog
@@ -14,11 +18,15 @@ import structlog
 Logger = structlog.stdlib.BoundLogger
 
 SETTLED_S = 5.0
+EVERY_S = 60.0  # between two lines of what anybody can cause again and again
+_KINDS = 256  # of such a thing that are told apart
+_TOLD_BY_US = {("uvicorn.error", "Invalid HTTP request received.")}  # by http_protocol.py, with what was wrong
 
 
 def configure(level: str) -> None:
     """Send everything to stderr: stdout belongs to answers."""
     human, stderr = sys.stderr.isatty(), cast(TextIO, _WhoeverReads(sys.stderr))
+    least = getattr(logging, level.upper())
     common: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -29,23 +37,47 @@ def configure(level: str) -> None:
         structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
     ]
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         processors=[*common, *rendering],
-        logger_factory=structlog.PrintLoggerFactory(stderr),
+        logger_factory=structlog.WriteLoggerFactory(stderr),  # a line in one write: threads log, too
         cache_logger_on_first_use=True,
     )
-    # What libraries say (uvicorn, asyncio, websockets) looks like ours; their logger's name is the part.
+    _take_over_libraries(rendering=rendering, common=common, least=max(least, logging.WARNING), stderr=stderr)
+    _take_over_the_interpreter()
+
+
+def _take_over_libraries(
+    *, rendering: list[structlog.typing.Processor], common: list[structlog.typing.Processor], least: int, stderr: TextIO
+) -> None:
+    """What libraries say (uvicorn, asyncio, websockets) looks like ours; their logger's name is the part.
+
+    The level is the handler's, too: a library that has one of its own (OPENAI_LOG=debug) may print whole requests.
+    """
     libraries = logging.StreamHandler(stderr)
+    libraries.setLevel(least)
+    libraries.addFilter(_SeldomOfEachPlace())
     libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*common, _name_part],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
-    logging.basicConfig(level=logging.WARNING, handlers=[libraries])
-    # Both may print whole requests at debug level.
-    for noisy in ("httpx2", "httpcore2", "openai", "anthropic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.basicConfig(level=least, handlers=[libraries], force=True)
+    logging.captureWarnings(True)
+
+
+def _take_over_the_interpreter() -> None:
+    """What would end a thread or the process is a line as well. A Ctrl-C is no news."""
+
+    def uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt | SystemExit):
+            sys.__excepthook__(kind, error or kind(), trace)
+        else:
+            get("process").error("uncaught", exc_info=(kind, error, trace))
+
+    sys.excepthook = uncaught
+    threading.excepthook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+    sys.unraisablehook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
 
 
 def get(part: str) -> Logger:
@@ -54,7 +86,10 @@ def get(part: str) -> Logger:
 
 
 def _name_part(logger: object, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    line["part"] = line["_record"].name
+    record = line["_record"]
+    line["part"] = record.name
+    if unlogged := getattr(record, "unlogged", 0):
+        line["unlogged"] = unlogged
     return line
 
 
@@ -122,3 +157,70 @@ class Trouble:
 
     def _is_settled(self) -> bool:
         return self._clock() - self._failed_at >= self._settled_s
+
+
+class Recurring:
+    """What a client or a broken row of Redis can cause again and again: each kind of it has at most one line in
+    `every_s`, which says as `unlogged` how many of that kind had none since the line before. Those are for debugging.
+    """
+
+    def __init__(
+        self, log: Logger, event: str, *, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._event = event
+        self._seldom = _Seldom(every_s, clock)
+
+    def told(self, kind: Hashable = "", /, *, level: int = logging.WARNING, **fields: object) -> None:
+        unlogged = self._seldom.unlogged(kind)
+        if unlogged:
+            fields["unlogged"] = unlogged
+        self._log.log(logging.DEBUG if unlogged is None else level, self._event, **fields)
+
+    def broke(self, error: BaseException, /, **fields: object) -> None:
+        """A bug of the relay: an error, with a traceback. Bugs at different places are different kinds."""
+        self.told(_place(error), level=logging.ERROR, exc_info=error, **fields)
+
+
+class _Seldom:
+    """Which of many occurrences are due to be told; threads may ask as well."""
+
+    def __init__(self, every_s: float, clock: Callable[[], float]) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._told: dict[Hashable, tuple[float, int]] = {}  # when each was told last, and how many were not since
+        self._lock = threading.Lock()
+
+    def unlogged(self, kind: Hashable) -> int | None:
+        """How many of this kind were not told since one was; None: nor is this one to be."""
+        with self._lock:
+            now = self._clock()
+            if kind not in self._told and len(self._told) >= _KINDS:
+                self._told = {one: known for one, known in self._told.items() if now - known[0] < self._every_s}
+                kind = kind if len(self._told) < _KINDS else "others"
+            told_at, unlogged = self._told.get(kind, (-math.inf, 0))
+            is_due = now - told_at >= self._every_s
+            self._told[kind] = (now, 0) if is_due else (told_at, unlogged + 1)
+            return unlogged if is_due else None
+
+
+class _SeldomOfEachPlace(logging.Filter):
+    """A client can have some of the lines of libraries written as often as it likes. `unlogged`: as of Recurring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seldom = _Seldom(EVERY_S, time.monotonic)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if (record.name, record.msg) in _TOLD_BY_US:
+            return False
+        error = record.exc_info[1] if record.exc_info else None
+        unlogged = self._seldom.unlogged((record.name, record.pathname, record.lineno, error and _place(error)))
+        record.unlogged = unlogged
+        return unlogged is not None
+
+
+def _place(error: BaseException) -> Hashable:
+    """The class, and the line that raised it."""
+    frames = list(walk_tb(error.__traceback__))
+    return type(error), *((frames[-1][0].f_code.co_filename, frames[-1][1]) if frames else ())

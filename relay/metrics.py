@@ -41,6 +41,7 @@ commands = Counter("relay_commands_total", "Commands of clients", ["type"])
 errors = Counter("relay_errors_total", "Errors sent to clients", ["code"])
 frames = Counter("relay_frames_total", "Frames written to clients", ["kind"])
 closes = Counter("relay_closes_total", "Connections closed by the gateway", ["code"])
+bad_requests = Counter("relay_bad_requests_total", "What came over HTTP and is no request")
 submits = Counter("relay_submits_total", "Submits by outcome", ["outcome"])
 repairs = Counter("relay_repairs_total", "Times that a follower read the log, by what made it doubt", ["cause"])
 replay_pages = Counter(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from io import StringIO
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -85,23 +87,135 @@ def test_a_log_that_nobody_reads_any_more_breaks_nothing(monkeypatch: pytest.Mon
         logging.get("worker").info("finishing", running=1)
 
 
-def test_what_libraries_say_is_a_line_of_json_too() -> None:
-    program = """
-import logging
+def test_what_anybody_can_cause_is_a_line_a_minute_with_a_count() -> None:
+    now_s = 100.0
+    with capture_logs() as lines:
+        asked = logging.Recurring(logging.get("part"), "bad_request", clock=lambda: now_s)
+        for _ in range(1000):
+            asked.told(detail="no method")
+        now_s += 59
+        asked.told(detail="no method")
+        now_s += 1
+        asked.told(detail="no address")
+        asked.told("another kind", detail="no method")
+    told = [line for line in lines if line["log_level"] != "debug"]
+    assert [(line["detail"], line.get("unlogged")) for line in told] == [
+        ("no method", None), ("no address", 1000), ("no method", None),
+    ]  # fmt: skip
+    assert len(lines) == 1003
+
+
+def test_kinds_without_end_have_their_lines_together() -> None:
+    with capture_logs() as lines:
+        asked = logging.Recurring(logging.get("part"), "bad_request", clock=lambda: 100.0)
+        for number in range(10_000):
+            asked.told(number)
+    assert sum(line["log_level"] != "debug" for line in lines) <= 257
+
+
+def test_kinds_of_long_ago_make_room() -> None:
+    now_s = 0.0
+    with capture_logs() as lines:
+        asked = logging.Recurring(logging.get("part"), "bad_request", clock=lambda: now_s)
+        for number in range(1000):
+            asked.told(number)
+            now_s += 1
+    assert all(line["log_level"] == "warning" for line in lines)
+
+
+def test_two_bugs_are_two_lines_however_often_each_comes() -> None:
+    with capture_logs() as lines:
+        failing = logging.Recurring(logging.get("part"), "command_failed", clock=lambda: 100.0)
+        for _ in range(3):
+            for divisor in ("nothing", "0"):
+                try:
+                    1 // int(divisor)
+                except (ArithmeticError, ValueError) as error:
+                    failing.broke(error, session="s")
+    told = [line for line in lines if line["log_level"] == "error"]
+    assert [(type(line["exc_info"]), line["session"]) for line in told] == [(ValueError, "s"), (ZeroDivisionError, "s")]
+    assert len(lines) == 6
+
+
+def said(program: str, *, before: str = "", **environment: str) -> list[dict[str, Any]]:
+    """The lines on the stderr of a process whose log is configured as ours are."""
+    configured = f"""
+{before}
+import logging, warnings
 from relay import logging as ours
 ours.configure("info")
-logging.getLogger("uvicorn.error").warning("Invalid %s request.", "HTTP")
+{program}
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", configured],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    return [json.loads(line) for line in ran.stderr.splitlines()]
+
+
+def test_what_libraries_say_is_a_line_of_json_too() -> None:
+    lines = said("""
 logging.getLogger("uvicorn.error").info("Started")
+for name in ("uvicorn.error", "websockets.server", "redis", "httpx", "httpx2", "openai", "anthropic"):
+    logging.getLogger(name).warning("It is %s.", "so")
 try:
     1 / 0
 except ZeroDivisionError:
     logging.getLogger("asyncio").error("Task failed", exc_info=True)
-"""
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    lines = [json.loads(line) for line in ran.stderr.splitlines()]
-    assert [(line["part"], line["level"], line["event"]) for line in lines] == [
-        ("uvicorn.error", "warning", "Invalid HTTP request."),
+warnings.warn("It will be otherwise.")
+""")
+    assert [(line["part"], line["level"], line["event"]) for line in lines[:-1]] == [
+        *(
+            (name, "warning", "It is so.")
+            for name in ("uvicorn.error", "websockets.server", "redis", "httpx", "httpx2", "openai", "anthropic")
+        ),
         ("asyncio", "error", "Task failed"),
     ]
     assert all(line["timestamp"] for line in lines)
-    assert "ZeroDivisionError" in lines[1]["exception"]
+    assert "ZeroDivisionError" in lines[-2]["exception"]
+    assert (lines[-1]["part"], "It will be otherwise." in lines[-1]["event"]) == ("py.warnings", True)
+
+
+def test_a_line_of_a_librarys_comes_once_a_minute_from_each_place() -> None:
+    lines = said("""
+for number in range(100):
+    logging.getLogger("uvicorn.error").warning("Unsupported upgrade request.")
+    logging.getLogger("uvicorn.error").warning(f"{number} is too many.")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+""")
+    assert [line["event"] for line in lines] == ["Unsupported upgrade request.", "0 is too many."]
+
+
+def test_what_would_be_a_traceback_of_pythons_is_a_line_too() -> None:
+    lines = said("""
+import threading
+threading.Thread(target=lambda: 1 / 0).start()
+class Resource:
+    def __del__(self): raise KeyError("nobody can catch this")
+Resource()
+raise ValueError("the end")
+""")
+    assert {(line["event"], line["exception"].splitlines()[-1]) for line in lines} == {
+        ("uncaught", "ZeroDivisionError: division by zero"),
+        ("uncaught", "KeyError: 'nobody can catch this'"),
+        ("uncaught", "ValueError: the end"),
+    }
+
+
+def test_a_librarys_own_switch_shows_no_request() -> None:
+    """It adds a handler of its own to the root before ours is there, and prints whole requests."""
+    lines = said(
+        """
+for name in ("openai", "openai._base_client", "anthropic", "anthropic._base_client", "httpx2", "httpcore2"):
+    for level in (logging.DEBUG, logging.INFO):
+        logging.getLogger(name).log(level, "Request options: %s", {"prompt": "a secret"})
+    logging.getLogger(name).warning("It is so.")
+""",
+        before="import anthropic, openai",
+        OPENAI_LOG="debug",
+        ANTHROPIC_LOG="debug",
+    )
+    assert [line["event"] for line in lines] == ["It is so."] * 6

@@ -1,8 +1,9 @@
 """uvicorn's HTTP protocol, opened up where it trusts its peer.
 
 It offers the application, as the ASGI extension `relay.connection`, to cut the connection: a stream whose peer takes
-nothing could else not be ended. It gives a peer only so long, and so many bytes, to say what it wants: uvicorn waits
-for ever, as it does for a peer to take an answer. It tells a request whose answer runs that its peer has gone, also if
+nothing could else not be ended. What is no request is counted, and said once a minute with what was wrong: uvicorn says
+it each time, and not what. It gives a peer only so long, and so many bytes, to say what it wants: uvicorn waits for
+ever, as it does for a peer to take an answer. It tells a request whose answer runs that its peer has gone, also if
 others were sent behind it: uvicorn tells only the last. Who does not speak HTTP/1.1 gets none of it: uvicorn sends
 chunks to everybody. And an upgrade to anything but a WebSocket is ignored (RFC 9110, section 7.8), of which Java's
 HttpClient asks with every first request: under uvicorn that costs the request its body.
@@ -14,14 +15,19 @@ import asyncio
 import sys
 from typing import Any, cast
 
+import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
+
+from relay import logging, metrics
 
 EXTENSION = "relay.connection"
 REQUEST_TIMEOUT_S = 20.0  # for the head of a request, and for the first one to begin
 STALL_S = 60.0  # in which a peer must take something of a whole answer; streams have a pulse of their own
 MAX_HEAD_BYTES = 64 * 1024  # and at most one read (of 256 KiB) more; of trailers too
+
+_refused = logging.Recurring(logging.get("http"), "bad_request")
 
 
 def go(state: ServerState) -> None:
@@ -77,6 +83,10 @@ class RelayHttpProtocol(HttpToolsProtocol):
             super().data_received(self._head_without_upgrade())
             super().data_received(cast(bytes, rest))
 
+    def send_400_response(self, msg: str) -> None:
+        _tell_refused(_what_is_wrong(sys.exception()) or msg)
+        super().send_400_response(msg)
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._watch_stall(self.transport.get_write_buffer_size())
@@ -88,7 +98,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._await_head()
-        cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: {"abort": self.transport.abort}}
+        cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: {"abort": self._abort}}
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
@@ -111,7 +121,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Where uvicorn gives up, it is handling the parser's exception, which says how far that came."""
-        upgrade = sys.exc_info()[1]
+        upgrade = sys.exception()
         if upgrade is not None and self._ignores_upgrade():
             self._upgrade_at = upgrade.args[0]
 
@@ -126,6 +136,12 @@ class RelayHttpProtocol(HttpToolsProtocol):
             cycle.keep_alive = cycle.waiting_for_100_continue = False
             app = _without_chunks(app, cycle)
         super()._start_asgi_task(cycle, app)
+
+    def _abort(self) -> None:
+        """Whose answer it is returns before the transport says that it is lost: uvicorn would call that an error."""
+        if self._answering is not None:
+            self._answering.disconnected = True
+        self.transport.abort()
 
     def _watch_stall(self, unsent: int | None) -> None:
         """Look again after STALL_S whether less is unsent; None: no need to."""
@@ -177,3 +193,15 @@ def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3
         await app(scope, receive, send_whole)
 
     return answer
+
+
+def _what_is_wrong(error: BaseException | None) -> str:
+    """In the parser's words, none of which are the peer's; "" where it has none."""
+    if isinstance(error, httptools.HttpParserCallbackError):
+        return "The address or a header cannot be read."
+    return f"{error}." if isinstance(error, httptools.HttpParserError) else ""
+
+
+def _tell_refused(what: str) -> None:
+    metrics.bad_requests.inc()
+    _refused.told(detail=what)

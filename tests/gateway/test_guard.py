@@ -260,5 +260,5 @@ async def test_whatever_is_sent_is_their_fault_and_no_traceback_of_ours(caplog: 
                 assert answer.status < 500, (request[:200], answer)
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record for record in caplog.records if record.levelno > logging.WARNING or record.exc_info] == []
-    assert {line["log_level"] for line in lines} == {"warning"}
+    assert {line["log_level"] for line in lines} == {"warning", "debug"}  # those of a minute but the first
     assert max(len(str(line)) for line in [*lines, *told]) < 1000

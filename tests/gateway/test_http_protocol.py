@@ -6,9 +6,12 @@ import asyncio
 
 import pytest
 import uvicorn
+from prometheus_client import REGISTRY
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
+from relay import logging
 from relay.gateway import http_protocol
 from relay.gateway.event_stream import hung_up
 from tests.gateway.serving import serving
@@ -150,6 +153,53 @@ async def test_a_slow_reader_gets_all_of_an_answer_and_a_stream_is_left_to_its_p
         writer.close()
 
 
+async def test_a_stream_that_is_cut_is_no_error_of_the_application(caplog: pytest.LogCaptureFixture) -> None:
+    over = asyncio.Event()
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"it begins", "more_body": True})
+        scope["extensions"][http_protocol.EXTENSION]["abort"]()
+        over.set()
+
+    async with serving(stream) as connect:
+        reader, writer = await connect()
+        writer.write(GET)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await _said(reader, b"anything more")
+        await over.wait()
+        writer.close()
+    assert not caplog.records
+
+
+_NO_REQUESTS = [
+    (b"SECRET / HTTP/1.1\r\n\r\n", "method"),
+    (b"GET / SECRET\r\n\r\n", "HTTP/"),
+    (b"GET /SECRET\xff HTTP/1.1\r\n\r\n", "url"),
+    (b"GET http://[SECRET HTTP/1.1\r\n\r\n", "The address or a header cannot be read."),
+    (b"GET / HTTP/1.1\r\nX: " + b"SECRET" * 40_000, "The head of the request is too large."),
+]
+
+
+@pytest.mark.parametrize(("sent", "words"), _NO_REQUESTS, ids=[words for _, words in _NO_REQUESTS])
+async def test_what_is_no_request_is_counted_and_said_once_a_minute_without_a_byte_of_it(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, words: str
+) -> None:
+    monkeypatch.setattr(http_protocol, "_refused", logging.Recurring(logging.get("http"), "bad_request"))
+    before = REGISTRY.get_sample_value("relay_bad_requests_total") or 0
+    with capture_logs() as lines:
+        async with serving(_short) as connect:
+            for _ in range(5):
+                _, writer = await connect()
+                writer.write(sent)
+            await until(lambda: REGISTRY.get_sample_value("relay_bad_requests_total") == before + 5, "all are counted")
+    assert [(line["log_level"], line["event"]) for line in lines] == [
+        ("warning", "bad_request"), *[("debug", "bad_request")] * 4,
+    ]  # fmt: skip
+    assert words in lines[0]["detail"]
+    assert "SECRET" not in str(lines)
+
+
 class _Large:
     """An app with far more to say than the kernel holds."""
 
@@ -161,7 +211,7 @@ class _Large:
         self._more_body = more_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.transport = scope["extensions"][http_protocol.EXTENSION]["abort"].__self__
+        self.transport = scope["extensions"][http_protocol.EXTENSION]["abort"].__self__.transport
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % self.SIZE)]})
         await send({"type": "http.response.body", "body": b"x" * self.SIZE, "more_body": self._more_body})
         if self._more_body:
