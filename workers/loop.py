@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Coroutine
+from logging import ERROR
 from traceback import walk_tb
 from typing import Any
 
@@ -17,6 +18,7 @@ from relay import logging, metrics
 _PYTHONS = signal.default_int_handler
 
 log = logging.get("loop")
+_escaped = {event: logging.Recurring(log, event) for event in ("exit_ignored", "unretrieved")}
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -53,7 +55,7 @@ async def _to_its_end(main: Coroutine[Any, Any, None]) -> None:
 def _unretrieved(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if error is None:
-        log.error("unretrieved", detail=context["message"])
+        _escaped["unretrieved"].told(level=ERROR, detail=context["message"])
     else:
         _tell("unretrieved", error)
 
@@ -62,5 +64,6 @@ def _tell(event: str, error: BaseException) -> None:
     """Class and place, never the text."""
     places = [f"{frame.f_code.co_filename}:{line}" for frame, line in walk_tb(error.__traceback__)]
     metrics.bugs.labels("loop").inc()
-    log.error(event, error=type(error).__name__, place=places[-1] if places else "an unknown place")
+    place = places[-1] if places else "an unknown place"
+    _escaped[event].told((type(error), place), level=ERROR, error=type(error).__name__, place=place)
     log.debug(event, places=places)

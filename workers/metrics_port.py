@@ -17,6 +17,7 @@ from relay.errors import SettingsError
 REQUEST_TIMEOUT_S = 2.0  # for the whole request: whoever says or takes it byte by byte would else hold up the rest
 
 log = logging.get("metrics")
+_failing = logging.Recurring(log, "scrape_failed")
 
 
 @contextmanager
@@ -76,7 +77,7 @@ class _Server(TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """socketserver prints a traceback for a scraper that hung up."""
-        log.warning("scrape_failed", detail=str(sys.exception()))
+        _failing.told(detail=type(sys.exception()).__name__)
 
 
 def _cut(connection: socket.socket) -> None:

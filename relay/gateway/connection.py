@@ -24,7 +24,7 @@ from relay.protocol.words import SESSION, new_id
 
 MAX_IN_FLIGHT = 64
 
-log = logging.get("connection")
+_failing = logging.Recurring(logging.get("connection"), "command_failed")
 
 Message = MutableMapping[str, Any]
 
@@ -59,7 +59,6 @@ class Connection:
         self._tails: dict[str, asyncio.Task[None]] = {}  # session → the last of them, for the order
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._closing: asyncio.Task[None] | None = None  # at a drain: once what was asked is answered
-        self._log = log.bind(connection=self._id)
 
     async def run(self, receive: Callable[[], Awaitable[Message]]) -> None:
         """Until the client has gone."""
@@ -177,9 +176,9 @@ class Connection:
                     )
         except ClientError as error:
             self._refuse(error, reply_id, command.session)
-        except Exception:  # a bug of ours: the client gets a calm sentence, the log the trace
+        except Exception as error:  # a bug of ours: the client gets a calm sentence, the log the trace
             metrics.bugs.labels("command").inc()
-            self._log.exception("command_failed", session=command.session)
+            _failing.broke(error, connection=self._id, session=command.session)
             self._refuse(ClientError("internal", "Something went wrong here."), reply_id, command.session)
 
     async def _subscribe(self, command: Subscribe, reply_id: str | None, by: float) -> None:

@@ -31,7 +31,7 @@ PAGE_POLICY = (
     "connect-src 'self'; img-src data:"
 )
 
-log = logging.get("http")
+_failing = logging.Recurring(logging.get("http"), "request_failed")
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -173,7 +173,7 @@ async def on_client_error(request: Request, error: Exception) -> Response:
 
 async def on_bug(request: Request, error: Exception) -> Response:
     metrics.bugs.labels("http").inc()
-    log.error("request_failed", path=request.scope["path"][:MAX_PATH], exc_info=error)
+    _failing.broke(error, endpoint=getattr(request.scope.get("endpoint"), "__name__", None))
     return error_answer(ClientError("internal", "Something went wrong here."))
 
 

@@ -25,6 +25,7 @@ from relay.protocol.words import new_id
 ANSWER_WITHIN_S = 4.5  # the contract says 5
 
 log = logging.get("submissions")
+_untidy = logging.Trouble(log, "tidy_failed", settled_s=logging.SETTLED_S)
 
 
 class Accepted(NamedTuple):
@@ -218,9 +219,10 @@ class Submissions:
                 raise TimeoutError
             async with timeouts.timeout(left_s):
                 await self._intake.tidy(session, stopped)
+            _untidy.over()
         except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()
-            log.warning("tidy_failed", session=session, generation=generation, detail=str(error))
+            _untidy.failed(error, session=session, generation=generation)
 
 
 def _not_kept() -> ClientError:

@@ -20,6 +20,8 @@ MAX_BURST_BYTES = 128 * 1024 + 1024  # one event fits
 _RETRY_S = 0.5
 
 log = logging.get("viewer")
+_behind = logging.Trouble(log, "replay_failed", settled_s=logging.SETTLED_S)  # of all viewers: clients make many
+_feeding, _catching_up = (logging.Recurring(log, event) for event in ("feed_failed", "catch_up_failed"))
 
 
 class Viewer:
@@ -67,8 +69,8 @@ class Viewer:
         if self._sink.writable() and burst.size_bytes <= MAX_BURST_BYTES:
             try:
                 self._sink.burst(burst)
-            except Exception:  # what cannot be said here is not to cost anybody else his frames
-                self._fail("feed_failed")
+            except Exception as error:  # what cannot be said here is not to cost anybody else his frames
+                self._fail(_feeding, error)
                 return
             self._cursor = burst.last
         else:
@@ -145,13 +147,12 @@ class Viewer:
             self._task = asyncio.create_task(self._catching_up(), name=f"catch-up {self.follower.session}")
 
     async def _catching_up(self) -> None:
-        trouble = logging.Trouble(log, "replay_failed", session=self.follower.session)
         while True:
             await self._sink.room()
             if not self._sink.writable():
                 return  # it is gone: there will be no room any more
             if self._keep_up():
-                trouble.over()
+                _behind.over()
                 return
             life = self._life
             try:
@@ -161,15 +162,15 @@ class Viewer:
                     self._subscribed(0, False, None)
             except StorageError as error:
                 metrics.storage_errors.labels("viewer").inc()
-                trouble.failed(error)
+                _behind.failed(error, session=self.follower.session)
                 await asyncio.sleep(_RETRY_S)
-            except Exception:  # a viewer that stops in silence would look like a frozen answer
-                self._fail("catch_up_failed")
+            except Exception as error:  # a viewer that stops in silence would look like a frozen answer
+                self._fail(_catching_up, error)
                 return
 
-    def _fail(self, event: str) -> None:
+    def _fail(self, failing: logging.Recurring, error: Exception) -> None:
         metrics.bugs.labels("viewer").inc()
-        log.exception(event, session=self.follower.session)
+        failing.broke(error, session=self.follower.session)
         self.follower.audience.keeping_up.discard(self)
         self._sink.close(1011, "internal error")
 

@@ -87,6 +87,7 @@ class Fitness:
         self._redis = redis
         self._said = ""
         self._hidden = False
+        self._bug = logging.Trouble(log, "fitness_failed")
 
     async def look(self) -> None:
         """Ask once. Raises nothing: what is new is logged."""
@@ -112,9 +113,10 @@ class Fitness:
             await asyncio.sleep(RETRY_S if self.against else LOOK_S)
             try:
                 await self.look()
-            except Exception:  # a gateway that is not ready would else never be again
+                self._bug.over()
+            except Exception as error:  # a gateway that is not ready would else never be again
                 metrics.bugs.labels("fitness").inc()
-                log.exception("fitness_failed")
+                self._bug.broke(error)
 
     def _say(self, sentence: str) -> None:
         if sentence != self._said:

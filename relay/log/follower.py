@@ -16,6 +16,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from logging import INFO
 
 from relay import logging, metrics
 from relay.errors import StorageError
@@ -40,6 +41,12 @@ _RETRY_S = (0.5, 8.0)  # at first, at most; whatever is heard meanwhile ends the
 _LIVES = 16
 
 log = logging.get("follower")
+# Of all followers together: thousands of them may meet the same outage, or loss. Each looks again within 8 s.
+_blind = logging.Trouble(log, "look_failed", settled_s=20.0)
+_degraded, _restored, _lost, _anew, _disorder = (
+    logging.Recurring(log, event)
+    for event in ("degraded", "restored", "log_lost", "session_began_anew", "out_of_order")
+)
 
 
 class Follower:
@@ -245,12 +252,12 @@ class Follower:
 
     async def _begin_where_something_was_lost(self, lost: Loss, head: int) -> None:
         """Seqs would mean two events in one epoch, or nothing: nobody's cursor is true any more."""
-        log.warning("log_lost", session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
+        _lost.told(session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
         await self._log.rotate(self.session, self.epoch, missing=lost == "missing")
         await self._begin()
 
     async def _watch(self) -> None:
-        trouble, failures = logging.Trouble(log, "look_failed", session=self.session), 0
+        bug, failures = logging.Trouble(log, "follower_failed", session=self.session), 0
         while not self.deleted:
             await self._until_doubted(failures)
             self._doubt.clear()
@@ -259,16 +266,17 @@ class Follower:
                 await self.look()
                 await self._recovery.seek_missing()
                 await self._recovery.seek_orphans()
-                trouble.over()
+                _blind.over()
+                bug.over()
                 failures = 0
                 self._see_again()
             except StorageError as error:
                 metrics.storage_errors.labels("follower").inc()
-                trouble.failed(error)
+                _blind.failed(error, session=self.session)
                 failures += 1
-            except Exception:  # a follower that dies in silence would leave its viewers without a word
+            except Exception as error:  # a follower that dies in silence would leave its viewers without a word
                 metrics.bugs.labels("follower").inc()
-                log.exception("follower_failed", session=self.session)
+                bug.broke(error)
                 failures += 1
 
     async def _until_doubted(self, failures: int) -> None:
@@ -288,11 +296,11 @@ class Follower:
             self._sight.regained()
 
     def _degraded(self) -> None:
-        log.warning("degraded", session=self.session)
+        _degraded.told(session=self.session)
         self.audience.degraded()
 
     def _restored(self) -> None:
-        log.info("restored", session=self.session)
+        _restored.told(level=INFO, session=self.session)
         self.audience.restored()
 
     def _watch_silence(self) -> None:
@@ -325,7 +333,7 @@ class Follower:
         self._take(opened)
         if earlier:
             metrics.epochs.inc()
-            log.warning("session_began_anew", session=self.session, epoch=opened.epoch, head=opened.head)
+            _anew.told(session=self.session, epoch=opened.epoch, head=opened.head)
             if earlier != self.epoch:
                 self._lives.append(earlier)
                 self.missing.add(
@@ -363,9 +371,9 @@ class Follower:
         try:
             self.window.add(seq, body)
             self.audience.add(seq, events.live_frame(self.session, seq, body))
-        except OutOfOrder:
+        except OutOfOrder as error:
             metrics.bugs.labels("follower").inc()
-            log.exception("out_of_order", session=self.session, epoch=self.epoch, seq=seq, frontier=self.frontier)
+            _disorder.broke(error, session=self.session, epoch=self.epoch, seq=seq, frontier=self.frontier)
             self._shifted = True
             self._doubted("order")
             return

@@ -5,6 +5,7 @@ Every method raises StorageError when Redis does not answer; all of them bear a 
 
 from __future__ import annotations
 
+from logging import ERROR
 from typing import Literal, NamedTuple
 
 from relay import logging, metrics
@@ -17,6 +18,7 @@ from relay.log.scripts import queue_script, read
 from relay.protocol.words import PRIORITIES
 
 log = logging.get("queue")
+_unreadable = logging.Recurring(log, "job_left")
 
 MAX_QUEUES = 1000
 MAX_DEAD = 1000  # letters of one queue, the newest
@@ -104,7 +106,7 @@ class Queue:
                 found.append(jobs.read(body))
             except UnreadableJob as error:
                 metrics.storage_errors.labels("queue").inc()
-                log.error("job_left", queue=queue, detail=str(error))
+                _unreadable.told(level=ERROR, queue=queue, detail=str(error))
         return found
 
     async def marks(self, queue: str) -> dict[str, str]:
