@@ -74,7 +74,7 @@ def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, r
     from relay.log.fitness import refuse_unfit
 
     loaded = load(listens=True, host=host, port=port, processes=processes, redis_url=redis)
-    asyncio.run(refuse_unfit(loaded.redis_url))
+    asyncio.run(refuse_unfit(loaded.redis_url, loaded.prefix))
     if loaded.processes > 1:
         several.run(loaded)
         return

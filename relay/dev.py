@@ -34,7 +34,7 @@ def run(settings: Settings, *, own_redis: bool) -> None:
             settings = settings.model_copy(update={"redis_url": url})
         else:
             process = None
-            asyncio.run(refuse_unfit(settings.redis_url, must_answer=True))
+            asyncio.run(refuse_unfit(settings.redis_url, settings.prefix, must_answer=True))
         loop.run(_run(settings, asked, sock, process))
 
 

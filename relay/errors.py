@@ -53,12 +53,14 @@ class StorageError(RelayError):
     """Redis is away, slow, full or answered what it should not; the text says which.
 
     `refused`: Redis answered, and refused this command for what it is; another one may well succeed. Otherwise
-    whether it took effect is unknown, or nothing would be accepted now.
+    whether it took effect is unknown, or nothing would be accepted now. `denied`: the user of Redis lacks a right for
+    it; the text says which. That is no refusal: with the right it succeeds.
     """
 
-    def __init__(self, text: str, *, refused: bool = False) -> None:
+    def __init__(self, text: str, *, refused: bool = False, denied: bool = False) -> None:
         super().__init__(text)
         self.refused = refused
+        self.denied = denied
 
 
 class UnreadableJob(StorageError):

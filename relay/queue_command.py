@@ -96,7 +96,7 @@ def _ask(redis_url: str | None, what: Callable[[Caretaker], Awaitable[T]]) -> T:
         try:
             return await what(stores.caretaker(redis, loaded))
         except StorageError as error:
-            if error.refused:
+            if error.refused or error.denied:
                 raise RelayError(f"Redis refuses this ({error})") from None
             raise RelayError(f"Redis does not answer ({error}); is --redis / RELAY_REDIS_URL right?") from None
         finally:

@@ -56,7 +56,7 @@ async def _until_signalled(loaded: Settings) -> None:
     stopping, at_once = asyncio.Event(), asyncio.Event()
     when_told_to_stop(lambda: (at_once if stopping.is_set() else stopping).set())
     asked = lineup(loaded)  # first: what is wrong with its settings needs no Redis to be said
-    await refuse_unfit(loaded.redis_url)
+    await refuse_unfit(loaded.redis_url, loaded.prefix)
     await worker.run(loaded, asked, stopping, at_once)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         logging.get("worker").error("task_left", task=task.get_name())  # nobody awaits it: a bug of ours

@@ -52,7 +52,7 @@ async def _serve(
     subscriber = stores.subscriber(redis)
     lifeline = Lifeline(settings)
     consumer = Consumer(session_log, queue, subscriber, lineup, settings.queue, settings, lifeline)
-    fitness = Fitness(redis.commands)
+    fitness = Fitness(redis.commands, settings.prefix)
     await fitness.look()
     subscriber.start()
     presence = lifeline.serving = Serving(queue, settings.queue, stopping)

@@ -40,7 +40,7 @@ class Gateway:
         self.settings = settings
         self.limits = settings.limits
         self.redis = Connections(settings.redis_url)
-        self.fitness = Fitness(self.redis.commands)
+        self.fitness = Fitness(self.redis.commands, settings.prefix)
         self.log = stores.session_log(self.redis, settings)
         self.queue = stores.queue(self.redis, settings)
         self.menu = Menu(stores.offers(self.redis, settings), settings.queues, self.limits)

@@ -35,22 +35,52 @@ _OUTAGE_CODES = re.compile(
     r"(?:^|[ -])(?:OOM|READONLY|MISCONF|LOADING|BUSY|NOREPLICAS|NOSCRIPT|NOPERM|NOAUTH|CLUSTERDOWN|MASTERDOWN|TRYAGAIN"
     r"|UNBLOCKED) "
 )
+# What the user of Redis lacks a right for: of a command, or (Redis 6.2 and 7.0; later ones) of a script's.
+_DENIED = re.compile(r"ermissions? to (?:run|access) |The user executing the script can't|ACL failure in script")
+_DENIED_COMMAND = re.compile(r"ermissions to run the '([^' ]+)'")
 # Outages that another server would not mend.
 _RIGHT_SERVER = (MaxConnectionsError, NoPermissionError, NoScriptError, OutOfMemoryError, TryAgainError)
 
 
 def storage_error(what: object, error: Exception) -> StorageError:
-    return StorageError(f"{what}: {type(error).__name__}: {str(error)[:200]}", refused=_refused(error))
+    return StorageError(f"{what}: {in_words(error)}", refused=_refused(error), denied=denied(error))
+
+
+def in_words(error: Exception) -> str:
+    """What a person is to read of it."""
+    if denied(error):
+        return lacks(missing_right(error))
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def denied(error: Exception) -> bool:
+    """Whether the user of Redis may not do this (ACL)."""
+    return isinstance(error, NoPermissionError) or _DENIED.search(str(error)) is not None
+
+
+def lacks(right: str) -> str:
+    """The sentence about rights that are missing. Redis' own names the user, and perhaps nothing else."""
+    return f"the user of Redis lacks a right: {right} (docs/operations.md, A user of its own)"
+
+
+def missing_right(error: Exception) -> str:
+    """As ACL SETUSER takes it where Redis says which; of one of its keys or channels it says no more than that."""
+    said = str(error)
+    if match := _DENIED_COMMAND.search(said):
+        return f"+{match[1].lower()}"
+    if "key" in said:
+        return "~PREFIX:*"
+    return "&PREFIX:*" if "channel" in said else "to a command"
 
 
 def wrong_server(error: Exception) -> bool:
     """Whether another server may have taken this one's place."""
-    return not isinstance(error, _RIGHT_SERVER) and not _refused(error)
+    return not isinstance(error, _RIGHT_SERVER) and not _refused(error) and not denied(error)
 
 
 def _refused(error: Exception) -> bool:
     """Whether it is about this one command; everything else is an outage, which other commands would meet as well."""
-    if not isinstance(error, ResponseError | DataError) or isinstance(error, _OUTAGES):
+    if not isinstance(error, ResponseError | DataError) or isinstance(error, _OUTAGES) or denied(error):
         return False
     return _OUTAGE_CODES.search(str(error)) is None
 

@@ -18,6 +18,7 @@ from redis.crc import key_slot
 
 from relay import logging, metrics, timeouts
 from relay.log.address import Address, Endpoint
+from relay.log.failures import denied, lacks, missing_right
 from relay.log.wire import Wire, connect, credentials
 
 PING_AFTER_S = 0.3
@@ -177,7 +178,7 @@ class Feed:
             elif kind in (b"unsubscribe", b"sunsubscribe"):
                 self._left(name)
         elif isinstance(reply, hiredis.ReplyError) and not str(reply).startswith(_ANSWERS_TO_A_PING):
-            self._refused(str(reply))
+            self._refused(reply)
 
     def _left(self, name: bytes) -> None:
         """We asked for it, or the channel's slot went to another server."""
@@ -188,9 +189,9 @@ class Feed:
         elif name in self.channels:
             self._turn_away([name], moved=True)
 
-    def _refused(self, why: str) -> None:
+    def _refused(self, refusal: hiredis.ReplyError) -> None:
         """An error does not say to which command; a server that is asked again answers again."""
-        code, *rest = why.split(" ")
+        code, *rest = str(refusal).split(" ")
         if code == "MOVED":
             slot, where = int(rest[0]), rest[1].rpartition(":")
             self._hears.moved(slot, where[0], int(where[2]), self.endpoint)
@@ -199,7 +200,7 @@ class Feed:
         if code in _NOT_NOW:
             self._turn_away(list(self._asked), moved=False)
             return
-        self._refusals.failed(why[:200], ERROR)
+        self._refusals.failed(lacks(missing_right(refusal)) if denied(refusal) else str(refusal)[:200], ERROR)
         if self._wire is not None:
             self._wire.abort()
 

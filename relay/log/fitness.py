@@ -15,8 +15,10 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from relay import logging, metrics
 from relay.errors import SettingsError, StorageError
+from relay.log import rights
 from relay.log.connect import AnyRedis, Connections, ping
-from relay.log.failures import cancellable, storage_error
+from relay.log.failures import cancellable, denied, lacks, missing_right, storage_error
+from relay.log.link import Argument
 from relay.log.pool import Pool
 from relay.log.routed import Routed
 
@@ -30,20 +32,48 @@ Server = Pool | Redis
 log = logging.get("redis")
 
 
-async def check(redis: AnyRedis) -> bool:
+async def check(redis: AnyRedis, prefix: str) -> bool:
     """Whether it is known to be fit; False if a server hides its policy.
 
-    Raises StorageError if one does not answer; SettingsError if one evicts, or is a Cluster without sharded pub/sub.
+    Raises StorageError if one does not answer; SettingsError if one evicts, denies us what we need of it, or is a
+    Cluster without sharded pub/sub.
     """
     if not isinstance(redis, Routed):
         return await keep_everything([redis])
     try:
         servers, sharded = await redis.masters(), await redis.sharded()
     except (RedisError, OSError) as error:
+        if denied(error):
+            raise _lacking([missing_right(error)]) from error
         raise storage_error("PING", error) from error
     if sharded and not await _knows(servers[0], "SPUBLISH"):
         raise SettingsError("A Redis Cluster has to be of version 7.0 or newer: this one has no sharded pub/sub")
+    for server in servers:
+        await allow_everything(server, prefix, sharded=sharded)
     return await keep_everything(servers)
+
+
+async def allow_everything(server: Server, prefix: str, *, sharded: bool = False) -> None:
+    """As `check`, of one server's rights. One that cannot be asked just now is not accused."""
+
+    async def ask(*command: Argument) -> Any:
+        return await cancellable(server.execute_command(*command))
+
+    try:
+        lacking = await rights.missing(ask, prefix, sharded=sharded)
+    except (RedisError, OSError) as error:
+        if not denied(error):
+            failure = storage_error("rights", error)
+            if failure.refused:
+                return
+            raise failure from error
+        lacking = [missing_right(error)]
+    if lacking:
+        raise _lacking(lacking)
+
+
+def _lacking(lacking: Sequence[str]) -> SettingsError:
+    return SettingsError(f"The user of Redis may not do all that the relay needs: {lacks(' '.join(lacking))}")
 
 
 async def keep_everything(servers: Sequence[Server]) -> bool:
@@ -57,7 +87,7 @@ async def keep_everything(servers: Sequence[Server]) -> bool:
     return None not in policies
 
 
-async def refuse_unfit(redis_url: str, *, must_answer: bool = False) -> None:
+async def refuse_unfit(redis_url: str, prefix: str, *, must_answer: bool = False) -> None:
     """One look before a process listens or serves. Raises SettingsError.
 
     A Redis that is away refuses nothing, unless it `must_answer`: it is asked again by the process, which says so.
@@ -67,7 +97,7 @@ async def refuse_unfit(redis_url: str, *, must_answer: bool = False) -> None:
     try:
         for _ in range(TRIES):
             try:
-                await check(redis.commands)
+                await check(redis.commands, prefix)
                 if must_answer:
                     await ping(redis.commands, "")  # a server that refuses its database only seems to hide its policy
                 return
@@ -82,9 +112,10 @@ async def refuse_unfit(redis_url: str, *, must_answer: bool = False) -> None:
 class Fitness:
     """What a process knows of its Redis. `against`: the sentence that speaks against serving, "" if there is none."""
 
-    def __init__(self, redis: AnyRedis) -> None:
+    def __init__(self, redis: AnyRedis, prefix: str) -> None:
         self.against = "Redis does not answer."
         self._redis = redis
+        self._prefix = prefix
         self._said = ""
         self._hidden = False
         self._bug = logging.Trouble(log, "fitness_failed")
@@ -92,7 +123,7 @@ class Fitness:
     async def look(self) -> None:
         """Ask once. Raises nothing: what is new is logged."""
         try:
-            told = await check(self._redis)
+            told = await check(self._redis, self._prefix)
         except SettingsError as error:
             self.against = f"{error}."
             self._say(self.against)

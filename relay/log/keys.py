@@ -35,6 +35,8 @@ key, by the same suffixes: `lua_names` hands them over, so that no name is writt
 
 from __future__ import annotations
 
+import re
+
 from relay.protocol.words import PRIORITIES
 
 GROUP = "workers"
@@ -64,6 +66,11 @@ class Keys:
         self._prefix = prefix
         self.queues = f"{prefix}:queues"
         self.offers = f"{prefix}:offers"
+
+    @staticmethod
+    def prefix_of(key: str) -> str:
+        """Of a key with which a script is called."""
+        return re.split(r":[sq]:\{|:queues$|:offers$", key, maxsplit=1)[0]
 
     def session(self, session: str, name: str = "meta") -> str:
         return f"{self._prefix}:s:{{{session}}}:{_SESSION[name]}"

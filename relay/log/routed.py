@@ -43,6 +43,11 @@ class Routed:
         servers = self._servers.map
         return servers.owner(key.encode()) if servers is not None else None
 
+    @property
+    def is_sharded(self) -> bool:
+        """As far as is known."""
+        return self._servers.map is not None and self._servers.map.sharded
+
     async def sharded(self) -> bool:
         """Whether it is a Cluster: then pub/sub is by slot, too, and the verbs are SPUBLISH and SSUBSCRIBE."""
         return (await self._servers.known()).sharded

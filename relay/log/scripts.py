@@ -8,10 +8,13 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
+from relay.errors import StorageError
+from relay.log import rights
 from relay.log.connect import AnyRedis, execute
-from relay.log.failures import storage_error
+from relay.log.failures import denied, lacks, storage_error
 from relay.log.keys import lua_names
 from relay.log.link import Argument as Argument  # what scripts are given
+from relay.log.routed import Routed
 
 _LUA = files("relay.log") / "lua"
 _LOADS = 3  # a slot may move to a server that has not the script either
@@ -19,9 +22,16 @@ _LOADS = 3  # a slot may move to a server that has not the script either
 # While a slot of a Cluster is on its way, the keys of a session may lie on two servers, and a script that finds one of
 # them elsewhere fails in its middle, with one half written. So none begins then: two keys that never exist make the
 # server look whether the slot is open.
+#
+# Whatever else goes wrong there is the server's, but for a right that the user of Redis lacks: waiting brings none.
 _WHOLE_SLOT = """
+local function denied(reply) -- as failures.py
+  local said = type(reply) == 'table' and tostring(reply.err) or ''
+  return string.find(said, 'ACL failure in script', 1, true) or string.find(said, 'user executing the script', 1, true)
+end
 if string.find(KEYS[1], '{', 1, true) then
   local found = redis.pcall('EXISTS', KEYS[1] .. '?', KEYS[1] .. '??')
+  if denied(found) then return found end
   if type(found) == 'table' then return redis.error_reply('TRYAGAIN the slot is on its way to another server') end
 end
 """
@@ -46,7 +56,19 @@ class Script:
                     await execute(redis, key, "SCRIPT LOAD", self.source)
             return await execute(redis, key, "EVALSHA", self._sha, 1, key, *arguments)
         except (RedisError, OSError) as error:
+            if denied(error):
+                raise await self._denied(redis, key, error) from error
             raise storage_error(self.name, error) from error
+
+    async def _denied(self, redis: AnyRedis, key: str, error: Exception) -> StorageError:
+        """Redis does not always say what it is that its user may not do within a script."""
+
+        async def ask(*command: Argument) -> Any:
+            return await execute(redis, key, *command)
+
+        sharded = isinstance(redis, Routed) and redis.is_sharded
+        lacking = await rights.why(ask, key, error, sharded=sharded)
+        return StorageError(f"{self.name}: {lacks(lacking)}", denied=True)
 
 
 async def read(redis: AnyRedis, *reads: tuple[str, ...]) -> list[Any]:

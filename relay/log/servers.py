@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from redis import exceptions
 from redis.asyncio.connection import UnixDomainSocketConnection
 from redis.crc import key_slot
-from redis.exceptions import ClusterDownError, RedisError, ResponseError
+from redis.exceptions import ClusterDownError, NoPermissionError, RedisError, ResponseError
 
 from relay import logging
 from relay.log.address import Address, Endpoint
+from relay.log.failures import in_words
 from relay.log.link import Link
 
 ASK_TIMEOUT_S = 1.0  # of one server, about the others
@@ -100,7 +101,7 @@ class Servers:
         error = task.exception()
         if isinstance(error, Exception):
             self.failures += 1
-            self._trouble.failed(error)
+            self._trouble.failed(in_words(error))
         else:
             self.failures = 0
             self._trouble.over()
@@ -139,6 +140,8 @@ async def _first(ways: list[Awaitable[Map]]) -> Map:
         for answer in asyncio.as_completed(tasks):
             try:
                 return await answer
+            except NoPermissionError as error:
+                failure = error
             except ResponseError as error:
                 failure = exceptions.ConnectionError(str(error))  # it is not about the command that waits for this
             except (RedisError, OSError, TimeoutError) as error:

@@ -83,7 +83,7 @@ async def hide_configuration(admin: Redis) -> None:
 async def test_a_server_that_may_evict_our_keys_is_refused(admin: Redis, redis: Routed, policy: str) -> None:
     await admin.config_set("maxmemory-policy", policy)
     with pytest.raises(SettingsError, match=f"maxmemory-policy is {policy}; set it to noeviction"):
-        await check(redis)
+        await check(redis, "t")
 
 
 async def test_one_that_evicts_among_several_is_refused(admin: Redis, redis: Routed) -> None:
@@ -97,13 +97,13 @@ async def test_one_that_evicts_among_several_is_refused(admin: Redis, redis: Rou
 
 
 async def test_a_server_that_evicts_nothing_is_taken(redis: Routed) -> None:
-    assert await check(redis)
+    assert await check(redis, "t")
 
 
 async def test_a_host_that_hides_its_configuration_is_taken(admin: Redis, redis: Routed) -> None:
     await admin.config_set("maxmemory-policy", "allkeys-lru")
     await hide_configuration(admin)
-    assert not await check(redis)
+    assert not await check(redis, "t")
 
 
 async def test_nobody_there_is_no_verdict() -> None:
@@ -111,17 +111,17 @@ async def test_nobody_there_is_no_verdict() -> None:
         pass
     redis = Connections(gone)
     with pytest.raises(StorageError, match=r"Connection|refused|No such file"):
-        await check(redis.commands)
+        await check(redis.commands, "t")
     await redis.aclose()
 
 
 def test_the_look_before_a_start_refuses_one_that_evicts_and_none_that_is_away() -> None:
     with embedded.server() as url:
-        asyncio.run(refuse_unfit(url))
+        asyncio.run(refuse_unfit(url, "t"))
         asyncio.run(_set_policy(url, "allkeys-lru"))
         with pytest.raises(SettingsError, match="maxmemory-policy"):
-            asyncio.run(refuse_unfit(url))
-    asyncio.run(refuse_unfit(url))
+            asyncio.run(refuse_unfit(url, "t"))
+    asyncio.run(refuse_unfit(url, "t"))
 
 
 async def test_a_process_learns_of_a_policy_that_changes_and_says_each_change_once(
@@ -129,7 +129,7 @@ async def test_a_process_learns_of_a_policy_that_changes_and_says_each_change_on
 ) -> None:
     monkeypatch.setattr(fitness, "RETRY_S", 0.001)
     monkeypatch.setattr(fitness, "LOOK_S", 0.001)
-    known = Fitness(redis)
+    known = Fitness(redis, "t")
     with capture_logs() as lines:
         await known.look()
         assert known.against == ""
@@ -150,7 +150,7 @@ async def test_a_process_that_began_without_redis_says_so_once_and_looks_again()
     with embedded.server() as gone:
         pass
     redis = Connections(gone)
-    known = Fitness(redis.commands)
+    known = Fitness(redis.commands, "t")
     with capture_logs() as lines:
         await known.look()
         await known.look()
@@ -162,7 +162,7 @@ async def test_a_process_that_began_without_redis_says_so_once_and_looks_again()
 
 async def test_a_hidden_policy_is_one_warning_that_names_it(admin: Redis, redis: Routed) -> None:
     await hide_configuration(admin)
-    known = Fitness(redis)
+    known = Fitness(redis, "t")
     with capture_logs() as lines:
         await known.look()
         await known.look()

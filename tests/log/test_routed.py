@@ -65,7 +65,7 @@ async def key_on(servers: Cluster, server: Server) -> str:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 async def test_a_server_of_a_cluster_leads_to_all_of_it_under_a_plain_address(servers: Cluster, seed: int) -> None:
     redis = Connections(f"redis://127.0.0.1:{servers.masters[seed].port}/0")
-    await check(redis.commands)
+    await check(redis.commands, "t")
     assert await publish_verb(redis.append) == "SPUBLISH"
     for key in KEYS:
         await call(redis.commands, "SET", key, key)

@@ -61,7 +61,7 @@ async def test_a_cluster_without_sharded_pub_sub_is_refused_by_name() -> None:
         answers["CLUSTER"] = all_slots(b"$9\r\n127.0.0.1\r\n", port_of(url))
         redis = Connections(url)
         with pytest.raises(RelayError, match=r"7\.0 or newer"):
-            await check(redis.commands)
+            await check(redis.commands, "t")
         await redis.aclose()
 
 
@@ -115,7 +115,7 @@ async def test_a_service_that_no_sentinel_knows_is_named() -> None:
     async with server_that(saying(SENTINEL=b"*-1\r\n")) as sentinel:
         redis = Connections(f"redis+sentinel://127.0.0.1:{port_of(sentinel)}/mine")
         with pytest.raises(StorageError, match="knows no service mine"):
-            await check(redis.commands)
+            await check(redis.commands, "t")
         await redis.aclose()
 
 

@@ -67,7 +67,7 @@ async def test_a_look_at_redis_that_always_breaks_is_one_error_and_its_end_is_to
 
     monkeypatch.setattr(Fitness, "look", look)
     with capture_logs() as lines:
-        watching = asyncio.create_task(Fitness(Redis()).watch())
+        watching = asyncio.create_task(Fitness(Redis(), "t").watch())
         await until(lambda: looks > 6, "it has looked on")
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

@@ -36,6 +36,7 @@ _TRIM = "tests/log/test_trim.py::test_"
 _SNAPSHOTS = "tests/log/test_snapshots.py::test_"
 _UNSERVED = "tests/log/test_unserved.py::test_"
 _VERSIONS = "tests/log/test_versions.py::test_"
+_RIGHTS = "tests/log/test_rights.py::test_"
 
 
 class Change(NamedTuple):
@@ -738,5 +739,43 @@ MUTANTS = [
         [],
         ["tests/client/test_status.py::test_a_submit_that_waits_tells_what_for_each_time_that_this_changes",
          "tests/client/test_status.py::test_a_following_that_a_new_gateway_does_not_take_says_so"],
+    ),
+    Mutant(
+        "a right that is missing is a slot on its way",
+        "relay/log/scripts.py",
+        [Change("  if denied(found) then return found end\n", "")],
+        [],
+        [_RIGHTS + "what_meets_a_right_that_is_missing_names_it"],
+    ),
+    Mutant(
+        "a group that may not be made is not there",
+        "relay/log/lua/queue.lua",
+        [Change("  if denied(reply) then error(reply.err, 0) end\n", "")],
+        [],
+        [_RIGHTS + "a_group_that_may_not_be_made_is_no_group_that_is_not_there"],
+    ),
+    Mutant(
+        "a start without the rights that it takes",
+        "relay/log/fitness.py",
+        [Change("        await allow_everything(server, prefix, sharded=sharded)\n", "        pass\n")],
+        [],
+        [_RIGHTS + "a_right_that_is_missing_is_named_before_a_start"],
+    ),
+    Mutant(
+        "a line for each request that is none",
+        "relay/logging.py",
+        [Change("            is_due = now - told_at >= self._every_s\n", "            is_due = True\n")],
+        [],
+        [
+            "tests/test_logging.py::test_what_anybody_can_cause_is_a_line_a_minute_with_a_count",
+            "tests/gateway/test_http_protocol.py::test_what_is_no_request_is_counted_and_said_once_a_minute_without_a_byte_of_it",
+        ],
+    ),
+    Mutant(
+        "a stream that is cut is an error of ours",
+        "relay/gateway/http_protocol.py",
+        [Change("self._answering.disconnected = True", "pass")],
+        [],
+        ["tests/gateway/test_http_protocol.py::test_a_stream_that_is_cut_is_no_error_of_the_application"],
     ),
 ]  # fmt: skip

@@ -6,7 +6,7 @@
 -- Atomic because a job that is read between two looks would count twice or not at all.
 
 local function group_of(stream)
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  local groups = tolerant('XINFO', 'GROUPS', stream)
   for _, flat in ipairs(groups.err and {} or groups) do
     local group = {}
     for index = 1, #flat, 2 do group[flat[index]] = flat[index + 1] end

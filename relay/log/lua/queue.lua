@@ -27,8 +27,15 @@ local function entry_of(job)
   return string.match(entry, '^(%S+) (%S+)$')
 end
 
--- Without the group (a queue's first reader, or Redis lost it) acknowledging and looking are errors, not news.
+-- Without the group (a queue's first reader, or Redis lost it) acknowledging and looking are errors, not news. A right
+-- that the user of Redis lacks is.
+local function tolerant(...)
+  local reply = redis.pcall(...)
+  if denied(reply) then error(reply.err, 0) end
+  return reply
+end
+
 local function drop_entry(priority, id)
-  redis.pcall('XACK', QUEUE[priority], GROUP, id)
+  tolerant('XACK', QUEUE[priority], GROUP, id)
   redis.call('XDEL', QUEUE[priority], id)
 end

@@ -12,7 +12,7 @@ if not body then
 end
 local priority, id = entry_of(ARGV[1])
 if id and #redis.call('XRANGE', QUEUE[priority], id, id) > 0 then
-  local pending = redis.pcall('XPENDING', QUEUE[priority], GROUP, id, id, 1)
+  local pending = tolerant('XPENDING', QUEUE[priority], GROUP, id, id, 1)
   if pending.err or #pending == 0 then return 'waiting' end
   if pending[1][3] < tonumber(ARGV[2]) then return 'held' end
   drop_entry(priority, id)

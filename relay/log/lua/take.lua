@@ -10,7 +10,7 @@ local function read(stream, count)
   local reply = redis.pcall(unpack(ask))
   if reply and reply.err then
     -- No group yet, or Redis lost it. Any other error comes back from the second try.
-    redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0')
+    tolerant('XGROUP', 'CREATE', stream, GROUP, '0')
     reply = redis.call(unpack(ask))
   end
   return reply and reply[1] and reply[1][2] or {}
