@@ -59,20 +59,20 @@ async def test_one_that_must_answer_is_refused_for_what_it_says(reply: str, reas
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         url = f"redis://bob:geheim@127.0.0.1:{server.sockets[0].getsockname()[1]}/9"
         with pytest.raises(SettingsError) as refused:
-            await refuse_unfit(url, must_answer=True)
+            await refuse_unfit(url, "t", must_answer=True)
     assert str(refused.value) == f"--redis / RELAY_REDIS_URL names a Redis that cannot be used: {reason}"
 
 
 async def test_one_that_is_away_is_refused_where_it_must_answer_and_no_password_is_told() -> None:
     with pytest.raises(SettingsError, match=r"^--redis / RELAY_REDIS_URL names .*127\.0\.0\.1:1\b") as refused:
-        await refuse_unfit("redis://bob:geheim@127.0.0.1:1/0", must_answer=True)
+        await refuse_unfit("redis://bob:geheim@127.0.0.1:1/0", "t", must_answer=True)
     assert "geheim" not in str(refused.value)
-    await refuse_unfit("redis://bob:geheim@127.0.0.1:1/0")  # elsewhere it may come later
+    await refuse_unfit("redis://bob:geheim@127.0.0.1:1/0", "t")  # elsewhere it may come later
 
 
 async def test_one_that_hides_its_policy_is_taken_where_it_must_answer(admin: Redis, url: str) -> None:
     await hide_configuration(admin)
-    await refuse_unfit(url, must_answer=True)
+    await refuse_unfit(url, "t", must_answer=True)
 
 
 async def hide_configuration(admin: Redis) -> None:
