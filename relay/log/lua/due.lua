@@ -2,7 +2,8 @@
 --
 -- KEYS[1] open   ARGV[1] page size   ARGV[2] look_ms: when they are looked at next, unless the reaper says otherwise
 -- ARGV[3] the queue's policy, if the reaper is of one of its workers, else ''   ARGV[4] ttl_ms
--- Returns {now_ms, {job name …}, {job name …}, policy or '', for how long no worker has said that it serves the queue (ms)}.
+-- Returns {now_ms, {job name …}, {job name …}, policy or '', for how many ms no worker has said that it serves the
+-- queue}.
 -- Atomic so that several reapers rarely look at the same row; if they do, everything they do is idempotent.
 
 local function page(index)
@@ -17,8 +18,8 @@ if ARGV[3] ~= '' and policy ~= ARGV[3] then
   redis.call('ZREM', QUEUE.open, '') -- as in look_again
   redis.call('SET', QUEUE.policy, ARGV[3], 'PX', ARGV[4])
 end
--- Where it is not known (nobody ever came, Redis has lost it, its clock went back), that counts from now on, if there is
--- anything to do in the queue.
+-- Where that is not known (nobody ever came, Redis has lost it, its clock went back), it counts from now on, if there
+-- is anything to do in the queue.
 local served = tonumber(redis.call('GET', QUEUE.served))
 if (not served or served > now) and redis.call('EXISTS', QUEUE.open) == 1 then
   redis.call('ZREM', QUEUE.open, '')

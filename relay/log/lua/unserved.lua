@@ -10,8 +10,8 @@ if not state[1] or redis.call('EXISTS', KEY.meta) == 0 then return { 'unknown' }
 if state[1] == 'ended' then return { 'ended' } end
 if state[1] ~= 'queued' or state[2] then return { 'claimed' } end
 if state[3] then return { 'told' } end
--- As the first write it lets the rest through where memory is full (session.lua): a reaper that were refused here would
--- end nothing any more, and one small event per accepted generation is bounded.
+-- As the first write it lets the rest through where memory is full (session.lua). A reaper that is refused here would end
+-- nothing any more, and one small event for each accepted generation is bounded.
 redis.call('HDEL', key, 'lease')
 redis.call('HSET', key, 'unserved', '1')
 write(ARGV[4], ARGV[5])
