@@ -7,7 +7,7 @@ import asyncio
 from relay.client import Status, connect
 from relay.client.reading import Reader
 from relay.protocol.view import SessionView
-from tests.client.scripted import Peer, Scripted
+from tests.client.scripted import TIMEOUT_S, Peer, Scripted
 
 REFUSAL = {"type": "error", "code": "unavailable", "message": "Not now.", "retryable": True, "retry_after_s": 0.01}
 REFUSED = Status("refused", "unavailable: Not now.")
@@ -19,31 +19,36 @@ async def refuse(peer: Peer, kind: str) -> None:
 
 
 async def test_a_submit_that_waits_tells_what_for_each_time_that_this_changes(gateway: Scripted) -> None:
-    told: asyncio.Queue[Status] = asyncio.Queue()
+    statuses: asyncio.Queue[Status] = asyncio.Queue()
+
+    async def told() -> Status:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await statuses.get()
+
     async with asyncio.TaskGroup() as group:
         greeting = group.create_task(gateway.greeted())
-        async with connect(gateway.url, on_status=told.put_nowait) as relay:
+        async with connect(gateway.url, on_status=statuses.put_nowait) as relay:
             peer = await greeting
             submitting = asyncio.create_task(relay.submit("s", "q"))
             await refuse(peer, "subscribe")
-            assert await told.get() == REFUSED
+            assert await told() == REFUSED
             await refuse(peer, "subscribe")  # once is enough
             await peer.subscribed()
-            assert await told.get() == Status("connected")
+            assert await told() == Status("connected")
             await refuse(peer, "submit")
-            assert await told.get() == REFUSED
+            assert await told() == REFUSED
             peer.cut()
-            assert await told.get() == Status("reconnecting")
+            assert await told() == Status("reconnecting")
             peer = await gateway.greeted()
-            assert await told.get() == Status("connected")  # this one has refused nothing
+            assert await told() == Status("connected")  # this one has refused nothing
             await peer.subscribed()
             await peer.send(type="degraded")
-            assert await told.get() == Status("degraded")
+            assert await told() == Status("degraded")
             await peer.send(type="restored")
-            assert await told.get() == Status("connected")
+            assert await told() == Status("connected")
             await peer.accepted()
             await submitting
-            assert told.empty()
+            assert statuses.empty()
 
 
 async def test_a_following_that_a_new_gateway_does_not_take_says_so(gateway: Scripted) -> None:
@@ -59,8 +64,9 @@ async def test_a_following_that_a_new_gateway_does_not_take_says_so(gateway: Scr
             (await greeting).cut()
             peer = await gateway.greeted()
             await refuse(peer, "subscribe")
-            while (change := await anext(following)) != REFUSED:
-                assert change in (Status("reconnecting"), Status("following"))
+            async with asyncio.timeout(TIMEOUT_S):
+                while (change := await anext(following)) != REFUSED:
+                    assert change in (Status("reconnecting"), Status("following"))
             assert (following.state, following.status) == ("refused", REFUSED)
             await peer.subscribed()
             assert await anext(following) == Status("following")
