@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import Literal
 
@@ -28,7 +29,7 @@ from relay.screen import Screen, why
 FIRST_CONNECT_WITHIN_S = 5.0
 _TOLD = 1000  # answers remembered as shown: more than a view keeps
 
-EXIT_FAILED = 1
+EXIT_LEFT, EXIT_FAILED = 0, 1
 
 
 class Tail:
@@ -56,7 +57,10 @@ class Tail:
             except RelayError as error:
                 self._screen.line()
                 return self._screen.done(EXIT_FAILED, str(error))
-        return 0
+            except asyncio.CancelledError:  # Ctrl-C
+                self._screen.done(EXIT_LEFT)
+                raise
+        return EXIT_LEFT
 
     async def _lines(self, following: Following) -> None:
         async for change in following:

@@ -62,6 +62,18 @@ async def test_a_ctrl_c_says_what_is_known_of_the_answer(capsys: pytest.CaptureF
         assert have("relay: stopped\n")
 
 
+async def test_a_refusal_is_the_last_word(capsys: pytest.CaptureFixture[str]) -> None:
+    async with Scripted() as gateway:
+        asking = asyncio.create_task(Question(gateway.url, {"session": "s", "content": "q"}).ask())
+        peer = await gateway.greeted()
+        await peer.subscribed()
+        submit = await peer.command("submit")
+        refusal = {"code": "bad_message", "message": "queue: \x1b[31mnone such.", "retryable": False}
+        await peer.send(type="error", id=submit["id"], session="s", **refusal)
+        assert await asking == 1
+    assert capsys.readouterr().err == "relay: bad_message: queue: ␛[31mnone such.\n"
+
+
 @pytest.mark.parametrize(
     ("reply", "code", "sentence"),
     [

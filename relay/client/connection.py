@@ -39,13 +39,14 @@ async def connect(
     Raises Disconnected if `url` is no gateway or none was reached in time; later, so does whatever is awaited then.
     """
     relay = Relay(url, token=token, give_up_after_s=give_up_after_s, answer_within_s=answer_within_s)
-    if on_status is not None:
-        relay._desk.changed = _Watch(relay._desk, on_status).look
+    watch = _Watch(relay._desk, on_status)
+    relay._desk.changed = watch.look
     task = asyncio.create_task(relay._run(), name="relay client")
     try:
         await relay._reached()
         yield relay
     finally:
+        watch.over = True  # that we leave is no loss
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         relay._desk.fail(Disconnected("the connection was closed"))
@@ -194,12 +195,15 @@ class Relay:
 class _Watch:
     """Tells what the desk's `hindrance` is when it has changed."""
 
-    def __init__(self, desk: Desk, on_status: Callable[[Status], None]) -> None:
+    def __init__(self, desk: Desk, on_status: Callable[[Status], None] | None) -> None:
+        self.over = on_status is None
         self._desk = desk
-        self._on_status = on_status
+        self._on_status = on_status or (lambda status: None)
         self._told: Status | None = None
 
     def look(self) -> None:
+        if self.over:
+            return
         status = self._desk.hindrance
         if status != self._told:
             self._told = status
