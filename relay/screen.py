@@ -6,12 +6,14 @@ one when it is over. No control character of a text reaches a terminal; a pipe o
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from typing import Any
 
 _STATES = {
-    "connecting": "connecting", "asking": "asking", "reconnecting": "the connection is lost; reconnecting",
+    "connecting": "connecting", "asking": "asking",
+    "unanswered": "the gateway has not answered yet", "reconnecting": "the connection is lost; reconnecting",
     "refused": "the gateway cannot do it now; trying again", "degraded": "the relay cannot reach its log",
     "interrupted": "interrupted", "queued": "waiting for a worker", "preparing": "preparing", "thinking": "thinking",
     "retrying": "trying again",
@@ -22,6 +24,7 @@ _DETAILS = {
 }  # fmt: skip
 _TROUBLES = ("reconnecting", "refused", "degraded", "interrupted", "retrying")
 _OVER = "going on"
+_SLOW_S = 1.0
 _MAX_DETAIL = 200  # characters
 _ERASE = "\r\x1b[K"
 
@@ -130,6 +133,35 @@ class Screen:
             sys.stderr.write(_ERASE + visible(shown if len(shown) <= width else f"{shown[: width - 1]}…"))
             sys.stderr.flush()
             self._shown = shown
+
+
+class Waiting:
+    """What is seen from the moment at which something is asked of a gateway until it has `answered`."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.over = False
+        self._screen = screen
+        self._hindered = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def asked(self) -> None:
+        self._screen.state("asking")
+        self._timer = asyncio.get_running_loop().call_later(_SLOW_S, self._slow)
+
+    def told(self, state: str, detail: str) -> None:
+        """Why there is no answer yet. Later the answer says so itself."""
+        if not self.over:
+            self._hindered = state != "connected"
+            self._screen.state(state if self._hindered else "asking", detail)
+
+    def answered(self) -> None:
+        self.over = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _slow(self) -> None:
+        if not self._hindered:
+            self._screen.state("unanswered")
 
 
 def _columns() -> int:

@@ -25,7 +25,7 @@ from relay.client import (
     connect,
 )
 from relay.protocol.view import Frame
-from relay.screen import Screen, why
+from relay.screen import Screen, Waiting, why
 
 FIRST_CONNECT_WITHIN_S = 5.0
 RECONNECT_WITHIN_S = 120.0
@@ -41,27 +41,29 @@ class Question:
         self._url = url
         self._submit = submit
         self._stop = asyncio.Event()
-        self._accepted = False
         self._over = False  # it has ended: nothing is left to stop
         self._screen = Screen()
+        self._waiting = Waiting(self._screen)  # to be accepted
 
     async def ask(self) -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupted)
         self._screen.state("connecting")
         async with AsyncExitStack() as stack:
             try:
-                opening = connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._waits)
+                opening = connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._told)
                 relay = await stack.enter_async_context(opening)
                 relay.give_up_after_s = RECONNECT_WITHIN_S
-                self._screen.state("asking")
+                self._waiting.asked()
                 answer = await relay.submit(**self._submit)
-                self._accepted = True
+                self._waiting.answered()
                 stopping = asyncio.create_task(self._stop_when_asked(answer), name="stop")
                 stack.push_async_callback(_cancelled, stopping)
                 end = await self._show(answer)
                 self._over = True
                 return await self._finish(relay, answer, end)
             except RelayError as error:
+                self._waiting.answered()
+                self._over = True
                 return self._screen.done(EXIT_FAILED, str(error))
 
     async def _show(self, answer: Answer) -> Frame:
@@ -88,14 +90,12 @@ class Question:
             return self._screen.done(EXIT_STOPPED, "stopped")
         return self._screen.done(EXIT_FAILED, why(end))
 
-    def _waits(self, status: Status) -> None:
-        """Why it is not accepted yet; later the answer says so itself."""
-        if not self._accepted:
-            self._screen.state("asking" if status.state == "connected" else status.state, status.detail)
+    def _told(self, status: Status) -> None:
+        self._waiting.told(status.state, status.detail)
 
     def _interrupted(self) -> None:
         """The first Ctrl-C stops the answer, the second leaves; before there is an answer, the first one does."""
-        if not self._accepted:
+        if not self._waiting.over:
             self._leave("left before the question was accepted")
         elif self._over:
             self._leave("left")

@@ -24,7 +24,7 @@ from relay.client import (
     connect,
 )
 from relay.protocol.view import SessionView
-from relay.screen import Screen, why
+from relay.screen import Screen, Waiting, why
 
 FIRST_CONNECT_WITHIN_S = 5.0
 _TOLD = 1000  # answers remembered as shown: more than a view keeps
@@ -41,23 +41,26 @@ class Tail:
         self._start = start
         self._as_json = as_json
         self._screen = Screen()
-        self._entered = False
+        self._waiting = Waiting(self._screen)  # to follow
 
     async def run(self) -> int:
         self._screen.state("connecting")
         async with AsyncExitStack() as stack:
             try:
-                opening = connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._status)
+                opening = connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._told)
                 relay = await stack.enter_async_context(opening)
                 relay.give_up_after_s = None
+                self._waiting.asked()
                 following = await stack.enter_async_context(relay.follow(self._session, start=self._start))
-                self._entered = True
+                self._waiting.answered()
                 self._screen.state("following")
                 await self._lines(following) if self._as_json else await self._transcript(following)
             except RelayError as error:
+                self._waiting.answered()
                 self._screen.line()
                 return self._screen.done(EXIT_FAILED, str(error))
             except asyncio.CancelledError:  # Ctrl-C
+                self._waiting.answered()
                 self._screen.done(EXIT_LEFT)
                 raise
         return EXIT_LEFT
@@ -76,10 +79,8 @@ class Tail:
                 transcript.rebuilding(change.head)
             transcript.look(following.status)
 
-    def _status(self, status: Status) -> None:
-        """Before it follows; later the following says so itself."""
-        if not self._entered:
-            self._screen.state(status.state, status.detail)
+    def _told(self, status: Status) -> None:
+        self._waiting.told(status.state, status.detail)
 
 
 def lines(change: Applied | Rebuilt | Lost) -> list[str]:

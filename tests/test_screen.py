@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from relay.client import Applied
-from relay.screen import Screen
+from relay.screen import Screen, Waiting
 from relay.tail import lines
+from tests.scenarios.processes import until
 
 _SEND = "from relay.screen import Screen; screen = Screen(); screen.write({text!r}); {more}screen.done(1, 'No.')"
 
@@ -191,3 +192,35 @@ def test_in_the_middle_of_a_text_a_terminal_shows_trouble_in_a_line_of_its_own(m
         screen.state("retrying", "provider")
         screen.state("retrying", "provider")
         assert seen.read(1) == "\nrelay: trying again (the model failed) …\n"
+
+
+async def test_on_a_terminal_a_gateway_that_is_slow_to_answer_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.screen._SLOW_S", 0.01)
+    with outputs(monkeypatch, stdout=True, stderr=True) as seen:
+        slow = Waiting(Screen())
+        slow.asked()
+        said: list[str] = []
+
+        def slowness_is_told() -> bool:
+            said.append(seen.read(1))
+            return "the gateway has not answered yet" in "".join(said)
+
+        await until(slowness_is_told)
+        slow.told("refused", "unavailable: Not now.")
+        assert "trying again (unavailable: Not now.) …" in seen.read(1)
+        slow.answered()
+        slow.told("reconnecting", "")
+        assert seen.read(1) == ""
+
+
+async def test_what_is_in_the_way_is_not_taken_for_slowness(monkeypatch: pytest.MonkeyPatch) -> None:
+    with outputs(monkeypatch, stdout=True, stderr=True) as seen:
+        waiting = Waiting(Screen())
+        waiting.asked()
+        waiting.told("reconnecting", "")
+        seen.read(1)
+        waiting._slow()
+        assert seen.read(1) == ""
+        waiting.told("connected", "")
+        assert "asking" in seen.read(1)
+        waiting.answered()
