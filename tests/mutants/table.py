@@ -543,7 +543,7 @@ MUTANTS = [
         ["tests/workers/test_providers.py::test_a_server_that_takes_the_connection_is_reached_however_busy_we_are"],
     ),
     Mutant(
-        "a folder of the living that is taken for one of the dead",
+        "a living folder that is taken for a dead one's",
         "relay/private_folder.py",
         [Change("        if _locked(lock) and _is_still(path, lock):", "        if True:")],
         [],
