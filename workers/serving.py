@@ -28,6 +28,7 @@ class Serving:
         self._stopping = stopping
         self._said_at = time.monotonic()
         self._trouble = logging.Trouble(log, "serve_failed", queue=name)
+        self._bug = logging.Trouble(log, "serving_failed", queue=name)
 
     @property
     def is_late(self) -> bool:
@@ -47,6 +48,10 @@ class Serving:
             await self._queue.serve(self.name)
             self.said()
             self._trouble.over()
+            self._bug.over()
         except StorageError as error:
             metrics.storage_errors.labels("serving").inc()
             self._trouble.failed(error)
+        except Exception as error:  # the next second may do better, and else the lifeline says it
+            metrics.bugs.labels("serving").inc()
+            self._bug.broke(error)

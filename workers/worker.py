@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from relay import logging
+from relay import logging, metrics
 from relay.log import stores
 from relay.log.connect import Connections
 from relay.log.fitness import Fitness
@@ -87,7 +87,13 @@ async def _serve(
 
 async def _keep_offering(offers: Offers, lineup: Lineup, queue: str, worker: str, stopping: asyncio.Event) -> None:
     """Until cancelled. A worker that is to go offers nothing more."""
+    bug = logging.Trouble(log, "offering_failed")
     while True:
         await asyncio.sleep(LOOK_S)
-        lineup.measure()
-        await offers.make_known([] if stopping.is_set() else lineup.offers(queue, worker))
+        try:
+            lineup.measure()
+            await offers.make_known([] if stopping.is_set() else lineup.offers(queue, worker))
+            bug.over()
+        except Exception as error:  # gateways would soon refuse what only this worker can make
+            metrics.bugs.labels("worker").inc()
+            bug.broke(error)

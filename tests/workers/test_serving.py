@@ -15,19 +15,19 @@ from workers.serving import Serving
 
 
 class Away:
-    """A queue that Redis does not answer for while `away`; counts what it is told."""
+    """A queue that fails with `away`; counts what it is told."""
 
     def __init__(self) -> None:
-        self.away = False
+        self.away: Exception | None = None
         self.said = 0
         self.asked = asyncio.Condition()
 
     async def serve(self, name: str) -> None:
         async with self.asked:
-            self.said += not self.away
+            self.said += self.away is None
             self.asked.notify_all()
-        if self.away:
-            raise StorageError("away")
+        if self.away is not None:
+            raise self.away
 
     async def until_said(self, times: int) -> None:
         async with asyncio.timeout(20), self.asked:
@@ -45,18 +45,24 @@ async def test_it_says_so_again_and_again_and_no_more_once_it_is_to_go(monkeypat
     assert not Serving(queue, "default", stopping).is_late  # type: ignore[arg-type]
 
 
-async def test_an_outage_ends_nothing_and_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(StorageError("away"), ("serve_failed", "warning")), (ValueError("a bug"), ("serving_failed", "error"))],
+)
+async def test_what_goes_wrong_ends_nothing_and_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, told: tuple[str, str]
+) -> None:
     monkeypatch.setattr(serving_module, "SERVE_S", 0.01)
     queue, stopping = Away(), asyncio.Event()
-    queue.away = True
+    queue.away = error
     with capture_logs() as lines:
         serving = Serving(queue, "default", stopping)  # type: ignore[arg-type]
         for _ in range(3):
             await serving.say()
-        queue.away = False
+        queue.away = None
         await serving.say()
-    told = [(line["event"], line["log_level"]) for line in lines if line["log_level"] != "debug"]
-    assert told == [("serve_failed", "warning"), ("recovered", "info")]
+    lines = [line for line in lines if line["log_level"] != "debug"]
+    assert [(line["event"], line["log_level"]) for line in lines] == [told, ("recovered", "info")]
     assert queue.said == 1
 
 
