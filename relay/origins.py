@@ -81,7 +81,8 @@ def check_origins(allowed: str) -> str:
     """Raises ValueError that says of each entry which can never match what to write instead."""
     faults = {given.strip(): _fault(_normal(given)) for given in allowed.split(",") if given.strip()}
     if wrong := [f"{given} {fault}" for given, fault in faults.items() if fault is not None]:
-        raise ValueError("; ".join(wrong))
+        # The environment may hold bytes that are no UTF-8, which no message can be made of.
+        raise ValueError("; ".join(wrong).encode(errors="backslashreplace").decode())
     return allowed
 
 

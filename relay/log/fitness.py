@@ -127,8 +127,8 @@ class Fitness:
         except SettingsError as error:
             self.against = f"{error}."
             self._say(self.against)
-        except StorageError as error:  # one that was known stays known: its outages are told elsewhere
-            if not self._said:
+        except StorageError as error:
+            if self.against and not self._said:  # one that was known stays known: its outages are told elsewhere
                 self._say(f"Redis does not answer ({error}); is --redis / RELAY_REDIS_URL right?")
         else:
             if self._said:

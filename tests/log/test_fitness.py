@@ -146,6 +146,23 @@ async def test_a_process_learns_of_a_policy_that_changes_and_says_each_change_on
     assert lines[0]["log_level"] == "error"
 
 
+async def test_an_outage_of_one_that_was_known_is_told_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, redis: Routed
+) -> None:
+    known = Fitness(redis, "t")
+    await known.look()
+
+    async def away(redis: object, prefix: str) -> bool:
+        raise StorageError("away")
+
+    with capture_logs() as lines:
+        monkeypatch.setattr(fitness, "check", away)
+        await known.look()
+        monkeypatch.undo()
+        await known.look()
+    assert (known.against, lines) == ("", [])
+
+
 async def test_a_process_that_began_without_redis_says_so_once_and_looks_again() -> None:
     with embedded.server() as gone:
         pass

@@ -38,6 +38,15 @@ class Hand:
     def was_frozen(self, since_s: float, until_s: float) -> bool:
         return any(began_s <= until_s and ended_s >= since_s for began_s, ended_s in self.frozen)
 
+    def naps(self, awake_s: float) -> list[tuple[float, float]]:
+        """When it was frozen; times between which it was awake for less than `awake_s` are one."""
+        joined: list[tuple[float, float]] = []
+        for began_s, ended_s in self.frozen:
+            if joined and began_s - joined[-1][1] < awake_s:
+                began_s, _ = joined.pop()
+            joined.append((began_s, ended_s))
+        return joined
+
     def lost(self, generation: str) -> bool:
         """Whether it has found itself replaced, or was killed before it could."""
         told = [line["why"] for line in self.process.lines() if line.get("generation") == generation and "why" in line]

@@ -233,7 +233,7 @@ def _stray(call: Call, calls: dict[str, list[Call]], hands: Hands) -> bool:
     others = [one.started_at for one in calls[call.prompt] if one.started_at < call.started_at and not hand.made(one)]
     return any(
         0 <= call.started_at - woke_s < HALF_WAY_S and any(at_s > froze_s for at_s in others)
-        for froze_s, woke_s in hand.frozen
+        for froze_s, woke_s in hand.naps(HALF_WAY_S)  # it may have been awake in between, and not for long enough
     )
 
 
