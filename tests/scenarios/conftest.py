@@ -11,9 +11,16 @@ from pathlib import Path
 import pytest
 
 from relay import embedded
+from tests.scenarios.processes import templates
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.server import Server
 from tests.scenarios.world import World, world
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates() -> Iterator[None]:
+    with templates():
+        yield
 
 
 @pytest.fixture(scope="session")

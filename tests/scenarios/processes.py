@@ -11,9 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from tests.scenarios.template import Forked, Template
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
@@ -58,6 +61,36 @@ def alive(pid: int) -> bool:
         return False
 
 
+_templates: list[Template] = []
+
+
+@contextmanager
+def templates() -> Iterator[None]:
+    """Inside, processes are forks of one that has read their modules already."""
+    _templates.append(Template(_clean()))
+    try:
+        yield
+    finally:
+        _templates.pop().close()
+
+
+def _clean() -> dict[str, str]:
+    """Nothing of this machine's settings may reach a process: a key would choose another provider."""
+    ours = ("RELAY_", "OPENAI_", "ANTHROPIC_", "AGENT_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours) and name != "PORT"}
+    clean["PYTHONPATH"] = os.pathsep.join([*WATCHING, *filter(None, [clean.get("PYTHONPATH")])])
+    return clean
+
+
+def _begin(
+    command: list[str], environment: dict[str, str], out: BinaryIO, err: BinaryIO
+) -> Forked | subprocess.Popen[bytes]:
+    for template in _templates:
+        if template.serves(command, environment):
+            return template.fork(command, environment, out, err)
+    return subprocess.Popen(command, env=environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
+
+
 class Process:
     """One process of ours; its log lines are JSON on stderr."""
 
@@ -66,18 +99,8 @@ class Process:
         self.expected: set[str] = set()  # events that may be logged as errors
         self.stderr = directory / f"{name}.err"
         self.stdout = directory / f"{name}.out"
-        # Nothing of this machine's settings may reach it: a key in the environment would choose another provider.
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("RELAY_", "OPENAI_", "ANTHROPIC_", "AGENT_"))}
-        clean.pop("PORT", None)
-        clean["PYTHONPATH"] = os.pathsep.join([*WATCHING, *filter(None, [clean.get("PYTHONPATH")])])
         with self.stderr.open("wb") as err, self.stdout.open("wb") as out:
-            self._popen = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]],
-                env={**clean, **environment},
-                stdout=out,
-                stderr=err,
-                stdin=subprocess.DEVNULL,
-            )
+            self._popen = _begin([str(BIN / command[0]), *command[1:]], {**_clean(), **environment}, out, err)
 
     @property
     def pid(self) -> int:
