@@ -151,7 +151,9 @@ async def test_data_keeps_its_place_in_the_text_for_everybody_and_for_good(
 ) -> None:
     relay.settings["RELAY_TRIM_AFTER_S"] = "1"
     gateway = await relay.gateway(RELAY_VIEWER_BUFFER_BYTES="1024")
-    worker = await relay.worker("--app", "own_chat:shows", provider="app", PYTHONPATH=importable)
+    worker = await relay.worker(
+        "--app", "own_chat:shows", provider="app", PYTHONPATH=importable, RELAY_BATCH_SIZE="3"
+    )  # fmt: skip
     live, slow, late = (Client(gateway.url, "s") for _ in range(3))
     async with connect(gateway.url) as python, live:
         await live.subscribe()
