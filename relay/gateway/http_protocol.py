@@ -80,8 +80,13 @@ class RelayHttpProtocol(HttpToolsProtocol):
         rest = memoryview(data)
         while self._upgrade_at is not None and not self.transport.is_closing():
             rest, self._upgrade_at = rest[self._upgrade_at :], None
-            super().data_received(self._head_without_upgrade())
-            super().data_received(cast(bytes, rest))
+            head = self._head_without_upgrade()
+            # Another parser: this one believes that the message is over, and with `close` or HTTP/1.0 the connection.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            super().data_received(head)
+            if not self.transport.is_closing():
+                super().data_received(cast(bytes, rest))
 
     def send_400_response(self, msg: str) -> None:
         _tell_refused(_what_is_wrong(sys.exception()) or msg)

@@ -300,6 +300,35 @@ async def test_an_upgrade_to_anything_else_is_as_if_nobody_had_asked_for_it(size
         writer.close()
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1\r\nHost: x\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n",
+        b"HTTP/1.0\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n",
+    ],
+    ids=["close", "HTTP/1.0"],
+)
+async def test_whoever_asks_for_an_upgrade_and_for_the_end_of_the_connection_gets_an_answer(head: bytes) -> None:
+    async with serving(_echo) as connect:
+        for asked, answer in ((b"GET /b " + head + b"\r\n", b"GET /b ."),
+                              (b"POST /a " + head + b"Content-Length: 5\r\n\r\nhello", b"POST /a hello.")):  # fmt: skip
+            reader, writer = await connect()
+            writer.write(asked)
+            told = await asyncio.wait_for(reader.read(), PATIENCE_S)
+            assert told.endswith(b"\r\n\r\n" + answer)
+            writer.close()
+
+
+async def test_what_fails_without_its_upgrade_is_counted_once() -> None:
+    before = REGISTRY.get_sample_value("relay_bad_requests_total") or 0
+    async with serving(_echo) as connect:
+        reader, writer = await connect()
+        writer.write(b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n" + _TO_HTTP_2 + b"\r\nhello")
+        assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+    assert REGISTRY.get_sample_value("relay_bad_requests_total") == before + 1
+
+
 async def test_any_number_of_such_upgrades_in_one_read_is_no_more_than_as_many_requests(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

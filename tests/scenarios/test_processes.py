@@ -127,11 +127,12 @@ async def test_what_two_processes_did_adds_up_and_stays_when_one_is_killed_and_r
 
 async def test_a_process_that_dies_again_and_again_is_replaced_less_and_less_often(relay: World) -> None:
     gateway = await _two_processes(relay)
-    for number in range(1, 4):
+    for number in range(1, 5):
         os.kill(_started(gateway, 1)[-1], signal.SIGKILL)
         await _lives(gateway, 1, number + 1)
     pauses = [line["replaced_in_s"] for line in gateway.lines() if line.get("event") == "process_died"]
-    assert pauses == [0.1, 0.2, 0.4]
+    expected = [0.1, 0.2, 0.4, 0.8]
+    assert pauses in (expected, [0.0, *expected[:3]])  # on a busy machine the first one was there for long
     assert (await gateway.http("GET", "/healthz"))[0] == 200
 
 
