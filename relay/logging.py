@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -102,15 +104,22 @@ class _WhoeverReads(TextIOBase):
     def write(self, text: str) -> int:
         try:
             self._file.write(text)
-        except OSError:
-            pass  # nobody is left to be told
+        except OSError as error:
+            self._failed(error)
         return len(text)
 
     def flush(self) -> None:
         try:
             self._file.flush()
-        except OSError:
-            pass
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        """Nobody is left to be told. What the file still holds would make a calm end an exit code of 120."""
+        if error.errno in (errno.EIO, errno.EPIPE):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._file.fileno())
+            os.close(nowhere)
 
 
 class Trouble:
