@@ -55,7 +55,7 @@ def _take_over_libraries(
 
     The level is the handler's, too: a library that has one of its own (OPENAI_LOG=debug) may print whole requests.
     """
-    libraries = logging.StreamHandler(stderr)
+    libraries = _Libraries(stderr)
     libraries.setLevel(least)
     libraries.addFilter(_SeldomOfEachPlace())
     libraries.setFormatter(
@@ -78,7 +78,9 @@ def _take_over_the_interpreter() -> None:
             get("process").error("uncaught", exc_info=(kind, error, trace))
 
     sys.excepthook = uncaught
-    threading.excepthook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+    threading.excepthook = lambda told: (
+        None if told.exc_type is SystemExit else uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+    )
     sys.unraisablehook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
 
 
@@ -213,6 +215,13 @@ class _Seldom:
             return unlogged if is_due else None
 
 
+class _Libraries(logging.StreamHandler[TextIO]):
+    """What does not fit its own format is told by its place: Python prints the arguments, which may be anything."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        get(record.name).error("unreadable_log_line", place=f"{record.pathname}:{record.lineno}")
+
+
 class _SeldomOfEachPlace(logging.Filter):
     """A client can have some of the lines of libraries written as often as it likes. `unlogged`: as of Recurring."""
 
@@ -224,7 +233,10 @@ class _SeldomOfEachPlace(logging.Filter):
         if (record.name, record.msg) in _TOLD_BY_US:
             return False
         error = record.exc_info[1] if record.exc_info else None
-        unlogged = self._seldom.unlogged((record.name, record.pathname, record.lineno, error and _place(error)))
+        place: Hashable = (record.pathname, record.lineno, error and _place(error))
+        if record.name == "py.warnings":  # all are logged from one place; theirs begins the text
+            place = record.getMessage().partition("\n")[0]
+        unlogged = self._seldom.unlogged((record.name, place))
         record.unlogged = unlogged
         return unlogged is not None
 

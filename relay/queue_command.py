@@ -98,7 +98,7 @@ def _ask(redis_url: str | None, what: Callable[[Caretaker], Awaitable[T]]) -> T:
         except StorageError as error:
             if error.refused or error.denied:
                 raise RelayError(f"Redis refuses this ({error})") from None
-            raise RelayError(f"Redis does not answer ({error}); is --redis / RELAY_REDIS_URL right?") from None
+            raise RelayError(f"Redis cannot be used ({error}); is --redis / RELAY_REDIS_URL right?") from None
         finally:
             await redis.aclose()
 

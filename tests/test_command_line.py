@@ -117,7 +117,7 @@ def test_a_person_reads_of_an_unknown_setting_on_stderr(monkeypatch: pytest.Monk
     assert result.stdout == ""
     first, second = result.stderr.splitlines()
     assert first == "relay: unknown setting RELAY_PROT; did you mean RELAY_PORT?"
-    assert second.startswith("relay: Redis does not answer")
+    assert second.startswith("relay: Redis cannot be used")
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,24 @@ for name in ("openai", "openai._base_client", "anthropic", "anthropic._base_clie
         ANTHROPIC_LOG="debug",
     )
     assert [line["event"] for line in lines] == ["It is so."] * 6
+
+
+def test_each_warning_of_pythons_is_a_kind_of_its_own_and_no_argument_of_a_bad_line_is_told() -> None:
+    program = """
+import logging, sys, threading, warnings
+from relay import logging as ours
+ours.configure("info")
+warnings.warn("one")
+for _ in range(3):
+    warnings.warn("two")
+logging.getLogger("theirs").error("a %d %d", "a secret")
+thread = threading.Thread(target=sys.exit)
+thread.start()
+thread.join()
+"""
+    ran = subprocess.run([sys.executable, "-W", "always", "-c", program], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert [(line["part"], line["event"].partition("Warning: ")[2][:3] or line["event"]) for line in lines] == [
+        ("py.warnings", "one"), ("py.warnings", "two"), ("theirs", "unreadable_log_line"),
+    ]  # fmt: skip
+    assert "secret" not in ran.stderr

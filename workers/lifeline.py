@@ -60,6 +60,7 @@ class Lifeline:
         self._renewing: dict[Lease, Future[None]] = {}
         self._seen_at = time.monotonic()
         self._given_up = False
+        self._not_served = logging.Trouble(log, "serve_failed")
         self._trouble, self._bug = (
             logging.Trouble(log, "renewal_failed", settled_s=logging.SETTLED_S) for _ in range(2)
         )
@@ -136,9 +137,10 @@ class Lifeline:
         try:
             await queue.serve(self.serving.name)
             self.serving.said()
+            self._not_served.over()
         except StorageError as error:
             metrics.storage_errors.labels("lifeline").inc()
-            self._trouble.failed(error)
+            self._not_served.failed(error)
         except Exception as error:  # leases are still to be renewed
             metrics.bugs.labels("lifeline").inc()
             self._bug.broke(error)

@@ -137,6 +137,8 @@ class Link:
         if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
             return  # cut in the middle
         status = error.response.status_code if isinstance(error, InvalidStatus) else 400
+        if status == 404:
+            raise Disconnected(f"there is no relay at {self.url} (HTTP 404); is a part of its path missing?") from error
         if status < 500 and status not in _TRY_AGAIN:
             raise Disconnected(f"{self.url} refused the connection: {error}") from error
 

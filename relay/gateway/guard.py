@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from starlette.datastructures import Headers
@@ -95,7 +96,7 @@ class Refusals:
         self._clock = clock
         self._told: set[tuple[str, ...]] = set()
         self._since = 0.0
-        self._untold = 0
+        self._untold: Counter[str] = Counter()
 
     def tell(self, event: str, **sent: str) -> None:
         if self._clock() - self._since >= TOLD_EVERY_S:
@@ -104,11 +105,10 @@ class Refusals:
         shown = {name: _shown(value) for name, value in sent.items()}
         what = (event, *shown.values())
         if what in self._told or len(self._told) >= _TOLD_AT_ONCE:
-            self._untold += 1
+            self._untold[event] += 1
             return
         self._told.add(what)
-        log.warning(event, **shown, setting=_SETTING, untold=self._untold)
-        self._untold = 0
+        log.warning(event, **shown, setting=_SETTING, untold=self._untold.pop(event, 0))
 
 
 def _ambiguous(headers: Headers) -> ClientError | None:

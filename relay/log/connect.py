@@ -37,9 +37,9 @@ class Connections:
     `servers`: what all of them know of where to ask; subscriptions share it.
     """
 
-    def __init__(self, url: str) -> None:
-        """Connects to nothing yet. Raises SettingsError."""
-        self.servers = Servers(parse(url))
+    def __init__(self, url: str, *, quiet: bool = False) -> None:
+        """Connects to nothing yet. `quiet`: whoever asks says what is wrong, no log. Raises SettingsError."""
+        self.servers = Servers(parse(url), quiet=quiet)
         self.append = self._client(APPEND_TIMEOUT_S)
         self.leases = self._client(APPEND_TIMEOUT_S)
         self.blocking = self._client(BLOCK_S + COMMAND_TIMEOUT_S)

@@ -50,7 +50,17 @@ def in_words(error: Exception) -> str:
     """What a person is to read of it."""
     if denied(error):
         return lacks(missing_right(error))
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    return refused_entry(error) or f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def refused_entry(error: BaseException | None) -> str:
+    """What is wrong with user or password, "" if nothing is: Redis answers, and not us. It quotes neither."""
+    said = str(error)
+    if "username-password" in said or "WRONGPASS" in said:
+        return "it refuses this user or password"
+    if "NOAUTH" in said or "HELLO must be called" in said or "Authentication required" in said:
+        return "it wants a password"
+    return ""
 
 
 def denied(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from relay import logging, metrics
 from relay.errors import SettingsError, StorageError
 from relay.log import rights
 from relay.log.connect import AnyRedis, Connections, ping
-from relay.log.failures import cancellable, denied, lacks, missing_right, storage_error
+from relay.log.failures import cancellable, denied, lacks, missing_right, refused_entry, storage_error
 from relay.log.link import Argument
 from relay.log.pool import Pool
 from relay.log.routed import Routed
@@ -92,7 +92,7 @@ async def refuse_unfit(redis_url: str, prefix: str, *, must_answer: bool = False
 
     A Redis that is away refuses nothing, unless it `must_answer`: it is asked again by the process, which says so.
     """
-    redis = Connections(redis_url)
+    redis = Connections(redis_url, quiet=True)
     failure: StorageError | None = None
     try:
         for _ in range(TRIES):
@@ -129,7 +129,7 @@ class Fitness:
             self._say(self.against)
         except StorageError as error:
             if self.against and not self._said:  # one that was known stays known: its outages are told elsewhere
-                self._say(f"Redis does not answer ({error}); is --redis / RELAY_REDIS_URL right?")
+                self._say(f"Redis cannot be used ({error}); is --redis / RELAY_REDIS_URL right?")
         else:
             if self._said:
                 log.info("ready")
@@ -156,13 +156,9 @@ class Fitness:
 
 
 def _reason(failure: StorageError | None) -> str:
-    """Without the command's name and the error's class; neither Redis nor redis-py quotes a password."""
-    said = str(failure and failure.__cause__)
-    if "username-password" in said or "WRONGPASS" in said:
-        return "it refuses this user or password"
-    if "NOAUTH" in said or "HELLO must be called" in said or "Authentication required" in said:
-        return "it wants a password"
-    return said[:200].rstrip(".")
+    """Without the command's name and the error's class."""
+    error = failure and failure.__cause__
+    return refused_entry(error) or str(error)[:200].rstrip(".")
 
 
 async def _knows(server: Server, command: str) -> bool:

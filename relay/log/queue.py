@@ -28,7 +28,8 @@ MAX_TRIMS = 100_000  # rows; who ends beyond them keeps its batches until the se
 class Due(NamedTuple):
     """Rows to look at, and rows to trim: (session, generation); `now_ms` by Redis' clock.
 
-    `policy`: what the queue's workers have said; see policy.py. `silent_ms`: how long none has said that it lives.
+    `policy`: what the queue's workers have said; see policy.py. `silent_ms`: how long none has said that it lives;
+    `heard`: one has, whenever that was.
     """
 
     now_ms: int
@@ -36,6 +37,7 @@ class Due(NamedTuple):
     trims: list[tuple[str, str]]
     policy: bytes = b""
     silent_ms: int = 0
+    heard: bool = False
 
 
 class Queue:
@@ -163,8 +165,10 @@ class Queue:
     async def due(self, queue: str, page: int, look_ms: int, policy: str = "") -> Due:
         """A page of rows whose time has come; they come up again after `look_ms`. `policy`: from now on the queue's."""
         key = self._keys.queue(queue)
-        now_ms, rows, trims, stored, silent_ms = await _DUE(self._commands, key, page, look_ms, policy, self._ttl_ms)
-        return Due(int(now_ms), _pairs(rows), _pairs(trims), stored, int(silent_ms))
+        now_ms, rows, trims, stored, silent_ms, heard = await _DUE(
+            self._commands, key, page, look_ms, policy, self._ttl_ms
+        )
+        return Due(int(now_ms), _pairs(rows), _pairs(trims), stored, int(silent_ms), bool(heard))
 
     async def trimmed(self, queue: str, session: str, generation: str) -> None:
         """Nothing is left to trim."""
@@ -191,7 +195,7 @@ class Queue:
             self._commands, ("GET", self._keys.queue(queue, "served")), ("TIME",)
         )
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        return max(0, now_ms - int(served)) if served is not None else 0
+        return max(0, now_ms - int(served.lstrip(b"?"))) if served is not None else 0
 
     async def names(self) -> list[str]:
         """Queues that were submitted to, for the reapers."""

@@ -132,7 +132,7 @@ class Reaper:
         if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):
             self._trouble_at = self._clock()
             self._stepped.told(queue=queue)
-        self._unserved.note(queue, due.silent_ms, self._clock())
+        self._unserved.note(queue, due.silent_ms, self._clock(), heard=due.heard)
         for session, generation in due.rows:
             what = await self._look_if_it_can(queue, session, generation, due.now_ms, policy)
             metrics.reaped.labels(what).inc()

@@ -46,8 +46,9 @@ class Map(NamedTuple):
 class Servers:
     """`map`: what is known, None before anything is. `failures`: how often in a row nothing could be learned."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, quiet: bool = False) -> None:
         self.address = address
+        self._quiet = quiet
         self.map: Map | None = None
         self._fixed = address.connection_class is UnixDomainSocketConnection
         if self._fixed:
@@ -101,7 +102,8 @@ class Servers:
         error = task.exception()
         if isinstance(error, Exception):
             self.failures += 1
-            self._trouble.failed(in_words(error))
+            if not self._quiet:
+                self._trouble.failed(in_words(error))
         else:
             self.failures = 0
             self._trouble.over()

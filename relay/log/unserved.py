@@ -22,11 +22,12 @@ class Unserved:
         self._silent_s: dict[str, float] = {}  # as told last
         self._since: dict[str, float] = {}  # when a queue was first seen silent for too long, without a break
 
-    def note(self, queue: str, silent_ms: int, now_s: float) -> None:
+    def note(self, queue: str, silent_ms: int, now_s: float, *, heard: bool) -> None:
+        """`heard`: a worker has spoken; else the silence is counted from some moment on, as nothing is known."""
         self._silent_s[queue] = silent_ms / 1000
         if is_silent(silent_ms):
             self._since.setdefault(queue, now_s)
-        else:
+        elif heard:
             self._since.pop(queue, None)
 
     def left_s(self, queue: str, now_s: float, calm_since_s: float) -> float:

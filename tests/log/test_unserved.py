@@ -320,6 +320,16 @@ async def test_an_outage_is_one_line_of_each_gateway_and_one_when_a_worker_is_ba
         assert not [line for line in lines if line["event"] == "reaped" and line["what"] == "unserved"]
 
 
+async def test_a_mark_that_redis_loses_is_no_worker_that_came(stage: Stage, redis: Redis) -> None:
+    with capture_logs() as lines:
+        await stage.submit()
+        await stage.passes(CONTRACT_S)
+        await redis.delete("t:q:{default}:served")
+        await stage.passes(CONTRACT_S)
+        assert lines_about(lines) == [("warning", "queue_unserved", "default")] * 2
+        assert unserved_queues() == 1
+
+
 async def test_an_idle_queue_without_a_worker_is_no_news(stage: Stage) -> None:
     await stage.submit()
     await stage.log.stop("s", "g1")

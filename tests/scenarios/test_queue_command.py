@@ -185,7 +185,7 @@ async def test_a_mistake_is_one_line_and_exit_code_two(relay: World) -> None:
     mistakes = [
         (["retry", "g_unknown"], "there is no job g_unknown"),
         (["list", "nowhere"], "there is no queue nowhere"),
-        (["--redis", away, "list", "default"], "Redis does not answer"),
+        (["--redis", away, "list", "default"], "Redis cannot be used"),
         (["--redis", "nonsense"], "RELAY_REDIS_URL"),
     ]
     commands = [queue_command(relay, *arguments) for arguments, _ in mistakes]

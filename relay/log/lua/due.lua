@@ -3,7 +3,7 @@
 -- KEYS[1] open   ARGV[1] page size   ARGV[2] look_ms: when they are looked at next, unless the reaper says otherwise
 -- ARGV[3] the queue's policy, if the reaper is of one of its workers, else ''   ARGV[4] ttl_ms
 -- Returns {now_ms, {job name …}, {job name …}, policy or '', for how many ms no worker has said that it serves the
--- queue}.
+-- queue, 1 if one has}.
 -- Atomic so that several reapers rarely look at the same row; if they do, everything they do is idempotent.
 
 local function page(index)
@@ -20,9 +20,11 @@ if ARGV[3] ~= '' and policy ~= ARGV[3] then
 end
 -- Where that is not known (nobody ever came, Redis has lost it, its clock went back), it counts from now on, if there
 -- is anything to do in the queue.
-local served = tonumber(redis.call('GET', QUEUE.served))
+local unheard, at = string.match(redis.call('GET', QUEUE.served) or '', '^(%??)(%d+)$')
+local served = tonumber(at)
 if (not served or served > now) and redis.call('EXISTS', QUEUE.open) == 1 then
   redis.call('ZREM', QUEUE.open, '')
-  redis.call('SET', QUEUE.served, digits(now), 'PX', ARGV[4])
+  redis.call('SET', QUEUE.served, '?' .. digits(now), 'PX', ARGV[4]) -- a mark of ours: no worker has spoken
 end
-return { digits(now), rows, trims, ARGV[3] ~= '' and ARGV[3] or policy or '', digits(math.max(0, now - (served or now))) }
+local silent_ms = math.max(0, now - (served or now))
+return { digits(now), rows, trims, ARGV[3] ~= '' and ARGV[3] or policy or '', digits(silent_ms), unheard == '' and 1 or 0 }
