@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> int:
     }  # fmt: skip
     name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if name not in tasks:
+        if name and name not in HELP:
+            print(f"there is no task {name}\n")
         print(__doc__)
         return 0 if name in HELP else 2
     if sys.version_info < (3, 11):  # noqa: UP036 - a stranger's python3 may be older, and deserves the sentence

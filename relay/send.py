@@ -88,7 +88,9 @@ class Question:
             if not self._stop.is_set() and await _is_deleted(relay, answer):
                 return self._screen.done(EXIT_FAILED, str(SessionDeleted(answer.session)))
             return self._screen.done(EXIT_STOPPED, "stopped")
-        return self._screen.done(EXIT_FAILED, why(end))
+        code = (end.get("error") or {}).get("code")
+        queue = f" No worker served the queue {self._submit.get('queue')}." if code == "no_worker" else ""
+        return self._screen.done(EXIT_FAILED, f"{why(end)}{queue}")
 
     def _told(self, status: Status) -> None:
         self._waiting.told(status.state, status.detail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import msgspec
 import pytest
@@ -98,3 +99,10 @@ async def test_an_answer_that_others_ended_was_stopped_or_went_with_its_session(
         await peer.send(**{"id": command["id"], "session": "s", **reply})
         assert await asking == code
     assert capsys.readouterr().err == f"relay: {sentence}\n"
+
+
+async def test_a_queue_that_no_worker_served_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    end = {"reason": "failed", "error": {"code": "no_worker", "message": "Sorry."}}
+    nobody: Any = None
+    assert await Question("http://127.0.0.1:1", {"queue": "typo"})._finish(nobody, nobody, end) == 1
+    assert "relay: Sorry. (no_worker) No worker served the queue typo." in capsys.readouterr().err

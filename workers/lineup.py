@@ -130,7 +130,7 @@ def _pairs(value: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, model
         elif colon and name in providers.NAMES:
             raise SettingsError(
-                f"--model / RELAY_MODELS: {item}: {name} is not among the providers, {', '.join(names)}"
+                f"--model / RELAY_MODEL / RELAY_MODELS: {item}: {name} is not among the providers, {', '.join(names)}"
             )
         elif item:
             yield names[0], item

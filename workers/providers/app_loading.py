@@ -47,7 +47,8 @@ def _import(spec: str, name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise _wrong(spec, f"there is no module {error.name} in {here} or on PYTHONPATH") from None
+            hint = f"; write {name.removesuffix('.py')}:…, without .py" if name.endswith(".py") else ""
+            raise _wrong(spec, f"there is no module {error.name} in {here} or on PYTHONPATH{hint}") from None
         raise _wrong(spec, f"importing {name} raised ModuleNotFoundError: no module {error.name}") from error
     except (Exception, SystemExit) as error:
         said = str(error).splitlines()[:1]
