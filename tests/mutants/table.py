@@ -678,9 +678,23 @@ MUTANTS = [
     Mutant(
         "an unserved queue that nobody ever served",
         "relay/log/lua/due.lua",
-        [Change("  redis.call('SET', QUEUE.served, digits(now), 'PX', ARGV[4])\n", "")],
+        [Change("  redis.call('SET', QUEUE.served, '?' .. digits(now), 'PX', ARGV[4])", "")],
         [],
         [_UNSERVED + "a_queue_that_nobody_ever_served_is_told_of_once_within_the_contracts_time"],
+    ),
+    Mutant(
+        "an unserved queue whose mark Redis lost has a worker",
+        "relay/log/unserved.py",
+        [Change("        elif heard:\n", "        else:\n")],
+        [],
+        [_UNSERVED + "a_mark_that_redis_loses_is_no_worker_that_came"],
+    ),
+    Mutant(
+        "an upgrade that nobody has heard of ends the conversation",
+        "relay/gateway/http_protocol.py",
+        [Change("            self.parser = httptools.HttpRequestParser(self)\n", "")],
+        [],
+        [_HTTP + "whoever_asks_for_an_upgrade_and_for_the_end_of_the_connection_gets_an_answer"],
     ),
     Mutant(
         "an unserved queue that is looked at when a long lease says",
