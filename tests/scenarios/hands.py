@@ -39,13 +39,12 @@ class Hand:
         return any(began_s <= until_s and ended_s >= since_s for began_s, ended_s in self.frozen)
 
     def naps(self, awake_s: float) -> list[tuple[float, float]]:
-        """When it was frozen; times between which it was awake for less than `awake_s` are one."""
-        joined: list[tuple[float, float]] = []
+        """When it was frozen, and woke up; frozen at first, if it was not awake for `awake_s` in between."""
+        found: list[tuple[float, float]] = []
         for began_s, ended_s in self.frozen:
-            if joined and began_s - joined[-1][1] < awake_s:
-                began_s, _ = joined.pop()
-            joined.append((began_s, ended_s))
-        return joined
+            again = bool(found) and began_s - found[-1][1] < awake_s
+            found.append((found[-1][0] if again else began_s, ended_s))
+        return found
 
     def lost(self, generation: str) -> bool:
         """Whether it has found itself replaced, or was killed before it could."""
