@@ -90,7 +90,8 @@ class Consumer:
     async def _finish(self, at_once: asyncio.Event) -> None:
         if self._tasks:
             log.info("finishing", running=len(self._tasks), grace_s=self._settings.grace_s)
-            finishing = asyncio.create_task(asyncio.wait(self._tasks, timeout=self._settings.grace_s), name="finishing")
+            running = set(self._tasks)  # as of now: they may all be over by the first step of what waits for them
+            finishing = asyncio.create_task(asyncio.wait(running, timeout=self._settings.grace_s), name="finishing")
             hurried = asyncio.create_task(at_once.wait(), name="at once")
             await asyncio.wait([finishing, hurried], return_when=asyncio.FIRST_COMPLETED)
             for helper in (finishing, hurried):

@@ -25,6 +25,7 @@ from relay.protocol.words import SESSION, new_id
 MAX_IN_FLIGHT = 64
 
 _failing = logging.Recurring(logging.get("connection"), "command_failed")
+_not_drained = logging.Recurring(logging.get("connection"), "drain_failed")
 
 Message = MutableMapping[str, Any]
 
@@ -85,13 +86,19 @@ class Connection:
         """Tell the client when to come back; `close` is called once what it asked before is answered."""
         self._send(frames.Draining(reconnect_in_ms=reconnect_in_ms))
         if self._tasks:
-            self._closing = asyncio.create_task(self._close_when_answered(close), name=f"drain {self._id}")
+            closing = self._close_when_answered(set(self._tasks), close)
+            self._closing = asyncio.create_task(closing, name=f"drain {self._id}")
         else:
             close()
 
-    async def _close_when_answered(self, close: Callable[[], None]) -> None:
-        await asyncio.wait(set(self._tasks), timeout=ANSWER_WITHIN_S)
-        close()
+    async def _close_when_answered(self, asked: set[asyncio.Task[None]], close: Callable[[], None]) -> None:
+        """`asked`: as of the drain; by the first step here all of it may be answered."""
+        try:
+            await asyncio.wait(asked, timeout=ANSWER_WITHIN_S)
+            close()
+        except Exception as error:  # else this connection would hold up the end, and nobody would know why
+            metrics.bugs.labels("connection").inc()
+            _not_drained.broke(error, connection=self._id)
 
     async def _take(self, raw: str | bytes) -> None:
         try:

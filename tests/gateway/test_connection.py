@@ -111,6 +111,21 @@ async def test_a_drain_answers_what_was_asked_before_it_closes() -> None:
     await peer.leaves()
 
 
+async def test_a_drain_closes_whenever_the_last_answer_is_given() -> None:
+    """Also if that was between its being told and its first step: then nothing is left to wait for."""
+    for turns in range(12):
+        peer, closed = Peer(), asyncio.Event()
+        peer.submits("one")
+        await until(lambda peer=peer: peer.held.begun == ["one"], "it is being carried out")  # type: ignore[misc]
+        peer.held.go.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        peer.connection.drain(500, closed.set)
+        async with asyncio.timeout(20):
+            await closed.wait()
+        await peer.leaves()
+
+
 async def test_a_drain_of_a_connection_that_asked_nothing_closes_it_at_once() -> None:
     peer = Peer()
     closed = asyncio.Event()

@@ -683,6 +683,13 @@ MUTANTS = [
         [_UNSERVED + "a_queue_that_nobody_ever_served_is_told_of_once_within_the_contracts_time"],
     ),
     Mutant(
+        "a drain that waits for what was answered before its first step",
+        "relay/gateway/connection.py",
+        [Change("await asyncio.wait(asked, timeout", "await asyncio.wait(set(self._tasks), timeout")],
+        [],
+        ["tests/gateway/test_connection.py::test_a_drain_closes_whenever_the_last_answer_is_given"],
+    ),
+    Mutant(
         "an unserved queue whose mark Redis lost has a worker",
         "relay/log/unserved.py",
         [Change("        elif heard:\n", "        else:\n")],

@@ -26,7 +26,6 @@ from tests.soak.fleet import Fleet, memory_mib
 from tests.soak.sessions import Model, Session, judge_calls
 
 SETTLED_WITHIN_S = 120.0
-CANCELLED = "timeout graceful shutdown exceeded"  # uvicorn, of clients that do not answer when it goes
 EXPECTED = {"not_ready"}  # errors that a process may log that starts while Redis is away
 
 
@@ -156,8 +155,7 @@ async def _memory(fleet: Fleet) -> dict[str, float]:
 def _judge_logs(fleet: Fleet, tally: Tally) -> None:
     for process in [*fleet.ended, *(process for _, process in fleet.processes())]:
         for trace in process.stderr.read_text().split("Traceback (most")[1:]:
-            if CANCELLED not in trace:
-                tally.breaks("bug", f"{process.name}: {trace[:1500]}")
+            tally.breaks("bug", f"{process.name}: {trace[:1500]}")
         for line in process.lines():
             if line.get("level") in ("error", "critical") and line["event"] not in EXPECTED:
                 tally.breaks("bug", f"{process.name}: {line}")
