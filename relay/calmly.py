@@ -15,15 +15,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def calmly(command: Callable[P, R]) -> Callable[P, R]:
+def calmly(program: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A RelayError ends in one line and its exit code (2: a mistake of the user's), not in a traceback."""
 
-    @wraps(command)
-    def run(*arguments: P.args, **named: P.kwargs) -> R:
-        try:
-            return command(*arguments, **named)
-        except RelayError as error:
-            typer.echo(visible(f"relay: {' '.join(str(error).split())}"), err=True)
-            raise typer.Exit(error.exit_code) from None
+    def made_calm(command: Callable[P, R]) -> Callable[P, R]:
+        @wraps(command)
+        def run(*arguments: P.args, **named: P.kwargs) -> R:
+            try:
+                return command(*arguments, **named)
+            except RelayError as error:
+                typer.echo(visible(f"{program}: {' '.join(str(error).split())}"), err=True)
+                raise typer.Exit(error.exit_code) from None
 
-    return run
+        return run
+
+    return made_calm

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 @app.command(cls=Command)
-@calmly
+@calmly("relay")
 def dev(
     host: str = _HOST,
     port: int = _PORT,
@@ -66,7 +66,7 @@ def dev(
 
 
 @app.command(cls=Command)
-@calmly
+@calmly("relay")
 def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, redis: str = REDIS) -> None:
     """The WebSocket gateway; needs a Redis and, somewhere, a relay-worker."""
     from relay.gateway import processes as several
@@ -85,7 +85,7 @@ def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, r
 
 
 @app.command(cls=Command)
-@calmly
+@calmly("relay")
 def send(
     session: str = typer.Argument(help="Session to ask in"),
     question: str = typer.Argument(help="The question; - reads it from standard input"),
@@ -112,7 +112,7 @@ def send(
 
 
 @app.command(cls=Command)
-@calmly
+@calmly("relay")
 def tail(
     session: str = typer.Argument(help="Session to follow"),
     url: str = _URL,
@@ -135,7 +135,7 @@ def tail(
 
 
 @app.command(cls=Command)
-@calmly
+@calmly("relay")
 def bench(
     url: str = typer.Option(None, help="The gateway to load; default: a relay of its own, with the demo provider"),
     sessions: int = typer.Option(100, min=1, help="Sessions that ask side by side"),

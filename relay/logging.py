@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from io import TextIOBase
 from traceback import walk_tb
 from types import TracebackType
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -21,7 +21,6 @@ Logger = structlog.stdlib.BoundLogger
 
 SETTLED_S = 5.0
 EVERY_S = 60.0  # between two lines of what anybody can cause again and again
-_KINDS = 256  # of such a thing that are told apart
 _TOLD_BY_US = {("uvicorn.error", "Invalid HTTP request received.")}  # by http_protocol.py, with what was wrong
 
 
@@ -175,12 +174,11 @@ class Recurring:
     `every_s`, which says as `unlogged` how many of that kind had none since the line before. Those are for debugging.
     """
 
-    def __init__(
-        self, log: Logger, event: str, *, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, log: Logger, event: str, **rules: Any) -> None:
+        """`rules`: as of _Seldom."""
         self._log = log
         self._event = event
-        self._seldom = _Seldom(every_s, clock)
+        self._seldom = _Seldom(**rules)
 
     def told(self, kind: Hashable = "", /, *, level: int = logging.WARNING, **fields: object) -> None:
         unlogged = self._seldom.unlogged(kind)
@@ -194,11 +192,12 @@ class Recurring:
 
 
 class _Seldom:
-    """Which of many occurrences are due to be told; threads may ask as well."""
+    """Which of many occurrences are due to be told; threads may ask as well. Beyond `kinds` all are of one more."""
 
-    def __init__(self, every_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic, kinds: int = 256) -> None:
         self._every_s = every_s
         self._clock = clock
+        self._kinds = kinds
         self._told: dict[Hashable, tuple[float, int]] = {}  # when each was told last, and how many were not since
         self._lock = threading.Lock()
 
@@ -206,13 +205,20 @@ class _Seldom:
         """How many of this kind were not told since one was; None: nor is this one to be."""
         with self._lock:
             now = self._clock()
-            if kind not in self._told and len(self._told) >= _KINDS:
-                self._told = {one: known for one, known in self._told.items() if now - known[0] < self._every_s}
-                kind = kind if len(self._told) < _KINDS else "others"
+            if kind not in self._told and len(self._told) >= self._kinds:
+                self._forget(now)
+                kind = kind if len(self._told) < self._kinds else "others"
             told_at, unlogged = self._told.get(kind, (-math.inf, 0))
             is_due = now - told_at >= self._every_s
             self._told[kind] = (now, 0) if is_due else (told_at, unlogged + 1)
             return unlogged if is_due else None
+
+    def _forget(self, now: float) -> None:
+        """Make room. How many of those that go were not told is told with the next of the others."""
+        kept = {kind: known for kind, known in self._told.items() if now - known[0] < self._every_s}
+        told_at, unlogged = self._told.get("others", (-math.inf, 0))
+        unlogged += sum(known[1] for kind, known in self._told.items() if kind not in kept and kind != "others")
+        self._told = kept | {"others": (told_at, unlogged)} if unlogged else kept
 
 
 class _Libraries(logging.StreamHandler[TextIO]):
@@ -227,7 +233,7 @@ class _SeldomOfEachPlace(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seldom = _Seldom(EVERY_S, time.monotonic)
+        self._seldom = _Seldom()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if (record.name, record.msg) in _TOLD_BY_US:

@@ -34,7 +34,7 @@ def private_folder(kind: str, files: str) -> Iterator[Path]:
     try:
         path, lock = _make(kind)
     except OSError as error:
-        raise SettingsError(f"no folder can be made in {tempfile.gettempdir()} (TMPDIR): {error}") from None
+        raise SettingsError(f"no temporary folder can be made; is TMPDIR right? ({error})") from None
     try:
         yield path
     finally:

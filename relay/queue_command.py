@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import typer
 
-from relay import logging
 from relay.calmly import calmly
 from relay.command_line import REDIS, Command, Group, load
 from relay.errors import RelayError, StorageError
@@ -37,7 +36,7 @@ _IN_QUEUE = typer.Option(None, "--queue", help="The queue to look in; default: a
 
 
 @app.callback(invoke_without_command=True)
-@calmly
+@calmly("relay")
 def overview(context: typer.Context, as_json: bool = _JSON, redis: str = REDIS) -> None:
     """Jobs: what waits, runs and is dead. Without a command: all queues."""
     context.obj = redis  # `relay queue --redis URL list …` means the same as with the option last
@@ -47,7 +46,7 @@ def overview(context: typer.Context, as_json: bool = _JSON, redis: str = REDIS) 
 
 
 @app.command("list", cls=Command)
-@calmly
+@calmly("relay")
 def list_(
     context: typer.Context,
     queue: str = typer.Argument(metavar="NAME", help="The queue"),
@@ -68,14 +67,14 @@ def list_(
 
 
 @app.command(cls=Command)
-@calmly
+@calmly("relay")
 def retry(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
     """Ask a dead job's question again, as a generation of its own; prints which."""
     typer.echo(_ask(redis or context.obj, lambda caretaker: caretaker.retry(generation, queue)))
 
 
 @app.command(cls=Command)
-@calmly
+@calmly("relay")
 def drop(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
     """Throw away a dead job, or stop one that waits or runs."""
     was = _ask(redis or context.obj, lambda caretaker: caretaker.drop(generation, queue))
@@ -88,8 +87,8 @@ def _ask(redis_url: str | None, what: Callable[[Caretaker], Awaitable[T]]) -> T:
     from relay.log import stores
     from relay.log.connect import Connections
 
-    loaded = load(by_a_person=True, redis_url=redis_url)
-    logging.configure("error")  # what a person has to know is the one line that we print
+    # Of logs, what a person has to know is the one line that we print.
+    loaded = load(by_a_person=True, redis_url=redis_url, log_level="error")
 
     async def ask() -> T:
         redis = Connections(loaded.redis_url)

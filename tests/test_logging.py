@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -69,6 +71,7 @@ def test_a_log_that_nobody_reads_any_more_breaks_nothing() -> None:
     """What drains then has to get to its end, and to say by its exit code that it did."""
     program = """
 import sys
+from pathlib import Path
 from relay import logging
 logging.configure("info")
 sys.stdin.read()
@@ -235,3 +238,16 @@ thread.join()
         ("py.warnings", "one"), ("py.warnings", "two"), ("theirs", "unreadable_log_line"),
     ]  # fmt: skip
     assert "secret" not in ran.stderr
+
+
+def test_every_event_of_the_log_stands_in_the_documents() -> None:
+    root = Path(__file__).parents[1]
+    literal = re.compile(
+        r"(?:log|logging\.get\([^)]*\)|get\([^)]*\))\.(?:info|warning|error|exception)\(\s*\"(\w+)\""
+        r"|(?:Trouble|Recurring)\(\s*(?:\w+|logging\.get\(\"\w+\"\)),\s*\"(\w+)\""
+    )
+    sources = [path for part in ("relay", "workers") for path in (root / part).rglob("*.py")]
+    found = {name for path in sources for names in literal.findall(path.read_text()) for name in names if name}
+    told = (root / "docs" / "operations.md").read_text()
+    assert len(found) > 60
+    assert sorted(name for name in found if f"`{name}`" not in told) == []

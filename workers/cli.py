@@ -7,8 +7,8 @@ import asyncio
 import typer
 
 from relay import logging
+from relay.calmly import calmly
 from relay.command_line import APP, HELP, PACE, PROVIDER, REDIS, Command, load, option
-from relay.errors import RelayError
 from relay.log.fitness import refuse_unfit
 from relay.settings import Settings
 from relay.stop_signals import when_told_to_stop
@@ -24,6 +24,7 @@ def main() -> None:
 
 
 @app.command(cls=Command)
+@calmly("relay-worker")
 def serve(
     queue: str = option("queue", "Queue to serve"),
     redis: str = REDIS,
@@ -35,21 +36,17 @@ def serve(
     metrics_port: int = option("metrics_port", "Serve metrics on this port", default="none"),
 ) -> None:
     """Serve one queue: take its jobs, ask the model, append the answers."""
-    try:
-        loaded = load(
-            queue=queue,
-            redis_url=redis,
-            provider=provider,
-            app=own,
-            concurrency=concurrency,
-            model=model,
-            tokens_per_second=tokens_per_second,
-            metrics_port=metrics_port,
-        )
-        loop.run(_until_signalled(loaded))
-    except RelayError as error:
-        typer.echo(f"relay-worker: {error}", err=True)
-        raise typer.Exit(2) from None
+    loaded = load(
+        queue=queue,
+        redis_url=redis,
+        provider=provider,
+        app=own,
+        concurrency=concurrency,
+        model=model,
+        tokens_per_second=tokens_per_second,
+        metrics_port=metrics_port,
+    )
+    loop.run(_until_signalled(loaded))
 
 
 async def _until_signalled(loaded: Settings) -> None:

@@ -60,7 +60,6 @@ class Lifeline:
         self._renewing: dict[Lease, Future[None]] = {}
         self._seen_at = time.monotonic()
         self._given_up = False
-        self._not_served = logging.Trouble(log, "serve_failed")
         self._trouble, self._bug = (
             logging.Trouble(log, "renewal_failed", settled_s=logging.SETTLED_S) for _ in range(2)
         )
@@ -134,16 +133,7 @@ class Lifeline:
     async def _serve(self, queue: Queue) -> None:
         if self.serving is None or not self.serving.is_late or time.monotonic() - self._seen_at > BLOCKED_S:
             return
-        try:
-            await queue.serve(self.serving.name)
-            self.serving.said()
-            self._not_served.over()
-        except StorageError as error:
-            metrics.storage_errors.labels("lifeline").inc()
-            self._not_served.failed(error)
-        except Exception as error:  # leases are still to be renewed
-            metrics.bugs.labels("lifeline").inc()
-            self._bug.broke(error)
+        await self.serving.say(queue)
 
     async def _renew(self, session_log: SessionLog, lease: Lease) -> None:
         under_way = self._renewing[lease] = Future()

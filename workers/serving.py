@@ -34,19 +34,16 @@ class Serving:
     def is_late(self) -> bool:
         return not self._stopping.is_set() and time.monotonic() - self._said_at > _LATE_S
 
-    def said(self) -> None:
-        self._said_at = time.monotonic()
-
     async def keep(self) -> None:
         while not self._stopping.is_set():
             await self.say()
             await asyncio.sleep(SERVE_S)
 
-    async def say(self) -> None:
-        """If Redis answers; the next time does otherwise."""
+    async def say(self, queue: Queue | None = None) -> None:
+        """If Redis answers; the next time does otherwise. `queue`: on connections of another thread's."""
         try:
-            await self._queue.serve(self.name)
-            self.said()
+            await (queue or self._queue).serve(self.name)
+            self._said_at = time.monotonic()
             self._trouble.over()
             self._bug.over()
         except StorageError as error:

@@ -8,9 +8,6 @@ is known by: an address, localhost, its own --host, or the host of an allowed or
 from __future__ import annotations
 
 import ipaddress
-import time
-from collections import Counter
-from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -22,8 +19,7 @@ from relay.errors import ClientError
 from relay.gateway.answers import error_answer
 from relay.origins import Origins, host_name, is_loopback
 
-TOLD_EVERY_S = 60.0
-_TOLD_AT_ONCE = 10  # different ones in that time
+_TOLD_APART = 10  # of each kind of refusal in a minute: a stranger chooses what they say
 _SHOWN = 200  # characters of what a client sent
 _OPEN = frozenset({"/healthz", "/readyz", "/metrics"})  # for probes that know us by any name; nothing of a client's
 _SETTING = "RELAY_ALLOWED_ORIGINS"
@@ -48,7 +44,9 @@ class Guard:
         )
         self._origins = Origins(allowed_origins, loopback=is_loopback(host))
         self._own_host = host.lower()
-        self._refusals = Refusals()
+        self._hosts, self._foreign = (
+            logging.Recurring(log, event, kinds=_TOLD_APART) for event in ("host_refused", "origin_refused")
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -69,11 +67,13 @@ class Guard:
 
     def _refusal(self, host: str, origin: str | None, is_allowed: bool) -> ClientError | None:
         if not self._knows(host):
-            self._refusals.tell("host_refused", host=host)
+            host = _shown(host)
+            self._hosts.told(host, host=host, setting=_SETTING)
             return ClientError("forbidden", f"This gateway is not known by that host name; {_SETTING} can name it.")
         if origin is None or is_allowed:
             return None
-        self._refusals.tell("origin_refused", origin=origin, host=host)
+        origin, host = _shown(origin), _shown(host)
+        self._foreign.told((origin, host), origin=origin, host=host, setting=_SETTING)
         return ClientError("forbidden", f"Pages of that origin may not use this gateway; {_SETTING} can allow it.")
 
     def _knows(self, host: str) -> bool:
@@ -87,28 +87,6 @@ class Guard:
         except ValueError:
             return False
         return True
-
-
-class Refusals:
-    """Tells the operator of each once a minute, and of no more than some: a stranger chooses what they say."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._told: set[tuple[str, ...]] = set()
-        self._since = 0.0
-        self._untold: Counter[str] = Counter()
-
-    def tell(self, event: str, **sent: str) -> None:
-        if self._clock() - self._since >= TOLD_EVERY_S:
-            self._told.clear()
-            self._since = self._clock()
-        shown = {name: _shown(value) for name, value in sent.items()}
-        what = (event, *shown.values())
-        if what in self._told or len(self._told) >= _TOLD_AT_ONCE:
-            self._untold[event] += 1
-            return
-        self._told.add(what)
-        log.warning(event, **shown, setting=_SETTING, untold=self._untold.pop(event, 0))
 
 
 def _ambiguous(headers: Headers) -> ClientError | None:

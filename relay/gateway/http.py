@@ -24,7 +24,6 @@ from relay.protocol import commands
 from relay.protocol.commands import Submit
 
 READY_TIMEOUT_S = 1.0
-MAX_PATH = 200  # characters of an address in the log
 # The page brings everything it needs and talks to nobody but us.
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "

@@ -31,6 +31,9 @@ T = TypeVar("T")
 PAGE = 100
 
 log = logging.get("reaper")
+_stepped, _look_refused, _trim_refused = (
+    logging.Recurring(log, event) for event in ("clock_stepped", "look_refused", "trim_refused")
+)
 
 
 def failure(code: str, message: str, *, retryable: bool) -> bytes:
@@ -67,9 +70,6 @@ class Reaper:
         self._trouble_at = self._began_at = -math.inf
         self._sweeping = logging.Trouble(log, "sweep_failed")
         self._bug = logging.Trouble(log, "reaper_failed")
-        self._stepped, self._look_refused, self._trim_refused = (
-            logging.Recurring(log, event) for event in ("clock_stepped", "look_refused", "trim_refused")
-        )
         self._steps: dict[str, ClockSteps] = {}  # by queue: each may lie on another server
         self._unserved = Unserved()
         self._reported: set[str] = set()  # queues that were said to be without a worker
@@ -131,7 +131,7 @@ class Reaper:
         steps = self._steps.setdefault(queue, ClockSteps())
         if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):
             self._trouble_at = self._clock()
-            self._stepped.told(queue=queue)
+            _stepped.told(queue=queue)
         self._unserved.note(queue, due.silent_ms, self._clock(), heard=due.heard)
         for session, generation in due.rows:
             what = await self._look_if_it_can(queue, session, generation, due.now_ms, policy)
@@ -179,7 +179,7 @@ class Reaper:
             if not error.refused:
                 raise
             metrics.storage_errors.labels("reaper").inc()
-            self._look_refused.told(session=session, generation=generation, detail=str(error))
+            _look_refused.told(session=session, generation=generation, detail=str(error))
             return "refused"
 
     async def _trim(self, queue: str, session: str, generation: str) -> None:
@@ -192,7 +192,7 @@ class Reaper:
                 raise
             # Of a log that Redis lost in part. It keeps its batches; nobody else's answer may wait for it.
             metrics.storage_errors.labels("trim").inc()
-            self._trim_refused.told(session=session, generation=generation, detail=str(error))
+            _trim_refused.told(session=session, generation=generation, detail=str(error))
         await self._queue.trimmed(queue, session, generation)
 
     async def _look(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> str:

@@ -47,10 +47,10 @@ async def missing(ask: Ask, prefix: str, *, sharded: bool) -> list[str]:
 
     `ask`: it, with a command's words. Raises RedisError, OSError.
     """
-    keys = Keys(prefix)
-    others = await _denied(ask, _OTHERS[sharded], ["no key"])
-    on_keys = await _denied(ask, _ON_KEYS, [keys.session("s"), keys.queue("q"), keys.queues, keys.offers])
-    on_channels = await _denied(ask, _ON_CHANNELS[sharded], [keys.session("s", "events"), keys.worker("w")])
+    keys, sha = Keys(prefix), await ask("SCRIPT LOAD", _SOURCE)
+    others = await _denied(ask, sha, _OTHERS[sharded], ["no key"])
+    on_keys = await _denied(ask, sha, _ON_KEYS, [keys.session("s"), keys.queue("q"), keys.queues, keys.offers])
+    on_channels = await _denied(ask, sha, _ON_CHANNELS[sharded], [keys.session("s", "events"), keys.worker("w")])
     return [
         *(right for right, in_places in others.items() if all(in_places)),
         *_lacking(on_keys, f"~{prefix}:*"),
@@ -77,13 +77,12 @@ def _lacking(found: dict[str, list[bool]], places: str) -> list[str]:
     return [*commands, places] if any(any(no) and not all(no) for no in found.values()) else commands
 
 
-async def _denied(ask: Ask, table: str, places: list[str]) -> dict[str, list[bool]]:
+async def _denied(ask: Ask, sha: str, table: str, places: list[str]) -> dict[str, list[bool]]:
     """Of each right, whether it is denied in each of the places."""
     asked = [(_right(command), place, command) for command in _commands(table) for place in places]
     words: list[str | int] = []
     for _, place, command in asked:
         words += [len(command), *(place if word == "K" else word for word in command)]
-    sha = await ask("SCRIPT LOAD", _SOURCE)
     no = set(await ask("EVALSHA", sha, 0, *words))
     found: dict[str, list[bool]] = {}
     for number, (right, _, _) in enumerate(asked, 1):

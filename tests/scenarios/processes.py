@@ -67,14 +67,14 @@ _templates: list[Template] = []
 @contextmanager
 def templates() -> Iterator[None]:
     """Inside, processes are forks of one that has read their modules already."""
-    _templates.append(Template(_clean()))
+    _templates.append(Template(clean()))
     try:
         yield
     finally:
         _templates.pop().close()
 
 
-def _clean() -> dict[str, str]:
+def clean() -> dict[str, str]:
     """Nothing of this machine's settings may reach a process: a key would choose another provider."""
     ours = ("RELAY_", "OPENAI_", "ANTHROPIC_", "AGENT_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours) and name != "PORT"}
@@ -100,7 +100,7 @@ class Process:
         self.stderr = directory / f"{name}.err"
         self.stdout = directory / f"{name}.out"
         with self.stderr.open("wb") as err, self.stdout.open("wb") as out:
-            self._popen = _begin([str(BIN / command[0]), *command[1:]], {**_clean(), **environment}, out, err)
+            self._popen = _begin([str(BIN / command[0]), *command[1:]], {**clean(), **environment}, out, err)
 
     @property
     def pid(self) -> int:

@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import BIN, START_S, free_port, until
+from tests.scenarios.processes import BIN, START_S, clean, free_port, until
 from tests.scenarios.world import World
 
 pytestmark = [
@@ -43,10 +43,9 @@ class Terminal:
             fcntl.ioctl(keyboard, termios.TIOCSCTTY, 0)
             signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
 
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("RELAY_", "OPENAI_", "ANTHROPIC_", "AGENT_"))}
         self.process = subprocess.Popen(
             [str(BIN / command[0]), *command[1:]], stdin=keyboard, stdout=keyboard, stderr=keyboard,
-            env={**clean, **environment}, preexec_fn=take_terminal,
+            env={**clean(), **environment}, preexec_fn=take_terminal,
         )  # fmt: skip
         os.close(keyboard)
 
@@ -57,6 +56,10 @@ class Terminal:
             pass
         assert self.process.poll() is None, self._shown.decode()
         return text in self._shown.decode()
+
+    @property
+    def shown(self) -> str:
+        return self._shown.decode()
 
     def close(self) -> None:
         os.close(self._screen)
@@ -130,7 +133,8 @@ async def test_relay_dev_ends_and_leaves_nothing_behind(tmp_path: Path) -> None:
     temporary.mkdir()
     async with terminal(["relay", "dev", "--port", "0"], {"TMPDIR": str(temporary)}) as dev:
         await until(lambda: dev.shows("Ctrl-C"), "it runs", START_S)
-        assert dev.shows("serving"), "the banner comes last"
+        assert dev.shows("serving")
+        assert dev.shown.index("serving") < dev.shown.index("The relay is running"), "the banner comes last"
         dev.close()
         assert await dev.exited() == 0
     assert not list(temporary.iterdir())

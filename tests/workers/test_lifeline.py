@@ -117,7 +117,8 @@ async def test_it_says_so_only_for_a_worker_that_lives_and_is_late(settings: Set
     lifeline, stopping, said = Lifeline(settings), asyncio.Event(), Said()
     lifeline.serving = late_serving(said, stopping)
     if why == "in time":
-        lifeline.serving.said()
+        await lifeline.serving.say()
+        said.times = 0
     if why == "to go":
         stopping.set()
     if why == "blocked for ever":
