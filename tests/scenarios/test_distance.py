@@ -126,9 +126,12 @@ async def test_live_streams_of_one_answer_that_begin_around_its_end_are_over_wit
         await asyncio.sleep(after_s)
         client = Client("http://none", session)
         url = f"{joined.url}/v1/sessions/{session}/events?generation={generation}&from=live"
-        async with EventSource(url, client) as stream:
-            await stream.ended()
-            assert (stream.status, stream.types()[-1:]) in [(204, []), (200, ["end"])]
+        for _ in range(20):  # a busy machine is late by more than a gateway waits for Redis; a client comes again then
+            async with EventSource(url, client) as stream:
+                await stream.ended()
+            if stream.status != 503:
+                break
+        assert (stream.status, stream.types()[-1:]) in [(204, []), (200, ["end"])]
 
     await asyncio.gather(*(one(f"s{number}") for number in range(SESSIONS)))
 
