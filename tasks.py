@@ -95,9 +95,9 @@ def optimized() -> int:
     """
     tests = [
         "gateway/test_connection.py", "gateway/test_viewer.py", "gateway/test_event_stream.py",
-        "gateway/test_http_protocol.py", "log/test_session_log.py", "log/test_subscription.py",
-        "workers/test_batching.py", "workers/test_delivery.py", "workers/test_openai_background.py",
-        "scenarios/test_event_loops.py",
+        "gateway/test_http_protocol.py", "store/session/test_session_log.py", "redis/pubsub/test_subscriber.py",
+        "workers/writing/test_batching.py", "workers/writing/test_delivery.py",
+        "workers/providers/test_openai_background.py", "scenarios/gateway/test_event_loops.py",
     ]  # fmt: skip
     command = [str(PYTHON), "-m", "pytest", "-m", "not slow", "-n", "3", "--dist", "worksteal"]
     paths = [f"tests/{path}" for path in tests]

@@ -16,10 +16,10 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from relay.errors import SettingsError
+from relay.failure_messages import ENGLISH, Sentences, check_sentence, check_sentences, of_operator
 from relay.origins import check_origins
-from relay.sentences import ENGLISH, Sentences, check_sentence, check_sentences, of_operator
 from relay.unknown_settings import PREFIX
-from relay.wording import shown, spelled_as, words
+from relay.validation_messages import shown, spelled_as, words
 
 
 def _named(name: str, default: Any, description: str, **bounds: Any) -> Any:

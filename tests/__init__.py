@@ -4,6 +4,17 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"tests.{name}"
-        for name in ("client", "fakes", "gateway", "log", "protocol", "scenarios", "sink_order", "workers")
+        for name in (
+            "client",
+            "fakes",
+            "follow",
+            "gateway",
+            "protocol",
+            "redis",
+            "scenarios",
+            "sink_order",
+            "store",
+            "workers",
+        )
     )
 )

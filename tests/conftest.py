@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import settings
+from redis.asyncio import Redis
 
 from relay.gateway import event_stream, sinks
+from relay.store.queue.queue import Queue
+from relay.store.session.session_log import SessionLog
 from tests import examples, sink_order
+from tests.store.in_memory import Clock, queue_on, redis_in_memory, session_log_on
 
 # No example is to be quick: machines are shared, and speed has its benchmarks.
 settings.register_profile("relay", deadline=None)
@@ -51,3 +55,30 @@ def seqs_in_order_at_every_sink() -> Iterator[list[str]]:
     _complaints.clear()
     yield _complaints
     assert not _complaints
+
+
+# Redis in memory
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Redis' clock; stands still until it is advanced."""
+    clock = Clock()
+    clock.install(monkeypatch)
+    return clock
+
+
+@pytest.fixture
+async def redis(clock: Clock) -> AsyncIterator[Redis]:
+    async with redis_in_memory() as client:
+        yield client
+
+
+@pytest.fixture
+def session_log(redis: Redis) -> SessionLog:
+    return session_log_on(redis)
+
+
+@pytest.fixture
+def queue(redis: Redis) -> Queue:
+    return queue_on(redis)

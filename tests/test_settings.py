@@ -11,7 +11,7 @@ import pytest
 
 from relay import settings
 from relay.errors import SettingsError
-from relay.sentences import BUILT_IN, ENGLISH
+from relay.failure_messages import BUILT_IN, ENGLISH
 from relay.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from relay.follow.broadcast import Burst
 from relay.gateway import event_stream, sinks
 from relay.gateway.codecs import JSON
-from relay.log.audience import Burst
 from tests.scenarios.processes import WATCHING
 from tests.sink_order import Order
 

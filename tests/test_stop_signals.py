@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from relay import dev
-from relay.gateway.processes import Processes
+from relay.commands import dev
 from relay.gateway.server import listen_together, server
+from relay.gateway.supervisor import Processes
 from relay.settings import load
 from relay.stop_signals import stop_signals
+from relay_workers import cli as worker_cli
+from relay_workers import worker
 from tests.scenarios.processes import until
-from workers import cli as worker_cli
-from workers import worker
 
 ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP]
 NO_REDIS = "redis://127.0.0.1:1/0"

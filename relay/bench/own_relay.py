@@ -15,7 +15,7 @@ from relay.embedded import die_with_parent
 from relay.errors import RelayError
 
 _END_WITHIN_S = 10.0
-_COMMAND = (sys.executable, "-P", "-c", "from relay.cli import main; main()", "dev")
+_COMMAND = (sys.executable, "-P", "-c", "from relay.commands.main import main; main()", "dev")
 # Where it listens and what it talks to is ours to say; everything else of the environment holds, to try settings with.
 _OURS = ("RELAY_REDIS_URL", "RELAY_HOST", "RELAY_PORT", "RELAY_METRICS_PORT", "RELAY_QUEUE")
 

@@ -11,9 +11,9 @@ again. `Relay.follow` gives everything that happens in a session.
 """
 
 from relay.client.answer import Answer
+from relay.client.answer_items import Data, End, Item, Reader, Restart, Status, Text
 from relay.client.connection import Relay, connect
 from relay.client.following import Applied, Change, Following, Lost, Rebuilt
-from relay.client.reading import Data, End, Item, Reader, Restart, Status, Text
 from relay.errors import AnswerLost, Disconnected, RelayError, RequestRefused, SessionDeleted
 from relay.protocol.words import Cursor
 

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from relay.client.channel import Channel, Listener
-from relay.client.reading import Item, Reader
+from relay.client.answer_items import Item, Reader
+from relay.client.subscription import Channel, Listener
 from relay.errors import AnswerLost, RelayError
 from relay.protocol.view import Frame, Generation
 

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from relay.client.answer import Answer
-from relay.client.channel import Channel, Listener
-from relay.client.desk import Desk
+from relay.client.answer_items import Status
+from relay.client.dispatcher import Desk
 from relay.client.following import Following
-from relay.client.link import Link, Token
-from relay.client.reading import Status
+from relay.client.subscription import Channel, Listener
+from relay.client.transport import Link, Token
 from relay.errors import Disconnected, RelayError, RequestRefused
 from relay.protocol.words import EPOCH, SESSION, Cursor, new_id
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from relay.client.channel import KEEP_GENERATIONS, Channel, Listener
-from relay.client.reading import Status
+from relay.client.answer_items import Status
+from relay.client.subscription import KEEP_GENERATIONS, Channel, Listener
 from relay.protocol.compact import Compactor
 from relay.protocol.view import Frame, SessionView
 from relay.protocol.words import Cursor

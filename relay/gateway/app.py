@@ -12,7 +12,7 @@ from starlette.routing import Route, WebSocketRoute
 from relay.errors import ClientError
 from relay.gateway import http
 from relay.gateway.gateway import Gateway
-from relay.gateway.guard import Guard
+from relay.gateway.origin_check import Guard
 from relay.gateway.root_path import RootPath
 
 

@@ -1,4 +1,4 @@
-"""One of the processes behind one port: a gateway whose parent is relay/gateway/processes.py.
+"""One of the processes behind one port: a gateway whose parent is relay/gateway/supervisor.py.
 
 Its settings are the first line of standard input. That stays open as a lifeline: where it ends, the parent has died,
 even by `kill -9`, and the child drains and ends as by SIGTERM.

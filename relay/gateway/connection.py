@@ -14,7 +14,7 @@ from typing import Any
 from relay import logging, metrics
 from relay.errors import ClientError
 from relay.gateway.codecs import Codec
-from relay.gateway.hub import Hub
+from relay.gateway.follower_pool import Hub
 from relay.gateway.pulse import LiveSink, Pulse
 from relay.gateway.submissions import ANSWER_WITHIN_S, Submissions, answer_by, answered_in_time
 from relay.gateway.viewer import Viewer

@@ -16,17 +16,17 @@ from starlette.types import Receive, Scope, Send
 
 from relay import metrics
 from relay.errors import ClientError
+from relay.follow.broadcast import Burst
+from relay.follow.follower import Follower
 from relay.gateway.gateway import RECONNECT_SPREAD_MS, Gateway
 from relay.gateway.http_protocol import EXTENSION
 from relay.gateway.pulse import Pulse
 from relay.gateway.sinks import Outbox
 from relay.gateway.submissions import answered_in_time
 from relay.gateway.viewer import Viewer
-from relay.log.audience import Burst
-from relay.log.follower import Follower
-from relay.log.replies import Span
 from relay.protocol import events, frames
 from relay.protocol.words import Cursor
+from relay.store.session.replies import Span
 
 HEADERS = [
     (b"content-type", b"text/event-stream"),

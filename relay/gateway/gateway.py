@@ -11,24 +11,24 @@ from typing import Any
 from starlette.websockets import WebSocket
 
 from relay.errors import ClientError
+from relay.follow.follower import Follower
+from relay.follow.page_cache import Shelf
 from relay.gateway import requests
-from relay.gateway.answers import error_answer
+from relay.gateway.capabilities import Menu
 from relay.gateway.codecs import CODECS, JSON, Codec
 from relay.gateway.connection import Connection
-from relay.gateway.hub import Hub
-from relay.gateway.menu import Menu
+from relay.gateway.follower_pool import Hub
 from relay.gateway.pulse import LiveSink
+from relay.gateway.responses import error_answer
 from relay.gateway.sinks import AsgiSink, TransportSink
 from relay.gateway.submissions import Submissions
 from relay.gateway.websocket_protocol import EXTENSION
-from relay.log import stores
-from relay.log.connect import Connections
-from relay.log.fitness import Fitness
-from relay.log.follower import Follower
-from relay.log.pages import Shelf
-from relay.log.policy import Policy
-from relay.log.reaper import failure
+from relay.redis.connections import Connections
 from relay.settings import Settings
+from relay.store import factory
+from relay.store.queue.policy import Policy
+from relay.store.queue.reaper import failure
+from relay.store.requirements import Fitness
 
 RECONNECT_SPREAD_MS = (200, 3000)
 
@@ -41,9 +41,9 @@ class Gateway:
         self.limits = settings.limits
         self.redis = Connections(settings.redis_url)
         self.fitness = Fitness(self.redis.commands, settings.prefix)
-        self.log = stores.session_log(self.redis, settings)
-        self.queue = stores.queue(self.redis, settings)
-        self.menu = Menu(stores.offers(self.redis, settings), settings.queues, self.limits)
+        self.log = factory.session_log(self.redis, settings)
+        self.queue = factory.queue(self.redis, settings)
+        self.menu = Menu(factory.offers(self.redis, settings), settings.queues, self.limits)
         self.hub = Hub(self._follower, settings.follower_linger_s)
         self.submissions = Submissions(
             self.menu,
@@ -54,9 +54,9 @@ class Gateway:
             look_ms=Policy.of(settings).look_ms,
             mark_ms=int(settings.lost_after_s * 1000),
         )
-        self.subscriber = stores.subscriber(self.redis)
+        self.subscriber = factory.subscriber(self.redis)
         self.shelf = Shelf(settings.replay_bytes)
-        self.reaper = stores.reaper(self.log, self.queue, settings)
+        self.reaper = factory.reaper(self.log, self.queue, settings)
         self.draining = asyncio.Event()  # set once, when this gateway has been told to go
 
     @asynccontextmanager

@@ -14,14 +14,14 @@ from starlette.websockets import WebSocket
 from relay import logging, metrics, timeouts
 from relay.errors import ClientError, StorageError
 from relay.gateway import requests
-from relay.gateway.answers import answer, error_answer
 from relay.gateway.event_stream import HEADERS, EventStream
 from relay.gateway.gateway import Gateway
+from relay.gateway.responses import answer, error_answer
 from relay.gateway.submissions import answered_in_time
 from relay.gateway.waiting import until_ended
-from relay.log.connect import ping
 from relay.protocol import commands
 from relay.protocol.commands import Submit
+from relay.redis.connections import ping
 
 READY_TIMEOUT_S = 1.0
 # The page brings everything it needs and talks to nobody but us.

@@ -7,7 +7,7 @@ import re
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
-from relay import sentences, timeouts
+from relay import failure_messages, timeouts
 from relay.errors import ClientError
 from relay.protocol import commands
 from relay.protocol.words import REQUEST_ID, Cursor, new_id
@@ -50,7 +50,7 @@ def request_id(request: Request, fields: commands.Fields) -> str:
 
 def language(headers: Headers) -> str | None:
     """The reader's languages, as a job carries them; of a WebSocket's handshake, too."""
-    return sentences.languages(",".join(headers.getlist("accept-language")))
+    return failure_messages.languages(",".join(headers.getlist("accept-language")))
 
 
 def wants_events(request: Request) -> bool:

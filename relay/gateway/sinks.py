@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from relay import metrics
+from relay.follow.broadcast import Burst
 from relay.gateway.codecs import Codec
 from relay.gateway.websocket_protocol import CLOSE_TIMEOUT_S, RelayWebSocketProtocol
-from relay.log.audience import Burst
 
 
 class Sink(Protocol):

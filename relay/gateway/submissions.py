@@ -8,19 +8,19 @@ from contextlib import asynccontextmanager
 from functools import cache
 from typing import NamedTuple
 
-from relay import logging, metrics, sentences, timeouts
+from relay import failure_messages, logging, metrics, timeouts
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
-from relay.gateway.hub import Hub
-from relay.gateway.menu import Menu
-from relay.log.connect import AnyRedis
-from relay.log.intake import Intake
-from relay.log.jobs import Job
-from relay.log.queue import Queue
-from relay.log.replies import Deleted, Stopped
-from relay.log.session_log import SessionLog
+from relay.gateway.capabilities import Menu
+from relay.gateway.follower_pool import Hub
 from relay.protocol.commands import Submit
 from relay.protocol.words import new_id
+from relay.redis.connections import AnyRedis
+from relay.store.jobs import Job
+from relay.store.queue.enqueue import Intake
+from relay.store.queue.queue import Queue
+from relay.store.session.replies import Deleted, Stopped
+from relay.store.session.session_log import SessionLog
 
 ANSWER_WITHIN_S = 4.5  # the contract says 5
 
@@ -232,4 +232,4 @@ def _not_kept() -> ClientError:
 def _named_language(submit: Submit) -> str | None:
     """`metadata.language`: for clients that send no Accept-Language, or have readers of many languages."""
     named = (submit.metadata or {}).get("language")
-    return sentences.languages(named) if isinstance(named, str) else None
+    return failure_messages.languages(named) if isinstance(named, str) else None

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from relay import logging, metrics
 from relay.errors import StorageError
+from relay.follow.broadcast import Burst
+from relay.follow.follower import Follower
+from relay.follow.replay import Trimmed
 from relay.gateway.sinks import Sink
-from relay.log.audience import Burst
-from relay.log.follower import Follower
-from relay.log.replay import Trimmed
 from relay.protocol import frames
 from relay.protocol.frames import Subscribed
 from relay.protocol.words import Cursor

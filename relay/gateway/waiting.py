@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from starlette.types import Receive
 
 from relay.errors import ClientError
+from relay.follow.broadcast import Burst
+from relay.follow.follower import Follower
 from relay.gateway.event_stream import hung_up
 from relay.gateway.gateway import Gateway
 from relay.gateway.submissions import answered_in_time
-from relay.log.audience import Burst
-from relay.log.follower import Follower
 from relay.protocol import events
 
 _LOST_EVERY_S = 2.0

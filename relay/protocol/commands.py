@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 from relay.errors import ClientError
-from relay.protocol import addressing
+from relay.protocol import envelope
 from relay.protocol.words import (
     EPOCH,
     GENERATION,
@@ -159,7 +159,7 @@ def peek(raw: bytes | str) -> Fields:
     try:
         found = _peeker.decode(raw)
     except (RecursionError, msgspec.DecodeError, UnicodeError):
-        return addressing.of_json(raw)
+        return envelope.of_json(raw)
     return {"id": found.id, "session": found.session}
 
 

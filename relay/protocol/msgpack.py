@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from relay.errors import ClientError
-from relay.protocol import addressing
+from relay.protocol import envelope
 from relay.protocol.commands import Fields
 
 _INTEGERS = range(-(2**63), 2**64)  # what MessagePack holds; JSON has no such bound
@@ -57,7 +57,7 @@ def peek(raw: bytes) -> Fields:
     try:
         found = _unpack(_peeker.decode, raw)
     except ClientError:
-        return addressing.of_msgpack(raw)
+        return envelope.of_msgpack(raw)
     return {"id": found.id, "session": found.session}
 
 

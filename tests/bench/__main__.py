@@ -16,19 +16,19 @@ import msgspec
 import redis.asyncio
 
 from relay import embedded
+from relay.follow.broadcast import Burst
 from relay.gateway.websocket_protocol import text_frame
-from relay.log.audience import Burst
-from relay.log.jobs import Job
-from relay.log.keys import Keys
-from relay.log.replies import Claim
-from relay.log.session_log import SessionLog
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
+from relay.store.jobs import Job
+from relay.store.keys import Keys
+from relay.store.session.replies import Claim
+from relay.store.session.session_log import SessionLog
+from relay_workers.writing.batching import Batcher
 from tests.bench.dropped import dropped
 from tests.bench.first_byte import first_byte
 from tests.bench.footprint import footprint
 from tests.bench.load import load
-from workers.batching import Batcher
 
 ROUNDS = 7
 _TEXT = " and so on"

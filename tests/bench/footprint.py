@@ -18,12 +18,12 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 
 from relay import embedded
-from relay.log.jobs import Job
-from relay.log.keys import Keys
-from relay.log.queue import Queue
-from relay.log.replies import Claim
-from relay.log.session_log import SessionLog
 from relay.protocol import events
+from relay.store.jobs import Job
+from relay.store.keys import Keys
+from relay.store.queue.queue import Queue
+from relay.store.session.replies import Claim
+from relay.store.session.session_log import SessionLog
 from tests.scenarios.processes import Process, until
 
 SESSIONS = 100

@@ -14,7 +14,7 @@ from websockets.http11 import Request, Response
 
 from relay.client import Disconnected, Following, Rebuilt, Relay, Status, connect
 from relay.client.backoff import Backoff
-from relay.client.link import silence_s
+from relay.client.transport import silence_s
 from tests.client.scripted import Peer, Scripted
 from tests.protocol.logs import Story, message
 

@@ -9,9 +9,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.client.channel import Channel, Listener
+from relay.client.answer_items import Data, End, Reader, Restart, Text
 from relay.client.following import Applied, Backlog, Rebuilt
-from relay.client.reading import Data, End, Reader, Restart, Text
+from relay.client.subscription import Channel, Listener
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from relay.protocol.view import Frame, SessionView

@@ -11,9 +11,9 @@ import pytest
 
 from relay import timeouts
 from relay.client import Answer, AnswerLost, Applied, Following, Lost, Rebuilt, Relay, SessionDeleted, Status
-from relay.client.channel import KEEP_GENERATIONS, Channel
 from relay.client.following import Backlog
 from relay.client.missing import Missing
+from relay.client.subscription import KEEP_GENERATIONS, Channel
 from relay.protocol.view import Frame
 from tests.client.scripted import Peer, Scripted
 from tests.client.test_rules import asked, connected, followed, joined, upto

@@ -31,7 +31,7 @@ from relay.client import (
     Text,
     connect,
 )
-from relay.client.channel import Channel
+from relay.client.subscription import Channel
 from relay.protocol.view import Frame
 from tests.client.scripted import Peer, Scripted
 from tests.protocol.logs import Body, Story, message

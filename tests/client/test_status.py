@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from relay.client import Status, connect
-from relay.client.reading import Reader
+from relay.client.answer_items import Reader
 from relay.protocol.view import SessionView
 from tests.client.scripted import TIMEOUT_S, Peer, Scripted
 

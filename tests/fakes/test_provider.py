@@ -10,11 +10,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from relay_workers.providers.anthropic import AnthropicProvider
+from relay_workers.providers.base import Prompt, Provider, ProviderError, Text, Turn
+from relay_workers.providers.openai import OpenAIProvider
 from tests.fakes.anthropic_format import complaint
 from tests.fakes.provider import FakeProvider, Script
-from workers.providers.anthropic import AnthropicProvider
-from workers.providers.base import Prompt, Provider, ProviderError, Text, Turn
-from workers.providers.openai import OpenAIProvider
 
 ASKED: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Two words"}]}
 

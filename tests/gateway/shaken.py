@@ -14,22 +14,22 @@ import msgspec
 from redis.asyncio import Redis
 
 from relay.errors import StorageError
-from relay.gateway.hub import Hub
+from relay.follow.broadcast import Burst
+from relay.follow.follower import Follower
+from relay.follow.page_cache import Shelf
+from relay.gateway.follower_pool import Hub
 from relay.gateway.viewer import Viewer
-from relay.log.audience import Burst
-from relay.log.follower import Follower
-from relay.log.keys import Keys
-from relay.log.pages import Shelf
-from relay.log.replies import Page
-from relay.log.session_log import PAGE_BYTES, SessionLog
-from relay.log.subscription import Listener
 from relay.protocol.view import Frame
 from relay.protocol.words import Cursor
-from tests.log.distance import Distant
-from tests.log.following import LOST, no_orphans
-from tests.log.in_memory import SESSION_TTL_S, Writer, admitted_and_claimed, session_log_on
+from relay.redis.pubsub.subscriber import Listener
+from relay.store.keys import Keys
+from relay.store.session.replies import Page
+from relay.store.session.session_log import PAGE_BYTES, SessionLog
+from tests.follow.distance import Distant
+from tests.follow.following import LOST, no_orphans
 from tests.scenarios.checker import judge
 from tests.sink_order import Order
+from tests.store.in_memory import SESSION_TTL_S, Writer, admitted_and_claimed, session_log_on
 
 SETTLED_TURNS = 20_000
 MAX_GENERATIONS = 3

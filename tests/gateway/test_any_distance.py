@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.follow import follower
 from relay.gateway import viewer
-from relay.log import follower, turns
+from relay.redis import read_limiter
 from tests.examples import tries
 from tests.gateway.shaken import Shaken
-from tests.log.in_memory import redis_in_memory
+from tests.store.in_memory import redis_in_memory
 
 NUMBER = st.integers(0, 60)
 OFTEN = ["write"] * 8 + ["deliver"] * 12 + ["turns"] * 4 + ["join"] * 3 + ["look", "leave", "drain"]
@@ -55,7 +56,7 @@ def no_pauses() -> Iterator[None]:
         patch.setattr(follower, "IDLE_LOOK_S", 1000)
         patch.setattr(follower, "_RETRY_S", (0, 0))
         patch.setattr(viewer, "_RETRY_S", 0)
-        patch.setattr(turns, "FAILED_READ_S", 0)
+        patch.setattr(read_limiter, "FAILED_READ_S", 0)
         yield
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from relay.gateway import follower_pool as hub_module
 from relay.gateway import http, requests
-from relay.gateway import hub as hub_module
-from relay.gateway.hub import Hub
-from tests.log.following import Stage
-from tests.log.in_memory import Clock, redis_in_memory, session_log_on
+from relay.gateway.follower_pool import Hub
+from tests.follow.following import Stage
+from tests.store.in_memory import Clock, redis_in_memory, session_log_on
 
 
 async def busy_for_turns() -> None:

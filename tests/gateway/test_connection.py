@@ -12,13 +12,13 @@ import pytest
 from relay.gateway import submissions as submissions_module
 from relay.gateway.codecs import JSON
 from relay.gateway.connection import Connection
-from relay.gateway.hub import Hub
+from relay.gateway.follower_pool import Hub
 from relay.gateway.submissions import Accepted, answered_in_time
 from relay.protocol.commands import Submit
+from tests.follow.following import Stage
 from tests.gateway.test_viewer import Tray
-from tests.log.following import Stage
-from tests.log.in_memory import Clock, redis_in_memory, session_log_on
 from tests.scenarios.processes import until
+from tests.store.in_memory import Clock, redis_in_memory, session_log_on
 
 LIMITS = {"max_command_bytes": 1 << 20, "max_content_bytes": 1 << 17, "max_subscriptions": 1}
 

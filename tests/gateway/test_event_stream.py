@@ -12,17 +12,17 @@ from redis.asyncio import Redis
 
 from relay import settings
 from relay.errors import ClientError
+from relay.follow.follower import Follower
+from relay.follow.page_cache import Shelf
 from relay.gateway.event_stream import EventStream, Framing
-from relay.gateway.hub import Hub
-from relay.log.follower import Follower
-from relay.log.pages import Shelf
-from relay.log.replies import Span
-from relay.log.session_log import SessionLog
+from relay.gateway.follower_pool import Hub
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from relay.protocol.words import Cursor
-from tests.log.following import LOST, Hearsay, no_orphans
-from tests.log.in_memory import Clock, admitted_and_claimed, redis_in_memory, session_log_on
+from relay.store.session.replies import Span
+from relay.store.session.session_log import SessionLog
+from tests.follow.following import LOST, Hearsay, no_orphans
+from tests.store.in_memory import Clock, admitted_and_claimed, redis_in_memory, session_log_on
 
 WAIT_S = 10
 

@@ -14,12 +14,12 @@ from relay.errors import ClientError
 from relay.gateway import submissions as submissions_module
 from relay.gateway import waiting
 from relay.gateway.submissions import Accepted, Submissions
-from relay.log.jobs import Job
-from relay.log.queue import Queue
-from relay.log.replies import Admitted, Stopped
-from relay.log.session_log import SessionLog
 from relay.protocol.commands import Submit
-from tests.log.in_memory import (
+from relay.store.jobs import Job
+from relay.store.queue.queue import Queue
+from relay.store.session.replies import Admitted, Stopped
+from relay.store.session.session_log import SessionLog
+from tests.store.in_memory import (
     answered,
     claimed,
     job_of,

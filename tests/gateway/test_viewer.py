@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from relay.follow.broadcast import Burst
+from relay.follow.replay import Trimmed
 from relay.gateway.codecs import JSON
 from relay.gateway.sinks import AsgiSink
 from relay.gateway.viewer import MAX_BURST_BYTES, Viewer
-from relay.log.audience import Burst
-from relay.log.replay import Trimmed
-from tests.log.following import MAX_FRAME_BYTES, Stage
-from tests.log.in_memory import Clock, redis_in_memory, session_log_on
+from tests.follow.following import MAX_FRAME_BYTES, Stage
 from tests.sink_order import Order
+from tests.store.in_memory import Clock, redis_in_memory, session_log_on
 
 WAIT_S = 10
 

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_CLOCK_STEPS = "tests/scenarios/test_clock_steps.py::test_"
-_CRASHES = "tests/scenarios/test_crashes.py::test_"
-_DOUBTS = "tests/scenarios/test_doubts.py::test_"
-_FLUSHING = "tests/scenarios/test_flushing.py::test_"
-_GOING = "tests/scenarios/test_going.py::test_"
+_CLOCK_STEPS = "tests/scenarios/redis/test_clock_steps.py::test_"
+_CRASHES = "tests/scenarios/workers/test_crashes.py::test_"
+_DOUBTS = "tests/scenarios/delivery/test_doubts.py::test_"
+_FLUSHING = "tests/scenarios/redis/test_flushing.py::test_"
+_GOING = "tests/scenarios/workers/test_going.py::test_"
 _IN_NODE = "tests/static/test_relay_client_in_node.py::test_"
-_IDLE = "tests/scenarios/test_idle_connections.py::test_"
-_SATURATED = "tests/scenarios/test_saturated.py::test_"
-_STOP = "tests/scenarios/test_stop.py::test_"
-_APPEND = "tests/log/test_append.py::test_"
-_CLAIM = "tests/log/test_claim.py::test_"
+_IDLE = "tests/scenarios/redis/test_idle_connections.py::test_"
+_SATURATED = "tests/scenarios/workers/test_saturated.py::test_"
+_STOP = "tests/scenarios/stops/test_stop.py::test_"
+_APPEND = "tests/store/session/test_append.py::test_"
+_CLAIM = "tests/store/session/test_claim.py::test_"
 _CONSUMER = "tests/workers/test_consumer.py::test_"
-_FAILOVER = "tests/scenarios/test_failover.py::test_"
-_ANSWER = "tests/workers/test_answer.py::test_"
-_RESUMING = "tests/workers/test_resuming.py::test_"
-_END = "tests/log/test_end.py::test_"
-_FOLLOWER = "tests/log/test_follower.py::test_"
+_FAILOVER = "tests/scenarios/providers/test_failover.py::test_"
+_ANSWER = "tests/workers/asking/test_answer_request.py::test_"
+_RESUMING = "tests/workers/asking/test_background_call.py::test_"
+_END = "tests/store/session/test_end.py::test_"
+_FOLLOWER = "tests/follow/test_follower.py::test_"
 _FOLDER = "tests/test_private_folder.py::test_"
-_GUARD = "tests/gateway/test_guard.py::test_"
+_GUARD = "tests/gateway/test_origin_check.py::test_"
 _HTTP = "tests/gateway/test_http_protocol.py::test_"
-_HUB = "tests/gateway/test_hub.py::test_"
-_MOVED = "tests/log/test_moved_meanwhile.py::test_"
-_POOL = "tests/log/test_pool.py::test_"
-_EXPIRY = "tests/log/test_expiry.py::test_whatever_a_script_writes_expires_whichever_key_redis_has_lost"
+_HUB = "tests/gateway/test_follower_pool.py::test_"
+_MOVED = "tests/follow/test_moved_meanwhile.py::test_"
+_POOL = "tests/redis/test_pool.py::test_"
+_EXPIRY = "tests/store/test_expiry.py::test_whatever_a_script_writes_expires_whichever_key_redis_has_lost"
 _TIMEOUTS = "tests/test_timeouts.py::test_"
 _MISSING = "tests/client/test_missing.py::test_"
 _VIEW = "tests/protocol/test_view.py::test_"
 _COMPACT = "tests/protocol/test_compact.py::test_"
-_TRIM = "tests/log/test_trim.py::test_"
-_SNAPSHOTS = "tests/log/test_snapshots.py::test_"
-_UNSERVED = "tests/log/test_unserved.py::test_"
-_VERSIONS = "tests/log/test_versions.py::test_"
-_RIGHTS = "tests/log/test_rights.py::test_"
+_TRIM = "tests/store/session/test_trim.py::test_"
+_SNAPSHOTS = "tests/store/session/test_snapshots.py::test_"
+_UNSERVED = "tests/store/queue/test_unserved.py::test_"
+_VERSIONS = "tests/store/session/test_versions.py::test_"
+_RIGHTS = "tests/store/test_acl.py::test_"
 
 
 class Change(NamedTuple):
@@ -63,7 +63,7 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "a follower that trusts pub/sub",
-        "relay/log/follower.py",
+        "relay/follow/follower.py",
         [Change("elif seq == self.frontier + 1:", "elif seq > 0:")],
         [_DOUBTS + "what_pub_sub_says_twice_early_or_of_another_life_is_not_shown"],
         [
@@ -73,83 +73,86 @@ MUTANTS = [
     ),
     Mutant(
         "an append without its number",
-        "relay/log/lua/append.lua",
+        "relay/store/session/lua/append.lua",
         [Change("if n <= done then return { 'repeated', state[2] or '0', epoch } end\n", "")],
         [_DOUBTS + "statuses_whose_replies_are_lost_are_written_once"],
         [_APPEND + "a_number_that_is_repeated_is_answered_as_it_was_then"],
     ),
     Mutant(
         "no fence",
-        "relay/log/lua/session.lua",
+        "relay/store/session/lua/prelude.lua",
         [Change("if tonumber(state[1]) > tonumber(fence) then return { 'stale' } end", "")],
         [_DOUBTS + "a_frozen_worker_that_wakes_up_cannot_end_what_another_one_writes"],
         [_APPEND + "a_worker_that_lost_its_claim_writes_nothing_more"],
     ),
     Mutant(
         "a lease that a late renewal revives after it was given back",
-        "relay/log/lua/session.lua",
+        "relay/store/session/lua/prelude.lua",
         [Change("if held and not state[3] then return { 'stale' } end", "")],
         [],
         [_CLAIM + "what_is_on_its_way_as_it_is_given_back_does_not_revive_the_lease"],
     ),
     Mutant(
         "a rebuild that takes back what was given back",
-        "relay/log/lua/rebuild.lua",
+        "relay/store/session/lua/rebuild.lua",
         [Change("if not state[3] and state[2] == held then return { 'stale' } end", "")],
         [],
         [_CLAIM + "what_is_on_its_way_as_it_is_given_back_does_not_revive_the_lease"],
     ),
     Mutant(
         "a lost row that nobody puts back",
-        "relay/log/lua/enqueue.lua",
+        "relay/store/queue/lua/enqueue.lua",
         [Change("if not redis.call('ZSCORE', QUEUE.open, ARGV[1]) then add_row() end", "")],
         [],
         [
-            "tests/log/test_queue.py::test_a_row_that_was_lost_without_its_job_comes_back",
-            "tests/log/test_reaper.py::test_an_answer_whose_row_alone_is_lost_has_it_again_and_is_taken_over",
+            "tests/store/queue/test_queue.py::test_a_row_that_was_lost_without_its_job_comes_back",
+            "tests/store/queue/test_reaper.py::test_an_answer_whose_row_alone_is_lost_has_it_again_and_is_taken_over",
         ],
     ),
     Mutant(
         "a log that is made again for ever",
-        "relay/log/lua/session.lua",
+        "relay/store/session/lua/prelude.lua",
         [Change("  if redis.call('XLEN', KEY.log) == 1 then created[#created + 1] = KEY.log end\n", "")],
         [],
         [_EXPIRY],
     ),
     Mutant(
         "reasoning that is made again for ever",
-        "relay/log/lua/append.lua",
+        "relay/store/session/lua/append.lua",
         [Change("== #ARGV[12]", "and stored == 0")],
         [],
         [_EXPIRY],
     ),
     Mutant(
         "a session that is made for a refusal, and for ever",
-        "relay/log/lua/session.lua",
+        "relay/store/session/lua/prelude.lua",
         [Change("  redis.call('PEXPIRE', KEY.meta, ttl_ms) -- until the first event (keep)\n", "")],
         [],
         [_EXPIRY],
     ),
     Mutant(
         "an append where the session is lost",
-        "relay/log/lua/session.lua",
+        "relay/store/session/lua/prelude.lua",
         [Change("  if not epoch then return { 'unknown' } end\n", "")],
         [],
-        [_EXPIRY, "tests/log/test_session_log.py::test_where_meta_is_lost_alone_nothing_goes_on_in_what_is_left"],
+        [
+            _EXPIRY,
+            "tests/store/session/test_session_log.py::test_where_meta_is_lost_alone_nothing_goes_on_in_what_is_left",
+        ],
     ),
     Mutant(
         "an offer whose reply was lost and that nobody takes back",
-        "relay/log/offers.py",
+        "relay/store/queue/worker_registry.py",
         [Change("        self._made, self._made_at = bodies + withdrawn, -math.inf\n", "")],
         [],
         [
-            "tests/log/test_offers.py::test_what_landed_without_a_reply_is_taken_back_too",
-            "tests/log/test_offers.py::test_what_is_taken_back_and_offered_again_stands_though_a_reply_was_lost",
+            "tests/store/queue/test_worker_registry.py::test_what_landed_without_a_reply_is_taken_back_too",
+            "tests/store/queue/test_worker_registry.py::test_what_is_taken_back_and_offered_again_stands_though_a_reply_was_lost",
         ],
     ),
     Mutant(
         "no index check",
-        "relay/log/lua/append.lua",
+        "relay/store/session/lua/append.lua",
         [
             Change("if index < stored then", "if false then"),
             # What the text's length says keeps it out as well, by a rebuild.
@@ -160,7 +163,7 @@ MUTANTS = [
     ),
     Mutant(
         "publish before write",
-        "relay/log/lua/append.lua",
+        "relay/store/session/lua/append.lua",
         [
             Change(
                 "local lease = digits(now + tonumber(ARGV[7]))\n",
@@ -175,21 +178,21 @@ MUTANTS = [
     ),
     Mutant(
         "a lost epoch change",
-        "relay/log/follower.py",
+        "relay/follow/follower.py",
         [Change("(opened.epoch, opened.head) == (self.epoch, self.frontier)", "opened.head == self.frontier")],
         [_DOUBTS + "a_log_that_began_anew_as_long_as_the_old_one_is_told_as_another_life"],
         [],
     ),
     Mutant(
         "a lease that protects nobody",
-        "relay/log/lua/claim.lua",
+        "relay/store/session/lua/claim.lua",
         [Change("if left > 0 and state[6] and state[6] ~= ARGV[5] then return { 'leased', digits(left) } end", "")],
         [_DOUBTS + "a_job_that_a_second_worker_gets_stays_with_the_first_while_it_lives"],
         [_CLAIM + "a_claim_is_refused_while_a_lease_is_alive"],
     ),
     Mutant(
         "a takeover without a restart",
-        "relay/log/lua/claim.lua",
+        "relay/store/session/lua/claim.lua",
         [Change("return { 'claimed', fence, state[4], state[3] or '0', history,",
                 "return { 'claimed', fence, state[4], '0', history,")],
         [_CRASHES + "a_worker_killed_in_mid_answer_is_replaced_and_its_text_is_void"],
@@ -197,14 +200,14 @@ MUTANTS = [
     ),
     Mutant(
         "a stop that ends again what has ended",
-        "relay/log/lua/stop.lua",
+        "relay/store/session/lua/stop.lua",
         [Change("if state[1] == 'ended' then return { 'ended' } end", "")],
         [_STOP + "stops_racing_with_the_end_leave_exactly_one_end"],
         [_END + "a_stop_of_what_has_ended_or_never_was_writes_nothing"],
     ),
     Mutant(
         "a stop that is not told to the worker's appends",
-        "relay/log/lua/session.lua",
+        "relay/store/session/lua/prelude.lua",
         [Change("if state[2] == 'ended' then return { 'ended' } end", "")],
         [],  # the fence that a stop raises keeps a worker out as well
         [_APPEND + "nothing_is_written_after_the_end_or_without_a_generation"],
@@ -218,21 +221,21 @@ MUTANTS = [
     ),
     Mutant(
         "a trim across data",
-        "relay/log/lua/trim.lua",
+        "relay/store/session/lua/trim.lua",
         [Change("      open = {}\n", "")],
         [],
         [_TRIM + "many_batches_become_one_on_either_side_of_data_and_everything_else_stays"],
     ),
     Mutant(
         "a snapshot's data without its place",
-        "relay/log/lua/append.lua",
+        "relay/store/session/lua/append.lua",
         [Change("(redis.call('HGET', key, 'bytes') or '0') .. ' ' .. body", "'0 ' .. body")],
         [],
-        ["tests/log/test_snapshots.py::test_data_stands_in_a_snapshot_with_its_place_in_the_text"],
+        ["tests/store/session/test_snapshots.py::test_data_stands_in_a_snapshot_with_its_place_in_the_text"],
     ),
     Mutant(
         "a snapshot of two moments",
-        "relay/log/snapshots.py",
+        "relay/store/session/snapshots.py",
         [Change("self.text[: running.text_bytes], self.reasoning[", "self.text, self.reasoning[")],
         [],
         [
@@ -242,14 +245,14 @@ MUTANTS = [
     ),
     Mutant(
         "a snapshot with what comes back after its moment",
-        "relay/log/snapshots.py",
+        "relay/store/session/snapshots.py",
         [Change(' if _ended_by(stored.fields.get("last"), moment.head) else None', "")],
         [],
         [_SNAPSHOTS + "what_had_been_lost_at_the_moment_is_left_out_though_it_comes_back"],
     ),
     Mutant(
         "the floor as a version",
-        "relay/log/versions.py",
+        "relay/store/session/versions.py",
         [Change("return (self.floor, self.trims) == (other.floor, other.trims)", "return self.floor == other.floor")],
         [],
         [
@@ -259,7 +262,7 @@ MUTANTS = [
     ),
     Mutant(
         "pages of two versions joined",
-        "relay/log/replay.py",
+        "relay/follow/replay.py",
         [Change("if not stretch.version.continues(self.version, after):", "if False:")],
         [],
         [
@@ -269,7 +272,7 @@ MUTANTS = [
     ),
     Mutant(
         "a change that begins everybody anew",
-        "relay/log/versions.py",
+        "relay/store/session/versions.py",
         [Change("return not any(change.first <= after < change.last for change in since)", "return not since")],
         [],
         [
@@ -279,14 +282,14 @@ MUTANTS = [
     ),
     Mutant(
         "a page that was merged beyond what is shown",
-        "relay/log/replay.py",
+        "relay/follow/replay.py",
         [Change("        self._reach(stretch.version.floor)\n", "")],
         [],
         [_VERSIONS + "a_replay_whose_page_was_merged_beyond_what_is_shown_waits_for_that"],
     ),
     Mutant(
         "a cursor below the floor is honoured",
-        "relay/log/follower.py",
+        "relay/follow/follower.py",
         [Change("self.floor <= seq <= self.audience.flushed", "seq <= self.audience.flushed")],
         [_DOUBTS + "a_cursor_into_what_was_merged_since_is_not_honoured"],
         [_FOLLOWER + "a_cursor_below_the_floor_is_not_honoured_except_at_the_very_beginning"],
@@ -307,7 +310,7 @@ MUTANTS = [
     ),
     Mutant(
         "an answer that is missed before its log is shown",
-        "relay/client/channel.py",
+        "relay/client/subscription.py",
         [Change(" and not view.rebuilding", "")],
         [],
         [_MISSING + "time_counts_only_once_the_whole_log_is_shown"],
@@ -321,36 +324,36 @@ MUTANTS = [
     ),
     Mutant(
         "commands that are looked through all at once",
-        "relay/client/desk.py",
+        "relay/client/dispatcher.py",
         [Change("if not any(request.suspect for request in waiting):", "if True:")],
         [],
-        ["tests/client/test_requests.py::test_of_several_that_wait_the_one_that_could_not_be_read_is_found"
+        ["tests/client/test_dispatcher.py::test_of_several_that_wait_the_one_that_could_not_be_read_is_found"
          "_and_the_others_are_taken"],
     ),
     Mutant(
         "a failover that joins two texts",
-        "workers/answer.py",
+        "workers/relay_workers/asking/answer_request.py",
         [Change('self._flusher.restart("provider_failed")', 'self._flusher.status("retrying")')],
         [_FAILOVER + "in_mid_answer_the_next_provider_begins_a_new_attempt"],
         [_ANSWER + "what_was_shown_of_a_provider_that_failed_is_void_before_another_says_anything"],
     ),
     Mutant(
         "a call without a lease",
-        "workers/answer.py",
+        "workers/relay_workers/asking/answer_request.py",
         [Change("        await self._lease.held()\n", "")],
         [],
         [_ANSWER + "a_worker_without_its_lease_asks_nobody_until_it_knows"],
     ),
     Mutant(
         "a lost worker's call that is gone on with unproved",
-        "workers/flushing.py",
+        "workers/relay_workers/writing/flusher.py",
         [Change('raise Diverged("another text")', "pass")],
         [],
         [_RESUMING + "of_another_text_as_long_nothing_is_written_behind_what_was_left"],
     ),
     Mutant(
         "a breaker that nothing opens",
-        "workers/breaker.py",
+        "workers/relay_workers/asking/breaker.py",
         [Change("elif self._in_a_row >= self._failures or", "elif")],
         [_FAILOVER + "a_sick_provider_is_passed_over_and_everybody_can_see_that"],
         [],
@@ -367,7 +370,7 @@ MUTANTS = [
     ),
     Mutant(
         "an idle connection that is trusted",
-        "relay/log/pool.py",
+        "relay/redis/pool.py",
         [Change("if link.fresh or await self._answers(link):", "if not link.lost:")],
         [_IDLE + "a_firewall_that_drops_idle_connections_without_a_word_costs_no_submit"],
         [
@@ -377,21 +380,21 @@ MUTANTS = [
     ),
     Mutant(
         "a worker whose leases live in its loop alone",
-        "workers/lifeline.py",
+        "workers/relay_workers/lease_thread.py",
         [Change("[lease for lease in list(self._leases) if lease.is_late]", "list[Lease]()")],
         [_SATURATED + "a_generator_that_blocks_the_loop_for_longer_than_the_lease_is_called_once"],
-        ["tests/workers/test_lifeline.py::test_a_lease_is_renewed_while_the_loop_is_blocked_for_longer_than_it_lasts"],
+        ["tests/workers/test_lease_thread.py::test_a_lease_is_renewed_while_the_loop_is_blocked_for_longer_than_it_lasts"],
     ),
     Mutant(
         "a window that takes in what does not follow on",
-        "relay/log/window.py",
+        "relay/follow/window.py",
         [Change("if self._entries and seq != self._entries[-1][0] + 1:", "if False:")],
         [],
-        ["tests/log/test_window.py::test_what_does_not_follow_on_is_refused"],
+        ["tests/follow/test_window.py::test_what_does_not_follow_on_is_refused"],
     ),
     Mutant(
         "a look that goes by what was newest before its read",
-        "relay/log/follower.py",
+        "relay/follow/follower.py",
         [Change("if self.frontier == asked and newest is None", "if newest is None")],
         [],
         [
@@ -401,9 +404,9 @@ MUTANTS = [
     ),
     Mutant(
         "a follower that is lent as it is",
-        "relay/gateway/hub.py",
+        "relay/gateway/follower_pool.py",
         [Change("if not is_new:", "if False:")],
-        ["tests/scenarios/test_distance.py::test_nobody_who_comes_after_an_answered_delete_is_shown_what_was_deleted"],
+        ["tests/scenarios/delivery/test_distance.py::test_nobody_who_comes_after_an_answered_delete_is_shown_what_was_deleted"],
         [_HUB + "who_comes_after_a_delete_elsewhere_is_not_lent_the_follower_of_what_was_deleted"],
     ),
     Mutant(
@@ -415,98 +418,98 @@ MUTANTS = [
     ),
     Mutant(
         "pages of a log that was trimmed between them",
-        "relay/log/replay.py",
+        "relay/follow/replay.py",
         [Change("if not stretch.version.continues(self.version, after):", "if False:")],
         [],
         [_MOVED + "pages_from_before_and_after_a_trim_are_not_joined_though_the_floor_has_not_moved"],
     ),
     Mutant(
         "a deleted answer that is missed for ever",
-        "relay/log/recovery.py",
+        "relay/follow/recovery.py",
         [Change('elif buried == "deleted" or self._missing.in_vain(known.generation):', "elif False:")],
         [],
         [_HUB + "an_answer_deleted_elsewhere_after_its_epoch_had_changed_unseen_is_missed_no_more"],
     ),
     Mutant(
         "a look out of sight while it waits for its turn",
-        "relay/log/sight.py",
+        "relay/follow/visibility.py",
         [Change("else max(self._trying_at, self._answered_at())", "else self._trying_at")],
         [],
         [
-            "tests/log/test_turns.py::test_a_subscription_that_is_lost_for_many_sessions_makes_nobody_degraded",
-            "tests/log/test_sight.py::test_while_others_are_answered_nobody_is_told",
+            "tests/redis/test_read_limiter.py::test_a_subscription_that_is_lost_for_many_sessions_makes_nobody_degraded",
+            "tests/follow/test_visibility.py::test_while_others_are_answered_nobody_is_told",
         ],
     ),
     Mutant(
         "a retry that is replaced by what it retries",
-        "relay/log/lua/session.lua",
+        "relay/store/session/lua/prelude.lua",
         [Change("      if is_newer(other, generation) then return end\n", "")],
         [],
         [_END + "a_retry_that_ends_before_what_it_retries_stays_the_answer"],
     ),
     Mutant(
         "a question that goes with its first answer",
-        "relay/log/lua/admit.lua",
+        "relay/store/session/lua/admit.lua",
         [Change("entry[2][2] == old and entry[1] ~= left then", "entry[2][2] == old then")],
         [],
-        ["tests/log/test_admit.py::test_a_retry_keeps_its_question_when_what_it_retries_is_forgotten"],
+        ["tests/store/session/test_admit.py::test_a_retry_keeps_its_question_when_what_it_retries_is_forgotten"],
     ),
     Mutant(
         "a refusal for want of room that is not final",
-        "relay/log/lua/admit.lua",
+        "relay/store/session/lua/admit.lua",
         [Change("redis.call('ZSCORE', KEY.refused, generation) or ", "")],
         [],
         [
-            "tests/log/test_admit.py::test_what_was_refused_for_want_of_room_is_never_admitted_later",
-            "tests/log/test_intake.py::test_a_job_that_another_has_dropped_for_want_of_room_is_not_accepted_any_more",
+            "tests/store/session/test_admit.py::test_what_was_refused_for_want_of_room_is_never_admitted_later",
+            "tests/store/queue/test_enqueue.py::test_a_job_that_another_has_dropped_for_want_of_room_is_not_accepted_any_more",
         ],
     ),
     Mutant(
         "a gateway that does not look for its row again",
-        "relay/log/intake.py",
+        "relay/store/queue/enqueue.py",
         [Change("            if admitted.fresh:\n", "            if False:\n")],
         [],
-        ["tests/log/test_intake.py::test_a_job_that_is_lost_before_it_is_admitted_has_its_row_again"],
+        ["tests/store/queue/test_enqueue.py::test_a_job_that_is_lost_before_it_is_admitted_has_its_row_again"],
     ),
     Mutant(
         "a worker that does not look for a row again",
-        "workers/generation.py",
+        "workers/relay_workers/generation.py",
         [Change("                if self._claim.fresh:\n", "                if False:\n")],
         [],
         [_CONSUMER + "a_job_that_redis_loses_between_take_and_admit_has_a_row_while_it_runs"],
     ),
     Mutant(
         "a take that is cancelled with what it was handed",
-        "workers/consumer.py",
+        "workers/relay_workers/consumer.py",
         [Change("            return await asyncio.shield(taking)\n", "            return await taking\n")],
         [_GOING + "what_a_take_brings_to_a_worker_that_goes_is_answered_by_another"],
         [_CONSUMER + "what_a_take_has_brought_as_its_worker_goes_is_there_for_the_next_at_once"],
     ),
     Mutant(
         "a claim that is cancelled with its lease",
-        "workers/consumer.py",
+        "workers/relay_workers/consumer.py",
         [Change("            claim = await asyncio.shield(claiming)\n", "            claim = await claiming\n")],
         [_GOING + "a_claim_of_a_worker_that_goes_is_released_and_no_lost_worker"],
         [_CONSUMER + "what_was_claimed_as_its_worker_goes_is_given_back_and_no_worker_is_lost"],
     ),
     Mutant(
         "a worker that takes the reply to its last try for all that it has done",
-        "workers/consumer.py",
+        "workers/relay_workers/consumer.py",
         [Change("fresh=claim.fresh or in_doubt", "fresh=claim.fresh")],
         [],
         [_CONSUMER + "a_job_that_redis_has_lost_has_a_row_also_if_the_first_reply_to_its_worker_is_lost"],
     ),
     Mutant(
         "a reaper that believes every step of Redis' clock",
-        "relay/log/reaper.py",
+        "relay/store/queue/reaper.py",
         [Change("if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):", "if False:")],
         [
             _CLOCK_STEPS + "an_answer_that_waits_for_its_first_token_is_still_its_workers",
             _CLOCK_STEPS + "a_question_that_waits_for_a_worker_still_gets_one",
         ],
         [
-            "tests/log/test_reaper.py::test_an_answer_that_waits_for_its_first_token_outlives_a_step_of_redis_clock",
-            "tests/log/test_reaper.py::test_a_job_waits_its_time_for_a_worker_whatever_redis_clock_skips",
+            "tests/store/queue/test_reaper.py::test_an_answer_that_waits_for_its_first_token_outlives_a_step_of_redis_clock",
+            "tests/store/queue/test_reaper.py::test_a_job_waits_its_time_for_a_worker_whatever_redis_clock_skips",
         ],
     ),
     Mutant(
@@ -518,7 +521,7 @@ MUTANTS = [
     ),
     Mutant(
         "an iterator of theirs that is asked for unguarded",
-        "workers/providers/app.py",
+        "workers/relay_workers/providers/app.py",
         [
             Change("            return aiter(theirs)\n        except BaseException as error:  # what a library",
                    "        except BaseException as error:  # what a library"),
@@ -526,21 +529,21 @@ MUTANTS = [
                    " from None\n        return aiter(theirs)\n\n    async def _next("),
         ],
         [],
-        ["tests/workers/test_app_provider.py::test_whatever_python_asks_of_theirs_may_fail"],
+        ["tests/workers/providers/test_app.py::test_whatever_python_asks_of_theirs_may_fail"],
     ),
     Mutant(
         "a worker that ends with whoever exits in a task of theirs",
-        "workers/loop.py",
+        "workers/relay_workers/event_loop.py",
         [Change("                if running.done():\n                    break", "                raise")],
         [],
-        ["tests/workers/test_loop.py::test_an_exit_in_a_task_or_callback_ends_nothing_and_nothing_is_lost"],
+        ["tests/workers/test_event_loop.py::test_an_exit_in_a_task_or_callback_ends_nothing_and_nothing_is_lost"],
     ),
     Mutant(
         "a busy worker that blames who takes the connection",
-        "workers/providers/access.py",
+        "workers/relay_workers/providers/access.py",
         [Change("Timeout(_READ_TIMEOUT_S, connect=None)", "Timeout(_READ_TIMEOUT_S, connect=0.3)")],
         [],
-        ["tests/workers/test_providers.py::test_a_server_that_takes_the_connection_is_reached_however_busy_we_are"],
+        ["tests/workers/providers/test_providers.py::test_a_server_that_takes_the_connection_is_reached_however_busy_we_are"],
     ),
     Mutant(
         "a living folder that is taken for a dead one's",
@@ -560,26 +563,26 @@ MUTANTS = [
         "a worker that a closed terminal kills",
         "relay/stop_signals.py",
         [Change("        numbers.append(signal.SIGHUP)", "        pass")],
-        ["tests/scenarios/test_terminal_closed.py::test_a_worker_finishes_what_it_says"],
+        ["tests/scenarios/commands/test_terminal_closed.py::test_a_worker_finishes_what_it_says"],
         ["tests/test_stop_signals.py::test_a_worker_finishes_at_the_first_and_hands_over_at_the_second"],
     ),
     Mutant(
         "a log that a closed terminal breaks",
         "relay/logging.py",
         [Change("cast(TextIO, _WhoeverReads(sys.stderr))", "sys.stderr")],
-        ["tests/scenarios/test_terminal_closed.py::test_relay_dev_ends_and_leaves_nothing_behind"],
+        ["tests/scenarios/commands/test_terminal_closed.py::test_relay_dev_ends_and_leaves_nothing_behind"],
         ["tests/test_logging.py::test_a_log_that_nobody_reads_any_more_breaks_nothing"],
     ),
     Mutant(
         "what came back and ended unheard is missed for ever",
-        "relay/log/follower.py",
+        "relay/follow/follower.py",
         [Change("            self.missing.begun(self.active)\n", "")],
         [],
-        ["tests/log/test_lost.py::test_one_that_is_back_and_then_ends_and_goes_unheard_is_missed_no_more"],
+        ["tests/follow/test_lost.py::test_one_that_is_back_and_then_ends_and_goes_unheard_is_missed_no_more"],
     ),
     Mutant(
         "a dropped connection takes fresh ones along",
-        "relay/log/pool.py",
+        "relay/redis/pool.py",
         [Change("            self._leave_stale()", "            self.close_idle()")],
         [],
         [_POOL + "one_that_was_dropped_takes_none_along_that_were_heard_of_since"],
@@ -588,7 +591,7 @@ MUTANTS = [
         "a frame that waits for an acknowledgement",
         "relay/gateway/server.py",
         [Change("socket.TCP_NODELAY, 1)", "socket.TCP_NODELAY, 0)")],
-        ["tests/scenarios/test_accepted_connections.py::test_a_frame_waits_for_no_acknowledgement_of_the_one_before"],
+        ["tests/scenarios/gateway/test_accepted_connections.py::test_a_frame_waits_for_no_acknowledgement_of_the_one_before"],
         [],
     ),
     Mutant(
@@ -607,14 +610,14 @@ MUTANTS = [
     ),
     Mutant(
         "the first of two hosts",
-        "relay/gateway/guard.py",
+        "relay/gateway/origin_check.py",
         [Change("if len(headers.getlist(name)) > 1:", "if len(headers.getlist(name)) > 9:")],
         [],
         [_GUARD + "two_hosts_or_origins_are_refused_whatever_they_say"],
     ),
     Mutant(
         "CORS headers at the addresses that are open to all",
-        "relay/gateway/guard.py",
+        "relay/gateway/origin_check.py",
         [Change("await (self._with_cors if is_allowed else self._app)(scope", "await self._with_cors(scope")],
         [],
         [_GUARD + "who_is_let_in_and_gets_the_headers_that_pages_of_other_origins_need"],
@@ -637,47 +640,47 @@ MUTANTS = [
         "a gateway on whatever loop is installed",
         "relay/gateway/server.py",
         [Change("        loop=settings.loop,", "        loop='auto',")],
-        ["tests/scenarios/test_event_loops.py::test_a_gateway_answers_on_the_loop_that_was_asked_for"],
+        ["tests/scenarios/gateway/test_event_loops.py::test_a_gateway_answers_on_the_loop_that_was_asked_for"],
         [],
     ),
     Mutant(
         "an unserved queue is told of by whoever sees it",
-        "relay/log/lua/unserved.lua",
+        "relay/store/session/lua/unserved.lua",
         [Change("if state[3] then return { 'told' } end", "")],
         [],
         [_UNSERVED + "of_several_that_tell_it_at_once_one_writes_it"],
     ),
     Mutant(
         "an unserved queue is told of though the answer was claimed",
-        "relay/log/lua/unserved.lua",
+        "relay/store/session/lua/unserved.lua",
         [Change("if state[1] ~= 'queued' or state[2] then return { 'claimed' } end", "")],
         [],
         [_UNSERVED + "the_script_decides_what_has_become_of_it_meanwhile"],
     ),
     Mutant(
         "an unserved queue as it was when the page was read",
-        "relay/log/reaper.py",
+        "relay/store/queue/reaper.py",
         [Change("if not is_silent(await self._queue.silent_ms(queue)):", "if await self._queue.silent_ms(queue) < 0:")],
         [],
         [_UNSERVED + "a_worker_that_comes_while_a_page_is_looked_at_is_seen"],
     ),
     Mutant(
         "an unserved queue is believed at first sight",
-        "relay/log/unserved.py",
+        "relay/store/queue/unserved.py",
         [Change("SURE_S = 2.0", "SURE_S = 0.0")],
         [],
         [_UNSERVED + "a_step_of_redis_clock_makes_no_worker_absent"],
     ),
     Mutant(
         "an unserved queue in the first moment of a process",
-        "relay/log/reaper.py",
+        "relay/store/queue/reaper.py",
         [Change("self._clock(), max(self._trouble_at, self._began_at))", "self._clock(), self._trouble_at)")],
         [],
         [_UNSERVED + "a_process_that_starts_lets_workers_start_too"],
     ),
     Mutant(
         "an unserved queue that nobody ever served",
-        "relay/log/lua/due.lua",
+        "relay/store/queue/lua/due.lua",
         [Change("  redis.call('SET', QUEUE.served, '?' .. digits(now), 'PX', ARGV[4])", "")],
         [],
         [_UNSERVED + "a_queue_that_nobody_ever_served_is_told_of_once_within_the_contracts_time"],
@@ -691,7 +694,7 @@ MUTANTS = [
     ),
     Mutant(
         "an unserved queue whose mark Redis lost has a worker",
-        "relay/log/unserved.py",
+        "relay/store/queue/unserved.py",
         [Change("        elif heard:\n", "        else:\n")],
         [],
         [_UNSERVED + "a_mark_that_redis_loses_is_no_worker_that_came"],
@@ -705,14 +708,14 @@ MUTANTS = [
     ),
     Mutant(
         "an unserved queue that is looked at when a long lease says",
-        "relay/log/policy.py",
+        "relay/store/queue/policy.py",
         [Change("self.queue_timeout_ms, 2 * MAX_LOOK_MS", "self.queue_timeout_ms")],
         [],
         [_UNSERVED + "so_is_one_whose_worker_died_whatever_its_lease"],
     ),
     Mutant(
         "an unserved queue is a line for every round",
-        "relay/log/reaper.py",
+        "relay/store/queue/reaper.py",
         [Change("sorted(unserved & busy - self._reported)", "sorted(unserved & busy)")],
         [],
         [_UNSERVED + "an_outage_is_one_line_of_each_gateway_and_one_when_a_worker_is_back"],
@@ -728,7 +731,7 @@ MUTANTS = [
         "a session that was refused for want of room waits for ever",
         "relay/static/relay-client.js",
         [Change("    if (takes) this._begin();\n", "")],
-        ["tests/scenarios/test_browser_client.py::"
+        ["tests/scenarios/clients/test_browser_client.py::"
          "test_a_session_beyond_the_limit_is_followed_once_another_is_left_or_deleted"],
         [_IN_NODE + "a_session_beyond_the_limit_is_refused_visibly_and_followed_once_there_is_room"],
     ),
@@ -741,21 +744,21 @@ MUTANTS = [
     ),
     Mutant(
         "a terminal that does what a model says",
-        "relay/screen.py",
+        "relay/commands/terminal.py",
         [Change("self._put(visible(text) if self._terminal else text)", "self._put(text)")],
         [],
-        ["tests/test_screen.py::test_no_control_character_of_a_text_reaches_a_terminal"],
+        ["tests/commands/test_terminal.py::test_no_control_character_of_a_text_reaches_a_terminal"],
     ),
     Mutant(
         "a deletion that passes for a stop",
-        "relay/send.py",
+        "relay/commands/send.py",
         [Change("if not self._stop.is_set() and await _is_deleted(relay, answer):", "if False:")],
-        ["tests/scenarios/test_send.py::test_an_answer_whose_session_is_deleted_says_so_and_fails"],
-        ["tests/test_send.py::test_an_answer_that_others_ended_was_stopped_or_went_with_its_session"],
+        ["tests/scenarios/commands/test_send.py::test_an_answer_whose_session_is_deleted_says_so_and_fails"],
+        ["tests/commands/test_send.py::test_an_answer_that_others_ended_was_stopped_or_went_with_its_session"],
     ),
     Mutant(
         "a refusal that nobody hears of",
-        "relay/client/channel.py",
+        "relay/client/subscription.py",
         [Change('return "refused" if self._refusal is not None else', "return")],
         [],
         ["tests/client/test_status.py::test_a_submit_that_waits_tells_what_for_each_time_that_this_changes",
@@ -763,21 +766,21 @@ MUTANTS = [
     ),
     Mutant(
         "a right that is missing is a slot on its way",
-        "relay/log/scripts.py",
+        "relay/store/scripts.py",
         [Change("  if denied(found) then return found end\n", "")],
         [],
         [_RIGHTS + "what_meets_a_right_that_is_missing_names_it"],
     ),
     Mutant(
         "a group that may not be made is not there",
-        "relay/log/lua/queue.lua",
+        "relay/store/queue/lua/prelude.lua",
         [Change("  if denied(reply) then error(reply.err, 0) end\n", "")],
         [],
         [_RIGHTS + "a_group_that_may_not_be_made_is_no_group_that_is_not_there"],
     ),
     Mutant(
         "a start without the rights that it takes",
-        "relay/log/fitness.py",
+        "relay/store/requirements.py",
         [Change("        await allow_everything(server, prefix, sharded=sharded)\n", "        pass\n")],
         [],
         [_RIGHTS + "a_right_that_is_missing_is_named_before_a_start"],

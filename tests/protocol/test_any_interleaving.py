@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from relay.protocol import events
+from relay_workers.writing.batching import Batch, Batcher, Kind
 from tests.examples import tries
 from tests.protocol.logs import STATES, TEXTS, VALUES, Body, Story, message
 from tests.protocol.network import Life, Screen, state
-from workers.batching import Batch, Batcher, Kind
 
 NAMES = st.sampled_from(["g1", "g2", "g3"])
 NUMBER = st.integers(0, 60)

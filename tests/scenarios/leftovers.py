@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from relay.log.keys import GROUP, Keys
 from relay.protocol.words import PRIORITIES
+from relay.store.keys import GROUP, Keys
 from tests.scenarios.processes import until
 from tests.scenarios.world import World
 

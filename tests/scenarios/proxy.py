@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 import hiredis
 
-from relay.log.scripts import session_script
+from relay.store.scripts import session_script
 from tests.scenarios.hints import Hints, Pushes
 from tests.scenarios.wire import Connection, Direction, HangUp, Wire
 

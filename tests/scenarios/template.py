@@ -22,11 +22,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MODULES = {
-    "relay": ["relay.entry", "relay.cli", "relay.dev", "relay.gateway.processes", "relay.send", "relay.tail"],
+    "relay": [
+        "relay.commands.entry", "relay.commands.main", "relay.commands.dev", "relay.commands.send",
+        "relay.commands.tail", "relay.gateway.supervisor",
+    ],
     "relay-worker": [
-        "workers.cli", "workers.worker", "workers.providers.agent", "workers.providers.anthropic",
-        "workers.providers.app", "workers.providers.demo", "workers.providers.openai",
-        "workers.providers.openai_background", "anthropic.resources.messages", "openai.resources.chat.completions",
+        "relay_workers.cli", "relay_workers.worker", "relay_workers.providers.agent",
+        "relay_workers.providers.anthropic",
+        "relay_workers.providers.app", "relay_workers.providers.demo", "relay_workers.providers.openai",
+        "relay_workers.providers.openai_background",
+        "anthropic.resources.messages", "openai.resources.chat.completions",
         "openai.resources.responses",
     ],
 }  # fmt: skip
@@ -153,7 +158,8 @@ def _be(command: list[str], environment: dict[str, str], directory: str, out: in
     sys.argv, sys.path[0] = command, str(Path(command[0]).parent)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    from relay import crashpoints, entry
+    from relay import crashpoints
+    from relay.commands import entry
 
     importlib.reload(crashpoints)  # it reads the environment when it is read
     {"relay": entry.relay, "relay-worker": entry.worker}[Path(command[0]).name]()

@@ -18,7 +18,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import Sentinel
 
-from relay.log.address import parse
+from relay.redis.address import parse
 from tests.fakes.provider import FakeProvider, Script
 from tests.scenarios.processes import START_S, TIMEOUT_S, Process, until
 

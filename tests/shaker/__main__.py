@@ -29,9 +29,11 @@ from redis.asyncio import Redis
 from relay import embedded, settings
 from relay.gateway import event_stream, sinks
 from relay.gateway.server import listen, server
-from relay.log.keys import Keys
-from relay.log.session_log import SessionLog
 from relay.settings import Settings
+from relay.store.keys import Keys
+from relay.store.session.session_log import SessionLog
+from relay_workers import worker
+from relay_workers.asking.provider_pool import lineup
 from tests import sink_order
 from tests.fakes.provider import FakeProvider
 from tests.scenarios.processes import until
@@ -39,8 +41,6 @@ from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import World
 from tests.shaker.figures import Model, Tally
 from tests.shaker.life import Life
-from workers import worker
-from workers.lineup import lineup
 
 MOST_S = 0.06
 LONG_S, SELDOM = 1.5, 0.001  # now and then, so much in one piece

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from relay.log.session_log import SessionLog
+from relay.store.session.session_log import SessionLog
 from tests.scenarios.checker import judge
 from tests.shaker.figures import Model, Tally
 from tests.shaker.viewers import Book, StreamViewer, Viewer, WebSocketViewer

@@ -13,10 +13,10 @@ import pytest
 
 from relay.protocol.view import Frame
 from relay.protocol.words import Reason
-from tests.log.in_memory import admitted_and_claimed, redis_in_memory, session_log_on
 from tests.shaker.figures import Model, Tally
 from tests.shaker.life import Life
 from tests.shaker.viewers import Book
+from tests.store.in_memory import admitted_and_claimed, redis_in_memory, session_log_on
 
 
 class Lived:

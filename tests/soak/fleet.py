@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from relay.log.keys import Keys
+from relay.store.keys import Keys
 from tests.scenarios.processes import Process
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import Gateway, World

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from workers.breaker import Breaker
-from workers.lineup import Lineup, Seat
-from workers.providers.base import Provider
+from relay_workers.asking.breaker import Breaker
+from relay_workers.asking.provider_pool import Lineup, Seat
+from relay_workers.providers.base import Provider
 
 
 def alone(provider: Provider) -> Lineup:

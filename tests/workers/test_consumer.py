@@ -12,13 +12,15 @@ from redis.asyncio import Redis
 
 from relay import settings
 from relay.errors import StorageError
-from relay.log.jobs import Job
-from relay.log.keys import Keys
-from relay.log.queue import Queue
-from relay.log.replies import Admitted, Claim, Refused
-from relay.log.session_log import SessionLog
-from relay.log.subscription import Listener
-from tests.log.in_memory import (
+from relay.redis.pubsub.subscriber import Listener
+from relay.store.jobs import Job
+from relay.store.keys import Keys
+from relay.store.queue.queue import Queue
+from relay.store.session.replies import Admitted, Claim, Refused
+from relay.store.session.session_log import SessionLog
+from relay_workers.consumer import Consumer
+from relay_workers.providers.base import Part, Prompt, Text
+from tests.store.in_memory import (
     LEASE_MS,
     SESSION_TTL_S,
     TRIM_AFTER_S,
@@ -30,8 +32,6 @@ from tests.log.in_memory import (
     session_log_on,
 )
 from tests.workers.alone import alone
-from workers.consumer import Consumer
-from workers.providers.base import Part, Prompt, Text
 
 
 class Silence:
@@ -279,7 +279,7 @@ async def test_a_job_that_redis_loses_between_admit_and_claim_is_made_and_has_a_
 
 
 async def test_a_row_is_put_back_though_redis_fails_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.generation._RETRY_S", 0)
+    monkeypatch.setattr("relay_workers.generation._RETRY_S", 0)
     async with redis_in_memory() as redis:
         log, queue = Log(redis), queue_on(redis)
         log.before_admit.append(redis.flushall)
@@ -304,7 +304,7 @@ async def test_a_job_that_redis_has_lost_has_a_row_also_if_the_first_reply_to_it
     lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked again, Redis knows the answer: nothing says any more who made it."""
-    monkeypatch.setattr("workers.consumer._RETRY_S", 0)
+    monkeypatch.setattr("relay_workers.consumer._RETRY_S", 0)
 
     async def reply_is_lost() -> None:
         raise StorageError("its reply was lost")

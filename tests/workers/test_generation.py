@@ -10,13 +10,13 @@ from prometheus_client import REGISTRY
 
 from relay import settings
 from relay.errors import StorageError
-from relay.log.keys import Keys
-from relay.log.replies import Claim, Outcome
-from relay.log.session_log import SessionLog
-from tests.log.in_memory import SESSION_TTL_S, job_of, queue_on, redis_in_memory, session_log_on, snapshot
+from relay.store.keys import Keys
+from relay.store.session.replies import Claim, Outcome
+from relay.store.session.session_log import SessionLog
+from relay_workers.generation import Generation
+from relay_workers.providers.base import Finished, Part, Prompt, Text
+from tests.store.in_memory import SESSION_TTL_S, job_of, queue_on, redis_in_memory, session_log_on, snapshot
 from tests.workers.alone import alone
-from workers.generation import Generation
-from workers.providers.base import Finished, Part, Prompt, Text
 
 
 class OneToken:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from relay_workers.lease import Lease
 from tests.scenarios.processes import until
-from workers.lease import Lease
 
 LONG_AGO = -1e9
 

@@ -12,8 +12,8 @@ import pytest
 
 from relay import metrics
 from relay.errors import SettingsError
+from relay_workers.metrics_port import metrics_port
 from tests.scenarios.processes import free_port
-from workers.metrics_port import metrics_port
 
 
 def _get(port: int, path: str = "/metrics") -> tuple[str, str]:

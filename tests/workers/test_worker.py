@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from workers import worker
+from relay_workers import worker
 
 
 async def test_a_bug_in_one_offer_costs_that_one_and_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

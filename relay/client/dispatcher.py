@@ -1,0 +1,234 @@
+"""What is to be said to the gateway, and who waits for the reply. All of it is state; nothing here is a queue.
+
+Whatever is due is due again on the next connection, until it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from relay.client.answer_items import Status
+from relay.client.backoff import Backoff
+from relay.client.subscription import NEVER, Channel, Listener
+from relay.client.transport import Due
+from relay.errors import RelayError, RequestRefused
+from relay.protocol.view import Frame
+
+_UNREAD = frozenset({"bad_message", "unknown_type", "too_large"})  # without an id: not even that could be read
+
+
+class _Request:
+    """A command and who waits for its reply. `send_at`: when to send it, or send it again.
+
+    `in_flight`: sent over this connection, and no reply of any kind has come. `suspect`: one of several of which the
+    gateway could not read one. `refusal`: the last reply, if that was an error after which it is sent again.
+    """
+
+    def __init__(self, session: str, command: bytes) -> None:
+        self.session = session
+        self.command = command
+        self.send_at = 0.0
+        self.in_flight = False
+        self.suspect = False
+        self.refusal: RequestRefused | None = None
+        self.again = Backoff()
+        self.reply: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+
+
+class Desk:
+    """Implements the link's `Talk`. `wake`: called when something became due; `renew`: to go on over another one;
+    `changed`: when `hindrance` may have changed."""
+
+    def __init__(self, answer_within_s: float, fresh_token: Callable[[], str] | None) -> None:
+        self.wake: Callable[[], None] = lambda: None
+        self.renew: Callable[[], None] = lambda: None
+        self.changed: Callable[[], None] = lambda: None
+        self.greeted = asyncio.Event()  # once, or failed
+        self.is_connected = False
+        self.failure: RelayError | None = None
+        self._answer_within_s = answer_within_s
+        self._fresh_token = fresh_token
+        self._token_expires = False
+        self._limits: dict[str, float] = {}
+        self._channels: dict[str, Channel] = {}
+        self._requests: dict[str, _Request] = {}
+        self._leaving: set[str] = set()  # sessions to unsubscribe
+        self._next_id = 0
+        self._told_next_at = NEVER  # when the link will ask again by itself
+
+    def channel(self, session: str) -> Channel | None:
+        """The session's channel, if it is followed and in order."""
+        channel = self._channels.get(session)
+        return channel if channel is not None and channel.failure is None else None
+
+    def open(self, channel: Channel) -> None:
+        if self.is_connected:
+            channel.connected()
+        self._channels[channel.view.session] = channel
+        self.wake()
+
+    def leave(self, channel: Channel, listener: Listener) -> None:
+        """The last listener closes the channel."""
+        channel.listeners.discard(listener)
+        session = channel.view.session
+        if not channel.listeners and self._channels.get(session) is channel:
+            del self._channels[session]
+            channel.close()
+            self._leaving.add(session)
+            self.wake()
+
+    @property
+    def hindrance(self) -> Status | None:
+        """What keeps anything that was asked for from being done; None if nothing does."""
+        if not self.is_connected:
+            return Status("reconnecting")
+        for channel in self._channels.values():
+            if channel.failure is None and channel.hindrance:
+                return Status(channel.hindrance, channel.detail)
+        refused = (request.refusal for request in self._requests.values() if not request.reply.done())
+        return next((Status("refused", str(refusal)) for refusal in refused if refusal is not None), None)
+
+    def limit(self, name: str, default: float) -> float:
+        """As the gateway announced it last."""
+        return self._limits.get(name, default)
+
+    async def request(self, command: Frame) -> Frame:
+        """Send a command until it is answered; its reply. Raises RequestRefused, and what `fail` was given."""
+        if self.failure is not None:
+            raise self.failure
+        self._next_id += 1
+        name = f"{command['type']}-{self._next_id}"
+        try:
+            encoded = msgspec.json.encode({"id": name, **command})
+        except UnicodeEncodeError:  # an argument of a terminal's that is not UTF-8, mostly
+            raise RequestRefused("bad_message", "The command holds half a character, which JSON cannot.") from None
+        if len(encoded) > self.limit("max_command_bytes", NEVER):  # one far too large would cut the connection
+            raise RequestRefused("too_large", "The command is larger than max_command_bytes.")
+        request = self._requests[name] = _Request(command["session"], encoded)
+        self.wake()
+        try:
+            return await request.reply
+        finally:
+            del self._requests[name]
+            self.wake()  # another one may have its turn now
+            self.changed()
+
+    def fail(self, error: RelayError) -> None:
+        """The end of it: everybody who waits, now or later, gets `error`."""
+        self.failure = self.failure or error
+        self.greeted.set()
+        for request in self._requests.values():
+            if not request.reply.done():
+                request.reply.set_exception(self.failure)
+        for channel in list(self._channels.values()):
+            channel.fail(self.failure)
+
+    # Talk
+
+    def connected(self, welcome: Frame) -> None:
+        self.is_connected = True
+        self._limits = welcome.get("limits") or {}
+        self._leaving.clear()  # what the last connection followed went with it
+        for request in self._requests.values():
+            request.send_at, request.refusal = 0.0, None  # another gateway may take it
+        for channel in list(self._channels.values()):
+            channel.connected()
+        self.greeted.set()
+        self.changed()
+
+    def lost(self) -> None:
+        self.is_connected = False
+        for request in self._requests.values():
+            request.in_flight = False
+        for channel in list(self._channels.values()):
+            channel.lost()
+        self.changed()
+
+    def frame(self, frame: Frame) -> None:
+        self._take(frame)
+        self.changed()
+
+    def _take(self, frame: Frame) -> None:
+        request = self._requests.get(frame.get("id") or "")
+        if request is not None:
+            self._answered(request, frame)
+            self._due_at(self._next_at())
+        elif frame["type"] == "error" and not frame.get("id") and frame["code"] in _UNREAD:
+            self._refused_unread(frame)
+        elif frame["type"] == "token_expiring":
+            self._token_expires = True
+            self.wake()
+        elif frame.get("session"):
+            channel = self._channels.get(frame["session"])
+            if channel is not None:
+                channel.take(frame)
+                self._due_at(channel.ask_at)
+        elif frame["type"] in ("degraded", "restored"):
+            for channel in list(self._channels.values()):
+                channel.degraded(frame["type"] == "degraded")
+
+    def due(self, now: float) -> Due:
+        commands = [_encoded("unsubscribe", session=session) for session in self._leaving]
+        self._leaving.clear()
+        if self._token_expires and self._fresh_token is not None:
+            commands.append(_encoded("refresh", token=self._fresh_token()))
+        self._token_expires = False
+        commands += [channel.subscribe(now) for channel in self._channels.values() if channel.ask_at <= now]
+        for request in self._sendable():
+            if request.send_at <= now:
+                request.send_at, request.in_flight = now + self._answer_within_s, True
+                commands.append(request.command)
+        self._told_next_at = self._next_at()
+        return commands, None if self._told_next_at == NEVER else self._told_next_at
+
+    def _due_at(self, at: float) -> None:
+        if at < self._told_next_at:
+            self.wake()
+
+    def _next_at(self) -> float:
+        waiting = [channel.ask_at for channel in self._channels.values()]
+        waiting += [request.send_at for request in self._sendable()]
+        return min(waiting, default=NEVER)
+
+    def _sendable(self) -> list[_Request]:
+        """All that wait for a reply; one at a time while it is to be found which of them could not be read."""
+        waiting = [request for request in self._requests.values() if not request.reply.done()]
+        if not any(request.suspect for request in waiting):
+            return waiting
+        in_flight = [request for request in waiting if request.in_flight]
+        return in_flight or [min(waiting, key=lambda request: request.send_at)]
+
+    def _refused_unread(self, frame: Frame) -> None:
+        """It names no command: where one waits, it was that one.
+
+        Where several do, they are sent again over another connection, on which no such word about the first sending
+        can come, and one after the other.
+        """
+        sent = [request for request in self._sendable() if request.in_flight]
+        sent = [request for request in sent if frame.get("session") in (None, request.session)]
+        for request in sent:
+            request.suspect = True
+        if len(sent) == 1:
+            self._answered(sent[0], frame)
+        elif sent:
+            self.renew()
+
+    def _answered(self, request: _Request, frame: Frame) -> None:
+        if request.reply.done():
+            return
+        if frame["type"] != "error":
+            request.reply.set_result(frame)
+        elif frame["retryable"]:
+            delay_s = frame.get("retry_after_s") or request.again.next()
+            request.send_at = asyncio.get_running_loop().time() + delay_s
+            request.in_flight = request.suspect = False
+            request.refusal = RequestRefused(frame["code"], frame["message"], retryable=True)
+        else:
+            request.reply.set_exception(RequestRefused(frame["code"], frame["message"]))
+
+
+def _encoded(kind: str, **fields: str) -> bytes:
+    return msgspec.json.encode({"type": kind, "id": kind, **fields})

@@ -1,0 +1,104 @@
+"""`relay dev`: gateway, worker, embedded server and page in one process, for one person on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import typer
+import uvicorn
+
+from relay import embedded
+from relay.errors import ServerDied
+from relay.gateway.server import address, listen, server
+from relay.settings import Settings
+from relay.stop_signals import when_told_to_stop
+from relay.store.requirements import refuse_unfit
+from relay_workers import event_loop, worker
+from relay_workers.asking.provider_pool import Lineup, lineup
+
+_LOOK_S = 0.2  # at the embedded server
+
+
+def run(settings: Settings, *, own_redis: bool) -> None:
+    """Until a stop signal. Raises SettingsError before anything has begun, ServerDied if the embedded server does."""
+    asked = lineup(settings)
+    sock = listen(settings.host, settings.port)
+    with ExitStack() as stack:
+        if own_redis:
+            url, process = stack.enter_context(embedded.watched_server())
+            settings = settings.model_copy(update={"redis_url": url})
+        else:
+            process = None
+            asyncio.run(refuse_unfit(settings.redis_url, settings.prefix, must_answer=True))
+        event_loop.run(_run(settings, asked, sock, process))
+
+
+async def _run(settings: Settings, asked: Lineup, sock: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+    gateway = server(settings, handle_signals=False)
+    stopping, serving = asyncio.Event(), asyncio.Event()
+    when_told_to_stop(stopping.set)
+    # The grace of a production worker would only make Ctrl-C slow here.
+    impatient = settings.model_copy(update={"grace_s": 0})
+    tasks = [
+        asyncio.create_task(worker.run(impatient, asked, stopping, serving=serving), name="worker"),
+        asyncio.create_task(gateway.serve(sockets=[sock]), name="gateway"),
+    ]
+    announcing = asyncio.create_task(_announce(gateway, serving, sock, settings, asked), name="announce")
+    told = asyncio.create_task(stopping.wait(), name="stopping")
+    watching = asyncio.create_task(_until_dead(process), name="embedded server")
+    await asyncio.wait([*tasks, told, watching], return_when=asyncio.FIRST_COMPLETED)
+    died = watching.done() and not told.done()  # a Ctrl-C in a terminal may have reached it, too
+    for task in (announcing, told, watching):
+        task.cancel()
+    stopping.set()
+    gateway.should_exit = True
+    await asyncio.gather(announcing, told, watching, *tasks, return_exceptions=True)
+    if died:
+        # Another one would be empty: to go on with it would look as if nothing had been lost.
+        raise ServerDied("the embedded server has died, and the sessions that it held are gone; start relay dev again")
+    for task in tasks:
+        task.result()
+
+
+async def _until_dead(process: subprocess.Popen[bytes] | None) -> None:
+    """For ever where the Redis is somebody else's, None."""
+    while process is None or process.poll() is None:  # noqa: ASYNC110 - a process has no event
+        await asyncio.sleep(_LOOK_S)
+
+
+def _own_command() -> str:
+    """How this person can call us: after `tasks.py run` the command is not on PATH."""
+    return os.path.relpath(sys.argv[0])
+
+
+async def _announce(
+    gateway: uvicorn.Server, serving: asyncio.Event, sock: socket.socket, settings: Settings, asked: Lineup
+) -> None:
+    """Last of all that a start says, and in one piece: among log lines nobody would find it."""
+    while not gateway.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
+        await asyncio.sleep(0.01)
+    await serving.wait()
+    url = address(settings.host, sock.getsockname()[1]) + settings.root_path
+    print(_banner(url, asked.names), flush=True)  # noqa: T201
+
+
+def _banner(url: str, names: list[str]) -> str:
+    rule = "-" * 72
+    shown = typer.style(f"{url}/", bold=True) if sys.stdout.isatty() else f"{url}/"
+    return f"""
+{rule}
+
+  The relay is running: {shown}
+
+  Answers come from: {", ".join(names)}. From another terminal:
+  {_own_command()} send demo 'Hello' --url {url}
+
+  Another port: --port. The end: Ctrl-C.
+
+{rule}
+"""

@@ -1,0 +1,32 @@
+"""How commands end that cannot do what they were asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import typer
+
+from relay.commands.terminal import visible
+from relay.errors import RelayError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def calmly(program: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A RelayError ends in one line and its exit code (2: a mistake of the user's), not in a traceback."""
+
+    def made_calm(command: Callable[P, R]) -> Callable[P, R]:
+        @wraps(command)
+        def run(*arguments: P.args, **named: P.kwargs) -> R:
+            try:
+                return command(*arguments, **named)
+            except RelayError as error:
+                typer.echo(visible(f"{program}: {' '.join(str(error).split())}"), err=True)
+                raise typer.Exit(error.exit_code) from None
+
+        return run
+
+    return made_calm

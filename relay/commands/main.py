@@ -1,0 +1,172 @@
+"""The command line of `relay`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any, Literal
+
+import typer
+
+from relay import __version__, logging
+from relay.commands import queue
+from relay.commands.entry import leave
+from relay.commands.errors import calmly
+from relay.commands.options import APP, HELP, PACE, PROVIDER, REDIS, Command, Group, load, option
+from relay.errors import RelayError
+
+app = typer.Typer(
+    cls=Group,
+    context_settings=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    help="The relay.",
+)
+
+_HOST = option("host", "Address to listen on")
+_PORT = option("port", "Port to listen on, 0 for a free one", also=" or PORT")
+_PROCESSES = option("processes", "Processes behind the one port")
+_DEV_REDIS = option("redis_url", "Redis or Valkey", "--redis", default="a server of its own")
+_URL = option("url", "The gateway")
+
+
+Start = Literal["start", "live"]
+
+
+def main() -> None:
+    """Entry point of the `relay` console script."""
+    app()
+
+
+@app.command(cls=Command)
+@calmly("relay")
+def dev(
+    host: str = _HOST,
+    port: int = _PORT,
+    redis: str = _DEV_REDIS,
+    provider: str = PROVIDER,
+    own: str = APP,
+    tokens_per_second: float = PACE,
+) -> None:
+    """Gateway, worker, embedded server and demo page in one command; needs no key."""
+    from relay.commands import dev as development
+
+    loaded = load(
+        listens=True,
+        host=host,
+        port=port,
+        redis_url=redis,
+        provider=provider,
+        app=own,
+        tokens_per_second=tokens_per_second,
+    )
+    development.run(loaded, own_redis="redis_url" not in loaded.model_fields_set)
+
+
+@app.command(cls=Command)
+@calmly("relay")
+def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, redis: str = REDIS) -> None:
+    """The WebSocket gateway; needs a Redis and, somewhere, a relay-worker."""
+    from relay.gateway import supervisor as several
+    from relay.gateway.server import listen, server
+    from relay.store.requirements import refuse_unfit
+
+    loaded = load(listens=True, host=host, port=port, processes=processes, redis_url=redis)
+    asyncio.run(refuse_unfit(loaded.redis_url, loaded.prefix))
+    if loaded.processes > 1:
+        several.run(loaded)
+        return
+    serving = server(loaded)
+    sock = listen(loaded.host, loaded.port)
+    logging.get("gateway").info("listening", host=loaded.host, port=sock.getsockname()[1])
+    serving.run(sockets=[sock])
+
+
+@app.command(cls=Command)
+@calmly("relay")
+def send(
+    session: str = typer.Argument(help="Session to ask in"),
+    question: str = typer.Argument(help="The question; - reads it from standard input"),
+    url: str = _URL,
+    queue: str = typer.Option("default", help="Queue of the workers that shall answer"),
+    model: str = typer.Option(None, help="Model to ask for; default: the workers' own"),
+) -> None:
+    """Ask, and stream the answer into the terminal. Ctrl-C stops the answer; a second one leaves."""
+    signal.signal(signal.SIGINT, leave)
+    from relay.commands.send import Question
+
+    loaded = load(by_a_person=True, url=url)
+    content = _read_input() if question == "-" else question
+    submit: dict[str, Any] = {"session": session, "content": content, "queue": queue, "model": model}
+
+    async def ask() -> int:
+        return await Question(loaded.url, submit).ask()
+
+    try:
+        code = asyncio.run(ask())
+    except BrokenPipeError:
+        os._exit(1)  # whoever read our output has left; the answer goes on
+    raise typer.Exit(code)
+
+
+@app.command(cls=Command)
+@calmly("relay")
+def tail(
+    session: str = typer.Argument(help="Session to follow"),
+    url: str = _URL,
+    start: Start = typer.Option("start", "--from", help="From its first event, or from now on"),
+    json: bool = typer.Option(False, "--json", help="Each event as a line of JSON, with its seq"),
+) -> None:
+    """Follow a session: questions and answers as they come. Ctrl-C leaves."""
+    signal.signal(signal.SIGINT, leave)
+    from relay.commands.tail import Tail
+
+    loaded = load(by_a_person=True, url=url)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
+    try:
+        code = asyncio.run(Tail(loaded.url, session, start=start, as_json=json).run())
+    except KeyboardInterrupt:
+        code = 0
+    except BrokenPipeError:
+        os._exit(0)  # whoever read our output has enough
+    raise typer.Exit(code)
+
+
+@app.command(cls=Command)
+@calmly("relay")
+def bench(
+    url: str = typer.Option(None, help="The gateway to load; default: a relay of its own, with the demo provider"),
+    sessions: int = typer.Option(100, min=1, help="Sessions that ask side by side"),
+    viewers: int = typer.Option(2, min=1, help="Viewers of each session, the one that asks included"),
+    tokens_per_second: float = typer.Option(30, min=0.1, help="Pace of each answer of its own relay"),
+    answers: int = typer.Option(1, min=1, help="Answers per session, one after the other"),
+    seconds: float = typer.Option(None, min=0, help="Instead of --answers: ask again for this long; default: not"),
+    ramp_s: float = typer.Option(2.0, min=0, help="The sessions begin spread over this time; 0: all at once"),
+    queue: str = typer.Option("default", help="Queue to ask in"),
+    as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON"),
+) -> None:
+    """Load a relay with real connections and check every byte. Exit code 1 if anything was lost, doubled or failed."""
+    from relay.bench import run as benchmark
+    from relay.bench.sessions import Load
+
+    load = Load(sessions, viewers, answers, seconds, ramp_s, queue)
+    raise typer.Exit(benchmark.run(load, url=url, tokens_per_second=tokens_per_second, as_json=as_json))
+
+
+app.add_typer(queue.app, name="queue")
+
+
+@app.command(cls=Command)
+def version() -> None:
+    """The version of this relay."""
+    typer.echo(__version__)
+
+
+def _read_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise RelayError("standard input is not text in UTF-8") from None

@@ -1,0 +1,102 @@
+"""What the commands of `relay` and `relay-worker` share: -h, --version, options of settings, words for mistakes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperCommand, TyperGroup
+
+from relay import __version__, crashpoints, logging, settings
+from relay.settings import Settings
+from relay.unknown_settings import unknown_settings
+from relay.validation_messages import shown, words
+
+HELP = {"help_option_names": ["-h", "--help"]}  # context settings; commands have those of their group
+
+
+def option(name: str, help_: str, *declarations: str, default: str = "", also: str = "") -> Any:
+    """The flag of a setting. `default`: in words, where the setting's own says nothing; `also`: another variable."""
+    variable = settings.variables()[name][0]
+    told = default or str(Settings.model_fields[name].default)
+    return typer.Option(None, *declarations, help=f"{help_}  [{variable}{also}, default {told}]")
+
+
+REDIS = option("redis_url", "Redis or Valkey", "--redis")
+PROVIDER = option(
+    "provider",
+    "Whom to ask: anthropic, openai, agent, app, demo; several with commas",
+    default="the first whose key or URL is set, else demo",
+)
+APP = option("app", "Your own model, as module:function", "--app", default="none")
+PACE = option("tokens_per_second", "Pace of the demo provider, in tokens per second")
+
+
+def load(*, by_a_person: bool = False, listens: bool = False, **flags: Any) -> Settings:
+    """Settings, with logs as they say, and a warning of each variable that is none. Raises SettingsError.
+
+    `by_a_person`: who reads sentences, not logs. `listens`: PORT counts, too.
+    """
+    loaded = (settings.load_for_gateway if listens else settings.load)(**flags)
+    logging.configure(loaded.log_level)
+    known = [crashpoints.VARIABLE, *(variable for several in settings.variables().values() for variable in several)]
+    for sentence in unknown_settings(os.environ, known):
+        if by_a_person:
+            typer.echo(f"relay: {sentence}", err=True)
+        else:
+            logging.get("settings").warning("unknown_setting", detail=sentence)
+    return loaded
+
+
+class _Ours:
+    """Mixed into a command of typer's."""
+
+    params: list[Any]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.params.append(_VERSION)
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        """Typer hands on what pydantic says of a value; said in our words, it reads as a setting's mistake does."""
+        try:
+            return super().make_context(*arguments, **named)  # type: ignore[misc]
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                item = error.__cause__.errors()[0]
+                quoted = "" if item["type"] == "value_error" else f" (got {shown(item['input'])})"
+                error.message = words(item) + quoted
+            raise
+
+
+class Command(_Ours, TyperCommand):
+    """One command."""
+
+
+class Group(_Ours, TyperGroup):
+    """Commands under one name."""
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _version_option() -> Any:
+    """Made by typer of a function, which is its public way to an option."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def _(
+        version: bool = typer.Option(
+            False, "--version", callback=_show_version, is_eager=True, expose_value=False, help="Show the version."
+        ),
+    ) -> None: ...
+
+    return typer.main.get_command(app).params[0]
+
+
+_VERSION = _version_option()

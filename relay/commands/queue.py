@@ -1,0 +1,149 @@
+"""`relay queue`: what waits, runs and is dead; and a second chance, or none, for one job. It never prints a question.
+
+stdout gets the table, the JSON or the id that was asked for; what was done and what went wrong goes to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import typer
+
+from relay.commands.errors import calmly
+from relay.commands.options import REDIS, Command, Group, load
+from relay.errors import RelayError, StorageError
+
+if TYPE_CHECKING:  # what it takes to talk to Redis is loaded by the commands: `relay --help` shall not wait for it
+    from relay.store.queue.admin import Caretaker, Line
+    from relay.store.queue.backlog import Counts
+
+T = TypeVar("T")
+
+MAX_LIMIT = 10_000
+
+app = typer.Typer(
+    cls=Group,
+    help="Jobs: what waits, runs and is dead. Without a command: all queues.",
+    pretty_exceptions_enable=False,
+)
+
+_JSON = typer.Option(False, "--json", help="Print JSON")
+_GENERATION = typer.Argument(help="The job's generation")
+_IN_QUEUE = typer.Option(None, "--queue", help="The queue to look in; default: all of them")
+
+
+@app.callback(invoke_without_command=True)
+@calmly("relay")
+def overview(context: typer.Context, as_json: bool = _JSON, redis: str = REDIS) -> None:
+    """Jobs: what waits, runs and is dead. Without a command: all queues."""
+    context.obj = redis  # `relay queue --redis URL list …` means the same as with the option last
+    if context.invoked_subcommand is None:
+        queues = _ask(redis, lambda caretaker: caretaker.queues())
+        _print([_of_queue(counts) for counts in queues], _QUEUE_COLUMNS, as_json)
+
+
+@app.command("list", cls=Command)
+@calmly("relay")
+def list_(
+    context: typer.Context,
+    queue: str = typer.Argument(metavar="NAME", help="The queue"),
+    dead: bool = typer.Option(False, "--dead", help="Only those that are dead, the newest first"),
+    waiting: bool = typer.Option(False, "--waiting", help="Only those that no worker holds"),
+    running: bool = typer.Option(False, "--running", help="Only those that a worker holds"),
+    limit: int = typer.Option(100, min=1, max=MAX_LIMIT, help="At most so many"),
+    as_json: bool = _JSON,
+    redis: str = REDIS,
+) -> None:
+    """The jobs of one queue, one line each."""
+    from relay.store.queue.admin import STATES
+
+    chosen = {"dead": dead, "waiting": waiting, "running": running}
+    states = [state for state in STATES if chosen[state]] or STATES
+    lines = _ask(redis or context.obj, lambda caretaker: caretaker.jobs(queue, states, limit))
+    _print([_of_job(line) for line in lines], _JOB_COLUMNS, as_json)
+
+
+@app.command(cls=Command)
+@calmly("relay")
+def retry(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
+    """Ask a dead job's question again, as a generation of its own; prints which."""
+    typer.echo(_ask(redis or context.obj, lambda caretaker: caretaker.retry(generation, queue)))
+
+
+@app.command(cls=Command)
+@calmly("relay")
+def drop(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
+    """Throw away a dead job, or stop one that waits or runs."""
+    was = _ask(redis or context.obj, lambda caretaker: caretaker.drop(generation, queue))
+    done = {"dead": "is dropped", "ended": "had ended already", "waiting": "is stopped", "running": "is stopped"}
+    typer.echo(f"relay: {generation} {done[was]}", err=True)
+
+
+def _ask(redis_url: str | None, what: Callable[[Caretaker], Awaitable[T]]) -> T:
+    """Raises RelayError; of a Redis that is away in a sentence for whoever gave its address."""
+    from relay.redis.connections import Connections
+    from relay.store import factory
+
+    # Of logs, what a person has to know is the one line that we print.
+    loaded = load(by_a_person=True, redis_url=redis_url, log_level="error")
+
+    async def ask() -> T:
+        redis = Connections(loaded.redis_url)
+        try:
+            return await what(factory.caretaker(redis, loaded))
+        except StorageError as error:
+            if error.refused or error.denied:
+                raise RelayError(f"Redis refuses this ({error})") from None
+            raise RelayError(f"Redis cannot be used ({error}); is --redis / RELAY_REDIS_URL right?") from None
+        finally:
+            await redis.aclose()
+
+    return asyncio.run(ask())
+
+
+_QUEUE_COLUMNS = ("queue", "waiting", "running", "dead", "oldest_waiting_s")
+_JOB_COLUMNS = ("generation", "session", "state", "age_s", "priority", "lost_workers", "owner", "reason")
+
+
+def _of_queue(counts: Counts) -> dict[str, Any]:
+    return dict(zip(_QUEUE_COLUMNS, counts[: len(_QUEUE_COLUMNS)], strict=True))
+
+
+def _of_job(line: Line) -> dict[str, Any]:
+    return {name: getattr(line, name) for name in line.__struct_fields__}
+
+
+def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    typer.echo(msgspec.json.encode(rows).decode() if as_json else table(rows, columns))
+
+
+def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    """Aligned text with a head; numbers to the right, ages in the largest unit that fits."""
+    cells = [[name.removesuffix("_s").replace("_", " ").upper() for name in columns]]
+    cells += [[_cell(name, row[name]) for name in columns] for row in rows]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    right = [any(isinstance(row[name], int | float) for row in rows) for name in columns]
+    lines = []
+    for line in cells:
+        padded = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        )
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    return age(value) if name.endswith("_s") else str(value)
+
+
+def age(seconds: float) -> str:
+    for unit, length_s in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{seconds:.0f} s"

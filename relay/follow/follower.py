@@ -1,0 +1,410 @@
+"""The follower: one session's log, followed by one process for all its viewers.
+
+It subscribes, waits for the acknowledgement, opens the session, and from then on lets events through that start
+where the last one ended. On any doubt (a hole, another epoch, a subscription that may have missed something, silence
+while an answer is open) it reads the log. Viewers are cursors into it: those that keep up get each burst of events
+at once, joined; the others read what they lack when they can take it.
+
+When Redis turns out to have lost what was shown already, the log gets another epoch and everybody begins anew; answers
+that are missing then come back from their workers, or are ended from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from logging import INFO
+
+from relay import logging, metrics
+from relay.errors import StorageError
+from relay.follow.broadcast import Audience
+from relay.follow.loss_detection import Loss, loss
+from relay.follow.missing import Missing
+from relay.follow.page_cache import Pages, Shelf
+from relay.follow.recovery import Recovery
+from relay.follow.replay import Replay
+from relay.follow.visibility import Sight
+from relay.follow.window import OutOfOrder, Window
+from relay.protocol import events
+from relay.protocol.frames import Active
+from relay.redis.pubsub.subscriber import Source
+from relay.store.session.replies import Deleted, Opened, Page
+from relay.store.session.session_log import SessionLog
+from relay.store.session.versions import BEFORE_ANY_CHANGE, Version
+
+LOOK_EVERY_S = 2.0  # while a generation is open and nothing is heard of it
+IDLE_LOOK_S = 20.0  # otherwise; also keeps an empty session remembered while it has viewers
+_RETRY_S = (0.5, 8.0)  # at first, at most; whatever is heard meanwhile ends the pause
+_LIVES = 16
+
+log = logging.get("follower")
+# Of all followers together: thousands of them may meet the same outage, or loss. Each looks again within 8 s.
+_blind = logging.Trouble(log, "look_failed", settled_s=20.0)
+_degraded, _restored, _lost, _anew, _disorder = (
+    logging.Recurring(log, event)
+    for event in ("degraded", "restored", "log_lost", "session_began_anew", "out_of_order")
+)
+
+
+class Follower:
+    """`frontier`: the last seq applied; what of it viewers have been handed is its `audience`'s.
+
+    `deleted`: the session it followed was deleted; whoever subscribes from then on needs another follower.
+    """
+
+    def __init__(
+        self,
+        session: str,
+        session_log: SessionLog,
+        source: Source,
+        shelf: Shelf,
+        *,
+        window_bytes: int,
+        max_frame_bytes: int,
+        lost_after_s: float,
+        lost_members: bytes,
+        orphaned: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        """Of the last three see recovery.py."""
+        self.session = session
+        self.epoch = ""
+        self.frontier = 0
+        self.version = BEFORE_ANY_CHANGE  # of the log, as far as is known
+        self.deleted = False
+        self.active: dict[str, Active] = {}
+        self.audience = Audience()
+        self.missing = Missing(lost_after_s)
+        self._recovery = Recovery(
+            self, session_log, self.missing, lost_after_s=lost_after_s, lost_members=lost_members, orphaned=orphaned
+        )
+        self._sight = Sight(self._degraded, self._restored, lambda: session_log.answered_at(session))
+        self._lives: deque[str] = deque(maxlen=_LIVES)  # epochs that have gone by
+        self._torn = False  # a replay found that entries are missing
+        self._log = session_log
+        self._source = source
+        self._channel = session_log.keys.session(session, "events")
+        self.window = Window(window_bytes)
+        self.pages = Pages(session, session_log, shelf)
+        self._max_frame_bytes = max_frame_bytes
+        self._doubt = asyncio.Event()
+        self._heard_at = 0.0
+        self._expecting = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._shifted = False  # an event was out of order: a bug of ours; nothing is shown until all is read anew
+        self._looking = asyncio.Lock()
+        self._next_look: asyncio.Task[None] | None = None  # that has not begun: whoever asks for one shares it
+        self._looks: set[asyncio.Task[None]] = set()  # at most two: one that reads, one that waits for it
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to follow. Raises StorageError; waits for Redis as long as the caller lets it."""
+        await self._source.subscribe(self._channel, self)
+        self._doubt.clear()  # what is heard from here on, before the session is open, raises it again
+        await self._begin()
+        self._watch_silence()
+        self._task = asyncio.create_task(self._watch(), name=f"follower {self.session}")
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._source.unsubscribe(self._channel, self)
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [*self._looks] if self._task is None else [self._task, *self._looks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._sight.close()
+        self.pages.clear()
+
+    # What pub/sub says: hints
+
+    def acknowledged(self) -> None:
+        self._doubted("subscription")
+
+    def message(self, payload: bytes) -> None:
+        epoch, seq_text, body = payload.split(b" ", 2)
+        seq = int(seq_text)
+        if self._shifted:
+            return
+        if epoch.decode() != self.epoch:
+            self._doubted("epoch")
+        elif seq == 0:
+            self._doubted("deleted")
+        elif seq == self.frontier + 1:
+            self._apply(seq, body)
+        elif seq > self.frontier:
+            self._doubted("hole")
+
+    def lost(self) -> None:
+        self._doubted("lost")
+
+    # What viewers ask
+
+    @property
+    def degraded(self) -> bool:
+        return self._sight.degraded
+
+    def honours(self, epoch: str, seq: int) -> bool:
+        """Whether a cursor can be continued from."""
+        self.audience.flush()  # so that no cursor is ahead of what the viewers that keep up have
+        return epoch == self.epoch and (seq == 0 or self.floor <= seq <= self.audience.flushed)
+
+    def expect(self) -> None:
+        """An event is written just now; if it is not heard of soon, look."""
+        self._expecting, self._heard_at = True, time.monotonic()
+        self._watch_silence()
+
+    def running(self, generation: str) -> Active | None:
+        """What was shown of it last, unless it has ended; Redis may have lost it since."""
+        return self.active.get(generation) or self.missing.known(generation)
+
+    def awaits(self, generation: str) -> bool:
+        """Whether its end is still to come behind the frontier: it runs, or may come back."""
+        return generation in self.active or generation in self.missing
+
+    def shown(self) -> tuple[list[str], list[str]]:
+        """(epochs, generations not ended) that viewers here have been shown."""
+        return [*self._lives, self.epoch], [*self.active, *self.missing]
+
+    @property
+    def floor(self) -> int:
+        return self.version.floor
+
+    def replay(self, after: int, version: Version = BEFORE_ANY_CHANGE) -> Replay:
+        """What follows `after`, up to what is flushed; `version`: in which the reader has all up to there."""
+        upto = self.audience.flushed
+        return Replay(self, self.pages, after, upto, max_frame_bytes=self._max_frame_bytes, version=version)
+
+    def overtaken(self) -> None:
+        self._doubted("epoch")
+
+    def torn(self, epoch: str) -> None:
+        self._torn = self._torn or epoch == self.epoch
+        self._doubted("missing")
+
+    async def look(self) -> None:
+        """Make sure that the frontier is the log's head as of now. Raises StorageError.
+
+        Looks are joined: all who ask while one is under way share the next. One goes on when whoever asked has left.
+        """
+        if self._closed:
+            raise StorageError("look: the session is not followed here any more")
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look_in_turn(), name=f"look {self.session}")
+            self._looks.add(self._next_look)
+            self._next_look.add_done_callback(self._looked)
+        look = self._next_look
+        await asyncio.wait([look])
+        if look.cancelled():
+            raise StorageError("look: the session is not followed here any more")
+        look.result()
+
+    # How it keeps its promises
+
+    async def _look_in_turn(self) -> None:
+        async with self._looking:
+            self._next_look = None
+            try:
+                await self._read_to_head()
+            except Deleted:
+                self._end()
+
+    def _looked(self, look: asyncio.Task[None]) -> None:
+        self._looks.discard(look)
+        if self._next_look is look:
+            self._next_look = None  # cancelled before its turn
+        if not look.cancelled():
+            look.exception()  # whoever asked for it may have left; the next look meets the same
+
+    async def _read_to_head(self) -> None:
+        """Apply what the log has and we have not. Pub/sub goes on while a page is on its way: `asked` is of then."""
+        if self.frontier == 0:
+            await self._log.open(self.session, known=self.epoch)  # an empty session is kept while it has viewers
+        while not self.deleted:
+            asked, newest = self.frontier, self.window.newest()
+            page = await self._log.range(self.session, max(asked, 1))
+            if page is None or page.epoch != self.epoch or self._shifted:
+                await self._begin()
+                return
+            if (lost := "missing" if self._torn else loss(page, asked, newest)) is not None:
+                await self._begin_where_something_was_lost(lost, page.head)
+                return
+            if self.frontier < page.floor:
+                await self._begin()  # what lies between was trimmed: only everything anew is still true
+                return
+            self.audience.flush()  # so that whoever falls behind what is known of by now does so with the older version
+            self.version = page.version
+            if self.frontier == asked and newest is None and page.entries and page.entries[0][0] == asked:
+                self.window.add(*page.entries[0])  # the next look compares
+            self._apply_all(page)
+            if self.frontier >= page.head:
+                return
+
+    def _apply_all(self, page: Page) -> None:
+        """What of a page has not come by pub/sub meanwhile. Above the floor nothing is missing in it."""
+        for seq, body in page.entries:
+            if seq == self.frontier + 1:
+                self._apply(seq, body)
+
+    async def _begin_where_something_was_lost(self, lost: Loss, head: int) -> None:
+        """Seqs would mean two events in one epoch, or nothing: nobody's cursor is true any more."""
+        _lost.told(session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
+        await self._log.rotate(self.session, self.epoch, missing=lost == "missing")
+        await self._begin()
+
+    async def _watch(self) -> None:
+        bug, failures = logging.Trouble(log, "follower_failed", session=self.session), 0
+        while not self.deleted:
+            await self._until_doubted(failures)
+            self._doubt.clear()
+            self._sight.trying()
+            try:
+                await self.look()
+                await self._recovery.seek_missing()
+                await self._recovery.seek_orphans()
+                _blind.over()
+                bug.over()
+                failures = 0
+                self._see_again()
+            except StorageError as error:
+                metrics.storage_errors.labels("follower").inc()
+                _blind.failed(error, session=self.session)
+                failures += 1
+            except Exception as error:  # a follower that dies in silence would leave its viewers without a word
+                metrics.bugs.labels("follower").inc()
+                bug.broke(error)
+                failures += 1
+
+    async def _until_doubted(self, failures: int) -> None:
+        """Until there is a reason to look: after a failure, because of what is missing, or by word of somebody."""
+        pause_s = self.missing.look_every_s if self.missing else None
+        if failures:
+            first, most = _RETRY_S
+            pause_s = min(first * 2 ** min(failures - 1, 10), most) * random.uniform(0.5, 1)
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._doubt.wait()
+        except TimeoutError:
+            pass
+
+    def _see_again(self) -> None:
+        if not self.missing:
+            self._sight.regained()
+
+    def _degraded(self) -> None:
+        _degraded.told(session=self.session)
+        self.audience.degraded()
+
+    def _restored(self) -> None:
+        _restored.told(level=INFO, session=self.session)
+        self.audience.restored()
+
+    def _watch_silence(self) -> None:
+        """Look when nothing has been heard for too long; one timer, armed for the moment when that will be so."""
+        if self._closed:
+            return  # somebody's look went on for a moment longer
+        now = time.monotonic()
+        every_s = LOOK_EVERY_S if self.active or self._expecting else IDLE_LOOK_S
+        due_s = self._heard_at + every_s - now
+        if due_s <= 0:
+            self._heard_at, due_s = now, every_s
+            self._expecting = False
+            self._doubted("silence")
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(due_s, self._watch_silence)
+
+    async def _begin(self) -> None:
+        """Show the log from its beginning to its head, to everybody; in another epoch, or where nothing else is true.
+
+        What is applied while the reply is on its way is of the old state, and goes with it.
+        """
+        opened = await self._opened()
+        while opened.epoch in self._lives:  # an old copy of Redis: seqs of that life were given twice since
+            await self._log.rotate(self.session, opened.epoch, missing=False)
+            opened = await self._opened()
+        if (opened.epoch, opened.head) == (self.epoch, self.frontier) and not self._shifted:
+            return
+        earlier, were_active = self.epoch, self.active
+        self._take(opened)
+        if earlier:
+            metrics.epochs.inc()
+            _anew.told(session=self.session, epoch=opened.epoch, head=opened.head)
+            if earlier != self.epoch:
+                self._lives.append(earlier)
+                self.missing.add(
+                    [one for name, one in were_active.items() if name not in self.active], time.monotonic()
+                )
+                self._sight.lost()
+            self.missing.begun(self.active)
+            self.audience.restart()
+            self._doubt.set()  # events may have been applied to the old life while the new one was read
+
+    async def _opened(self) -> Opened:
+        opened = await self._log.open(self.session, known=self.epoch)
+        if opened is None:
+            raise StorageError("open: Redis made no session where it was asked to")
+        return opened
+
+    def _end(self) -> None:
+        """The session was deleted: say so, and be nobody's follower any more."""
+        self.deleted = True
+        self.audience.unsubscribed()
+
+    def _take(self, opened: Opened) -> None:
+        self._torn = self._torn and opened.epoch == self.epoch  # another gateway may have begun a new life for it
+        self._shifted = False
+        self.epoch, self.version = opened.epoch, opened.version
+        self.frontier = opened.head
+        self.audience.begin(opened.head)
+        self.active = {known.generation: known for known in opened.active}
+        self.window.clear()
+        self._heard_at = time.monotonic()
+
+    def _apply(self, seq: int, body: bytes) -> None:
+        self._heard_at = time.monotonic()
+        self._expecting = False
+        try:
+            self.window.add(seq, body)
+            self.audience.add(seq, events.live_frame(self.session, seq, body))
+        except OutOfOrder as error:
+            metrics.bugs.labels("follower").inc()
+            _disorder.broke(error, session=self.session, epoch=self.epoch, seq=seq, frontier=self.frontier)
+            self._shifted = True
+            self._doubted("order")
+            return
+        self.frontier = seq
+        self._note(events.read_header(body))
+
+    def _note(self, header: events.Header) -> None:
+        """Keep `active` true, and what is missing."""
+        if self.missing:
+            self.missing.heard(header)
+            if not self.missing:
+                self._doubt.set()  # a look finds that all is well again; what was heard is flushed before
+        generation = header.generation
+        if generation is None or header.type == "message":
+            return
+        if header.type == "end":
+            self.active.pop(generation, None)
+            return
+        known = self.active.get(generation)
+        state = known.state if known else "queued"
+        if header.type == "status":
+            state = header.state
+        elif header.type == "restart":
+            state = "retrying"
+        elif header.type == "tokens":
+            state = "streaming"
+        if known is None or (known.attempt, known.state) != (header.attempt, state):
+            self.active[generation] = Active(generation, header.attempt, state)
+            if len(self.active) == 1:
+                self._watch_silence()
+
+    def _doubted(self, cause: str) -> None:
+        metrics.repairs.labels(cause).inc()
+        self._doubt.set()

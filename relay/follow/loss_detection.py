@@ -1,0 +1,33 @@
+"""What a read of a log shows that Redis has lost. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from relay.follow.window import Entry
+from relay.store.session.replies import Page
+
+Loss = Literal["newest", "missing"]  # events at the end of the log; entries in the middle
+
+
+def loss(page: Page, frontier: int, newest: Entry | None) -> Loss | None:
+    """What Redis has lost of a log that was shown up to `frontier`, whose event is `newest` where we have it."""
+    if page.head < frontier:
+        return "newest"
+    if newest is not None and page.floor < frontier:
+        if not page.entries or page.entries[0][0] != frontier:
+            return "missing"
+        if page.entries[0] != newest:
+            return "newest"  # a server that was behind took over, and was written to since
+    return "missing" if torn(page, frontier, page.head) else None
+
+
+def torn(page: Page, after: int, upto: int) -> bool:
+    """Whether entries are missing in what a read from `after` to `upto` has found; below the floor they may be."""
+    expected = max(after, page.floor) + 1
+    for seq, _ in page.entries:
+        if seq > expected:
+            return True
+        expected = max(expected, seq + 1)
+    progress = bool(page.entries) and page.entries[-1][0] > after
+    return not progress and max(after, page.floor) < upto

@@ -1,0 +1,211 @@
+"""Pages of logs that several readers want at once: each is read once, and kept as long as it is asked for.
+
+After a restart every viewer of a session comes back at the same moment, with cursors that the window does not reach.
+They read the session's log together: one read at a time, from the lowest cursor that waits. What was read is shared by
+everybody who comes within KEEP_S, up to a number of bytes for the whole process; beyond it the page that was asked for
+longest ago goes, and whoever still wants it reads it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from relay import metrics
+from relay.follow.loss_detection import torn
+from relay.follow.window import Entry
+from relay.protocol.compact import compacted
+from relay.store.session.session_log import PAGE_BYTES, SessionLog
+from relay.store.session.versions import BEFORE_ANY_CHANGE, Version
+
+KEEP_S = 5.0
+_BLOCK_ENTRIES = 64
+_ENTRY_BYTES = 150  # of an entry in memory, around its body
+
+
+class OtherLife(Exception):
+    """The log is in another life than the one that was asked for."""
+
+
+class Torn(Exception):
+    """Entries are missing where nothing was trimmed: Redis has lost them."""
+
+
+class Block(NamedTuple):
+    """Entries that follow on, and what they compact to, where that is known."""
+
+    entries: list[Entry]
+    compacted: list[bytes] | None = None
+
+
+class Stretch:
+    """All entries of a log from `first` to `last`, as they were in one version of it.
+
+    They are compacted in blocks, once for everybody: of a long answer each reader's frame takes 2 µs a batch else.
+    """
+
+    def __init__(self, first: int, last: int, version: Version, entries: list[Entry]) -> None:
+        self.first = first
+        self.last = last
+        self.version = version
+        self._entries = entries
+        self._compacted: dict[int, list[bytes]] = {}  # by the place of a block's first entry
+
+    def blocks(self, after: int, upto: int) -> Iterator[Block]:
+        """The entries after `after` up to `upto`."""
+        at, stop = (bisect_right(self._entries, seq, key=_seq) for seq in (after, upto))
+        while at < stop:
+            end = min(at - at % _BLOCK_ENTRIES + _BLOCK_ENTRIES, stop)
+            whole = end - at == _BLOCK_ENTRIES
+            yield Block(self._entries[at:end], self._block(at) if whole else None)
+            at = end
+
+    @property
+    def size_bytes(self) -> int:
+        """In memory, once all of it has been compacted too."""
+        return sum(2 * len(body) + _ENTRY_BYTES for _, body in self._entries) + _ENTRY_BYTES
+
+    def _block(self, at: int) -> list[bytes]:
+        if at not in self._compacted:
+            self._compacted[at] = compacted(body for _, body in self._entries[at : at + _BLOCK_ENTRIES])
+        return self._compacted[at]
+
+
+def _seq(entry: Entry) -> int:
+    return entry[0]
+
+
+class Shelf:
+    """The pages at hand in one process, of all sessions: at most `max_bytes`, none longer than KEEP_S unasked for."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.bytes = 0
+        self._max_bytes = max_bytes
+        self._kept: dict[tuple[Pages, int], tuple[int, float]] = {}  # (whose, first) → size, touched; oldest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def has_room(self, more_bytes: int) -> bool:
+        return self.bytes + more_bytes <= self._max_bytes
+
+    def put(self, pages: Pages, first: int, size: int) -> None:
+        """Keep a stretch; others go where there is no room, or this one, if it is too large by itself."""
+        loop = asyncio.get_running_loop()
+        self._kept[pages, first] = size, loop.time()
+        self.bytes += size
+        while self.bytes > self._max_bytes:
+            self._drop_oldest()
+        if self._timer is None:
+            self._timer = loop.call_later(KEEP_S, self._sweep)
+
+    def touch(self, pages: Pages, first: int) -> None:
+        size, _ = self._kept.pop((pages, first))
+        self._kept[pages, first] = size, asyncio.get_running_loop().time()
+
+    def forget(self, pages: Pages, first: int) -> None:
+        size, _ = self._kept.pop((pages, first))
+        self.bytes -= size
+
+    def _drop_oldest(self) -> None:
+        pages, first = next(iter(self._kept))
+        pages.drop(first)
+
+    def _sweep(self) -> None:
+        """Drop what nobody has asked for lately; nothing is kept for readers that are gone or stalled."""
+        loop = asyncio.get_running_loop()
+        while self._kept and next(iter(self._kept.values()))[1] <= loop.time() - KEEP_S:
+            self._drop_oldest()
+        self._timer = loop.call_later(KEEP_S, self._sweep) if self._kept else None
+
+
+class Pages:
+    """The log of one session, read by all who catch up with it."""
+
+    def __init__(self, session: str, session_log: SessionLog, shelf: Shelf) -> None:
+        self._session = session
+        self._log = session_log
+        self._shelf = shelf
+        self._epoch = ""
+        self._version = BEFORE_ANY_CHANGE  # of all stretches at hand
+        self._stretches: dict[int, Stretch] = {}  # by first seq
+        self._firsts: list[int] = []  # the same, in order
+        self._waiting: Counter[int] = Counter()  # cursors
+        self._turn = asyncio.Lock()
+
+    async def after(self, epoch: str, after: int, upto: int, trims: int = 0) -> Stretch:
+        """A stretch that has what follows `after`, and perhaps more on both sides; `upto` is written already.
+
+        `trims`: those that the reader knows of; what was read before them is read again.
+        Raises StorageError; OtherLife where the log is not in that of `epoch`; Torn.
+        """
+        if (found := self._found(epoch, after, trims)) is not None:
+            return found
+        self._waiting[after] += 1
+        try:
+            while True:
+                async with self._turn:
+                    if (found := self._found(epoch, after, trims)) is not None:
+                        return found
+                    if self._version.trims < trims:
+                        self.clear()
+                    read = await self._read(epoch, self._lowest(epoch, after), upto)
+                    if read.first <= after + 1 <= read.last:
+                        return read
+        finally:
+            self._waiting[after] -= 1
+            if not self._waiting[after]:
+                del self._waiting[after]
+
+    def clear(self) -> None:
+        for first in tuple(self._firsts):
+            self.drop(first)
+
+    def drop(self, first: int) -> None:
+        del self._stretches[first]
+        self._firsts.remove(first)
+        self._shelf.forget(self, first)
+
+    def _found(self, epoch: str, after: int, trims: int) -> Stretch | None:
+        known = epoch == self._epoch and self._version.trims >= trims
+        stretch = self._at(after + 1) if known else None
+        if stretch is not None:
+            metrics.replay_pages.labels("shared").inc()
+            self._shelf.touch(self, stretch.first)
+        return stretch
+
+    def _at(self, seq: int) -> Stretch | None:
+        place = bisect_right(self._firsts, seq) - 1
+        stretch = self._stretches[self._firsts[place]] if place >= 0 else None
+        return stretch if stretch is not None and seq <= stretch.last else None
+
+    def _lowest(self, epoch: str, after: int) -> int:
+        """From where to read: for the lowest cursor that waits, so that one read serves them all.
+
+        Where pages may go before their readers have had their turn, everybody reads for himself.
+        """
+        if epoch != self._epoch or not self._shelf.has_room(PAGE_BYTES):
+            return after
+        return min(cursor for cursor in self._waiting if self._at(cursor + 1) is None)
+
+    async def _read(self, epoch: str, after: int, upto: int) -> Stretch:
+        """From `after` to what is at hand already, or as far as one page goes."""
+        place = bisect_right(self._firsts, after)
+        if epoch == self._epoch and place < len(self._firsts):
+            upto = min(upto, self._firsts[place] - 1)
+        metrics.replay_pages.labels("read").inc()
+        page = await self._log.range(self._session, after + 1, upto)
+        if page is None or page.epoch != epoch:
+            raise OtherLife
+        if torn(page, after, upto):
+            raise Torn
+        if page.epoch != self._epoch or not page.version.is_same(self._version):
+            self.clear()  # stretches of different versions do not fit together
+            self._epoch = page.epoch
+        self._version = page.version
+        last = page.entries[-1][0] if page.entries else upto
+        read = self._stretches[after + 1] = Stretch(after + 1, last, page.version, page.entries)
+        self._firsts.insert(bisect_right(self._firsts, after), after + 1)
+        self._shelf.put(self, read.first, read.size_bytes)
+        return read

@@ -1,0 +1,82 @@
+"""Recovery: answers that Redis has lost are sought until they are back, and ended when nobody brings them in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from relay import logging, metrics
+from relay.follow.missing import Missing
+from relay.protocol.frames import Active
+from relay.store.session.replies import Span
+from relay.store.session.session_log import SessionLog
+
+log = logging.get("follower")
+
+
+class Followed(Protocol):
+    """What is asked of the follower whose answers these are; all of it may change at any await."""
+
+    session: str
+    epoch: str
+    frontier: int
+    active: dict[str, Active]
+
+
+class Recovery:
+    """Of one follower's answers. Each method raises StorageError."""
+
+    def __init__(
+        self,
+        followed: Followed,
+        session_log: SessionLog,
+        missing: Missing,
+        *,
+        lost_after_s: float,
+        lost_members: bytes,
+        orphaned: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        """`lost_members`: what the end of an answer that nobody brings back adds to the event, a JSON object.
+
+        `orphaned` is asked now and then about each running answer: no queue may know of it any more.
+        """
+        self._followed = followed
+        self._log = session_log
+        self._missing = missing
+        self._lost_members = lost_members
+        self._orphaned = orphaned
+        self._orphans_every_s = lost_after_s / 2
+        self._orphans_sought = time.monotonic()
+
+    async def seek_missing(self) -> None:
+        """See whether answers that Redis lost are back; end those whose time is over."""
+        for known, overdue in self._missing.sought(time.monotonic()):
+            span = await self._log.span(self._followed.session, known.generation)
+            if span is not None:
+                if overdue or self._has_seen(known.generation, span):  # else the next look has it
+                    self._missing.found(known.generation, self._followed.active.get(known.generation))
+            elif overdue:
+                await self._bury(known)
+
+    async def _bury(self, known: Active) -> None:
+        """End it, as nobody has brought it back; the event takes it out of what is missing."""
+        buried = await self._log.bury(self._followed.session, known.generation, known.attempt, self._lost_members)
+        if buried == "buried":
+            metrics.generations.labels("failed", "storage").inc()
+            log.warning("lost", session=self._followed.session, generation=known.generation)
+        elif buried == "deleted" or self._missing.in_vain(known.generation):
+            self._missing.forget(known.generation)  # no event will ever come of it
+            log.warning("lost", session=self._followed.session, generation=known.generation, buried=buried)
+
+    async def seek_orphans(self) -> None:
+        if time.monotonic() - self._orphans_sought < self._orphans_every_s:
+            return
+        self._orphans_sought = time.monotonic()
+        for generation in tuple(self._followed.active):
+            await self._orphaned(self._followed.session, generation)
+
+    def _has_seen(self, generation: str, span: Span) -> bool:
+        """Whether what is in the log of it has been applied here: as far as it goes on, or its end."""
+        ended = span.last is not None and span.last <= self._followed.frontier
+        return span.epoch == self._followed.epoch and (ended or generation in self._followed.active)

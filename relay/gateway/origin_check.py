@@ -1,0 +1,102 @@
+"""Who may knock: browsers only from the gateway's own origin and host.
+
+Any page a developer visits can send requests to their loopback, and a DNS name can be re-bound to it. So a request
+that carries an Origin must come from this gateway or an allowed origin, and the Host must be one that this gateway
+is known by: an address, localhost, its own --host, or the host of an allowed origin.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from relay import logging
+from relay.errors import ClientError
+from relay.gateway.responses import error_answer
+from relay.origins import Origins, host_name, is_loopback
+
+_TOLD_APART = 10  # of each kind of refusal in a minute: a stranger chooses what they say
+_SHOWN = 200  # characters of what a client sent
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics"})  # for probes that know us by any name; nothing of a client's
+_SETTING = "RELAY_ALLOWED_ORIGINS"
+
+log = logging.get("guard")
+
+
+class Guard:
+    """ASGI middleware. Refuses with 403 `forbidden`, before anything of the request is read.
+
+    Whom it lets in from another origin gets the CORS headers.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, allowed_origins: str) -> None:
+        self._app = app
+        self._with_cors = CORSMiddleware(
+            app,
+            allow_origin_regex=".*",  # who has come so far is allowed
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            expose_headers=["Retry-After"],
+        )
+        self._origins = Origins(allowed_origins, loopback=is_loopback(host))
+        self._own_host = host.lower()
+        self._hosts, self._foreign = (
+            logging.Recurring(log, event, kinds=_TOLD_APART) for event in ("host_refused", "origin_refused")
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        is_allowed = origin is not None and self._origins.allows(origin, host)
+        refusal = _ambiguous(headers)
+        if refusal is None and scope["path"] not in _OPEN:
+            refusal = self._refusal(host, origin, is_allowed)
+        if refusal is None:
+            await (self._with_cors if is_allowed else self._app)(scope, receive, send)
+        elif scope["type"] == "http":
+            await error_answer(refusal)(scope, receive, send)
+        else:
+            await WebSocket(scope, receive, send).send_denial_response(error_answer(refusal))
+
+    def _refusal(self, host: str, origin: str | None, is_allowed: bool) -> ClientError | None:
+        if not self._knows(host):
+            host = _shown(host)
+            self._hosts.told(host, host=host, setting=_SETTING)
+            return ClientError("forbidden", f"This gateway is not known by that host name; {_SETTING} can name it.")
+        if origin is None or is_allowed:
+            return None
+        origin, host = _shown(origin), _shown(host)
+        self._foreign.told((origin, host), origin=origin, host=host, setting=_SETTING)
+        return ClientError("forbidden", f"Pages of that origin may not use this gateway; {_SETTING} can allow it.")
+
+    def _knows(self, host: str) -> bool:
+        name = host_name(host)
+        if name is None:
+            return False
+        if name == self._own_host or name == "localhost" or name.endswith(".localhost") or self._origins.has_host(name):
+            return True
+        try:
+            ipaddress.ip_address(name)  # an address cannot be re-bound
+        except ValueError:
+            return False
+        return True
+
+
+def _ambiguous(headers: Headers) -> ClientError | None:
+    """A proxy before us may have gone by the other one (RFC 9112, section 3.2)."""
+    for name in ("Host", "Origin"):
+        if len(headers.getlist(name)) > 1:
+            return ClientError("bad_message", f"There is more than one {name} header.")
+    return None
+
+
+def _shown(sent: str) -> str:
+    """Bounded, and nothing in it that a terminal would obey."""
+    return sent[:_SHOWN].encode("unicode_escape").decode()

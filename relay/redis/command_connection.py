@@ -1,0 +1,166 @@
+"""A link: one connection for commands, one of them in flight at a time.
+
+The reply is taken the moment it arrives, not when whoever waits for it gets a turn; and its timeout measures how long
+the server has been silent, not how late this process was (relay/timeouts.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import hiredis
+from redis import exceptions
+from redis._parsers import BaseParser
+
+from relay import timeouts
+from relay.redis.address import Address, Endpoint
+from relay.redis.resp_connection import Wire, connect, credentials
+
+Argument = str | bytes | int | float
+
+# A command goes out on a connection of which something was heard this lately. Hosts and firewalls close connections
+# that are idle, some without a word; none does so sooner (Redis counts `timeout` in whole seconds).
+FRESH_S = 0.75
+
+
+class Link:
+    """`ask` one thing after the other. Once it has failed or was cancelled it is `lost`, and never used again."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._timer = timeouts.Timer(self._overdue)
+        self._timeout_s = 0.0
+        self._asked_at = self._silent_since = 0.0  # the second as of when its timer was started last
+        self._reply: asyncio.Future[Any] | None = None
+        self._wire: Wire
+
+    @classmethod
+    async def open(cls, address: Address, endpoint: Endpoint, timeout_s: float) -> Link:
+        """Raises RedisError."""
+        link = cls(endpoint.host if not endpoint.port else f"{endpoint.host}:{endpoint.port}")
+        try:
+            async with timeouts.timeout(timeout_s):
+                link._wire = await connect(address, endpoint, link._replied)
+                link._wire.lost.add_done_callback(lambda _: link._hung_up())
+        except OSError as error:  # a TimeoutError is one
+            raise _unreachable(link._name, error) from error
+        try:
+            for command in _greeting(address.options):
+                await link.ask(timeout_s, *command)
+        except BaseException:
+            link.abort()
+            raise
+        return link
+
+    @property
+    def lost(self) -> bool:
+        return self._wire.lost.done() or self._wire.is_closing
+
+    @property
+    def fresh(self) -> bool:
+        """Whether something was heard of it lately."""
+        return self._loop.time() - self._wire.heard_at < FRESH_S
+
+    @property
+    def is_being_answered(self) -> bool:
+        """Whether a part of the reply is here."""
+        return self._wire.heard_at > self._asked_at
+
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether it does; if not, it is lost."""
+        try:
+            await self.ask(timeout_s, "PING")
+        except exceptions.ResponseError:
+            return True  # a Redis whose disk is full refuses, and lives
+        except (exceptions.ConnectionError, exceptions.TimeoutError):
+            return not self.lost  # one that is loading says so by an error that redis-py counts among these
+        return True
+
+    async def ask(self, timeout_s: float, *command: Argument) -> Any:
+        """One command's reply, as it comes over RESP2. Raises RedisError."""
+        packed = _pack(command)
+        if self.lost:
+            raise exceptions.ConnectionError(f"{self._name} has closed the connection")
+        reply = self._reply = self._loop.create_future()
+        self._wire.write(packed)
+        self._timeout_s = timeout_s
+        self._asked_at = self._silent_since = self._loop.time()
+        self._timer.start(timeout_s)
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            self.abort()  # the next reply would be taken for another command's
+            raise
+        finally:
+            self._timer.stop()
+            self._reply = None
+
+    def abort(self) -> None:
+        self._timer.stop()
+        self._wire.abort()
+
+    def _replied(self, reply: Any) -> None:
+        waiting = self._reply
+        if waiting is None or waiting.done():
+            self.abort()  # nobody has asked
+        elif isinstance(reply, hiredis.ReplyError):
+            waiting.set_exception(_refusal(str(reply)))
+        else:
+            waiting.set_result(reply)
+
+    def _hung_up(self) -> None:
+        self._fail(exceptions.ConnectionError(f"{self._name} has closed the connection"))
+
+    def _overdue(self) -> None:
+        heard_at = self._wire.heard_at
+        if heard_at > self._silent_since:  # a long reply is on its way
+            self._silent_since = heard_at
+            self._timer.start(self._timeout_s)
+            return
+        self.abort()
+        self._fail(exceptions.TimeoutError(f"{self._name} has not answered within {self._timeout_s:g} s"))
+
+    def _fail(self, error: Exception) -> None:
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_exception(error)
+
+
+def _greeting(options: dict[str, Any]) -> list[tuple[Argument, ...]]:
+    """What is to be said before any command."""
+    greeting: list[tuple[Argument, ...]] = []
+    if identity := credentials(options):
+        greeting.append(("AUTH", *identity))
+    if options.get("client_name"):
+        greeting.append(("CLIENT SETNAME", options["client_name"]))
+    if options.get("db"):
+        greeting.append(("SELECT", options["db"]))
+    return greeting
+
+
+def _pack(command: tuple[Argument, ...]) -> bytes:
+    """Raises DataError. A first word such as "SCRIPT LOAD" is two."""
+    first, *rest = command
+    words = [*str(first).split(" "), *rest]
+    try:
+        packed: bytes = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]  # its stub says a 1-tuple
+    except (TypeError, UnicodeError) as error:
+        raise exceptions.DataError(f"Invalid input of type: {error}") from error
+    return packed
+
+
+def _refusal(said: str) -> Exception:
+    """redis-py's class for an error reply; it fails where a redirect is not the two words that it expects."""
+    try:
+        error: Exception = BaseParser.parse_error(said)  # type: ignore[no-untyped-call]
+    except ValueError:
+        return exceptions.ConnectionError(f"a redirect to nowhere: {said}")
+    return error
+
+
+def _unreachable(name: str, error: OSError) -> exceptions.ConnectionError | exceptions.TimeoutError:
+    if isinstance(error, TimeoutError):
+        return exceptions.TimeoutError(f"Timeout connecting to {name}")
+    number = f"Error {error.errno} " if error.errno else ""
+    return exceptions.ConnectionError(f"{number}connecting to {name}: {error.strerror or error}")

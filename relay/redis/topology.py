@@ -1,0 +1,200 @@
+"""Which server of a Redis is asked for which key: one map for all clients and subscriptions of a process.
+
+One server, the master that Sentinels name, or the masters of a Cluster by slot. The map is learned at the first use,
+so a process may start while Redis is away, and learned anew when an answer, or none, says that it may be old.
+Nobody waits for that: what is sent to the wrong server meanwhile fails, or is told where to go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from redis import exceptions
+from redis.asyncio.connection import UnixDomainSocketConnection
+from redis.crc import key_slot
+from redis.exceptions import ClusterDownError, NoPermissionError, RedisError, ResponseError
+
+from relay import logging
+from relay.redis.address import Address, Endpoint
+from relay.redis.command_connection import Link
+from relay.redis.errors import in_words
+
+ASK_TIMEOUT_S = 1.0  # of one server, about the others
+ASK_AT_ONCE = 3
+AGAIN_AFTER_S = 0.25
+SLOTS = 16384
+
+log = logging.get("servers")
+
+
+class Map(NamedTuple):
+    """`owners`: the one server, or with `sharded` that of each slot of a Cluster, None where it has none."""
+
+    sharded: bool
+    owners: list[Endpoint | None]
+
+    def owner(self, key: bytes) -> Endpoint | None:
+        return self.owners[key_slot(key) if self.sharded else 0]
+
+    def masters(self) -> set[Endpoint]:
+        return {endpoint for endpoint in self.owners if endpoint is not None}
+
+
+class Servers:
+    """`map`: what is known, None before anything is. `failures`: how often in a row nothing could be learned."""
+
+    def __init__(self, address: Address, *, quiet: bool = False) -> None:
+        self.address = address
+        self._quiet = quiet
+        self.map: Map | None = None
+        self._fixed = address.connection_class is UnixDomainSocketConnection
+        if self._fixed:
+            self.map = Map(False, [address.seeds[0]])
+        self._changed: list[Callable[[], None]] = []
+        self._learning: asyncio.Task[None] | None = None
+        self._learned_at = -AGAIN_AFTER_S
+        self.failures = 0
+        self._trouble = logging.Trouble(log, "servers_unknown")
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have this called after every change of the map."""
+        self._changed.append(changed)
+
+    async def known(self) -> Map:
+        """The map, learned now if it is not known yet. Raises RedisError, OSError."""
+        while self.map is None:
+            await asyncio.shield(self._learn())
+        return self.map
+
+    def doubt(self) -> None:
+        """The map may be old: learn it anew, at most every AGAIN_AFTER_S."""
+        if not self._fixed:
+            self._learn()
+
+    def moved(self, slot: int, host: str, port: int, said_by: Endpoint) -> None:
+        """A server of a Cluster said that another one has this slot; without a host it means its own."""
+        if self.map is None or not self.map.sharded:
+            return  # of a Cluster that was taken for one server: nothing to be done with one slot
+        owner = Endpoint(said_by.host if host in ("", "?") else host, port)
+        if self.map.owners[slot] != owner:
+            self.map.owners[slot] = owner
+            self._tell()
+        self.doubt()  # where one slot moved, others did
+
+    async def aclose(self) -> None:
+        if self._learning is not None:
+            self._learning.cancel()
+            await asyncio.gather(self._learning, return_exceptions=True)
+
+    def _learn(self) -> asyncio.Task[None]:
+        if self._learning is None:
+            self._learning = asyncio.create_task(self._learn_once(), name="servers")
+            self._learning.add_done_callback(self._learnt)
+        return self._learning
+
+    def _learnt(self, task: asyncio.Task[None]) -> None:
+        self._learning = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, Exception):
+            self.failures += 1
+            if not self._quiet:
+                self._trouble.failed(in_words(error))
+        else:
+            self.failures = 0
+            self._trouble.over()
+
+    async def _learn_once(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._learned_at + AGAIN_AFTER_S - loop.time())
+        self._learned_at = loop.time()
+        found = await _first(self._ways())
+        self._fixed = self.address.kind == "plain" and not found.sharded
+        if found != self.map:
+            self.map = found
+            self._tell()
+
+    def _tell(self) -> None:
+        for changed in self._changed:
+            changed()
+
+    def _ways(self) -> list[Awaitable[Map]]:
+        """A few servers to ask, at random: one that is cut off from the others may have an old answer."""
+        address, known = self.address, self.map
+        if address.kind == "sentinel":
+            return [_by_sentinel(address, seed) for seed in address.seeds]
+        asked = set(address.seeds) | (known.masters() if known is not None else set())
+        some = random.sample(sorted(asked), min(ASK_AT_ONCE, len(asked)))
+        if address.kind == "plain" and (known is None or not known.sharded):
+            return [_by_itself(address, address.seeds[0])]
+        return [_by_cluster(address, endpoint) for endpoint in some]
+
+
+async def _first(ways: list[Awaitable[Map]]) -> Map:
+    """The first answer that is one. Raises the last failure."""
+    failure: Exception = exceptions.ConnectionError("nobody to ask")
+    tasks = [asyncio.ensure_future(way) for way in ways]
+    try:
+        for answer in asyncio.as_completed(tasks):
+            try:
+                return await answer
+            except NoPermissionError as error:
+                failure = error
+            except ResponseError as error:
+                failure = exceptions.ConnectionError(str(error))  # it is not about the command that waits for this
+            except (RedisError, OSError, TimeoutError) as error:
+                failure = error
+        raise failure
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _by_itself(address: Address, endpoint: Endpoint) -> Map:
+    """A plain address: one server, unless it says that it is of a Cluster."""
+    try:
+        reply = await _ask(address, endpoint, "HELLO")
+    except ResponseError:
+        return Map(False, [endpoint])  # it does not know HELLO: old, or something before it
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=False)
+    if dict(pairs).get(b"mode") != b"cluster":
+        return Map(False, [endpoint])
+    return await _by_cluster(address, endpoint)
+
+
+async def _by_cluster(address: Address, endpoint: Endpoint) -> Map:
+    owners: list[Endpoint | None] = [None] * SLOTS
+    for first, last, master, *_ in await _ask(address, endpoint, "CLUSTER", "SLOTS"):
+        host = (master[0] or b"?").decode()
+        host = endpoint.host if host == "?" else host  # as you reached me
+        owners[first : last + 1] = [Endpoint(host, int(master[1]))] * (last + 1 - first)
+    if not any(owners):
+        raise ClusterDownError("no slot of the Cluster has a server")
+    return Map(True, owners)
+
+
+async def _by_sentinel(address: Address, sentinel: Endpoint) -> Map:
+    asking = address._replace(options=address.sentinel_options)
+    master = await _ask(asking, sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
+    if not master:
+        raise exceptions.ConnectionError(
+            f"the Sentinel at {sentinel.host}:{sentinel.port} knows no service {address.service}"
+        )
+    endpoint = Endpoint(master[0].decode(), int(master[1]))
+    role = (await _ask(address, endpoint, "ROLE"))[0]
+    if role != b"master":
+        raise exceptions.ConnectionError(f"{endpoint.host}:{endpoint.port}, which a Sentinel named, is no master")
+    return Map(False, [endpoint])
+
+
+async def _ask(address: Address, endpoint: Endpoint, *command: str) -> Any:
+    link = await Link.open(address, endpoint, ASK_TIMEOUT_S)
+    try:
+        return await link.ask(ASK_TIMEOUT_S, *command)
+    finally:
+        link.abort()

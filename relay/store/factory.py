@@ -1,0 +1,73 @@
+"""From settings to the parts of this package: the one place where gateway and worker build what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relay.redis.connections import Connections
+from relay.redis.pubsub.subscriber import Subscriber
+from relay.settings import Settings
+from relay.store.keys import Keys
+from relay.store.queue.admin import Caretaker
+from relay.store.queue.backlog import Backlog
+from relay.store.queue.enqueue import Intake
+from relay.store.queue.policy import Policy, said
+from relay.store.queue.queue import Queue
+from relay.store.queue.reaper import Reaper
+from relay.store.queue.worker_registry import Offers
+from relay.store.session.session_log import SessionLog
+
+
+def session_log(redis: Connections, settings: Settings) -> SessionLog:
+    return SessionLog(
+        redis.commands,
+        redis.append,
+        Keys(settings.prefix),
+        leases=redis.leases,
+        session_ttl_s=settings.session_ttl_s,
+        max_generations=settings.max_generations,
+        max_requests=settings.max_requests,
+    )
+
+
+def queue(redis: Connections, settings: Settings) -> Queue:
+    return Queue(
+        redis.commands,
+        redis.blocking,
+        Keys(settings.prefix),
+        max_backlog=settings.max_backlog,
+        ttl_s=settings.session_ttl_s,
+        trim_after_s=settings.trim_after_s,
+    )
+
+
+def caretaker(redis: Connections, settings: Settings) -> Caretaker:
+    log, jobs = session_log(redis, settings), queue(redis, settings)
+    intake = Intake(log, jobs, redis.commands, look_ms=Policy.of(settings).look_ms)
+    return Caretaker(log, jobs, Backlog(redis.commands, Keys(settings.prefix)), intake)
+
+
+def offers(redis: Connections, settings: Settings) -> Offers:
+    return Offers(redis.commands, Keys(settings.prefix))
+
+
+def subscriber(redis: Connections) -> Subscriber:
+    return Subscriber(redis.servers)
+
+
+def reaper(
+    log: SessionLog,
+    jobs: Queue,
+    settings: Settings,
+    own_queue: str | None = None,
+    runs_here: Callable[[str], bool] = lambda generation: False,
+) -> Reaper:
+    return Reaper(
+        log,
+        jobs,
+        policy=Policy.of(settings),
+        sentences=settings.sentences,
+        own_queue=own_queue,
+        said=said(settings) if own_queue is not None else "",
+        runs_here=runs_here,
+    )

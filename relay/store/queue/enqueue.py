@@ -1,0 +1,74 @@
+"""The intake: a job's way into its queue and its session, and out of both by a stop; for everybody who submits.
+
+The order of the steps is the crash order of docs/design.md. Every method raises StorageError.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from relay.crashpoints import crashpoint
+from relay.redis.connections import AnyRedis, call, publish_verb
+from relay.store.jobs import Job
+from relay.store.queue.queue import Queue
+from relay.store.session.replies import Admitted, Stopped
+from relay.store.session.session_log import SessionLog
+
+
+class Intake:
+    """`look_ms`: when a reaper first looks at what was enqueued."""
+
+    def __init__(self, session_log: SessionLog, queue: Queue, redis: AnyRedis, *, look_ms: int) -> None:
+        self._log = session_log
+        self._queue = queue
+        self._redis = redis
+        self._look_ms = look_ms
+
+    async def submit(self, job: Job) -> Admitted | Literal["queue_full", "session_full", "deleted", "forgotten"]:
+        """Make the job durable, then its generation; the queue has been announced.
+
+        Admitted may name another generation, which holds the request_id: then nothing of this job is left, as where it
+        is refused. `deleted`: its session, or what it retries, was meanwhile. `forgotten`: a worker was faster, and the
+        answer has ended and gone beyond `max_generations`.
+        """
+        if not await self.enqueue(job):
+            return "queue_full"
+        crashpoint("submit.enqueued")
+
+        admitted = await self._log.admit_or_refuse(job)
+        crashpoint("submit.admitted")
+        if admitted is not None and admitted.stands(job.generation):
+            if admitted.fresh:
+                await self._queue.put_back(job, self._look_ms)
+            return admitted
+        # A twin of this submit was faster, or there is no room; what we enqueued is nobody's.
+        await self._queue.done(job.queue, job.session, job.generation)
+        if admitted is None:
+            return "session_full"
+        if admitted.generation != job.generation:
+            return admitted
+        return "deleted" if admitted.state == "deleted" else "forgotten"
+
+    async def unclaimed(self, session: str, generation: str) -> dict[str, str] | None:
+        """What its session says of it, if it was admitted and no worker ever had it.
+
+        Then the queue may have lost what the session remembers; where it has not, enqueueing again changes nothing.
+        """
+        standing = await self._log.standing(session, generation)
+        if standing is None or standing["state"] == "ended" or "claimed" in standing:
+            return None
+        return standing
+
+    async def enqueue(self, job: Job) -> bool:
+        """Make the job durable; False if the queue is full."""
+        return await self._queue.enqueue(job, self._look_ms)
+
+    async def tidy(self, session: str, stopped: Stopped) -> None:
+        """After a stop: tell the worker, empty the queue of the job and of its letter. The stop holds without."""
+        if stopped.owner:
+            verb, channel = await publish_verb(self._redis), self._log.keys.worker(stopped.owner)
+            await call(self._redis, verb, channel, f"stop {stopped.generation}")
+        if stopped.queue:
+            await self._queue.done(stopped.queue, session, stopped.generation)
+            if stopped.already_ended:
+                await self._queue.discard(stopped.queue, session, stopped.generation)

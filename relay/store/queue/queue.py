@@ -1,0 +1,218 @@
+"""Queues: jobs on their way to a worker, and the open index by which no job is forgotten.
+
+Every method raises StorageError when Redis does not answer; all of them bear a repeat.
+"""
+
+from __future__ import annotations
+
+from logging import ERROR
+from typing import Literal, NamedTuple
+
+from relay import logging, metrics
+from relay.errors import UnreadableJob
+from relay.protocol.words import PRIORITIES
+from relay.redis.connections import AnyRedis, call
+from relay.store import jobs
+from relay.store.jobs import Job
+from relay.store.keys import Keys
+from relay.store.scripts import queue_script, read
+
+log = logging.get("queue")
+_unreadable = logging.Recurring(log, "job_left")
+
+MAX_QUEUES = 1000
+MAX_DEAD = 1000  # letters of one queue, the newest
+MAX_TRIMS = 100_000  # rows; who ends beyond them keeps its batches until the session goes
+
+
+class Due(NamedTuple):
+    """Rows to look at, and rows to trim: (session, generation); `now_ms` by Redis' clock.
+
+    `policy`: what the queue's workers have said; see policy.py. `silent_ms`: how long none has said that it lives;
+    `heard`: one has, whenever that was.
+    """
+
+    now_ms: int
+    rows: list[tuple[str, str]]
+    trims: list[tuple[str, str]]
+    policy: bytes = b""
+    silent_ms: int = 0
+    heard: bool = False
+
+
+class Queue:
+    """The queues under one prefix."""
+
+    def __init__(
+        self,
+        commands: AnyRedis,
+        blocking: AnyRedis,
+        keys: Keys,
+        *,
+        max_backlog: int,
+        ttl_s: int,
+        trim_after_s: float,
+    ) -> None:
+        self._commands = commands
+        self._blocking = blocking
+        self._keys = keys
+        self._max_backlog = max_backlog
+        self._ttl_ms = ttl_s * 1000
+        self._trim_ms = int(trim_after_s * 1000)
+
+    async def announce(self, queue: str) -> bool:
+        """Put the queue on the reapers' list; before its first job, and with every further one, should Redis forget.
+
+        False if there are MAX_QUEUES others: then no reaper would see to its jobs, and there must be none.
+        """
+        return bool(await _ANNOUNCE(self._commands, self._keys.queues, queue, MAX_QUEUES, self._ttl_ms))
+
+    async def enqueue(self, job: Job, look_ms: int, *, held: bool = False) -> bool:
+        """Make the job durable; False if the queue is full. A reaper looks at it after `look_ms`.
+
+        The queue has been announced by then, so that a reaper will. `held`: a worker makes it already, and it must only
+        be found should that worker die.
+        """
+        reply = await _ENQUEUE(
+            self._commands,
+            self._keys.queue(job.queue),
+            job.name,
+            job.priority,
+            jobs.encode(job),
+            look_ms,
+            self._max_backlog,
+            self._ttl_ms,
+            int(held),
+        )
+        return bool(reply != b"full")
+
+    async def put_back(self, job: Job, look_ms: int) -> None:
+        """Give an accepted job its row again if Redis has lost it since it was enqueued; else this changes nothing.
+
+        Whoever has made the job's generation does so after that: nobody else will look whether the row is still there.
+        """
+        if await self.knows(job.queue, job.session, job.generation):
+            return
+        log.warning("row_put_back", queue=job.queue, session=job.session, generation=job.generation)
+        await self.announce(job.queue)
+        await self.enqueue(job, look_ms, held=True)
+
+    async def take(self, queue: str, most: int = 1) -> list[Job]:
+        """The next jobs, highest priority first; none if there are none: never waits.
+
+        One that cannot be read is left out: it stays pending, for a worker of the release that wrote it.
+        """
+        found = []
+        for body in await _TAKE(self._commands, self._keys.queue(queue), most, *PRIORITIES):
+            try:
+                found.append(jobs.read(body))
+            except UnreadableJob as error:
+                metrics.storage_errors.labels("queue").inc()
+                _unreadable.told(level=ERROR, queue=queue, detail=str(error))
+        return found
+
+    async def marks(self, queue: str) -> dict[str, str]:
+        """The newest entry id of each of the queue's streams: what `wait` waits beyond."""
+        marks = {}
+        for name in PRIORITIES:
+            newest = await call(self._commands, "XREVRANGE", self._keys.queue(queue, name), "+", "-", "COUNT", 1)
+            marks[str(name)] = newest[0][0].decode() if newest else "0-0"
+        return marks
+
+    async def wait(self, queue: str, marks: dict[str, str], block_ms: int) -> None:
+        """Return when there is an entry newer than `marks`, or after `block_ms`.
+
+        Marks are drawn before a `take` that found nothing, so no entry can slip in between unseen.
+        """
+        streams = [self._keys.queue(queue, name) for name in marks]
+        await call(self._blocking, "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *marks.values())
+
+    async def job(self, queue: str, session: str, generation: str) -> Job | None:
+        """A job that is still open."""
+        body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), jobs.job_name(session, generation))
+        return jobs.read(body) if body is not None else None
+
+    async def knows(self, queue: str, session: str, generation: str) -> bool:
+        """Whether a job is still open, and has a row by which a reaper finds it."""
+        name = jobs.job_name(session, generation)
+        job, row = await read(
+            self._commands,
+            ("HEXISTS", self._keys.queue(queue, "jobs"), name),
+            ("ZSCORE", self._keys.queue(queue), name),
+        )
+        return bool(job) and row is not None
+
+    async def done(self, queue: str, session: str, generation: str, dead: str = "") -> None:
+        """Remove everything of a job whose generation has ended, or will never be.
+
+        `dead`: why it goes to the dead letters, if it is still here.
+        """
+        key, name = self._keys.queue(queue), jobs.job_name(session, generation)
+        wrote = await _DONE(self._commands, key, name, self._trim_ms, self._ttl_ms, MAX_TRIMS, dead, MAX_DEAD)
+        if wrote:
+            metrics.dead_letters.labels(dead).inc()
+
+    async def discard(self, queue: str, session: str, generation: str) -> bool:
+        """Take a job out of the dead letters; False: it is not there, or not any more."""
+        return bool(await _DISCARD(self._commands, self._keys.queue(queue), jobs.job_name(session, generation)))
+
+    async def sizes(self, queue: str) -> tuple[int, int]:
+        """How many jobs wait or run, and how many are dead."""
+        keys = (self._keys.queue(queue, name) for name in ("open", "dead"))
+        backlog, dead = await read(self._commands, *(("ZCARD", key) for key in keys))
+        return int(backlog), int(dead)
+
+    async def due(self, queue: str, page: int, look_ms: int, policy: str = "") -> Due:
+        """A page of rows whose time has come; they come up again after `look_ms`. `policy`: from now on the queue's."""
+        key = self._keys.queue(queue)
+        now_ms, rows, trims, stored, silent_ms, heard = await _DUE(
+            self._commands, key, page, look_ms, policy, self._ttl_ms
+        )
+        return Due(int(now_ms), _pairs(rows), _pairs(trims), stored, int(silent_ms), bool(heard))
+
+    async def trimmed(self, queue: str, session: str, generation: str) -> None:
+        """Nothing is left to trim."""
+        await call(self._commands, "ZREM", self._keys.queue(queue, "trims"), jobs.job_name(session, generation))
+
+    async def look_at(self, queue: str, session: str, generation: str, at_ms: int) -> None:
+        """Have the reapers look at this row at `at_ms` (Redis' clock), if it is still open."""
+        await _LOOK(self._commands, self._keys.queue(queue), jobs.job_name(session, generation), at_ms)
+
+    async def requeue(
+        self, queue: str, session: str, generation: str, idle_ms: int
+    ) -> Literal["waiting", "held", "requeued", "gone"]:
+        key, name = self._keys.queue(queue), jobs.job_name(session, generation)
+        reply = await _REQUEUE(self._commands, key, name, idle_ms, self._ttl_ms)
+        return reply.decode()  # type: ignore[no-any-return]
+
+    async def serve(self, queue: str) -> None:
+        """A worker lives that takes jobs from this queue: see unserved.py."""
+        await _SERVE(self._commands, self._keys.queue(queue), self._ttl_ms)
+
+    async def silent_ms(self, queue: str) -> int:
+        """How long no worker has said that it serves this queue; 0 where that is not known."""
+        served, (seconds, microseconds) = await read(
+            self._commands, ("GET", self._keys.queue(queue, "served")), ("TIME",)
+        )
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        return max(0, now_ms - int(served.lstrip(b"?"))) if served is not None else 0
+
+    async def names(self) -> list[str]:
+        """Queues that were submitted to, for the reapers."""
+        return [name.decode() for name in await call(self._commands, "ZRANGE", self._keys.queues, 0, -1)]
+
+
+def _pairs(rows: list[bytes]) -> list[tuple[str, str]]:
+    pairs = (row.decode().split(" ") for row in rows)
+    return [(session, generation) for session, generation in pairs]
+
+
+_ANNOUNCE = queue_script("announce")
+_ENQUEUE = queue_script("enqueue")
+_TAKE = queue_script("take")
+_DONE = queue_script("done")
+_DISCARD = queue_script("discard")
+_DUE = queue_script("due")
+_LOOK = queue_script("look")
+_REQUEUE = queue_script("requeue")
+_SERVE = queue_script("serve")

@@ -1,0 +1,268 @@
+"""The reaper: sees to it that every accepted generation ends, whatever has died.
+
+Every process runs one. It walks bounded pages of the open index; everything it does is idempotent, so there is no
+lock, and any number of reapers do no more harm than one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Set
+from typing import TypeVar
+
+import msgspec
+
+from relay import logging, metrics
+from relay.crashpoints import crashpoint
+from relay.errors import StorageError, UnreadableJob
+from relay.failure_messages import Sentences
+from relay.redis.clock_steps import ClockSteps
+from relay.store.jobs import Job
+from relay.store.queue.policy import Policy
+from relay.store.queue.queue import Queue
+from relay.store.queue.unserved import Unserved, is_silent
+from relay.store.session.session_log import SessionLog
+
+T = TypeVar("T")
+
+PAGE = 100
+
+log = logging.get("reaper")
+_stepped, _look_refused, _trim_refused = (
+    logging.Recurring(log, event) for event in ("clock_stepped", "look_refused", "trim_refused")
+)
+
+
+def failure(code: str, message: str, *, retryable: bool) -> bytes:
+    """The members that a failed `end` adds."""
+    return msgspec.json.encode({"error": {"code": code, "message": message, "retryable": retryable}})
+
+
+class Reaper:
+    """Looks at what is due in every known queue.
+
+    `own_queue`: a worker's; `said`: of its policy, to all reapers. `policy`: for whatever a queue's workers do not say.
+    """
+
+    def __init__(
+        self,
+        session_log: SessionLog,
+        queue: Queue,
+        *,
+        policy: Policy,
+        sentences: Sentences,
+        own_queue: str | None = None,
+        said: str = "",
+        runs_here: Callable[[str], bool] = lambda generation: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runs_here = runs_here
+        self._log = session_log
+        self._queue = queue
+        self._policy = policy
+        self._said = said
+        self._sentences = sentences
+        self._own = {own_queue} if own_queue is not None else set()
+        self._clock = clock
+        self._trouble_at = self._began_at = -math.inf
+        self._sweeping = logging.Trouble(log, "sweep_failed")
+        self._bug = logging.Trouble(log, "reaper_failed")
+        self._steps: dict[str, ClockSteps] = {}  # by queue: each may lie on another server
+        self._unserved = Unserved()
+        self._reported: set[str] = set()  # queues that were said to be without a worker
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._began_at = self._clock()
+        pause_s = min(1.0, self._policy.look_ms / 2000)
+        while True:
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1))
+            try:
+                await self._round()
+                self._sweeping.over()
+                self._bug.over()
+            except StorageError as error:
+                self._trouble_at = self._clock()
+                metrics.storage_errors.labels("reaper").inc()
+                self._sweeping.failed(error)
+            except Exception as error:  # without its reaper a process would let answers hang
+                metrics.bugs.labels("reaper").inc()
+                self._bug.broke(error)
+
+    async def _round(self) -> None:
+        sizes: dict[str, tuple[int, int]] = {}
+        for name in self._own | set(await self._promptly(self._queue.names())):
+            await self.sweep(name)
+            sizes[name] = await self._queue.sizes(name)
+        self._steps = {name: steps for name, steps in self._steps.items() if name in sizes}
+        self._unserved.keep(sizes)
+        self._report_unserved({name for name, (backlog, _) in sizes.items() if backlog}, sizes.keys())
+        for queues, names in {"all": set(sizes), "own": self._own}.items():
+            if names or queues == "all":
+                metrics.backlog.labels(queues).set(sum(sizes[name][0] for name in names))
+                metrics.dead_jobs.labels(queues).set(sum(sizes[name][1] for name in names))
+
+    def _report_unserved(self, busy: Set[str], known: Set[str]) -> None:
+        """One line when a queue with jobs is without a worker, and one when it has one again; the gateways say it."""
+        unserved = {queue for queue in known if self._unserved_in_s(queue) <= 0}
+        metrics.unserved_queues.set(len(unserved & busy))
+        if self._own:
+            return
+        served = {queue for queue in self._reported & known if self._unserved.is_heard_of(queue)}
+        for queue in sorted(served):
+            log.info("queue_served", queue=queue)
+        for queue in sorted(unserved & busy - self._reported):
+            log.warning("queue_unserved", queue=queue)
+        self._reported = (self._reported & known - served) | unserved & busy
+
+    def _unserved_in_s(self, queue: str) -> float:
+        """How long until it is sure that no living worker serves it; 0 or less: it is."""
+        return self._unserved.left_s(queue, self._clock(), max(self._trouble_at, self._began_at))
+
+    async def sweep(self, queue: str) -> None:
+        """One page of one queue. Raises StorageError."""
+        said = self._said if queue in self._own else ""
+        asked_at = self._clock()
+        due = await self._promptly(self._queue.due(queue, PAGE, self._policy.look_ms, said))
+        policy = self._policy.with_said(due.policy)
+        steps = self._steps.setdefault(queue, ClockSteps())
+        if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):
+            self._trouble_at = self._clock()
+            _stepped.told(queue=queue)
+        self._unserved.note(queue, due.silent_ms, self._clock(), heard=due.heard)
+        for session, generation in due.rows:
+            what = await self._look_if_it_can(queue, session, generation, due.now_ms, policy)
+            metrics.reaped.labels(what).inc()
+            if what not in ("alive", "waiting", "held", "unserved", "refused"):
+                log.info("reaped", what=what, session=session, generation=generation, queue=queue)
+        for session, generation in due.trims:
+            await self._trim(queue, session, generation)
+
+    async def end_orphan(self, session: str, generation: str) -> None:
+        """End an answer that nobody writes and no queue knows of: Redis has lost its job, or its end.
+
+        Where only its row is lost, put that back; a job that cannot be read is as good as lost. Raises StorageError.
+        """
+        standing = await self._log.standing(session, generation)
+        if standing is None or standing["state"] == "ended" or self._clock() - self._trouble_at < self._policy.lease_s:
+            return
+        queue = standing["queue"]
+        if await self._queue.knows(queue, session, generation):
+            return
+        if (job := await self._readable_job(queue, session, generation)) is not None:
+            await self._queue.put_back(job, self._policy.look_ms)  # only its row is lost
+            return
+        metrics.reaped.labels(await self._fail(queue, session, generation, standing, "storage")).inc()
+
+    async def _readable_job(self, queue: str, session: str, generation: str) -> Job | None:
+        try:
+            return await self._queue.job(queue, session, generation)
+        except UnreadableJob:
+            return None
+
+    async def _promptly(self, reply: Awaitable[T]) -> T:
+        """A reply that took long is trouble too: while a frozen Redis held it up, nobody could renew a lease."""
+        asked_at = self._clock()
+        answer = await reply
+        if self._clock() - asked_at > self._policy.lease_s / 3:
+            self._trouble_at = self._clock()
+        return answer
+
+    async def _look_if_it_can(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> str:
+        """A session that Redis lost in part may refuse for good; nobody else's answer may wait for it."""
+        try:
+            return await self._look(queue, session, generation, now_ms, policy)
+        except StorageError as error:
+            if not error.refused:
+                raise
+            metrics.storage_errors.labels("reaper").inc()
+            _look_refused.told(session=session, generation=generation, detail=str(error))
+            return "refused"
+
+    async def _trim(self, queue: str, session: str, generation: str) -> None:
+        try:
+            while await self._log.trim(session, generation):
+                pass
+            metrics.reaped.labels("trimmed").inc()
+        except StorageError as error:
+            if not error.refused:
+                raise
+            # Of a log that Redis lost in part. It keeps its batches; nobody else's answer may wait for it.
+            metrics.storage_errors.labels("trim").inc()
+            _trim_refused.told(session=session, generation=generation, detail=str(error))
+        await self._queue.trimmed(queue, session, generation)
+
+    async def _look(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> str:
+        standing = await self._log.standing(session, generation)
+        if standing is None:
+            return await self._admit(queue, session, generation)
+        if standing["state"] == "ended":
+            await self._queue.done(queue, session, generation, standing.get("dead", ""))
+            return "ended"
+        lease = int(standing.get("lease", 0))
+        if lease > now_ms:
+            await self._queue.look_at(queue, session, generation, min(lease, now_ms + policy.look_ms) + 1)
+            return "alive"
+        if self._runs_here(generation):
+            return "alive"  # whatever became of its lease: its own worker is to renew it, or to let go
+        if self._clock() - self._trouble_at < policy.lease_s:
+            # While Redis was away, or its clock stepped, everybody's leases ran out: first let the living renew theirs.
+            return "waiting"
+        lost = int(standing.get("claims", 0)) - int(standing.get("handed", 0))
+        if lost >= policy.max_takeovers:
+            return await self._fail(queue, session, generation, standing, "worker_lost")
+        since_ms = max(lease, int(standing["accepted"]))  # when somebody had it last
+        if now_ms - since_ms - self._skipped_ms(queue, since_ms) > policy.queue_timeout_ms and self._knows(policy):
+            return await self._fail(queue, session, generation, standing, "no_worker")
+        what = await self._queue.requeue(queue, session, generation, policy.lease_ms)
+        if what == "gone" or "claimed" in standing or "unserved" in standing:
+            return what
+        return "unserved" if await self._tell_unserved(queue, session, generation, now_ms) else what
+
+    async def _tell_unserved(self, queue: str, session: str, generation: str, now_ms: int) -> bool:
+        left_s = self._unserved_in_s(queue)
+        if left_s > 0:
+            if left_s * 1000 < self._policy.look_ms:
+                await self._queue.look_at(queue, session, generation, now_ms + int(left_s * 1000) + 1)
+            return False
+        # A page takes its time, and a worker may have come meanwhile.
+        if not is_silent(await self._queue.silent_ms(queue)):
+            return False
+        return await self._log.unserved(session, generation)
+
+    def _skipped_ms(self, queue: str, since_ms: int) -> int:
+        return self._steps[queue].skipped_ms(since_ms) if queue in self._steps else 0
+
+    def _knows(self, policy: Policy) -> bool:
+        """After a start the whole machine may have been off until now: its workers come, too, and take what waits."""
+        return self._clock() - self._began_at >= min(policy.lease_s, policy.queue_timeout_ms / 1000)
+
+    async def _admit(self, queue: str, session: str, generation: str) -> str:
+        """A gateway died between making the job durable and admitting it; its client may never ask again."""
+        try:
+            job = await self._queue.job(queue, session, generation)
+        except UnreadableJob as error:
+            log.error("job_dropped", session=session, generation=generation, detail=str(error))
+            await self._queue.done(queue, session, generation, "unreadable")
+            return "dropped"
+        if job is not None:
+            admitted = await self._log.admit_or_refuse(job)
+            if admitted is not None and admitted.stands(generation):
+                await self._queue.put_back(job, self._policy.look_ms)
+                return "admitted"
+        await self._queue.done(queue, session, generation)
+        return "dropped"
+
+    async def _fail(self, queue: str, session: str, generation: str, standing: dict[str, str], code: str) -> str:
+        members = failure(code, self._sentences.choose(standing.get("language")), retryable=True)
+        dead = code if code == "worker_lost" else ""
+        if not await self._log.reap(session, generation, standing["fence"], members, dead):
+            return "alive"
+        crashpoint("reap.reaped")
+        # Not what we have just said: a frozen worker may have woken up and ended it a moment before.
+        await self._queue.done(queue, session, generation, await self._log.dead(session, generation))
+        metrics.generations.labels("failed", code).inc()
+        return code

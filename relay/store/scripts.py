@@ -1,0 +1,93 @@
+"""The Lua scripts: loaded once, run by their hash, their failures turned into StorageError."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from redis.exceptions import NoScriptError, RedisError
+
+from relay.errors import StorageError
+from relay.redis.command_connection import Argument as Argument  # what scripts are given
+from relay.redis.connections import AnyRedis, execute
+from relay.redis.errors import denied, lacks, storage_error
+from relay.redis.routing import Routed
+from relay.store import acl
+from relay.store.keys import lua_names
+
+_STORE = files("relay.store")
+_LOADS = 3  # a slot may move to a server that has not the script either
+
+# While a slot of a Cluster is on its way, the keys of a session may lie on two servers, and a script that finds one of
+# them elsewhere fails in its middle, with one half written. So none begins then: two keys that never exist make the
+# server look whether the slot is open.
+#
+# Whatever else goes wrong there is the server's, but for a right that the user of Redis lacks: waiting brings none.
+_WHOLE_SLOT = """
+local function denied(reply) -- as redis/errors.py
+  local said = type(reply) == 'table' and tostring(reply.err) or ''
+  return string.find(said, 'ACL failure in script', 1, true) or string.find(said, 'user executing the script', 1, true)
+end
+if string.find(KEYS[1], '{', 1, true) then
+  local found = redis.pcall('EXISTS', KEYS[1] .. '?', KEYS[1] .. '??')
+  if denied(found) then return found end
+  if type(found) == 'table' then return redis.error_reply('TRYAGAIN the slot is on its way to another server') end
+end
+"""
+
+
+class Script:
+    """One file of a lua/ folder; a `slot`'s scripts get the names of keys.py and the slot's prelude put in front."""
+
+    def __init__(self, name: str, slot: str = "") -> None:
+        self.name = name
+        folder = _STORE / slot / "lua"
+        own = (folder / f"{name}.lua").read_text()
+        shared = (folder / "prelude.lua").read_text() if slot else ""
+        self.source = (lua_names() if slot else "") + _WHOLE_SLOT + shared + own
+        self._sha = hashlib.sha1(self.source.encode()).hexdigest()
+
+    async def __call__(self, redis: AnyRedis, key: str, *arguments: Argument) -> Any:
+        """Run it. Raises StorageError; whether it took effect is then unknown, and every script bears a repeat."""
+        try:
+            for _ in range(_LOADS):
+                try:
+                    return await execute(redis, key, "EVALSHA", self._sha, 1, key, *arguments)
+                except NoScriptError:  # its first run here, another server, or one that was restarted
+                    await execute(redis, key, "SCRIPT LOAD", self.source)
+            return await execute(redis, key, "EVALSHA", self._sha, 1, key, *arguments)
+        except (RedisError, OSError) as error:
+            if denied(error):
+                raise await self._denied(redis, key, error) from error
+            raise storage_error(self.name, error) from error
+
+    async def _denied(self, redis: AnyRedis, key: str, error: Exception) -> StorageError:
+        """Redis does not always say what it is that its user may not do within a script."""
+
+        async def ask(*command: Argument) -> Any:
+            return await execute(redis, key, *command)
+
+        sharded = isinstance(redis, Routed) and redis.is_sharded
+        lacking = await acl.why(ask, key, error, sharded=sharded)
+        return StorageError(f"{self.name}: {lacks(lacking)}", denied=True)
+
+
+async def read(redis: AnyRedis, *reads: tuple[str, ...]) -> list[Any]:
+    """Several plain reads of one slot at one moment, each as its words. Raises StorageError."""
+    words: list[Argument] = []
+    for one in reads:
+        words += [len(one), *one]
+    replies: list[Any] = await _READ(redis, reads[0][1], *words)
+    return replies
+
+
+def session_script(name: str) -> Script:
+    return Script(name, "session")
+
+
+def queue_script(name: str) -> Script:
+    return Script(name, "queue")
+
+
+_READ = Script("read")

@@ -1,0 +1,95 @@
+-- admit: make a generation of a submit, once per request_id. The gateway runs it, and the worker again before it
+-- claims: a gateway that died in between costs nothing.
+--
+-- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] epoch, should the session be new
+-- ARGV[5] generation   ARGV[6] request_id   ARGV[7] body hash
+-- ARGV[8] body of the `message` event   ARGV[9] body of `status queued`
+-- ARGV[10] max_generations   ARGV[11] max_requests   ARGV[12…] further fields of the generation, name and value
+-- Returns {'admitted' | 'known', generation, body hash, state}: 'known' also if it is ours from before;
+-- {'full'} if max_generations are active, or it was refused before (refuse.lua). The state is `deleted` if the
+-- generation, or what it retries, went with its session.
+-- Atomic because request_id, events and generation must exist together or not at all.
+
+local generation, request_id, hash = ARGV[5], ARGV[6], ARGV[7]
+local max_generations, max_requests = tonumber(ARGV[10]), tonumber(ARGV[11])
+
+-- A generation that goes leaves its question to the oldest of those that answer it, too. The entry stays where it is, and
+-- names the one that is gone: `meta` says whose it is now, and `range` tells so. Returns its id, nil if it may go; then
+-- from which seq on something of the generation goes.
+local function leave_question(old, from)
+  local field = 'question ' .. old
+  local seq = redis.call('HGET', KEY.meta, field) -- itself left to it
+  redis.call('HDEL', KEY.meta, field)
+  if not seq then
+    local entry = redis.call('XRANGE', KEY.log, from .. '-0', from .. '-0')[1]
+    if not entry or entry[2][2] ~= old or string.sub(entry[2][4], 1, 17) ~= '{"type":"message"' then return nil, from end
+    seq = from
+  end
+  local message_id = redis.call('HGET', of.state(old), 'message_id')
+  for _, other in ipairs(message_id and redis.call('ZRANGE', KEY.generations, 0, -1) or {}) do
+    if other ~= old and redis.call('HGET', of.state(other), 'message_id') == message_id then
+      redis.call('HSET', KEY.meta, 'question ' .. other, seq)
+      return seq .. '-0', seq
+    end
+  end
+  if seq ~= from then redis.call('XDEL', KEY.log, seq .. '-0') end
+  return nil, seq
+end
+
+-- Forget the oldest generation that has ended, with every entry of the log that is its own.
+local function forget_oldest()
+  for _, old in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1, 'WITHSCORES')) do
+    local last = redis.call('HGET', of.state(old), 'last')
+    if last then
+      local from = redis.call('ZSCORE', KEY.generations, old)
+      local left, first = leave_question(old, from)
+      for _, entry in ipairs(redis.call('XRANGE', KEY.log, from .. '-0', last .. '-0')) do
+        if entry[2][2] == old and entry[1] ~= left then redis.call('XDEL', KEY.log, entry[1]) end
+      end
+      redis.call('DEL', of.state(old), of.text(old), of.reasoning(old), of.data(old))
+      redis.call('ZREM', KEY.generations, old)
+      redis.call('LREM', KEY.transcript, 0, old)
+      changed(old, math.min(tonumber(first), tonumber(from)), tonumber(last))
+      return
+    end
+  end
+end
+
+-- What the new life has taken stands though the old one knew its request: a gateway of the release before looks for no
+-- such mark, and its worker admits the job once more.
+local again = was_deleted('r ' .. request_id) and redis.call('HEXISTS', KEY.requests, request_id) == 0
+  and redis.call('EXISTS', of.state(generation)) == 0
+if again or was_deleted('g ' .. generation) then return { 'known', generation, hash, 'deleted' } end
+for index = 12, #ARGV, 2 do -- a retry brings its question along: nor may that come back
+  if ARGV[index] == 'retry_of' and was_deleted('g ' .. ARGV[index + 1]) then return { 'known', generation, hash, 'deleted' } end
+end
+ensure_session(ARGV[4], generation)
+
+local known = redis.call('HGET', KEY.requests, request_id)
+if known then
+  local owner, known_hash = string.match(known, '^(%S+) (%S+)$')
+  local state = redis.call('HGET', of.state(owner), 'state')
+  -- Ours, without a state, but with its place: to be made again, because entries of it were missing (rotate.lua).
+  if state or owner ~= generation or not redis.call('ZSCORE', KEY.generations, generation) then
+    return { 'known', owner, known_hash, state or 'forgotten' }
+  end
+end
+local state = redis.call('HGET', of.state(generation), 'state')
+if state then return { 'known', generation, hash, state } end
+if redis.call('ZSCORE', KEY.refused, generation) or redis.call('ZCARD', KEY.active) >= max_generations then return { 'full' } end
+
+local first = write_question(generation, ARGV[8], 12)
+local status = write(generation, ARGV[9])
+first = first or status
+redis.call('HSET', of.state(generation), 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0,
+  'reasoned', 0, 'data', 0, 'bytes', 0, 'crc', 0, 'accepted', digits(now), 'request_id', request_id, unpack(ARGV, 12))
+redis.call('ZADD', KEY.generations, first, generation)
+redis.call('ZADD', KEY.active, first, generation)
+if redis.call('HSET', KEY.requests, request_id, generation .. ' ' .. hash) == 1
+  and redis.call('RPUSH', KEY.order, request_id) > max_requests then
+  redis.call('HDEL', KEY.requests, redis.call('LPOP', KEY.order))
+end
+if redis.call('ZCARD', KEY.generations) > max_generations then forget_oldest() end
+keep({ KEY.log, KEY.generations, KEY.active, KEY.requests, KEY.order, of.state(generation) })
+publish()
+return { 'admitted', generation, hash, 'queued' }

@@ -1,0 +1,19 @@
+-- bury: end a generation that Redis has lost: nobody has brought it back in time, or it was stopped meanwhile.
+--
+-- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] generation   ARGV[5] its attempt, as last seen
+-- ARGV[6] further members of the event, JSON without braces (its error)   ARGV[7] epoch to draw, should there be no
+-- session   ARGV[8] reason
+-- Returns {'buried'}; {'known'} if it is there, running or ended; {'deleted'} if it went with a deleted session.
+-- Atomic because its worker may rebuild it at the same moment; then that wins.
+
+local key = of.state(ARGV[4])
+if was_deleted('g ' .. ARGV[4]) then return { 'deleted' } end
+if redis.call('EXISTS', KEY.meta) == 1 and redis.call('EXISTS', key) == 1 then return { 'known' } end
+ensure_session(ARGV[7], ARGV[4])
+redis.call('HSET', key, 'state', 'queued', 'attempt', ARGV[5], 'fence', digits(now * 1000), 'n', 0, 'count', 0, 'reasoned', 0,
+  'bytes', 0, 'crc', 0, 'accepted', digits(now))
+redis.call('ZADD', KEY.generations, 'NX', redis.call('HGET', KEY.meta, 'seq') + 1, ARGV[4])
+end_generation(ARGV[4], ARGV[8], ARGV[6])
+keep({ KEY.log, KEY.generations, key })
+publish()
+return { 'buried' }

@@ -1,0 +1,71 @@
+-- rebuild: the worker that holds a generation found that Redis has lost it, or a part of it. Make it again as far as it
+-- is not there, under a new fence; the worker then appends what is missing. The model is not asked twice.
+--
+-- KEYS[1] meta   ARGV[1..3] see prelude.lua
+-- ARGV[4] generation   ARGV[5] fence that the worker holds   ARGV[6] worker   ARGV[7] lease_ms
+-- ARGV[8] epochs that it has written in, between spaces   ARGV[9] seq of its last acknowledged write
+-- ARGV[10] epoch to draw
+-- ARGV[11] request_id   ARGV[12] body hash   ARGV[13] body of the `message` event   ARGV[14] body of `status queued`
+-- ARGV[15…] further fields of the generation, name and value
+-- Returns {'rebuilt', fence, epoch, head, attempt, count, reasoned, data, crc32}: what stands in the log now, for this fence to go on
+-- from; {'ended'}; {'stale'} if somebody else has it, or its request made another generation meanwhile.
+-- It counts as append 1 of its fence. Repeated, it answers the same.
+-- Atomic because fence, epoch and what is left must be judged and changed as one: another worker may hold it as well.
+
+local generation, held, worker = ARGV[4], ARGV[5], ARGV[6]
+local key = of.state(generation)
+if was_deleted('g ' .. generation) then return { 'ended' } end
+local epoch = ensure_session(ARGV[10], generation)
+local new_life = string.find(ARGV[8], ' ' .. epoch .. ' ', 1, true) ~= nil
+
+local function rebuilt()
+  local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
+  local state = redis.call('HMGET', key, 'fence', 'attempt', 'count', 'reasoned', 'data', 'crc')
+  return { 'rebuilt', state[1], meta[1], meta[2], state[2], state[3], state[4], state[5] or '0', state[6] }
+end
+
+local state = redis.call('HMGET', key, 'state', 'fence', 'owner', 'replaced', 'shown', 'bytes', 'attempt')
+local known = state[1] and true or false
+local mine = state[3] == worker -- or of an earlier rebuild of its own that came late
+if state[1] == 'ended' then return { 'ended' } end
+if known then
+  if mine and state[4] == held then return rebuilt() end
+  if not mine and tonumber(state[2]) > tonumber(held) then return { 'stale' } end
+  if not state[3] and state[2] == held then return { 'stale' } end -- it has been given back
+else
+  -- In the same life, below the floor: it ended and was forgotten while the worker was frozen.
+  local floor = tonumber(redis.call('HGET', KEY.meta, 'floor'))
+  if new_life and floor >= tonumber(ARGV[9]) and floor > 0 then return { 'ended' } end
+  local request = redis.call('HGET', KEY.requests, ARGV[11])
+  if request and string.match(request, '^%S+') ~= generation then return { 'stale' } end
+end
+
+-- In a life that the worker has written in, seqs that were acknowledged will be given again, to other events: no cursor
+-- of it is true any more.
+-- What another worker has shown (its takeover by this one was lost, and it lives) is nothing to go on from, though it
+-- may be as long and of the same attempt: text of two calls is never mixed. Nor is an attempt that it has opened: this
+-- worker's may be lower, and attempts only rise.
+local foreign = known and not mine and (state[5] == '1' or state[7] ~= '1')
+if foreign or known and redis.call('STRLEN', of.text(generation)) ~= tonumber(state[6]) then
+  forget_generation(generation)
+  known, new_life = false, true
+end
+if new_life then redis.call('HSET', KEY.meta, 'epoch', ARGV[10]) end
+
+if not known then
+  local first = write_question(generation, ARGV[13], 15)
+  local status = write(generation, ARGV[14])
+  first = first or status
+  redis.call('HSET', key, 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0, 'reasoned', 0, 'data', 0, 'bytes', 0,
+    'crc', 0, 'claims', 1, 'request_id', ARGV[11], unpack(ARGV, 15))
+  redis.call('ZADD', KEY.generations, first, generation)
+  redis.call('ZADD', KEY.active, first, generation)
+  if redis.call('HSETNX', KEY.requests, ARGV[11], generation .. ' ' .. ARGV[12]) == 1 then
+    redis.call('RPUSH', KEY.order, ARGV[11])
+  end
+  keep({ KEY.log, KEY.generations, KEY.active, KEY.requests, KEY.order, key })
+end
+redis.call('HSET', key, 'fence', next_fence(worker, state[2] or 0, held), 'replaced', held, 'owner', worker, 'n', 1,
+  'lease', digits(now + tonumber(ARGV[7])))
+publish()
+return rebuilt()

@@ -1,0 +1,14 @@
+-- stop: end a generation from outside, whatever its worker does: not claimed yet, silent, frozen, dead, replaced.
+--
+-- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] generation
+-- Returns {'unknown'}, {'ended'}, or {'stopped', owner or '', queue}; the owner is to be told, the queue to be tidied.
+-- Atomic because the raised fence and the written end are one decision: nothing can follow that end.
+
+local key = of.state(ARGV[4])
+local state = redis.call('HMGET', key, 'state', 'owner', 'queue')
+if not state[1] or redis.call('EXISTS', KEY.meta) == 0 then return { 'unknown' } end
+if state[1] == 'ended' then return { 'ended' } end
+end_generation(ARGV[4], 'stopped', '')
+redis.call('HINCRBY', key, 'fence', 1)
+publish()
+return { 'stopped', state[2] or '', state[3] or '' }

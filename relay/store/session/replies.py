@@ -1,0 +1,161 @@
+"""What the log of a session answers: one type for each kind of reply."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from relay.protocol.frames import Active
+from relay.store.session.versions import Change, Version
+
+
+class Deleted(Exception):
+    """The life of the session that the caller followed, or asked in, was deleted."""
+
+
+class Opened(NamedTuple):
+    """A session at one moment; `floor`: at and below this seq the log cannot be replayed from the middle.
+
+    `trims`: how often entries of it were merged or removed.
+    """
+
+    epoch: str
+    head: int
+    floor: int
+    active: list[Active]
+    trims: int = 0
+
+    @property
+    def version(self) -> Version:
+        return Version(self.floor, self.trims)
+
+
+class Running(NamedTuple):
+    """How much an answer that had not ended had said at some moment; within an epoch an attempt only grows."""
+
+    attempt: int
+    state: str
+    text_bytes: int
+    reasoning_bytes: int
+    data: int
+
+
+class Moment(NamedTuple):
+    """What a session held at one moment: ids in order of submit, and of completion; what of them was under way."""
+
+    epoch: str
+    head: int
+    generations: list[str]
+    completed: list[str]
+    running: dict[str, Running]
+
+
+class Page(NamedTuple):
+    """Entries (seq, body) of one range read, and head and version (versions.py) at that moment."""
+
+    epoch: str
+    head: int
+    floor: int
+    entries: list[tuple[int, bytes]]
+    trims: int = 0
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def version(self) -> Version:
+        return Version(self.floor, self.trims, self.changes)
+
+
+class Admitted(NamedTuple):
+    """`fresh`: this call made the generation. Otherwise `generation` is the one that holds the request_id."""
+
+    fresh: bool
+    generation: str
+    body_hash: str
+    state: str
+
+    def stands(self, generation: str) -> bool:
+        """Whether a job's generation exists and is its own: else the job is to be dropped."""
+        return self.generation == generation and self.state not in ("deleted", "forgotten")
+
+
+class Left(NamedTuple):
+    """What a worker that is gone has left of its attempt: tokens and data written, their crc32, the provider's mark."""
+
+    mark: str
+    tokens: int
+    reasoning: int
+    crc32: int
+    data: int = 0
+
+
+class Claim(NamedTuple):
+    """The right to write a generation. `shown`: the attempt has shown something that a restart must void.
+
+    `times`: when it was accepted and first claimed, by Redis' clock in ms. `asked_s`: when it was asked for, by this
+    process's `time.monotonic`: the lease runs from then on or later. `fresh`: its worker has made the generation
+    itself, or may have, so nobody else has seen whether its job still has a row.
+    """
+
+    fence: int
+    attempt: int
+    shown: bool
+    history: list[str]
+    epoch: str
+    head: int
+    times: dict[str, int]
+    left: Left = Left("", 0, 0, 0)
+    asked_s: float = 0.0
+    fresh: bool = False
+
+
+Buried = Literal["buried", "known", "deleted"]  # by this call; it is there, running or ended; it went with its session
+
+
+class Rebuilt(NamedTuple):
+    """What stands in the log of a generation that was rebuilt: its attempt, tokens of text and reasoning, and data.
+
+    `crc32`: of that text.
+    """
+
+    fence: int
+    epoch: str
+    head: int
+    attempt: int
+    tokens: int
+    reasoning: int
+    data: int
+    crc32: int
+
+
+class Refused(NamedTuple):
+    """A claim that was not granted: `unknown`, `ended` or `leased` (for `left_ms` more)."""
+
+    why: str
+    left_ms: int = 0
+
+
+class Outcome(NamedTuple):
+    """What became of a write: `written`, `repeated`, `stale`, `ended`; `unknown`, `behind`: Redis has lost something.
+
+    `seq` and `epoch`, where it was written, say where the log stands.
+    """
+
+    what: str
+    seq: int = 0
+    epoch: str = ""
+
+
+class Stopped(NamedTuple):
+    """`owner`: the worker to tell, if one has it; `queue`: where its job lies."""
+
+    generation: str
+    already_ended: bool
+    owner: str = ""
+    queue: str = ""
+
+
+class Span(NamedTuple):
+    """Where a generation stands in its log: the seqs of its first event and of its end, if it has ended."""
+
+    epoch: str
+    first: int
+    last: int | None

@@ -1,0 +1,440 @@
+"""The log of a session: all reads and writes of its slot in Redis.
+
+The scripts decide (each file in lua/ says what, and why atomically); this class gives their arguments and replies
+names and types. Every method raises StorageError when Redis does not answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, cast
+
+import msgspec
+
+from relay.protocol import events
+from relay.protocol.frames import Active
+from relay.protocol.words import Reason, new_epoch
+from relay.redis.address import Endpoint
+from relay.redis.connections import AnyRedis, call, publish_verb, server_of
+from relay.redis.read_limiter import Turns
+from relay.store.jobs import Job
+from relay.store.keys import Keys
+from relay.store.scripts import Argument, Script, read, session_script
+from relay.store.session.replies import (
+    Admitted,
+    Buried,
+    Claim,
+    Deleted,
+    Left,
+    Moment,
+    Opened,
+    Outcome,
+    Page,
+    Rebuilt,
+    Refused,
+    Running,
+    Span,
+    Stopped,
+)  # fmt: skip
+from relay.store.session.snapshots import Snapshots
+from relay.store.session.versions import Change
+
+EMPTY_SESSION_TTL_S = 60
+PAGE_BYTES = 1024 * 1024
+MAX_MARKS = 2000
+REFUSED_MS = 600_000  # that a job which found no room stays refused: whoever else admits it is sooner
+TRIM_ENTRIES = 500
+TRIM_BYTES = 1024 * 1024
+PIECE_BYTES = 64 * 1024
+MAX_PIECES = 2000  # of a generation; `range` goes through them
+
+
+class SessionLog:
+    """Sessions under one prefix. `append` is the client for a worker's writes, `commands` for everything else.
+
+    `snapshots`: what a session holds, read as a whole.
+    """
+
+    def __init__(
+        self,
+        commands: AnyRedis,
+        append: AnyRedis,
+        keys: Keys,
+        *,
+        session_ttl_s: int,
+        max_generations: int,
+        max_requests: int,
+        publish_verb: str | None = None,
+        leases: AnyRedis | None = None,
+    ) -> None:
+        self.keys = keys
+        self.snapshots = Snapshots(commands, keys, self.moment)
+        self._commands = commands
+        self._append = append
+        self._leases = leases or append  # a renewal waits for no append
+        self._ttl_ms = session_ttl_s * 1000
+        self._verb = publish_verb  # None: what the kind of Redis asks for
+        self._bounds = (max_generations, max_requests)
+        self._turns: dict[Endpoint | None, Turns] = {}
+
+    # What gateways do
+
+    def answered_at(self, session: str) -> float:
+        """When a read was answered last by the server of this session, by `timeouts.now`."""
+        return self._turns_of(session).answered_at
+
+    async def open(self, session: str, *, create: bool = True, known: str = "") -> Opened | None:
+        """The state to begin following with; makes the session unless told not to (then None if there is none).
+
+        Raises Deleted if the life of epoch `known` was deleted not long ago.
+        """
+        reply = await self._read(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000, known)
+        if not reply:
+            return None
+        if reply[0] == b"deleted":
+            raise Deleted
+        epoch, head, floor, flat, trims = reply
+        names = [item.decode() for item in flat]
+        active = [
+            Active(name, int(attempt), state)
+            for name, attempt, state in zip(names[::3], names[1::3], names[2::3], strict=True)
+        ]
+        return Opened(epoch.decode(), int(head), int(floor), active, int(trims))
+
+    async def range(
+        self, session: str, first: int, last: int | None = None, page_bytes: int = PAGE_BYTES
+    ) -> Page | None:
+        """One page of events from `first` on; None if the session does not exist."""
+        reply = await self._read(_RANGE, session, first, "+" if last is None else last, page_bytes)
+        if not reply:
+            return None
+        epoch, head, floor, flat, trims, *rest = reply
+        entries = [(int(seq), body) for seq, body in zip(flat[::2], flat[1::2], strict=True)]
+        changes = tuple(map(Change._make, zip(*(map(int, rest[place::3]) for place in range(3)), strict=True)))
+        return Page(epoch.decode(), int(head), int(floor), entries, int(trims), changes)
+
+    async def moment(self, session: str, limit: int) -> Moment | None:
+        """What it holds now, the newest `limit` of it; None if the session does not exist."""
+        reply = await self._read(_MOMENT, session, limit)
+        if not reply:
+            return None
+        epoch, head, generations, completed, flat = reply
+        running = {
+            name.decode(): Running(int(attempt), state.decode(), *map(int, counts))
+            for name, attempt, state, *counts in zip(*(flat[place::6] for place in range(6)), strict=True)
+        }
+        newest, finished = ([name.decode() for name in found] for found in (generations, completed))
+        return Moment(epoch.decode(), int(head), newest, finished, running)
+
+    async def find_request(self, session: str, request_id: str) -> tuple[str, str] | None:
+        """(generation, body hash) of a request_id that was admitted. Raises Deleted if it went with its session."""
+        value, deleted = await read(
+            self._commands,
+            ("HGET", self.keys.session(session, "requests"), request_id),
+            ("ZSCORE", self.keys.session(session, "deleted"), f"r {request_id}"),
+        )
+        if deleted is not None:
+            raise Deleted
+        if value is None:
+            return None
+        generation, body_hash = value.decode().split(" ")
+        return generation, body_hash
+
+    async def is_forgotten(self, session: str, request_id: str, generation: str) -> bool:
+        """Whether only the request_id is left of a generation: it has ended, and went beyond `max_generations`.
+
+        One that Redis has lost keeps its place, or loses its request_id as well.
+        """
+        known, state, place = await read(
+            self._commands,
+            ("HGET", self.keys.session(session, "requests"), request_id),
+            ("HGET", self.keys.generation(session, generation), "state"),
+            ("ZSCORE", self.keys.session(session, "generations"), generation),
+        )
+        return known is not None and known.decode().split(" ")[0] == generation and state is None and place is None
+
+    async def span(self, session: str, generation: str) -> Span | None:
+        """None: there is no such generation."""
+        epoch, first, (state, last) = await read(
+            self._commands,
+            ("HGET", self.keys.session(session), "epoch"),
+            ("ZSCORE", self.keys.session(session, "generations"), generation),
+            ("HMGET", self.keys.generation(session, generation), "state", "last"),
+        )
+        if epoch is None or first is None or state is None:  # a place is kept for one that Redis has lost
+            return None
+        return Span(epoch.decode(), int(float(first)), int(last) if last is not None else None)
+
+    async def user_turn(self, session: str, generation: str) -> tuple[str, str] | None:
+        """(message_id, content) of the question that a generation answers; None if there is no such generation."""
+        key = self.keys.generation(session, generation)
+        message_id, content = await call(self._commands, "HMGET", key, "message_id", "content")
+        return (message_id.decode(), content.decode()) if message_id is not None else None
+
+    async def admit(self, job: Job) -> Admitted | None:
+        """Make the job's generation, once per request_id. None: `max_generations` are active already."""
+        reply = await self._run(
+            _ADMIT, job.session, new_epoch(), job.generation, job.request_id, job.body_hash, job.message_event(),
+            job.queued_event(), *self._bounds, *_flatten(_stored_fields(job)),
+        )  # fmt: skip
+        what, *rest = (item.decode() for item in reply)
+        if what == "full":
+            return None
+        return Admitted(what == "admitted", *rest)
+
+    async def admit_or_refuse(self, job: Job) -> Admitted | None:
+        """As `admit`, but None is final: nobody can admit it any more, and its job may be dropped."""
+        while (admitted := await self.admit(job)) is None:
+            what = await self._run(_REFUSE, job.session, job.generation, MAX_MARKS, REFUSED_MS)
+            if what[0] == b"refused":
+                return None
+        return admitted  # perhaps by somebody else, who found room a moment later
+
+    async def stop(self, session: str, generation: str) -> Stopped | None:
+        """End it as `stopped` now, whatever its worker does. None: there is no such generation."""
+        what, *rest = await self._run(_STOP, session, generation)
+        if what == b"unknown":
+            return None
+        ended = what == b"ended"
+        return Stopped(generation, ended, *(item.decode() for item in rest))
+
+    async def delete(
+        self, session: str, mark_ms: int, epochs: Iterable[str] = (), generations: Iterable[str] = ()
+    ) -> list[Stopped] | None:
+        """End what runs and forget everything. None: there is no such session, nor was there lately.
+
+        Returns what ran, and, as ended already, what lies in the dead letters.
+        `epochs` and `generations` that the caller has shown are not to come back either, should Redis have lost them.
+        """
+        marks = [f"e {epoch}" for epoch in epochs] + [f"g {generation}" for generation in generations]
+        what, *rest = await self._run(_DELETE, session, mark_ms, MAX_MARKS, *marks)
+        if what == b"unknown":
+            return None
+        names = [item.decode() for item in rest]
+        found = zip(names[::4], names[1::4], names[2::4], names[3::4], strict=True)
+        return [Stopped(generation, what == "dead", owner, queue) for generation, what, owner, queue in found]
+
+    async def rotate(self, session: str, epoch: str, *, missing: bool) -> None:
+        """Begin a new epoch: Redis has lost a part of the life `epoch`; `missing`: entries in the middle of its log."""
+        await self._run(_ROTATE, session, epoch, new_epoch(), int(missing))
+
+    async def bury(
+        self, session: str, generation: str, attempt: int, members: bytes, reason: Reason = "failed"
+    ) -> Buried:
+        """End a lost generation, unless it is back, or went with its session."""
+        reply = await self._run(_BURY, session, generation, attempt, _inner(members), new_epoch(), reason)
+        return cast(Buried, reply[0].decode())
+
+    # What workers do
+
+    async def claim(
+        self, session: str, generation: str, worker: str, lease_ms: int, history_turns: int
+    ) -> Claim | Refused:
+        asked_s = time.monotonic()
+        reply = await self._run(_CLAIM, session, generation, worker, lease_ms, history_turns)
+        what, *rest = reply
+        if what != b"claimed":
+            return Refused(what.decode(), int(rest[0]) if rest else 0)
+        fence, attempt, shown, history, epoch, head, accepted, claimed, (mark, *counts) = rest
+        return Claim(
+            int(fence),
+            int(attempt),
+            shown == b"1",
+            [item.decode() for item in history],
+            epoch.decode(),
+            int(head),
+            {"accepted": int(accepted), "claimed": int(claimed)},
+            Left(mark.decode(), *map(int, counts)),
+            asked_s,
+        )
+
+    async def append(
+        self,
+        session: str,
+        generation: str,
+        fence: int,
+        n: int,
+        lease_ms: int,
+        kind: str,
+        body: bytes,
+        *,
+        index: int = 0,
+        count: int = 0,
+        text: str = "",
+        text_bytes: int = 0,
+        crc32: int = 0,
+    ) -> Outcome:
+        """One event, exactly once. `text_bytes` and `crc32` are the attempt's with this batch."""
+        return self._outcome(
+            await self._write(
+                _APPEND, session, generation, fence, n, lease_ms, kind, body, index, count, text, text_bytes, crc32
+            )
+        )
+
+    async def end(
+        self,
+        session: str,
+        generation: str,
+        fence: int,
+        reason: Reason,
+        members: bytes,
+        count: int,
+        message_id: str = "",
+        done: int = 0,
+    ) -> Outcome:
+        """The worker's `end`; `members` is a JSON object of what only the worker knows. `done`: as for `renew`."""
+        return self._outcome(
+            await self._write(_END, session, generation, fence, reason, _inner(members), count, message_id, done)
+        )
+
+    async def since_stop_ms(self, session: str, generation: str) -> int | None:
+        """How long ago it was stopped, by Redis' clock; None: it was not, or is forgotten."""
+        key = self.keys.generation(session, generation)
+        (reason, over), (seconds, microseconds) = await read(
+            self._commands, ("HMGET", key, "reason", "over"), ("TIME",)
+        )
+        return int(seconds) * 1000 + int(microseconds) // 1000 - int(over) if reason == b"stopped" else None
+
+    async def renew(
+        self, session: str, generation: str, fence: int, lease_ms: int, done: int = 0, mark: str = ""
+    ) -> Outcome:
+        """`done`: number of the last append that was acknowledged. `mark`: what the next worker finds as `Left.mark`.
+
+        `renewed` has no seq and counts as `written`.
+        """
+        reply = await self._script(self._leases, _RENEW, session, generation, fence, lease_ms, done, mark)
+        what = reply[0].decode()
+        return Outcome("written" if what == "renewed" else what)
+
+    async def rebuild(
+        self, job: Job, fence: int, worker: str, lease_ms: int, epochs: Iterable[str], seq: int, times: dict[str, int]
+    ) -> Rebuilt | Outcome:
+        """Make a generation again that Redis has lost, or a part of it, while `worker` held it under `fence`.
+
+        `epochs`: that it has written in; `seq`: of its last acknowledged write. `times`: as the claim told them.
+        """
+        fields = _stored_fields(job) | {name: str(at_ms) for name, at_ms in times.items()}
+        what, *rest = await self._write(
+            _REBUILD, job.session, job.generation, fence, worker, lease_ms, f" {' '.join(epochs)} ", seq, new_epoch(),
+            job.request_id, job.body_hash, job.message_event(), job.queued_event(), *_flatten(fields),
+        )  # fmt: skip
+        if what != b"rebuilt":
+            return Outcome(what.decode())
+        new_fence, life, head, attempt, *counts = rest
+        return Rebuilt(int(new_fence), life.decode(), int(head), int(attempt), *map(int, counts))
+
+    async def release(self, session: str, generation: str, fence: int) -> bool:
+        """Give it back, if it is held; False: Redis has lost it."""
+        reply = await self._run(_RELEASE, session, generation, fence)
+        return bool(reply[0] != b"unknown")
+
+    # What reapers do
+
+    async def standing(self, session: str, generation: str) -> dict[str, str] | None:
+        """state, fence, claims, handed, lease, claimed, accepted, queue, owner, attempt, dead, language, unserved.
+
+        Absent ones are missing. None: it was not admitted, or Redis has lost its session.
+        """
+        names = [
+            "state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue", "owner", "attempt", "dead",
+            "language", "unserved",
+        ]  # fmt: skip
+        there, values = await read(
+            self._commands,
+            ("EXISTS", self.keys.session(session)),
+            ("HMGET", self.keys.generation(session, generation), *names),
+        )
+        if not there or values[0] is None:
+            return None
+        return {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
+
+    async def reap(self, session: str, generation: str, fence: str, members: bytes, dead: str = "") -> bool:
+        """End it as `failed` unless it was claimed meanwhile; True if it has ended now, by whomever.
+
+        `dead`: why its job belongs in the dead letters.
+        """
+        what = (await self._run(_REAP, session, generation, fence, _inner(members), dead))[0]
+        return bool(what != b"alive")
+
+    async def unserved(self, session: str, generation: str) -> bool:
+        """Tell its viewers that no living worker serves its queue; False: they were told, or somebody has had it."""
+        body = events.encode(events.Status(generation, 1, "queued", "no_worker"))
+        return bool((await self._run(_UNSERVED, session, generation, body))[0] == b"written")
+
+    async def dead(self, session: str, generation: str) -> str:
+        """Why the job of an ended generation belongs in the dead letters; "": it does not."""
+        found = await call(self._commands, "HGET", self.keys.generation(session, generation), "dead")
+        return found.decode() if found is not None else ""
+
+    async def trim(self, session: str, generation: str) -> bool:
+        """Merge a page of an ended generation's batches; True if there are more."""
+        reply = await self._run(_TRIM, session, generation, TRIM_ENTRIES, PIECE_BYTES, TRIM_BYTES, MAX_PIECES)
+        return bool(reply[0] == b"more")
+
+    async def _read(self, script: Script, session: str, *arguments: Argument) -> Any:
+        async with self._turns_of(session).next():
+            return await self._run(script, session, *arguments)
+
+    def _turns_of(self, session: str) -> Turns:
+        server = server_of(self._commands, self.keys.session(session))
+        if server not in self._turns:
+            self._turns[server] = Turns()
+        return self._turns[server]
+
+    async def _run(self, script: Script, session: str, *arguments: Argument) -> Any:
+        return await self._script(self._commands, script, session, *arguments)
+
+    async def _write(self, script: Script, session: str, *arguments: Argument) -> Any:
+        return await self._script(self._append, script, session, *arguments)
+
+    async def _script(self, redis: AnyRedis, script: Script, session: str, *arguments: Argument) -> Any:
+        verb = self._verb or await publish_verb(redis)
+        return await script(redis, self.keys.session(session), session, self._ttl_ms, verb, *arguments)
+
+    @staticmethod
+    def _outcome(reply: list[bytes]) -> Outcome:
+        seq = int(reply[1]) if len(reply) > 1 else 0
+        epoch = reply[2].decode() if len(reply) > 2 else ""
+        return Outcome(reply[0].decode(), seq, epoch)
+
+
+def _stored_fields(job: Job) -> dict[str, str]:
+    fields = {
+        "queue": job.queue,
+        "message_id": job.message_id,
+        "content": job.content,
+        "retry_of": job.retry_of,
+        "metadata": msgspec.json.encode(job.metadata).decode() if job.metadata is not None else None,
+        "language": job.language,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _flatten(fields: dict[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]
+
+
+def _inner(members: bytes) -> bytes:
+    """A JSON object without its braces, to be spliced into another."""
+    return members[1:-1]
+
+
+_OPEN = session_script("open")
+_MOMENT = session_script("moment")
+_ADMIT = session_script("admit")
+_CLAIM = session_script("claim")
+_APPEND = session_script("append")
+_END = session_script("end")
+_REFUSE = session_script("refuse")
+_STOP = session_script("stop")
+_DELETE = session_script("delete")
+_REAP = session_script("reap")
+_UNSERVED = session_script("unserved")
+_TRIM = session_script("trim")
+_REBUILD = session_script("rebuild")
+_ROTATE = session_script("rotate")
+_BURY = session_script("bury")
+_RENEW = session_script("renew")
+_RELEASE = session_script("release")
+_RANGE = session_script("range")

@@ -1,0 +1,71 @@
+"""Sight: a log that is out of sight is told once, and a process that was busy itself accuses nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from relay import timeouts
+from relay.follow import visibility
+from relay.follow.visibility import Sight
+from tests.scenarios.processes import until
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(visibility, "DEGRADED_AFTER_S", 0.05)
+    return []
+
+
+def sight_of(told: list[str]) -> Sight:
+    return Sight(lambda: told.append("degraded"), lambda: told.append("restored"))
+
+
+async def out_of_sight() -> None:
+    """Until another one, looked for later and in vain, has been told."""
+    others: list[str] = []
+    sight_of(others).trying()
+    await until(lambda: others == ["degraded"], "the other one is out of sight")
+
+
+async def test_what_is_looked_for_in_vain_is_told_once_and_when_it_is_back(told: list[str]) -> None:
+    seen = sight_of(told)
+    seen.trying()
+    seen.trying()
+    await until(lambda: told == ["degraded"], "degraded")
+    seen.trying()
+    seen.lost()
+    seen.regained()
+    seen.regained()
+    assert told == ["degraded", "restored"]
+
+
+async def test_what_is_seen_in_time_is_not_told(told: list[str]) -> None:
+    seen = sight_of(told)
+    seen.trying()
+    seen.regained()
+    await out_of_sight()
+    assert told == []
+
+
+async def test_a_process_that_was_busy_itself_looks_a_little_longer(told: list[str]) -> None:
+    seen = sight_of(told)
+    seen.trying()
+    time.sleep(0.2)  # noqa: ASYNC251
+    await asyncio.sleep(0)
+    assert told == []
+    seen.regained()
+    await out_of_sight()
+    assert told == []
+
+
+async def test_while_others_are_answered_nobody_is_told(told: list[str]) -> None:
+    seen = Sight(lambda: told.append("degraded"), lambda: told.append("restored"), timeouts.now)
+    seen.trying()
+    await out_of_sight()
+    await out_of_sight()
+    assert told == []
+    seen.trying()  # the look before has failed
+    await until(lambda: told == ["degraded"], "degraded")

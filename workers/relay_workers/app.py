@@ -1,0 +1,66 @@
+"""Your own model: what `relay-worker --app mypackage.chat:generate` calls, and what it may yield.
+
+    from collections.abc import AsyncGenerator
+    from relay_workers.app import Data, Job, Reasoning
+
+    async def generate(job: Job) -> AsyncGenerator[str | Reasoning | Data]:
+        yield Reasoning("Looking it up")
+        yield Data("citation", {"url": "https://example.org"})
+        yield f"You asked: {job.content}"
+
+It is called once per answer, with the job, and is an async generator function (or a callable that returns an async
+iterator). It yields, in the order in which they are to be shown:
+
+    str, Text   a piece of the answer
+    Reasoning   a piece of the model's reasoning
+    Data        something to show in its place among the text: a name of 1 to 128 characters and any JSON value
+    Finished    at the very end, if at all: how the model finished, its name, its usage. Without it: finish "stop"
+
+The answer is whole when the generator returns. It fails when the generator raises: `ProviderError` says how (its code
+and `retryable` reach the client, its text goes to the log); of any other exception the log gets class, file and line,
+never the text, which may quote a prompt. When somebody stops the answer, the generator is cancelled where it awaits:
+`try … finally` and `async with` clean up, as always. Nothing is kept between two calls, and many run at a time on one
+event loop: what blocks belongs in `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from relay_workers.providers.base import Data, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn
+
+__all__ = ["Data", "Finished", "Job", "Part", "ProviderError", "Reasoning", "Text", "Turn"]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One question and its whole context.
+
+    `messages`: turns with `role` (system, user or assistant) and `content`, oldest first, the last one a user's;
+    `model` and `max_tokens` as the submit or the settings ask for them, else None; `metadata` as the submit has it.
+    """
+
+    session: str
+    generation: str
+    messages: list[Turn]
+    model: str | None = None
+    max_tokens: int | None = None
+    metadata: dict[str, Any] = {}
+
+    @property
+    def content(self) -> str:
+        """The last user turn: the question."""
+        return next((turn.content for turn in reversed(self.messages) if turn.role == "user"), "")
+
+    @classmethod
+    def of(cls, prompt: Prompt, model: str | None) -> Job:
+        """The job of a prompt; `model` where that names none."""
+        return cls(
+            prompt.session,
+            prompt.generation,
+            prompt.turns,
+            prompt.model or model,
+            prompt.max_tokens,
+            prompt.metadata or {},
+        )

@@ -1,0 +1,136 @@
+"""The lineup: the providers of a worker process, in the order in which they are asked, and how each is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from relay import logging, metrics
+from relay.errors import SettingsError
+from relay.settings import Settings
+from relay.store.jobs import Job
+from relay.store.queue.worker_registry import Offer
+from relay_workers import providers
+from relay_workers.asking.breaker import Breaker
+from relay_workers.providers.base import Provider, ProviderError
+
+STATES = ("closed", "half_open", "open")  # as relay_breaker_state counts them
+
+log = logging.get("lineup")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seat:
+    """One provider of the lineup. `models`: what a submit may name besides its default; None: any."""
+
+    provider: Provider
+    breaker: Breaker
+    models: tuple[str, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.provider.name
+
+    def lists(self, model: str) -> bool:
+        return model == self.provider.model or model in (self.models or ())
+
+
+class Lineup:
+    """Shared by all generations of the process."""
+
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self.seats = tuple(seats)
+
+    @property
+    def names(self) -> list[str]:
+        return [seat.name for seat in self.seats]
+
+    def candidates(self, job: Job) -> list[Seat]:
+        """Who may answer this job, best first; never nobody. Raises ProviderError.
+
+        A provider that was asked for by name is asked alone. A model goes to whoever lists it; one that nobody does is
+        passed on to the first who takes any: two providers' models of one name are two models.
+        """
+        seats = [seat for seat in self.seats if job.provider in (None, seat.name)]
+        if not seats:
+            offered = ", ".join(self.names)
+            raise ProviderError("provider_error", f"{job.provider} was asked for, {offered} on offer", retryable=False)
+        if job.model is None:
+            return seats
+        listing = [seat for seat in seats if seat.lists(job.model)]
+        return listing or [seat for seat in seats if seat.models is None][:1] or seats[:1]
+
+    def offers(self, queue: str, worker: str) -> list[Offer]:
+        """What gateways are told of this process now."""
+        now_s = time.monotonic()
+        return [
+            Offer(
+                queue,
+                seat.name,
+                seat.provider.model,
+                None if seat.models is None else list(seat.models),
+                worker,
+                seat.breaker.state(now_s),
+            )
+            for seat in self.seats
+        ]
+
+    async def check(self) -> None:
+        """Say which provider cannot be reached, once, and go on: it may be back before it is needed."""
+        for seat in self.seats:
+            try:
+                await seat.provider.check()
+            except ProviderError as error:
+                log.warning("provider_unreachable", provider=seat.name, code=error.code, detail=str(error))
+            except Exception:
+                metrics.bugs.labels("check").inc()
+                log.exception("check_failed", provider=seat.name)
+
+    def measure(self) -> None:
+        """Set the breakers' gauges: a breaker half opens by itself."""
+        now_s = time.monotonic()
+        for seat in self.seats:
+            metrics.breaker_state.labels(seat.name).set(STATES.index(seat.breaker.state(now_s)))
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(seat.provider.aclose() for seat in self.seats))
+
+
+def lineup(settings: Settings) -> Lineup:
+    """The providers of these settings. Raises SettingsError that names what is missing."""
+    names = providers.choose(settings)
+    defaults, further = _by_provider(settings.model, names), _by_provider(settings.models, names)
+    return Lineup([_seat(settings, name, defaults, further) for name in names])
+
+
+def _seat(settings: Settings, name: str, defaults: Mapping[str, list[str]], further: Mapping[str, list[str]]) -> Seat:
+    model = next(iter(defaults.get(name, ())), "")
+    provider = providers.make(name, settings.model_copy(update={"model": model}))
+    models = tuple(further[name]) if name in further else None
+    return Seat(provider, Breaker(settings.breaker_failures, settings.breaker_open_s), models)
+
+
+def _by_provider(value: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """`anthropic:a, openai:b` → a list for each; a model without its provider's name is the first provider's.
+
+    Raises SettingsError for a model of a provider that is not in the list.
+    """
+    found: dict[str, list[str]] = {}
+    for name, model in _pairs(value, names):
+        found.setdefault(name, []).append(model)
+    return found
+
+
+def _pairs(value: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for item in (item.strip() for item in value.split(",")):
+        name, colon, model = item.partition(":")
+        if colon and name in names:
+            yield name, model
+        elif colon and name in providers.NAMES:
+            raise SettingsError(
+                f"--model / RELAY_MODEL / RELAY_MODELS: {item}: {name} is not among the providers, {', '.join(names)}"
+            )
+        elif item:
+            yield names[0], item

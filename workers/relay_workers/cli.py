@@ -1,0 +1,59 @@
+"""The command line of `relay-worker`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import typer
+
+from relay import logging
+from relay.commands.errors import calmly
+from relay.commands.options import APP, HELP, PACE, PROVIDER, REDIS, Command, load, option
+from relay.settings import Settings
+from relay.stop_signals import when_told_to_stop
+from relay.store.requirements import refuse_unfit
+from relay_workers import event_loop, worker
+from relay_workers.asking.provider_pool import lineup
+
+app = typer.Typer(context_settings=HELP, pretty_exceptions_enable=False, add_completion=True)
+
+
+def main() -> None:
+    """Entry point of the `relay-worker` console script."""
+    app()
+
+
+@app.command(cls=Command)
+@calmly("relay-worker")
+def serve(
+    queue: str = option("queue", "Queue to serve"),
+    redis: str = REDIS,
+    provider: str = PROVIDER,
+    own: str = APP,
+    concurrency: int = option("concurrency", "Answers at a time"),
+    model: str = option("model", "Model where a submit names none", default="the provider's own"),
+    tokens_per_second: float = PACE,
+    metrics_port: int = option("metrics_port", "Serve metrics on this port", default="none"),
+) -> None:
+    """Serve one queue: take its jobs, ask the model, append the answers."""
+    loaded = load(
+        queue=queue,
+        redis_url=redis,
+        provider=provider,
+        app=own,
+        concurrency=concurrency,
+        model=model,
+        tokens_per_second=tokens_per_second,
+        metrics_port=metrics_port,
+    )
+    event_loop.run(_until_signalled(loaded))
+
+
+async def _until_signalled(loaded: Settings) -> None:
+    stopping, at_once = asyncio.Event(), asyncio.Event()
+    when_told_to_stop(lambda: (at_once if stopping.is_set() else stopping).set())
+    asked = lineup(loaded)  # first: what is wrong with its settings needs no Redis to be said
+    await refuse_unfit(loaded.redis_url, loaded.prefix)
+    await worker.run(loaded, asked, stopping, at_once)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        logging.get("worker").error("task_left", task=task.get_name())  # nobody awaits it: a bug of ours

@@ -1,0 +1,287 @@
+"""The consumer: takes jobs from one queue, as many at a time as it has room for, and sees each through.
+
+    take → admit → claim → generation → done
+
+The pending list of the queue decides nothing: a job that comes twice, late or from a dead worker is decided by the
+session's meta when it is claimed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+
+from relay import logging, metrics
+from relay.crashpoints import crashpoint
+from relay.errors import StorageError
+from relay.redis.connections import BLOCK_S
+from relay.redis.pubsub.subscriber import Source
+from relay.settings import Settings
+from relay.store.jobs import Job
+from relay.store.queue.policy import Policy
+from relay.store.queue.queue import Queue
+from relay.store.session.replies import Claim
+from relay.store.session.session_log import SessionLog
+from relay_workers.asking.provider_pool import Lineup
+from relay_workers.generation import Generation
+from relay_workers.lease_thread import Lifeline
+
+_CLAIMS = 3  # tries in a row of what Redis loses between admit and claim; after that it counts as an outage
+AT_ONCE = 8  # jobs per round trip: one at a time starves the last of many; all at once starves other workers
+_RETRY_S = 0.5
+
+log = logging.get("consumer")
+
+
+class Consumer:
+    """One worker process's share of a queue."""
+
+    def __init__(
+        self,
+        session_log: SessionLog,
+        queue: Queue,
+        source: Source,
+        lineup: Lineup,
+        name: str,
+        settings: Settings,
+        lifeline: Lifeline | None = None,
+    ) -> None:
+        self._lifeline = lifeline
+        self.worker = f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
+        self._log = session_log
+        self._queue = queue
+        self._source = source
+        self._lineup = lineup
+        self._name = name
+        self._settings = settings
+        self._lease_ms, self._look_ms = int(settings.lease_s * 1000), Policy.of(settings).look_ms
+        self._room = settings.concurrency  # jobs that may be taken now
+        self._freed = asyncio.Event()
+        self._leaving = False
+        self._giving_back = False  # nothing is claimed any more
+        self._trouble = logging.Trouble(log, "take_failed", queue=name)
+        self._claiming: set[str] = set()  # generations; a reaper may have sent one again meanwhile
+        self._running: dict[str, Generation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, stopping: asyncio.Event, at_once: asyncio.Event) -> None:
+        """Until `stopping` is set; then finishes what fits `grace_s`, or until `at_once`, and hands over the rest."""
+        listening = asyncio.create_task(
+            self._source.subscribe(self._log.keys.worker(self.worker), self), name="control channel"
+        )
+        taking = asyncio.create_task(self._take_jobs(), name="consumer")
+        told = asyncio.create_task(stopping.wait(), name="stopping")
+        await asyncio.wait([taking, told], return_when=asyncio.FIRST_COMPLETED)
+        self._leaving = True
+        for task in (taking, told, listening):
+            task.cancel()
+        await asyncio.gather(taking, told, listening, return_exceptions=True)
+        failure = None if taking.cancelled() else taking.exception()
+        await self._finish(at_once)
+        self._source.unsubscribe(self._log.keys.worker(self.worker), self)
+        if failure is not None:
+            raise failure
+
+    def runs(self, generation: str) -> bool:
+        """Whether it is made here just now."""
+        return generation in self._running
+
+    async def _finish(self, at_once: asyncio.Event) -> None:
+        if self._tasks:
+            log.info("finishing", running=len(self._tasks), grace_s=self._settings.grace_s)
+            running = set(self._tasks)  # as of now: they may all be over by the first step of what waits for them
+            finishing = asyncio.create_task(asyncio.wait(running, timeout=self._settings.grace_s), name="finishing")
+            hurried = asyncio.create_task(at_once.wait(), name="at once")
+            await asyncio.wait([finishing, hurried], return_when=asyncio.FIRST_COMPLETED)
+            for helper in (finishing, hurried):
+                helper.cancel()
+            await asyncio.gather(finishing, hurried, return_exceptions=True)
+        self._giving_back = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # What the control channel says
+
+    def acknowledged(self) -> None:
+        """A stop that was missed is found at the next append or renewal."""
+
+    def message(self, payload: bytes) -> None:
+        verb, _, generation = payload.decode().partition(" ")
+        if verb == "stop" and generation in self._running:
+            self._running[generation].stop()
+
+    def lost(self) -> None:
+        """As above."""
+
+    async def _take_jobs(self) -> None:
+        while True:
+            while not self._room:
+                self._freed.clear()
+                await self._freed.wait()
+            for job in await self._next_jobs(min(self._room, AT_ONCE)):
+                self._room -= 1
+                task = asyncio.create_task(self._see_through(job), name=f"job {job.generation}")
+                self._tasks.add(task)
+                task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._room += 1
+        self._freed.set()
+
+    async def _next_jobs(self, most: int) -> list[Job]:
+        while True:
+            try:
+                jobs = await self._take(most)
+                self._trouble.over()
+                if jobs:
+                    return jobs
+                marks = await self._queue.marks(self._name)
+                if jobs := await self._take(most):  # what came before the marks were drawn
+                    return jobs
+                await self._queue.wait(self._name, marks, int(BLOCK_S * 1000))
+            except StorageError as error:
+                metrics.storage_errors.labels("consumer").inc()
+                self._trouble.failed(error)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _take(self, most: int) -> list[Job]:
+        """A take runs to its end: what Redis has handed out, nobody else would see before a reaper does.
+
+        Cancelled, it gives back what it has got.
+        """
+        taking = asyncio.create_task(self._queue.take(self._name, most), name="take")
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            try:
+                jobs = await taking
+            except StorageError as error:
+                metrics.storage_errors.labels("consumer").inc()
+                log.warning("take_failed", queue=self._name, detail=str(error))
+            else:
+                await asyncio.gather(*map(self._give_back, jobs))  # whoever kills us waits for no round trips
+            raise
+
+    async def _see_through(self, job: Job) -> None:
+        """One job from taken to done. What goes wrong with Redis here leaves it to the reapers."""
+        crashpoint("claim.taken")
+        try:
+            if job.generation not in self._running and job.generation not in self._claiming:
+                await self._claim_and_run(job)
+        except StorageError as error:
+            metrics.storage_errors.labels("consumer").inc()
+            log.warning("job_left", session=job.session, generation=job.generation, detail=str(error))
+        except Exception:
+            metrics.bugs.labels("consumer").inc()
+            log.exception("job_failed", session=job.session, generation=job.generation)
+
+    async def _claim_and_run(self, job: Job) -> None:
+        self._claiming.add(job.generation)
+        claiming = asyncio.create_task(self._claim_in_the_end(job), name=f"claim {job.generation}")
+        try:
+            claim = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # Its lease would be nobody's, and run out like that of a worker that was lost.
+            if (claim := await claiming) is not None:
+                await self._hand_over(job, claim.fence)
+            raise
+        finally:
+            self._claiming.remove(job.generation)
+        if claim is not None:
+            await self._run(job, claim)
+
+    async def _claim_in_the_end(self, job: Job) -> Claim | None:
+        """Asks for as long as Redis is away or full: its entry has been read, so nobody else would see the job before
+        a reaper does, and that one may find that it has waited too long. None: it is not for us.
+        """
+        trouble = logging.Trouble(log, "claim_failed", session=job.session, generation=job.generation)
+        in_doubt = False  # an earlier try may have made the generation
+        while True:
+            try:
+                claim = await self._claim(job)
+                trouble.over()
+                return claim._replace(fresh=claim.fresh or in_doubt) if claim is not None else None
+            except StorageError as error:
+                if error.refused or self._leaving:
+                    raise
+                in_doubt = True
+                metrics.storage_errors.labels("consumer").inc()
+                trouble.failed(error)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _claim(self, job: Job) -> Claim | None:
+        for _ in range(_CLAIMS):
+            admitted = await self._log.admit_or_refuse(job)
+            crashpoint("claim.admitted")
+            if admitted is None or not admitted.stands(job.generation):
+                # Its request_id belongs to another generation, or the session has no room: it was never accepted. Or
+                # the session was deleted.
+                await self._queue.done(job.queue, job.session, job.generation)
+                metrics.claims.labels("foreign").inc()
+                return None
+            if self._giving_back:
+                await self._give_back(job)
+                return None
+            claim = await self._log.claim(
+                job.session, job.generation, self.worker, self._lease_ms, (self._settings.history_turns + 1) // 2
+            )
+            crashpoint("claim.claimed")
+            if isinstance(claim, Claim):
+                metrics.claims.labels("claimed").inc()
+                return claim._replace(fresh=admitted.fresh)
+            metrics.claims.labels(claim.why).inc()
+            if claim.why == "ended":
+                await self._tidy(job)
+            if claim.why != "unknown":
+                return None
+        raise StorageError("Redis has lost the answer again and again before it could be claimed")
+
+    async def _run(self, job: Job, claim: Claim) -> None:
+        generation = Generation(
+            job, claim, self.worker, self._lineup, self._log, self._queue, self._settings, self._lifeline
+        )
+        self._running[job.generation] = generation
+        metrics.running.inc()
+        try:
+            ended = await generation.run()
+        except asyncio.CancelledError:
+            await self._hand_over(job, generation.fence)
+            raise
+        finally:
+            metrics.running.dec()
+            del self._running[job.generation]
+        crashpoint("end.appended")
+        if ended:
+            await self._tidy(job)
+        crashpoint("end.done")
+
+    async def _tidy(self, job: Job) -> None:
+        """Nobody may have tidied up after a reaper that ended it: then its letter is still to be written."""
+        dead = await self._log.dead(job.session, job.generation)
+        await self._queue.done(job.queue, job.session, job.generation, dead)
+
+    async def _hand_over(self, job: Job, fence: int) -> None:
+        """This worker goes: another one may begin at once. If Redis is away, the lease runs out instead."""
+        try:
+            await self._log.release(job.session, job.generation, fence)
+        except StorageError as error:
+            metrics.storage_errors.labels("consumer").inc()
+            log.warning("hand_over_failed", session=job.session, generation=job.generation, detail=str(error))
+            return
+        await self._give_back(job)
+
+    async def _give_back(self, job: Job) -> None:
+        """What was taken and is nobody's: another worker need not wait until nobody can have it any more.
+
+        Should Redis have lost it, what it takes to make it anew is here, and perhaps only here.
+        """
+        try:
+            await self._queue.put_back(job, self._look_ms)
+            await self._queue.requeue(job.queue, job.session, job.generation, 0)
+            log.info("handed_over", session=job.session, generation=job.generation)
+        except StorageError as error:
+            metrics.storage_errors.labels("consumer").inc()
+            log.warning("hand_over_failed", session=job.session, generation=job.generation, detail=str(error))

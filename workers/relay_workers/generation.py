@@ -1,0 +1,310 @@
+"""One generation, from its claim to its one end.
+
+Three things run side by side: providers are asked, and what they say is handed to the flusher
+(asking/answer_request.py); the flusher writes it to the log; the lease is renewed. Whoever learns that this worker may
+not go on (the flusher or the lease by a refusal, the control channel by word of a stop) ends all three, and that closes
+the upstream request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from relay import logging, metrics, timeouts
+from relay.errors import StorageError
+from relay.protocol.words import new_id
+from relay.settings import Settings
+from relay.store.jobs import Job
+from relay.store.queue.policy import Policy
+from relay.store.queue.queue import Queue
+from relay.store.session.replies import Claim, Outcome, Rebuilt
+from relay.store.session.session_log import SessionLog
+from relay_workers.asking.answer_request import Answer
+from relay_workers.asking.background_call import left_upstream
+from relay_workers.asking.call import TooLong
+from relay_workers.asking.history import prompt_for
+from relay_workers.asking.provider_pool import Lineup
+from relay_workers.lease import Lease
+from relay_workers.lease_thread import Lifeline, Renewal
+from relay_workers.providers.base import Finished, Prompt, ProviderError, describe
+from relay_workers.writing.delivery import Patience, Rejected
+from relay_workers.writing.flusher import Flusher, LetGo
+from relay_workers.writing.writer import Place
+
+_RETRY_S = 0.3
+
+log = logging.get("generation")
+
+
+class Generation:
+    """`run` it once. Cancelling `run` closes the provider's stream and leaves the end to somebody else."""
+
+    def __init__(
+        self,
+        job: Job,
+        claim: Claim,
+        worker: str,
+        lineup: Lineup,
+        session_log: SessionLog,
+        queue: Queue,
+        settings: Settings,
+        lifeline: Lifeline | None = None,
+    ) -> None:
+        self._job = job
+        self._lifeline = lifeline
+        self._worker = worker
+        self._queue = queue
+        self._claim = claim
+        self._lineup = lineup
+        self._session_log = session_log
+        self._settings = settings
+        self._lease_ms = int(settings.lease_s * 1000)
+        self._log = log.bind(session=job.session, generation=job.generation, fence=claim.fence)
+        self._renewing = logging.Trouble(self._log, "renewal_failed")
+        self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._claimed_s = time.monotonic()
+        self._answer: Answer | None = None
+        self._upstream = left_upstream(lineup, claim)
+        self._lease = Lease(self._renew, settings.lease_s, claim.asked_s)
+        self._outcome = ("", "")  # reason and error code of the end that we said
+        self._flusher = Flusher(
+            session_log,
+            job.session,
+            job.generation,
+            claim.fence,
+            claim.attempt,
+            Place((claim.epoch,), claim.head),
+            claim.left if self._upstream is not None else None,
+            restore=self._restore,
+            lease_ms=self._lease_ms,
+            batch_size=settings.batch_size,
+            batch_linger_ms=settings.batch_linger_ms,
+            patience=Patience(
+                retries=settings.flush_retries,
+                retry_ms=settings.flush_retry_ms,
+                retry_max_ms=settings.retry_max_ms,
+                spill_bytes=settings.spill_bytes,
+                lost_after_ms=settings.lost_after_s * 1000,
+            ),
+            now_ms=lambda: time.monotonic() * 1000,
+            renewed=self._renewed,
+        )
+
+    @property
+    def fence(self) -> int:
+        """Under which this worker writes; a rebuild changes it."""
+        return self._flusher.fence
+
+    def stop(self) -> None:
+        """A gateway says that it was stopped: its end is written already, only the stream is left to close."""
+        if not self._told.done():
+            self._told.set_result(None)
+
+    async def run(self) -> bool:
+        """True if the generation has ended, by us or by a stop; False if another worker has it now."""
+        if self._lifeline is not None:
+            self._lifeline.add(self._lease, self._renewal)
+        try:
+            ended = await self._run()
+            if self._answer is not None:
+                await self._answer.settle()
+            return ended
+        finally:
+            if self._lifeline is not None:
+                await self._lifeline.remove(self._lease)
+            if self._answer is not None:
+                await self._answer.aclose()
+
+    async def _run(self) -> bool:
+        if self._claim.shown and self._upstream is None:
+            self._flusher.restart("worker_lost")
+        if not self._flusher.shown:
+            self._flusher.status("preparing")
+        let_go: LetGo | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [tasks.create_task(self._lease.keep()), tasks.create_task(self._listen())]
+                if self._claim.fresh:
+                    helpers.append(tasks.create_task(self._put_back()))
+                await self._flush(tasks.create_task(self._produce()))
+                for helper in helpers:
+                    helper.cancel()
+        except* LetGo as refusals:
+            let_go = next(error for error in refusals.exceptions if isinstance(error, LetGo))
+        if let_go is not None:
+            return await self._let_go(let_go.why)
+        metrics.generations.labels(*self._outcome).inc()
+        self._log.info(
+            "ended", fence=self.fence, reason=self._outcome[0], code=self._outcome[1], provider=self._provider
+        )
+        metrics.answer_s.observe(time.monotonic() - self._claimed_s)
+        return True
+
+    async def _flush(self, producing: asyncio.Task[None]) -> None:
+        """Until the end is written. What Redis refuses for good ends the answer where the log stands."""
+        while True:
+            try:
+                return await self._flusher.run()
+            except Rejected as error:
+                producing.cancel()
+                await asyncio.wait([producing])
+                self._fail("storage", retryable=True, detail=describe(error))
+
+    async def _produce(self) -> None:
+        """Have the question answered and say the last word, whatever happens."""
+        try:
+            async with timeouts.timeout(self._settings.answer_timeout_s):
+                self._answer = Answer(
+                    self._lineup.candidates(self._job),
+                    self._flusher,
+                    self._settings,
+                    upstream=self._upstream,
+                    claimed_s=self._claimed_s,
+                    lease=self._lease,
+                    log=self._log,
+                )
+                self._complete(await self._answer.ask(self._prompt))
+        except TimeoutError:
+            self._fail("provider_timeout", retryable=True, detail={"deadline": "answer_timeout_s"})
+        except ProviderError as error:
+            self._fail(error.code, retryable=error.retryable, detail={**describe(error), "status": error.status})
+        except TooLong:
+            self._fail("too_long", retryable=False, detail={})
+        except StorageError as error:
+            self._fail("storage", retryable=True, detail=describe(error))
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            # Also a cancellation that nobody asked for: it has escaped from a provider's own tasks. A group of tasks
+            # takes one that ends by it for done, and the flusher would wait for the last word for ever.
+            metrics.bugs.labels("generation").inc()
+            self._log.exception("generation_failed")
+            self._fail("internal", retryable=True, detail=describe(error))
+
+    async def _prompt(self) -> Prompt:
+        deadline = time.monotonic() + self._settings.first_token_timeout_s
+        while True:
+            try:
+                return await prompt_for(self._job, self._claim.history, self._session_log.snapshots, self._settings)
+            except StorageError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+
+    def _complete(self, finished: Finished) -> None:
+        message_id = new_id("m")
+        members = {
+            "finish": finished.finish,
+            "provider": self._provider,
+            "model": finished.model,
+            "usage": finished.usage,
+            "message_id": message_id,
+        }
+        self._outcome = ("complete", "")
+        self._flusher.end("complete", _encode(members), message_id)
+
+    def _fail(self, code: str, *, retryable: bool, detail: dict[str, Any]) -> None:
+        error = {"code": code, "message": self._settings.sentences.choose(self._job.language), "retryable": retryable}
+        self._outcome = ("failed", code)
+        self._flusher.end("failed", _encode({"provider": self._provider, "error": error}))
+        self._log.warning("failed", code=code, provider=self._provider, **detail)
+        if self._answer is not None:
+            self._answer.cancel()
+
+    @property
+    def _provider(self) -> str | None:
+        """Who was asked last."""
+        return self._answer.seat.name if self._answer is not None else None
+
+    async def _put_back(self) -> None:
+        """Redis may have lost the job since it was taken; then nobody would find it, should we die."""
+        trouble = logging.Trouble(self._log, "put_back_failed")
+        while True:
+            try:
+                await self._queue.put_back(self._job, Policy.of(self._settings).look_ms)
+                trouble.over()
+                return
+            except StorageError as error:
+                metrics.storage_errors.labels("queue").inc()
+                trouble.failed(error)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _restore(self, fence: int, place: Place) -> Rebuilt | Outcome:
+        """Redis has lost this generation, or a part of it. Its row first: should we die now, a reaper finds it."""
+        job, times = self._job, dict(self._claim.times)
+        if self._answer is not None and self._answer.first_token_s is not None:
+            times["first"] = times["claimed"] + int(self._answer.first_token_s * 1000)
+        await self._queue.announce(job.queue)
+        look = Policy.of(self._settings).look_ms
+        await self._queue.enqueue(job, look, held=True)
+        return await self._session_log.rebuild(job, fence, self._worker, self._lease_ms, place.epochs, place.seq, times)
+
+    def _renewal(self) -> Renewal:
+        """As of now; also read from the lifeline's thread."""
+        # The count first: in the middle of a rebuild one of the old fence must not be given with the new one.
+        done = self._flusher.done
+        return Renewal(self._job.session, self._job.generation, self._flusher.fence, done, self._mark)
+
+    async def _renew(self) -> bool:
+        session, generation, fence, done, mark = self._renewal()
+        try:
+            outcome = await self._session_log.renew(session, generation, fence, self._lease_ms, done, mark)
+        except StorageError as error:
+            metrics.storage_errors.labels("lease").inc()
+            self._renewing.failed(error)
+            return False
+        self._renewing.over()
+        if outcome.what == "ended" and self._outcome[0]:
+            return False  # by our own end, perhaps, whose reply was lost: its retry tells
+        if self._flusher.rebuilding or fence != self._flusher.fence:
+            return False  # the rebuild tells whether we may go on
+        if outcome.what == "ended":
+            raise LetGo(outcome.what)
+        if outcome.what != "written":
+            self._flusher.rebuild()
+        return outcome.what == "written"
+
+    def _renewed(self, asked_s: float) -> None:
+        """By a write: nothing else may renew it again."""
+        self._lease.renewed(asked_s)
+        self._renewing.over()
+
+    @property
+    def _mark(self) -> str:
+        return self._answer.mark if self._answer is not None else self._claim.left.mark
+
+    async def _listen(self) -> None:
+        await self._told
+        raise LetGo("ended")
+
+    async def _let_go(self, why: str) -> bool:
+        """Everything of ours is cancelled and closed by now."""
+        closed_s = time.monotonic()
+        metrics.abandoned.labels(why).inc()
+        if why == "ended" and self._answer is not None:
+            self._answer.cancel()
+            await self._account_for_stop(self._answer, closed_s)
+        self._log.info("let_go", why=why)
+        return why == "ended"
+
+    async def _account_for_stop(self, answer: Answer, closed_s: float) -> None:
+        """How long the provider went on for nobody. By Redis' clock: that of the gateway that stopped it may differ."""
+        try:
+            ago_ms = await self._session_log.since_stop_ms(self._job.session, self._job.generation)
+        except StorageError as error:
+            metrics.storage_errors.labels("stop").inc()
+            self._log.warning("stop_unaccounted", detail=str(error))
+            return
+        if ago_ms is not None:  # else it was deleted, or another worker has ended it
+            ended_s = time.monotonic() - ago_ms / 1000
+            metrics.stop_s.observe(max(0.0, closed_s - ended_s))
+            metrics.tokens_after_stop.inc(answer.tokens_since(ended_s))
+
+
+def _encode(members: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({name: value for name, value in members.items() if value is not None})

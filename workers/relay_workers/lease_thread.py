@@ -1,0 +1,171 @@
+"""The lifeline: renews this worker's leases when its event loop is too busy to, from a thread with a loop of its own.
+
+A lease is Redis' claim that somebody lives, and Redis' clock does not wait for a loop that is blocked: by a generator
+that computes, or by more answers than there is CPU. Whoever took the answer over then would ask its provider again,
+while it is being told here. So where a lease has gone without a renewal for half its time, it is renewed from here, on
+connections of its own. Only the worker's loop decides by what Redis says; here anything but a renewal is left to it.
+What the worker has to say of its queue (queue_heartbeat.py) is said from here, too, where its loop is late.
+
+A loop that has not had a turn for BLOCKED_S is taken for dead, and its leases run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from relay import logging, metrics
+from relay.errors import StorageError
+from relay.redis.connections import Connections
+from relay.settings import Settings
+from relay.store import factory
+from relay.store.queue.queue import Queue
+from relay.store.session.session_log import SessionLog
+from relay_workers.lease import Lease
+from relay_workers.queue_heartbeat import Serving
+
+BLOCKED_S = 60.0
+_SEEN_S = 0.5  # how often the worker's loop shows that it has turns
+_LOOK_S = 1.0  # how often, at most, this thread looks
+
+log = logging.get("lifeline")
+
+
+class Renewal(NamedTuple):
+    """What `SessionLog.renew` is given."""
+
+    session: str
+    generation: str
+    fence: int
+    done: int
+    mark: str
+
+
+class Lifeline:
+    """`start` it in the worker's loop; `aclose` it there after everything that holds a lease.
+
+    `serving`: set before `start`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.serving: Serving | None = None
+        self._settings = settings
+        self._lease_s = settings.lease_s
+        self._lease_ms = int(settings.lease_s * 1000)
+        self._leases: dict[Lease, Callable[[], Renewal]] = {}
+        self._renewing: dict[Lease, Future[None]] = {}
+        self._seen_at = time.monotonic()
+        self._given_up = False
+        self._trouble, self._bug = (
+            logging.Trouble(log, "renewal_failed", settled_s=logging.SETTLED_S) for _ in range(2)
+        )
+        self._seeing: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._keep, name="lifeline", daemon=True)
+        self._stopping: Future[None] = Future()
+        self._over: Future[None] = Future()
+
+    async def start(self) -> None:
+        self._seeing = asyncio.create_task(self._see(), name="lifeline")
+        self._thread.start()
+
+    async def aclose(self) -> None:
+        if self._seeing is None:
+            return
+        self._seeing.cancel()
+        await asyncio.gather(self._seeing, return_exceptions=True)
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+        await asyncio.shield(asyncio.wrap_future(self._over))
+
+    def add(self, lease: Lease, renewal: Callable[[], Renewal]) -> None:
+        """`renewal` is called in the thread, and must only read."""
+        self._leases[lease] = renewal
+
+    async def remove(self, lease: Lease) -> None:
+        """Returns when nothing of it is on its way any more, also if cancelled: a late one would undo a release."""
+        self._leases.pop(lease, None)
+        if (renewing := self._renewing.get(lease)) is not None:
+            await _until_over(renewing)
+
+    async def _see(self) -> None:
+        while True:
+            self._seen_at = time.monotonic()
+            await asyncio.sleep(_SEEN_S)
+
+    # In the thread
+
+    def _keep(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except Exception:
+            metrics.bugs.labels("lifeline").inc()
+            log.exception("lifeline_failed")
+        finally:
+            self._over.set_result(None)
+
+    async def _run(self) -> None:
+        stopping = asyncio.wrap_future(self._stopping)
+        redis = Connections(self._settings.redis_url)
+        session_log, queue = factory.session_log(redis, self._settings), factory.queue(redis, self._settings)
+        try:
+            while not stopping.done():
+                await asyncio.wait([stopping], timeout=min(self._lease_s / 8, _LOOK_S))
+                if not stopping.done():
+                    await asyncio.gather(self._look(session_log), self._serve(queue))
+        finally:
+            await redis.aclose()
+
+    async def _look(self, session_log: SessionLog) -> None:
+        late = [lease for lease in list(self._leases) if lease.is_late]
+        blocked_s = time.monotonic() - self._seen_at
+        if late and blocked_s > BLOCKED_S:
+            if not self._given_up:
+                log.error("worker_blocked", seconds=round(blocked_s), leases=len(late))
+            self._given_up = True
+            return
+        self._given_up = False
+        await asyncio.gather(*(self._renew(session_log, lease) for lease in late))
+
+    async def _serve(self, queue: Queue) -> None:
+        if self.serving is None or not self.serving.is_late or time.monotonic() - self._seen_at > BLOCKED_S:
+            return
+        await self.serving.say(queue)
+
+    async def _renew(self, session_log: SessionLog, lease: Lease) -> None:
+        under_way = self._renewing[lease] = Future()
+        try:
+            renewal = self._leases.get(lease)
+            if renewal is None:
+                return  # it was removed meanwhile
+            asked_s = time.monotonic()
+            session, generation, fence, done, mark = renewal()
+            outcome = await session_log.renew(session, generation, fence, self._lease_ms, done, mark)
+            if outcome.what == "written":
+                lease.renewed(asked_s)
+                metrics.lifelines.inc()
+                self._trouble.over()
+                self._bug.over()
+        except StorageError as error:
+            metrics.storage_errors.labels("lifeline").inc()
+            self._trouble.failed(error)
+        except Exception as error:  # the others are still to be renewed
+            metrics.bugs.labels("lifeline").inc()
+            self._bug.broke(error)
+        finally:
+            del self._renewing[lease]
+            under_way.set_result(None)
+
+
+async def _until_over(renewing: Future[None]) -> None:
+    over, cancelled = asyncio.wrap_future(renewing), False
+    while not over.done():
+        try:
+            await asyncio.wait([over])  # to cancel `over` would cancel what the thread is about to set
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError

@@ -1,0 +1,62 @@
+"""The models a worker can ask. Each provider's SDK is imported only by the worker that uses it."""
+
+from __future__ import annotations
+
+from relay.errors import SettingsError
+from relay.settings import Settings
+from relay_workers.providers.base import Provider
+
+NAMES = ("anthropic", "openai", "agent", "app", "demo")
+
+
+def choose(settings: Settings) -> list[str]:
+    """The providers asked for, in their order; else app if one is named, the first whose key or URL is set, or demo.
+
+    Raises SettingsError.
+    """
+    asked = [name.strip() for name in settings.provider.split(",") if name.strip()]
+    for name in asked:
+        if name not in NAMES:
+            raise SettingsError(f"--provider / RELAY_PROVIDER: {name} is not on offer; {', '.join(NAMES)} are")
+    if len(set(asked)) < len(asked):
+        raise SettingsError("--provider / RELAY_PROVIDER: each provider can stand in the list once")
+    set_up = {
+        "app": settings.app,
+        "anthropic": settings.anthropic_api_key or settings.anthropic_base_url,
+        "openai": settings.openai_api_key or settings.openai_base_url,
+        "agent": settings.agent_api_url or settings.agent_api_key,
+    }
+    return asked or [next((name for name, value in set_up.items() if value), "demo")]
+
+
+def make(name: str, settings: Settings) -> Provider:
+    """The provider of this name, one of NAMES. Raises SettingsError that names what is missing."""
+    common = (settings.model, settings.connect_timeout_s, settings.reasoning)
+    if name == "anthropic":
+        from relay_workers.providers.anthropic import AnthropicProvider
+
+        return AnthropicProvider(settings.anthropic_api_key, settings.anthropic_base_url, *common)
+    if name == "openai":
+        from relay_workers.providers.openai import OpenAIProvider
+        from relay_workers.providers.openai_background import OpenAIBackgroundProvider
+
+        kind = OpenAIBackgroundProvider if settings.openai_background else OpenAIProvider
+        return kind(settings.openai_api_key, settings.openai_base_url, *common)
+    if name == "agent":
+        from relay_workers.providers.agent import AgentProvider
+
+        return AgentProvider(
+            settings.agent_api_url,
+            settings.agent_api_key,
+            settings.connect_timeout_s,
+            settings.agent_timeout_s,
+            settings.agent_check_timeout_s,
+            settings.model,
+        )
+    if name == "app":
+        from relay_workers.providers.app import AppProvider
+
+        return AppProvider(settings.app, settings.model)
+    from relay_workers.providers.demo import DemoProvider
+
+    return DemoProvider(tokens_per_second=settings.tokens_per_second)

@@ -1,0 +1,181 @@
+"""An agent behind HTTP: any service that answers one POST with JSON, whole. docs/models.md shows both by example.
+
+The question goes out as `{"session", "generation", "messages": [{"role", "content"}], "model"?, "max_tokens"?,
+"metadata"?}`. What may come back is read by agent_answer.py; its text is shown in word-like tokens, at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import httpx2
+import msgspec
+
+from relay import timeouts
+from relay.errors import SettingsError
+from relay_workers.providers import access, agent_answer
+from relay_workers.providers.base import Part, Prompt, ProviderError, Reasoning, Text
+from relay_workers.providers.failures import Failures, classed
+from relay_workers.providers.tokenizing import tokenize
+
+MAX_BODY_BYTES = 8 * 1024 * 1024  # decoded; twice the longest answer by default, for what JSON adds to it
+MAX_ERROR_BYTES = 64 * 1024  # of a body that is read for a code or a name alone
+ERROR_BODY_S = 2.0  # and how long that may take: the status is known by then
+
+_FAILURES = Failures()
+_UNREADABLE: tuple[type[Exception], ...] = (ProviderError, *_FAILURES.errors)
+_NOT_HERE = frozenset({404, 405, 410})  # nobody answers a POST at this URL, whatever is asked
+
+
+class AgentProvider:
+    """One client with its own connections; one call per answer, never retried here: failover is the caller's.
+
+    `answer_timeout_s`: for the whole answer, hence for its first token; `check_timeout_s`: for the answer to `check`.
+    Raises SettingsError where key or URL cannot work.
+    """
+
+    name = "agent"
+
+    def __init__(
+        self,
+        url: str | None,
+        api_key: str | None,
+        connect_timeout_s: float,
+        answer_timeout_s: float = 60,
+        check_timeout_s: float = 10,
+        model: str = "",
+    ) -> None:
+        if not url:
+            raise SettingsError("AGENT_API_URL is not set: the address that the agent takes its questions at")
+        self._url = access.base_url("AGENT_API_URL", url)
+        key = access.api_key("AGENT_API_KEY", api_key)
+        self.model = model or "agent"
+        self.first_token_s: float | None = answer_timeout_s
+        self._asked_for = model
+        self._key_is = "AGENT_API_KEY is refused" if api_key else "AGENT_API_KEY is not set and the agent wants a key"
+        self._answer_timeout_s = answer_timeout_s
+        self._check_timeout_s = check_timeout_s
+        self._client = access.Client(
+            connect_timeout_s,
+            headers={"Accept": "application/json", **({"Authorization": f"Bearer {key}"} if api_key else {})},
+            timeout=httpx2.Timeout(None),  # all of them are ours
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
+            follow_redirects=False,
+        )
+
+    async def check(self) -> None:
+        """Whether it answers a GET, whatever it says; see Provider. A model that it names is remembered.
+
+        Capabilities: `{"models": ["a", "b"]}` or `{"model": "a"}`, for those who have something to say.
+        """
+        try:
+            async with (
+                timeouts.timeout(self._check_timeout_s),
+                self._client.stream("GET", self._url) as response,
+            ):
+                if response.status_code in (401, 403):
+                    raise classed(response.status_code, (), f"{self._key_is}: HTTP {response.status_code}")
+                if response.status_code == 200 and not self._asked_for and _is_json(response):
+                    self.model = await _model_offered(response) or "agent"
+        except TimeoutError:
+            detail = f"AGENT_API_URL does not answer its capability check within {self._check_timeout_s:g} s"
+            raise ProviderError("provider_timeout", detail, retryable=True) from None
+        except _FAILURES.errors as error:
+            failure = _FAILURES.classify(error)
+            detail = f"AGENT_API_URL cannot be reached: {failure}"
+            raise ProviderError(
+                failure.code, detail, retryable=failure.retryable, misconfigured=failure.misconfigured
+            ) from error
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        """The answer, part by part; see Provider. Nothing comes before all of it is here."""
+        asked = prompt.model or self._asked_for
+        body = await self._ask(_request(prompt, asked))
+        answer = agent_answer.read(body, asked or self.model)
+        for token in tokenize(answer.reasoning):
+            yield Reasoning(token)
+        for data in answer.data:
+            yield data
+        for token in tokenize(answer.text):
+            yield Text(token)
+        yield answer.finished
+
+    async def aclose(self) -> None:
+        """Close idle connections; called once, after the last stream has ended."""
+        await self._client.aclose()
+
+    async def _ask(self, question: bytes) -> bytes:
+        """The body of a good answer."""
+        streaming = False
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with (
+                timeouts.timeout(self._answer_timeout_s),
+                self._client.stream("POST", self._url, content=question, headers=headers) as response,
+            ):
+                if not response.is_success:
+                    raise await _refused(response)
+                if not _is_json(response):
+                    kind = response.headers.get("content-type", "of no type")[:60]
+                    raise ProviderError("provider_error", f"the answer is {kind}, not application/json", retryable=True)
+                streaming = True
+                return await _read(response, MAX_BODY_BYTES)
+        except TimeoutError:
+            detail = f"no answer within {self._answer_timeout_s:g} s"
+            raise ProviderError("provider_timeout", detail, retryable=True) from None
+        except _FAILURES.errors as error:
+            raise _FAILURES.classify(error, streaming=streaming) from error
+
+
+def _request(prompt: Prompt, model: str) -> bytes:
+    members = {
+        "session": prompt.session,
+        "generation": prompt.generation,
+        "messages": prompt.turns,
+        "model": model or None,
+        "max_tokens": prompt.max_tokens,
+        "metadata": prompt.metadata,
+    }
+    return msgspec.json.encode({name: value for name, value in members.items() if value is not None})
+
+
+async def _refused(response: httpx2.Response) -> ProviderError:
+    """Any status but 2xx. The body is read for its codes only: servers quote keys and prompts in the rest."""
+    status = response.status_code
+    if response.is_redirect:
+        detail = f"HTTP {status}: AGENT_API_URL redirects, which is not followed; set it to where that leads"
+        return ProviderError("provider_error", detail, retryable=False, status=status, misconfigured=True)
+    if status in _NOT_HERE:
+        detail = f"HTTP {status}: nobody takes a POST at AGENT_API_URL"
+        return ProviderError("provider_error", detail, retryable=False, status=status, misconfigured=True)
+    try:
+        async with timeouts.timeout(ERROR_BODY_S):
+            names = agent_answer.error_names(await _read(response, MAX_ERROR_BYTES))
+    except _UNREADABLE:
+        names = []  # the status says enough
+    detail = " ".join([f"HTTP {status}", *(name[:60] for name in names)])
+    return classed(status, names, detail, response.headers)
+
+
+def _is_json(response: httpx2.Response) -> bool:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+async def _model_offered(response: httpx2.Response) -> str | None:
+    try:
+        return agent_answer.model_offered(await _read(response, MAX_ERROR_BYTES))
+    except _UNREADABLE:
+        return None  # it has answered: that is all that was asked
+
+
+async def _read(response: httpx2.Response, limit: int) -> bytes:
+    """The decoded body. Raises ProviderError as soon as it is longer than `limit` bytes."""
+    body = bytearray()
+    async with aclosing(response.aiter_bytes()) as pieces:
+        async for piece in pieces:
+            body += piece
+            if len(body) > limit:
+                raise ProviderError("provider_error", f"the answer has more than {limit} bytes", retryable=False)
+    return bytes(body)

@@ -1,0 +1,155 @@
+"""What a failed call means: the SDKs' and their HTTP client's errors, classed once into our ProviderError.
+
+Both SDKs come from one generator: their errors have the same names and nearly the same fields, but no common class. So
+each provider hands its SDK in, and nothing here imports one: that takes about a second, and a worker needs one at most.
+A provider that uses the HTTP client itself hands in none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import time
+from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
+from types import ModuleType
+
+import httpx2
+
+from relay_workers.providers.base import ProviderError, describe
+
+# The SDKs wrap httpx2's errors of sending a request. Those of reading an error's body pass unwrapped in both, those of
+# reading the stream in anthropic, and both decode events without a net (openai 3.52, anthropic 2.11).
+_UNWRAPPED = (
+    httpx2.RequestError,  # TransportError, and DecodingError of a bad Content-Encoding
+    httpx2.StreamError,
+    ssl.SSLError,
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    RecursionError,  # of JSON that nests too deep
+)
+_OURS = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyRedirects)  # wrong however often
+
+_RETRYABLE_STATUS = frozenset({408, 409})
+_REFUSALS = frozenset(
+    {
+        "content_filter", "content_policy_violation", "responsibleaipolicyviolation",
+        "invalid_prompt", "bio_policy", "misalignment_policy_violation", "image_content_policy_violation",
+    }
+)  # fmt: skip
+_RATE_LIMITS = frozenset({"rate_limit_exceeded", "rate_limit_error", "insufficient_quota", "too_many_requests"})
+_REQUEST_ERRORS = frozenset(
+    {
+        "invalid_request_error", "authentication_error", "permission_error", "not_found_error", "billing_error",
+        "invalid_api_key", "model_not_found", "context_length_exceeded", "request_too_large", "badrequesterror",
+        "data_residency_mismatch",
+    }
+)  # fmt: skip
+# Of an error inside the stream, which has no status: what is wrong with the key, and not with what was asked.
+_STATUS_OF = {"authentication_error": 401, "invalid_api_key": 401, "billing_error": 402, "permission_error": 403}
+_FIELDS = ("status_code", "code", "type", "error_code")  # openai has `code`, anthropic `error_code`
+
+MAX_RETRY_AFTER_S = 3600.0
+
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?\Z")
+
+
+class Failures:
+    """One SDK's failures. `errors` is everything that comes out of a call or of its stream, a deadline's too."""
+
+    def __init__(self, sdk: ModuleType | None = None) -> None:
+        self._api: tuple[type[Exception], ...] = (sdk.APIError,) if sdk else ()
+        self._wrapper: tuple[type[Exception], ...] = (sdk.APIConnectionError,) if sdk else ()
+        self._connection: tuple[type[Exception], ...] = (*self._wrapper, httpx2.TransportError, ssl.SSLError)
+        timeouts: tuple[type[Exception], ...] = (sdk.APITimeoutError,) if sdk else ()
+        self._timeouts: tuple[type[Exception], ...] = (*timeouts, httpx2.TimeoutException, TimeoutError)
+        self.errors: tuple[type[Exception], ...] = (*self._api, *_UNWRAPPED, TimeoutError)
+
+    def classify(self, error: Exception, *, streaming: bool = False) -> ProviderError:
+        """The ProviderError for one of `errors`; `streaming`: the response had begun, so a cut is half an answer."""
+        detail = self._detail(error)
+        root = error.__cause__ if isinstance(error, self._wrapper) and error.__cause__ else error
+        if isinstance(root, _OURS):
+            return ProviderError("provider_error", detail, retryable=False, misconfigured=True)
+        if isinstance(error, self._timeouts):
+            return ProviderError("provider_timeout", detail, retryable=True)
+        if isinstance(root, httpx2.DecodingError):
+            return ProviderError("provider_error", detail, retryable=True)
+        if isinstance(error, self._connection):
+            return ProviderError("truncated" if streaming else "provider_timeout", detail, retryable=True)
+        if isinstance(error, self._api):
+            return _by_name(error, detail)
+        return ProviderError("provider_error", detail, retryable=True)
+
+    def _detail(self, error: Exception) -> str:
+        """One line for the log. What a server said goes without its text: servers quote keys and prompts in it."""
+        if isinstance(error, self._api) and not isinstance(error, self._wrapper):
+            return _named(type(error).__name__, error)
+        return " from ".join(_line(one) for one in (error, error.__cause__) if one is not None)
+
+
+def of_event(event: str, error: object) -> ProviderError:
+    """For an error that came as an event of an API and not as an exception; `error` is what it holds, if anything."""
+    return _by_name(error, _named(event, error))
+
+
+def _named(what: str, error: object) -> str:
+    names = [f"{name}={str(value)[:60]}" for name in _FIELDS if (value := getattr(error, name, None))]
+    return " ".join([what, *names])
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, httpx2.LocalProtocolError):  # quotes the header that cannot be sent: the key, mostly
+        return type(error).__name__
+    return "{error}: {detail}".format(**describe(error))
+
+
+def _by_name(error: object, detail: str) -> ProviderError:
+    names = [value for name in _FIELDS[1:] if (value := getattr(error, name, None))]
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    return classed(getattr(error, "status_code", None), names, detail, headers)
+
+
+def classed(
+    status: object, named: Iterable[object], detail: str, headers: Mapping[str, str] | None = None
+) -> ProviderError:
+    """What an HTTP status, and the codes and types `named` by its body or by an event, mean together.
+
+    By refusal first: it comes as status 400 or 403, or in the stream, and asking again gives it again. An error inside
+    the stream has no status of its own (with anthropic that of the stream, 200), only names.
+    """
+    names = {str(value).lower() for value in named}
+    if not isinstance(status, int) or status < 400:
+        # Compatible servers (vLLM, OpenRouter) put the HTTP status they would have sent into `code`.
+        said = next((int(name) for name in names if re.fullmatch("[45][0-9][0-9]", name)), None)
+        status = said or next((_STATUS_OF[name] for name in names if name in _STATUS_OF), None)
+    retry_after_s = retry_after(headers or {})
+    if names & _REFUSALS:
+        return ProviderError("provider_refused", detail, retryable=False, status=status)
+    if status == 429 or (status is None and names & _RATE_LIMITS):
+        return ProviderError(
+            "provider_rate_limited", detail, retryable=True, status=status, retry_after_s=retry_after_s
+        )
+    if status is None:
+        return ProviderError("provider_error", detail, retryable=not names & _REQUEST_ERRORS)
+    retryable = status >= 500 or status in _RETRYABLE_STATUS
+    return ProviderError(
+        "provider_error", detail, retryable=retryable, status=status, retry_after_s=retry_after_s if retryable else None
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a response asks us to wait, an hour at most; None where it does not, or not in words we know.
+
+    `retry-after-ms` is both SDKs' own; `retry-after` holds seconds or an HTTP date (RFC 9110, 10.2.3).
+    """
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        said = headers.get(name, "").strip()
+        if _NUMBER.match(said):
+            return min(float(said) * unit_s, MAX_RETRY_AFTER_S)
+    try:
+        wait_s = parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(wait_s, MAX_RETRY_AFTER_S) if wait_s > 0 else None

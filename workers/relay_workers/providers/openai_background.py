@@ -1,0 +1,211 @@
+"""OpenAI's background responses: answers that go on by themselves, whoever reads them.
+
+A stream that is cut or falls silent is taken up again where it stopped, and another worker that has the mark reads
+the same answer from its beginning. Only the response's own end counts as the end.
+https://developers.openai.com/api/docs/guides/background
+
+Importing this loads the SDK, which takes about a second: only workers that use it do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import cast
+
+import openai
+from openai import AsyncStream, Omit, omit
+from openai.types.responses import ResponseInputParam, ResponseStreamEvent
+from openai.types.shared_params import Reasoning as ReasoningParam
+
+from relay import timeouts
+from relay_workers.providers.base import Part, Prompt, ProviderError
+from relay_workers.providers.failures import Failures
+from relay_workers.providers.openai import OpenAIProvider
+from relay_workers.providers.openai_events import Response, checked_mark
+
+RETAKE_PAUSES_S = (0.0, 0.5, 2.0)  # before each attempt in a row that has brought nothing
+QUIET_S = 15.0  # without an event a connection is taken for dead; a response that only thinks loses nothing by it
+POLL_S = 2.0  # between two looks at a response that cannot be streamed any more
+CANCEL_S = 5.0
+TAIL_S = 1.0  # how long a whole answer waits for the end of its body, that the connection can be used again
+MIN_TOKENS = 16  # OpenAI refuses a lower max_output_tokens
+
+_FAILURES = Failures(openai)
+_END = object()
+_Stream = AsyncStream[ResponseStreamEvent]
+
+# Models that can sum their reasoning up. Whether they do it for this organisation, only asking tells.
+_REASONING = re.compile(r"(o\d|gpt-([5-9]|\d\d))(?!.*-chat)")
+
+
+class OpenAIBackgroundProvider(OpenAIProvider):
+    """Resumable. One POST per answer (two where a reasoning summary is refused), then as many GETs as it takes."""
+
+    _unsummed: frozenset[str] = frozenset()  # models that have refused to; they exist, so there are few
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        """The answer, part by part; see Provider and Resumable."""
+        response = Response(prompt.model or self.model)
+        try:
+            stream = await self._create(prompt, response.model)
+        except _FAILURES.errors as error:
+            raise _FAILURES.classify(error) from error
+        async with aclosing(self._follow(response, stream)) as parts:
+            async for part in parts:
+                yield part
+
+    async def resume(self, mark: str) -> AsyncGenerator[Part, None]:
+        """The same answer from its first token on; see Resumable. One that is unknown or expired has status 404."""
+        response = Response(self.model, checked_mark(mark))
+        async with aclosing(self._follow(response, None)) as parts:
+            async for part in parts:
+                yield part
+
+    async def cancel(self, mark: str) -> None:
+        """Stop it there, within CANCEL_S. Raises ProviderError; harmless where it has ended already."""
+        try:
+            async with timeouts.timeout(CANCEL_S):
+                await self._client.responses.cancel(checked_mark(mark))
+        except (openai.BadRequestError, openai.ConflictError):
+            return  # it has ended: OpenAI answers 400 or with its last state, others 409
+        except TimeoutError as error:
+            raise ProviderError("provider_timeout", f"no answer to cancel in {CANCEL_S} s", retryable=True) from error
+        except _FAILURES.errors as error:
+            raise _FAILURES.classify(error) from error
+
+    async def _follow(self, response: Response, stream: _Stream | None) -> AsyncGenerator[Part, None]:
+        """Read this stream, then others from where the last one stopped, until the response has ended."""
+        attempts = 0
+        while True:
+            seen, failure = response.last, None
+            try:
+                async with aclosing(self._read(response, stream)) as parts:
+                    async for part in parts:
+                        yield part
+                failure = ProviderError("truncated", f"the stream ended after event {response.last}", retryable=True)
+            except TimeoutError:
+                pass  # silence has taken its time: only the caller's deadline ends this
+            except _FAILURES.errors as error:
+                failure = _mendable(error)
+            if response.finish:
+                break
+            stream, attempts = None, attempts if response.last == seen else 0
+            if failure is None:
+                continue
+            if response.mark is None:
+                raise failure
+            if attempts == len(RETAKE_PAUSES_S):
+                for part in await self._rest(response, failure):
+                    yield part
+                break
+            await asyncio.sleep(RETAKE_PAUSES_S[attempts])
+            attempts += 1
+        yield response.finished()
+
+    async def _read(self, response: Response, stream: _Stream | None) -> AsyncGenerator[Part, None]:
+        """What one connection tells. Raises TimeoutError where that is nothing for a while."""
+        stream = stream or await self._reopen(response)
+        if stream is None:
+            for part in await self._look(response):
+                yield part
+            if response.finish is None:
+                await asyncio.sleep(POLL_S)
+                raise TimeoutError
+            return
+        async with stream:  # closes the connection, however this ends
+            while response.finish is None and (event := await _next(stream, response)) is not _END:
+                for part in response.read(event):
+                    yield part
+            if response.finish:
+                await _drain(stream)
+
+    async def _create(self, prompt: Prompt, model: str) -> _Stream:
+        try:
+            return await self._post(prompt, model, self._reasoning_of(model))
+        except openai.BadRequestError as error:
+            if not self._reasoning_of(model) or not str(error.param).startswith("reasoning"):
+                raise
+            self._unsummed |= {model}
+            return await self._post(prompt, model, omit)
+
+    def _reasoning_of(self, model: str) -> ReasoningParam | Omit:
+        """Asked for only of models that may have it: the others refuse the whole question."""
+        wanted = self._reasoning and model not in self._unsummed and _REASONING.match(model)
+        return {"summary": "auto"} if wanted else omit
+
+    async def _post(self, prompt: Prompt, model: str, reasoning: ReasoningParam | Omit) -> _Stream:
+        limit = prompt.max_tokens
+        if limit is not None and self._modern_limit:
+            limit = max(limit, MIN_TOKENS)
+        return await self._client.responses.create(
+            model=model,
+            input=cast(ResponseInputParam, [{"role": turn.role, "content": turn.content} for turn in prompt.turns]),
+            max_output_tokens=omit if limit is None else limit,
+            reasoning=reasoning,
+            background=True,
+            store=True,
+            stream=True,
+        )
+
+    async def _reopen(self, response: Response) -> _Stream | None:
+        """The stream after the last event that was read, from its first one if there was none. None: not any more.
+
+        OpenAI answers 400 five minutes after the response's creation; the response itself can still be had.
+        """
+        mark = _mark_of(response)
+        after = omit if response.last is None else response.last  # 0 would leave out the first event
+        try:
+            async with timeouts.timeout(QUIET_S):
+                return await self._client.responses.retrieve(mark, stream=True, starting_after=after)
+        except openai.BadRequestError:
+            return None
+
+    async def _look(self, response: Response) -> list[Part]:
+        """What is missing, once it has ended; see Response.look."""
+        mark = _mark_of(response)
+        async with timeouts.timeout(QUIET_S):
+            return response.look(await self._client.responses.retrieve(mark))
+
+    async def _rest(self, response: Response, failure: ProviderError) -> list[Part]:
+        """A last look. Raises `failure` where the response has not ended, or cannot be had."""
+        try:
+            parts = await self._look(response)
+        except _FAILURES.errors as error:
+            raise failure from error
+        if response.finish is None:
+            raise failure
+        return parts
+
+
+def _mark_of(response: Response) -> str:
+    """Raises ProviderError where nothing was heard of it yet: it cannot be asked for again."""
+    if response.mark is None:
+        raise ProviderError("truncated", "the stream ended before the response had an id", retryable=True)
+    return response.mark
+
+
+async def _next(stream: _Stream, response: Response) -> object:
+    """The next event, _END after the last. Before its id is known nothing can be taken up: then it is waited for."""
+    async with timeouts.timeout(QUIET_S if response.mark else None):
+        return await anext(stream, _END)
+
+
+async def _drain(stream: _Stream) -> None:
+    with suppress(*_FAILURES.errors):  # the answer is whole: nothing after its end can spoil it
+        async with timeouts.timeout(TAIL_S):
+            while await anext(stream, _END) is not _END:
+                pass
+
+
+def _mendable(error: Exception) -> ProviderError:
+    """The failure, should taking the stream up again not help either. Raises it where that cannot help."""
+    failure = _FAILURES.classify(error, streaming=True)
+    transport = not isinstance(error, openai.APIError) or isinstance(error, openai.APIConnectionError)
+    if not failure.retryable or not (transport or isinstance(error, openai.APIStatusError)):
+        raise failure from error
+    if failure.code == "provider_timeout":
+        return ProviderError("truncated", str(failure), retryable=True)
+    return failure

@@ -1,0 +1,158 @@
+"""One background response of OpenAI's Responses API: what its events say, each of them once, however often it is told.
+
+https://developers.openai.com/api/reference/resources/responses/streaming-events
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from relay.protocol.words import Finish
+from relay_workers.providers import failures
+from relay_workers.providers.base import (
+    MAX_MARK_LENGTH,
+    Finished,
+    Mark,
+    Part,
+    ProviderError,
+    Reasoning,
+    Text,
+    counted,
+    model_named,
+)
+
+_TEXTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
+_THOUGHTS = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
+_SUMMARY_PART = "response.reasoning_summary_part.added"
+_ENDS = frozenset(f"response.{status}" for status in ("completed", "incomplete", "failed", "cancelled"))
+_INCOMPLETE: dict[str, Finish] = {"max_output_tokens": "length", "content_filter": "filter"}
+
+
+class Response:
+    """What has been said of it so far. The SDK validates none of it: any field may be missing or of another type.
+
+    `mark`: its id, None until it is known. `last`: the sequence_number of its last event that was read.
+    """
+
+    def __init__(self, model: str, mark: str | None = None) -> None:
+        self.model = model
+        self.mark = mark
+        self.last: int | None = None
+        self.finish: Finish | None = None
+        self._refused = False
+        self._usage: dict[str, int] | None = None
+        self._said = 0  # bytes of text so far as UTF-16: a pair counts the same whether split over two deltas or not
+
+    def read(self, event: Any) -> list[Part]:
+        """The event's parts. Raises ProviderError where it is no event or says that the response failed."""
+        return self._checked(self._event_parts, event)
+
+    def look(self, response: Any) -> list[Part]:
+        """The parts of the response itself: all the text that is still missing if it has ended, else none. Raises too.
+
+        It has no place for the reasoning among the text, so what is missing of that is left out.
+        """
+        return self._checked(self._missing_parts, response)
+
+    def finished(self) -> Finished:
+        """The last part; once `finish` is known."""
+        if self.finish is None:
+            raise ProviderError("truncated", "the response has no finish", retryable=True)
+        return Finished("filter" if self._refused else self.finish, self.model, self._usage)
+
+    def _checked(self, parts: Callable[[Any], list[Part]], said: Any) -> list[Part]:
+        try:
+            return parts(said)
+        except (AttributeError, TypeError) as error:
+            raise ProviderError("provider_error", f"a malformed event: {error}", retryable=True) from error
+
+    def _event_parts(self, event: Any) -> list[Part]:
+        # By `type`, never by class: the SDK makes any class it can of an event that it does not know.
+        kind, number = _text(event.type), getattr(event, "sequence_number", None)
+        # Not of keepalives: theirs belong to the connection, and may be the next event's as well.
+        if isinstance(number, int) and kind.startswith("response."):
+            if self.last is not None and number <= self.last:
+                return []
+            self.last = number
+        elif kind in _TEXTS or kind in _THOUGHTS:  # told again, it could not be known
+            raise TypeError("a delta without sequence_number")
+        if kind in _TEXTS:
+            self._refused = self._refused or kind == "response.refusal.delta"
+            return self._text_parts(_text(event.delta))
+        if kind in _THOUGHTS:
+            return [Reasoning(_text(event.delta))] if event.delta != "" else []
+        if kind == _SUMMARY_PART:  # each part begins with a headline and ends without a line break
+            return [Reasoning("\n\n")] if event.summary_index else []
+        if kind == "response.created":
+            return self._created(event.response)
+        if kind in _ENDS:
+            self._end(kind, event.response)
+        elif kind == "error":
+            raise failures.of_event("error event", event)
+        return []
+
+    def _created(self, response: Any) -> list[Part]:
+        self.model = model_named(response.model, self.model)
+        if self.mark is not None:  # told again
+            return []
+        self.mark = checked_mark(response.id)
+        return [Mark(self.mark)]
+
+    def _text_parts(self, text: str) -> list[Part]:
+        if self.mark is None:
+            raise TypeError("text before response.created")
+        self._said += len(_utf_16(text))
+        return [Text(text)] if text else []
+
+    def _missing_parts(self, response: Any) -> list[Part]:
+        kind = f"response.{_text(response.status)}"
+        if kind not in _ENDS:
+            return []
+        self._end(kind, response)
+        text = _utf_16("".join(map(self._content, _contents(response))))
+        if len(text) < self._said:
+            raise TypeError("less text than there has been")
+        return self._text_parts(text[self._said :].decode("utf-16-le", "surrogatepass"))
+
+    def _content(self, content: Any) -> str:
+        if content.type == "refusal":
+            self._refused = True
+            return _text(content.refusal)
+        return _text(content.text) if content.type == "output_text" else ""
+
+    def _end(self, kind: str, response: Any) -> None:
+        if kind == "response.failed":
+            raise failures.of_event(kind, response.error)
+        if kind == "response.cancelled":  # somebody wanted it stopped: not to be asked again
+            raise ProviderError("provider_error", "the response was cancelled", retryable=False)
+        self.model = model_named(response.model, self.model)
+        self._usage = _usage(response.usage)
+        reason = getattr(response.incomplete_details, "reason", None) if kind == "response.incomplete" else None
+        self.finish = "stop" if kind == "response.completed" else _INCOMPLETE.get(str(reason), "other")
+
+
+def checked_mark(mark: object) -> str:
+    """A response's id as a Mark. Raises ProviderError."""
+    fits = isinstance(mark, str) and len(mark) <= MAX_MARK_LENGTH and mark.isascii() and mark.isprintable()
+    if fits and str(mark).strip("."):  # dots alone would be another path, and nothing no id
+        return str(mark)
+    raise ProviderError("provider_error", "the response's id cannot be a mark", retryable=False)
+
+
+def _contents(response: Any) -> list[Any]:
+    return [content for item in response.output if item.type == "message" for content in item.content]
+
+
+def _usage(usage: Any) -> dict[str, int] | None:
+    return counted({name: getattr(usage, name, None) for name in ("input_tokens", "output_tokens")})
+
+
+def _utf_16(text: str) -> bytes:
+    return text.encode("utf-16-le", "surrogatepass")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text expected, got {type(value).__name__}")
+    return value
