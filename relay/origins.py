@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from itertools import takewhile
 from typing import NamedTuple
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,5}))?")
@@ -16,6 +17,7 @@ _NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-
 _LABEL = re.compile(r"[a-z0-9_-]+")
 _SCHEMES = {"ws": "http", "wss": "https"}  # of a socket → of the page that opens it
 _PORTS = {"http": 80, "https": 443}
+_PAGELESS = frozenset({"about", "blob", "data", "filesystem", "ftp", "ftps", "javascript", "mailto", "sftp"})
 _EXAMPLE = "https://chat.example.com"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -126,6 +128,10 @@ def _fault(entry: str) -> str | None:
         return f"is no origin: that of a page is {_SCHEMES[scheme]}://…, also where it opens a WebSocket"
     if scheme == "file":
         return "is no origin: a page from a file has none; serve it over HTTP"
+    if scheme in _PAGELESS:
+        return f"can never match: no page has an origin that begins with {scheme}://; one is {_EXAMPLE}"
+    if scheme not in _PORTS and (meant := _meant(scheme)) is not None:  # apps have schemes of their own, and other ones
+        return f"can never match: did you mean {_as_browsers_write(meant, _authority(rest)) or _EXAMPLE}?"
     written = entry if _ORIGIN.fullmatch(entry) and "*" not in entry else None
     if scheme in _PORTS:
         written = _as_browsers_write(scheme, _authority(rest))
@@ -138,10 +144,32 @@ def _fault_of_host(entry: str) -> str | None:
     """Without a scheme it is a host by which the gateway is reached; those of this machine are known anyway."""
     found = _HOST.fullmatch(entry)
     name = "" if found is None else found[1]
-    if found is not None and found[2] is None and _NAME.fullmatch(name) and not _is_known(name):
+    if found is not None and found[2] is None and _NAME.fullmatch(name) and not (_is_known(name) or _is_number(name)):
         return None
-    origin = _as_browsers_write("http" if _is_known(name) else "https", _authority(entry)) or _EXAMPLE
+    scheme, rest = _without_colon(entry) or ("http" if _is_known(name) else "https", entry)
+    origin = _as_browsers_write(scheme, _authority(rest)) or _EXAMPLE
     return f"can never match: an origin begins with its scheme, such as {origin}; a host is a name alone"
+
+
+def _without_colon(entry: str) -> tuple[str, str] | None:
+    """https//chat.example.com and the like: the scheme that is meant, and what follows it."""
+    found = re.fullmatch(r"([a-z]+)[:;/]+(.*)", entry)
+    scheme = None if found is None else _SCHEMES.get(found[1]) or _meant(found[1])
+    return None if found is None or scheme is None else (scheme, found[2])
+
+
+def _meant(scheme: str) -> str | None:
+    """http or https, where the scheme is that or at most one letter away."""
+    known = [scheme] if scheme in _PORTS else ["https", "http"]
+    return next((right for right in known if _nearly(scheme, right)), None)
+
+
+def _nearly(one: str, other: str) -> bool:
+    """Equal but for one letter more, less, or another one, or for two that are swapped."""
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    mine, theirs = one[same:], other[same:]
+    swapped = mine[:2] == theirs[1::-1] and mine[2:] == theirs[2:]
+    return swapped or mine[1:] in (theirs, theirs[1:]) or mine == theirs[1:]
 
 
 def _authority(rest: str) -> str:
@@ -165,18 +193,24 @@ def _as_browsers_write(scheme: str, host: str) -> str | None:
             return None  # as ß, which browsers spell by newer rules than Python
     except UnicodeError:
         return None
-    is_number = re.fullmatch(r"0x[0-9a-f]*|[0-9]+", plain.rstrip(".").rpartition(".")[2]) is not None
-    if _address(plain) is None and (not _NAME.fullmatch(plain) or is_number):
-        return None  # a name whose last part is a number is an address, and one that is none
+    if _address(plain) is None and (not _NAME.fullmatch(plain) or _is_number(plain)):
+        return None
     if wildcard and (_address(plain) is not None or "." not in plain.rstrip(".")):
         return None  # *.com
     return str(_place(scheme, "*." * wildcard + plain, int(found[2]) if found[2] else None))
 
 
+def _is_number(name: str) -> bool:
+    """To browsers a name whose last part is a number is an address: one written otherwise, or none at all."""
+    return re.fullmatch(r"0x[0-9a-f]*|[0-9]+", name.rstrip(".").rpartition(".")[2]) is not None
+
+
 def _address(name: str) -> str | None:
-    """As browsers write it; None if it is none."""
+    """As browsers write it; None if it is none. They know no zones (`[fe80::1%eth0]`)."""
     try:
         found = ipaddress.ip_address(name.strip("[]"))
     except ValueError:
+        return None
+    if "%" in name:
         return None
     return f"[{found.compressed}]" if found.version == 6 else str(found)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from relay import embedded
 from relay.commands import dev
 from relay.gateway.server import listen_together, server
 from relay.gateway.supervisor import Processes
 from relay.settings import load
 from relay.stop_signals import stop_signals
 from relay_workers import cli as worker_cli
-from relay_workers import worker
+from relay_workers import event_loop, worker
 from tests.scenarios.processes import until
 
 ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP]
@@ -145,3 +147,28 @@ async def test_relay_dev_ends_both_its_parts(monkeypatch: pytest.MonkeyPatch, nu
     asked = SimpleNamespace(names=["demo"])
     await asyncio.wait_for(dev._run(load(redis_url=NO_REDIS), asked, sock, None), 20)  # type: ignore[arg-type]
     sock.close()
+
+
+@pytest.mark.parametrize("number", ALL, ids=lambda number: number.name)
+def test_relay_dev_leaves_nothing_behind_when_it_is_stopped_before_its_parts_run(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    left: list[str] = []
+
+    @contextmanager
+    def watched_server() -> Iterator[tuple[str, None]]:
+        left.append("server and folder")
+        try:
+            yield NO_REDIS, None
+        finally:
+            left.remove("server and folder")
+
+    def start(running: Coroutine[Any, Any, None]) -> None:
+        running.close()
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(embedded, "watched_server", watched_server)
+    monkeypatch.setattr(event_loop, "run", start)
+    with pytest.raises(KeyboardInterrupt):
+        dev.run(load(redis_url=NO_REDIS, port=0, provider="demo"), own_redis=True)
+    assert left == []

@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.typing import Subprotocol
 
 from relay.bench.figures import Tally
+from relay.client.address import shown, websocket_address
 from relay.errors import RelayError
 from relay.protocol.view import Frame, SessionView
 
@@ -39,7 +40,7 @@ class Viewer:
     """One session on one screen, over one connection after the other. `run` it; it ends by being cancelled."""
 
     def __init__(self, url: str, session: str, tally: Tally) -> None:
-        self._url = url.replace("http", "ws", 1).rstrip("/") + "/v1/ws"
+        self._url = url
         self._session = session
         self._tally = tally
         self._view = SessionView(session)
@@ -52,11 +53,15 @@ class Viewer:
 
     async def run(self) -> None:
         """Follow the session until cancelled. `ready` has a RelayError if the gateway will not have us."""
+        try:
+            address = websocket_address(self._url)
+        except ValueError:
+            return self._refused(f"--url {shown(self._url)} is not an address")
         failures = 0
         while True:
             try:
                 async with connect(
-                    self._url,
+                    address,
                     subprotocols=[Subprotocol("relay.v1.json")],
                     compression=None,
                     proxy=None,
@@ -70,11 +75,11 @@ class Viewer:
             except ConnectionClosed as closed:
                 if closed.rcvd is not None and 4500 <= closed.rcvd.code < 5000:
                     return self._refused(f"the gateway closed the connection: {closed.rcvd.reason}")
-            except InvalidURI:
-                return self._refused(f"--url {self._url} is not an address")
+            except InvalidURI:  # where we were sent to
+                return self._refused(f"the gateway at {shown(self._url)} cannot be reached")
             except (InvalidHandshake, OSError) as error:
                 if not self.ready.done():
-                    return self._refused(f"the gateway at {self._url} cannot be reached: {error}")
+                    return self._refused(f"the gateway at {shown(self._url)} cannot be reached: {error}")
             failures += 1
             self._disconnected()
             await asyncio.sleep(random.uniform(0, min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(failures, 8))))

@@ -13,10 +13,10 @@ from typing import NoReturn, Protocol
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 from websockets.typing import Subprotocol
-from websockets.uri import parse_uri
 
+from relay.client.address import shown, websocket_address
 from relay.client.backoff import Backoff
 from relay.errors import Disconnected
 from relay.protocol.view import Frame
@@ -53,9 +53,9 @@ class Link:
     """`run` it in a task of its own; it ends only by an exception. Raises Disconnected if `url` is no address."""
 
     def __init__(self, url: str, talk: Talk, *, token: Token, give_up_after_s: float | None) -> None:
-        self.url = url
+        self.url = shown(url)
         self.give_up_after_s = give_up_after_s
-        self._ws_url = _websocket_url(url)
+        self._ws_url = _dialled(url)
         self._talk = talk
         self._token = token
         self._backoff = Backoff()
@@ -206,13 +206,11 @@ async def _close(websocket: ClientConnection, writer: asyncio.Task[None]) -> Non
     await websocket.close()
 
 
-def _websocket_url(url: str) -> str:
-    ws_url = (f"ws{url[4:]}" if url.startswith("http") else url).rstrip("/") + "/v1/ws"
+def _dialled(url: str) -> str:
     try:
-        parse_uri(ws_url)
-    except (InvalidURI, ValueError) as error:
-        raise Disconnected(f"{url} is not an address") from error
-    return ws_url
+        return websocket_address(url)
+    except ValueError as error:
+        raise Disconnected(f"{shown(url)} is not an address") from error
 
 
 def silence_s(heartbeat_s: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from relay import embedded
 from relay.errors import ServerDied
 from relay.gateway.server import address, listen, server
 from relay.settings import Settings
-from relay.stop_signals import when_told_to_stop
+from relay.stop_signals import stop_signals, when_told_to_stop
 from relay.store.requirements import refuse_unfit
 from relay_workers import event_loop, worker
 from relay_workers.asking.provider_pool import Lineup, lineup
@@ -29,6 +30,8 @@ def run(settings: Settings, *, own_redis: bool) -> None:
     asked = lineup(settings)
     sock = listen(settings.host, settings.port)
     with ExitStack() as stack:
+        for number in stop_signals():  # until the loop has handlers of its own: what is begun here ends by an exception
+            signal.signal(number, signal.default_int_handler)
         if own_redis:
             url, process = stack.enter_context(embedded.watched_server())
             settings = settings.model_copy(update={"redis_url": url})

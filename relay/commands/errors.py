@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from relay.commands.interrupts import begun
 from relay.commands.terminal import visible
 from relay.errors import RelayError
 
@@ -21,6 +22,7 @@ def calmly(program: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def made_calm(command: Callable[P, R]) -> Callable[P, R]:
         @wraps(command)
         def run(*arguments: P.args, **named: P.kwargs) -> R:
+            begun()
             try:
                 return command(*arguments, **named)
             except RelayError as error:

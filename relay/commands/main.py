@@ -12,8 +12,8 @@ import typer
 
 from relay import __version__, logging
 from relay.commands import queue
-from relay.commands.entry import leave
 from relay.commands.errors import calmly
+from relay.commands.interrupts import leave
 from relay.commands.options import APP, HELP, PACE, PROVIDER, REDIS, Command, Group, load, option
 from relay.errors import RelayError
 

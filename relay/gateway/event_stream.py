@@ -74,10 +74,17 @@ class SseSink(Outbox):
     It closes itself behind that generation's end, and behind `unsubscribed`.
     """
 
-    def __init__(self, send: Callable[[Any], Awaitable[None]], buffer_bytes: int, only: str | None) -> None:
+    def __init__(
+        self,
+        send: Callable[[Any], Awaitable[None]],
+        buffer_bytes: int,
+        only: str | None,
+        ignored: list[str] | None = None,
+    ) -> None:
         self.finished = False
         self._begun = False
         self._only = only
+        self._ignored = ignored
         self._framing = Framing("")
         super().__init__(send, buffer_bytes)
 
@@ -135,7 +142,8 @@ class SseSink(Outbox):
         if kind == "subscribed":
             subscribed = msgspec.json.decode(payload, type=frames.Subscribed)
             active = [known for known in subscribed.active if known.generation == self._only]
-            self._put_frame(msgspec.structs.replace(subscribed, active=active))
+            ignored, self._ignored = self._ignored, None  # said once; the session may be subscribed anew unasked
+            self._put_frame(msgspec.structs.replace(subscribed, active=active, ignored=ignored))
             return
         catchup = msgspec.json.decode(payload, type=frames.Catchup)
         headers = [(events.read_header(body), body) for body in catchup.events]
@@ -153,17 +161,25 @@ class SseSink(Outbox):
 class EventStream:
     """The ASGI answer that streams a session, or one of its generations (then `session` exists).
 
+    `ignored`: of the submit that made that generation, for its `subscribed`.
     Raises ClientError before the first byte: `unavailable`, `not_found`.
     """
 
     def __init__(
-        self, gateway: Gateway, session: str, cursor: Cursor | None, start: str, generation: str | None = None
+        self,
+        gateway: Gateway,
+        session: str,
+        cursor: Cursor | None,
+        start: str,
+        generation: str | None = None,
+        ignored: list[str] | None = None,
     ) -> None:
         self._gateway = gateway
         self._session = session
         self._cursor = cursor
         self._start = start
         self._only = generation
+        self._ignored = ignored
         self._since = ("", 0)  # epoch, and seq of that generation's first event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,7 +191,7 @@ class EventStream:
             return
         follower, at = lent
         settings = self._gateway.settings
-        sink = SseSink(send, settings.viewer_buffer_bytes, self._only)
+        sink = SseSink(send, settings.viewer_buffer_bytes, self._only, self._ignored)
         viewer = Viewer(follower, sink, lambda _: None)
         pulse = Pulse(sink, settings.heartbeat_s, settings.stall_s)
         with metrics.event_streams.track_inprogress(), metrics.subscriptions.track_inprogress():

@@ -50,7 +50,7 @@ async def submit(request: Request) -> Response | EventStream:
     wait_s, cursor = (None, requests.cursor(request)) if as_stream else (requests.wait_s(request), None)
     generation, duplicate = await gateway.submissions.submit(command, requests.language(request.headers))
     if as_stream:
-        return EventStream(gateway, session, cursor, "start", generation)
+        return EventStream(gateway, session, cursor, "start", generation, ignored.get("ignored"))
     if wait_s is not None:
         return await _waited(request, session, generation, wait_s, ignored)
     return answer({"session": session, "generation": generation, "duplicate": duplicate, **ignored}, 202)

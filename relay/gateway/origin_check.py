@@ -28,7 +28,7 @@ log = logging.get("guard")
 
 
 class Guard:
-    """ASGI middleware. Refuses with 403 `forbidden`, before anything of the request is read.
+    """ASGI middleware. Refuses with 403 `forbidden`, before anything of the request is read; 400 if it names no host.
 
     Whom it lets in from another origin gets the CORS headers.
     """
@@ -57,7 +57,7 @@ class Guard:
         is_allowed = origin is not None and self._origins.allows(origin, host)
         refusal = _ambiguous(headers)
         if refusal is None and scope["path"] not in _OPEN:
-            refusal = self._refusal(host, origin, is_allowed)
+            refusal = _nameless(scope, headers) or self._refusal(host, origin, is_allowed)
         if refusal is None:
             await (self._with_cors if is_allowed else self._app)(scope, receive, send)
         elif scope["type"] == "http":
@@ -95,6 +95,13 @@ def _ambiguous(headers: Headers) -> ClientError | None:
         if len(headers.getlist(name)) > 1:
             return ClientError("bad_message", f"There is more than one {name} header.")
     return None
+
+
+def _nameless(scope: Scope, headers: Headers) -> ClientError | None:
+    """HTTP/1.1 requires a host (RFC 9112, section 3.2); probes, which are asked for none, often have none."""
+    if "host" in headers or scope["http_version"] == "1.0":
+        return None
+    return ClientError("bad_message", "There is no Host header.")
 
 
 def _shown(sent: str) -> str:

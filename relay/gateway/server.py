@@ -88,7 +88,7 @@ def address(host: str, port: int) -> str:
 
 
 def _set_for_accepted(listening: socket.socket, unsent_bytes: int) -> None:
-    """What every connection that is accepted here inherits."""
+    """What every connection that is accepted here inherits: the first of them, too, so nobody listens yet."""
     # Or a frame waits until the peer has acknowledged the one before, 40 ms perhaps. asyncio sees to that only where
     # the socket knows its protocol number, which one of our own making need not.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -125,6 +125,8 @@ class _Server(uvicorn.Server):
         self.handle_exit(signal.SIGTERM, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        for sock in sockets or []:
+            _set_for_accepted(sock, self._gateway.settings.viewer_buffer_bytes)
         try:
             await super().startup(sockets)
         except OSError as error:  # two that start at once may both bind a port; one of them listens
@@ -132,7 +134,6 @@ class _Server(uvicorn.Server):
             raise _refused(self._gateway.settings.host, self._gateway.settings.port, error) from None
         for sock in sockets or []:
             sock.listen(WAITING_CONNECTIONS)  # asyncio takes one number for both
-            _set_for_accepted(sock, self._gateway.settings.viewer_buffer_bytes)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.draining.set()

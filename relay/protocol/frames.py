@@ -35,6 +35,7 @@ class Subscribed(Frame, frozen=True, kw_only=True, tag="subscribed"):
     head: int
     recovered: bool
     active: list[Active]
+    ignored: list[str] | None = None  # of the submit that is answered as a stream
 
 
 class Unsubscribed(Frame, frozen=True, kw_only=True, tag="unsubscribed"):

@@ -29,6 +29,12 @@ class Peer:
         assert self.websocket.request is not None
         return self.websocket.request.headers.get("Authorization")
 
+    @property
+    def path(self) -> str:
+        """That was dialled, with its query."""
+        assert self.websocket.request is not None
+        return self.websocket.request.path
+
     async def welcome(self, heartbeat_s: float = 15) -> Peer:
         await self.send(type="welcome", connection="c", protocol="relay.v1", heartbeat_s=heartbeat_s, limits=LIMITS)
         return self

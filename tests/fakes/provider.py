@@ -103,7 +103,7 @@ class FakeProvider:
         """What the agent provider takes as its URL."""
         return f"{self.anthropic_base_url}/agent"
 
-    async def wait_for(self, condition: Callable[[FakeProvider], Any], timeout_s: float = 5.0) -> Any:
+    async def wait_for(self, condition: Callable[[FakeProvider], Any], timeout_s: float = 20.0) -> Any:
         """Until `condition(self)` is true; returns what it returned. Raises TimeoutError that shows the calls."""
         try:
             async with asyncio.timeout(timeout_s):

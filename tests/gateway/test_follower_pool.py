@@ -15,7 +15,7 @@ from relay.gateway.follower_pool import Hub
 from relay.gateway.waiting import until_ended
 from relay.protocol.words import Cursor
 from tests.follow.following import Stage
-from tests.scenarios.processes import until
+from tests.scenarios.processes import TIMEOUT_S, until
 from tests.store.in_memory import Clock, redis_in_memory, session_log_on
 
 
@@ -82,7 +82,7 @@ async def test_who_waits_for_an_answer_of_a_session_that_is_deleted_hears_so_wha
     await stage.log.delete("s", 60_000)
     await follower.look()
     with pytest.raises(ClientError, match="deleted"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, TIMEOUT_S)
     hub.release(follower)
     await hub.aclose()
 

@@ -97,6 +97,20 @@ async def test_a_request_for_the_websocket_that_is_no_handshake_is_told_what_a_p
         assert (await gateway.shake_hands("/v1/ws")).status == 101
 
 
+@pytest.mark.parametrize(
+    ("version", "path", "status"),
+    [(b"1.1", b"/", 400), (b"1.1", b"/v1/ws", 400), (b"1.1", b"/healthz", 200), (b"1.0", b"/", 403)],
+)
+async def test_a_request_without_a_host_is_told_what_it_lacks(version: bytes, path: bytes, status: int) -> None:
+    """But for probes. HTTP/1.0 knew of no such header (RFC 9112, section 3.2)."""
+    asked = HANDSHAKE if path == b"/v1/ws" else b""
+    async with knocking() as gateway:
+        answer = await gateway.raw(b"GET " + path + b" HTTP/" + version + b"\r\n" + asked + b"\r\n")
+        assert answer.status == status
+        if status == 400:
+            assert (answer.error["code"], answer.error["message"]) == ("bad_message", "There is no Host header.")
+
+
 @pytest.mark.parametrize("name", [b"Host", b"Origin"])
 async def test_two_hosts_or_origins_are_refused_whatever_they_say(name: bytes) -> None:
     one = HOST if name == b"Host" else HOST + b"Origin: http://127.0.0.1:8080\r\n"

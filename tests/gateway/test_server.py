@@ -6,9 +6,10 @@ import asyncio
 import socket
 
 import pytest
+import uvicorn
 
 from relay.errors import SettingsError
-from relay.gateway.server import listen, server
+from relay.gateway.server import listen, listen_together, server
 from relay.settings import load
 
 HINT = "; choose another port with --port / RELAY_PORT, 0 for a free one"
@@ -49,3 +50,21 @@ async def test_of_two_that_start_at_once_the_later_one_is_told_the_same() -> Non
         with pytest.raises(SettingsError, match=f"--port {port} cannot be listened on: Address already in use{HINT}"):
             await asyncio.wait_for(gateway.serve(sockets=[ours]), 20)
     assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
+
+
+async def test_what_is_accepted_first_of_all_inherits_what_every_connection_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """uvicorn's own start listens: who connects in that moment is accepted."""
+    found: list[int] = []
+
+    async def startup(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        found.extend(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+    ours = listen_together("127.0.0.1", 0, 2)
+    await server(load(redis_url="redis://127.0.0.1:1/0")).startup(sockets=ours)
+    for sock in ours:
+        sock.close()
+    assert len(found) == 2
+    assert all(found)

@@ -8,9 +8,19 @@ import pytest
 
 from tests.scenarios.processes import Process, customized
 
-# As if the key were pressed in the moment in which this module is imported; whatever shell runs the tests.
+# As if the key were pressed in the moment in which this module is imported, or, read whole, the command is called and
+# click is not there yet to take it; whatever shell runs the tests.
 _PRESSED = """
 import os, signal, sys
+
+class Calling:
+    def find_spec(self, name, path, target=None):
+        if name == "relay.commands.errors":
+            sys.meta_path.remove(self)
+            import typer
+
+            call = typer.Typer.__call__
+            typer.Typer.__call__ = lambda *given: (os.kill(os.getpid(), signal.SIGINT), call(*given))
 
 class Pressing:
     def find_spec(self, name, path, target=None):
@@ -19,7 +29,7 @@ class Pressing:
             os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.meta_path.insert(0, Pressing())
+sys.meta_path.insert(0, Calling() if {module!r} == "its call" else Pressing())
 """
 
 
@@ -31,6 +41,7 @@ sys.meta_path.insert(0, Pressing())
         (["relay", "tail", "s"], "relay.commands.tail"),
         (["relay", "gateway"], "relay.gateway.server"),
         (["relay-worker"], "relay_workers.asking.provider_pool"),
+        (["relay", "tail", "s"], "its call"),
     ],
     ids=lambda part: part if isinstance(part, str) else " ".join(part),
 )

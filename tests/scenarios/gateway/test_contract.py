@@ -16,7 +16,7 @@ from websockets.typing import Origin, Subprotocol
 
 from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import until
+from tests.scenarios.processes import TIMEOUT_S, until
 from tests.scenarios.world import Gateway, World
 
 Frame = dict[str, Any]
@@ -464,7 +464,7 @@ async def test_a_handshake_that_is_broken_is_answered(relay: World) -> None:
     for odd in ("", "Sec-WebSocket-Version: 13\r\n", key + "X: " + "x" * 9000 + "\r\n", key + "A: b\r\n" * 140):
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write((upgrade + odd + "\r\n").encode())
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), TIMEOUT_S)
         writer.close()
         assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 426")), (odd[:40], answer[:80])
 
@@ -574,6 +574,13 @@ async def test_both_codecs_carry_the_same_conversation(relay: World, codec: str)
         assert (await gateway.http("POST", "/v1/sessions/s/generations", odd))[:2] == (202, accepted)
         waited = (await gateway.http("POST", "/v1/sessions/s/generations?wait=9", odd))[1]
         assert (waited["generation"], waited["ignored"]) == (generation, accepted["ignored"])
+        as_stream = {"Accept": "text/event-stream"}
+        stream = (await gateway.http("POST", "/v1/sessions/s/generations", odd, as_stream))[1]
+        first, *others = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: ")]
+        assert (first["type"], first["ignored"]) == ("subscribed", accepted["ignored"])
+        assert [frame["type"] for frame in others] == ["catchup"]
+        shows = f"/v1/sessions/s/events?generation={generation}"
+        assert '"ignored"' not in (await gateway.http("GET", shows, headers=as_stream))[1]
         large = await client.command(
             type="submit", session="s", request_id="r2", messages=[{"role": "user", "content": "\x01" * 200_000}]
         )

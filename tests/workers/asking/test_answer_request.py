@@ -143,6 +143,14 @@ async def test_the_whole_answer_has_a_deadline_failovers_included() -> None:
     assert shown["text"].startswith("xy")
 
 
+async def test_what_came_before_the_deadline_of_the_whole_answer_is_kept() -> None:
+    """As a token's is: time passes here only while the loop listens, and these come without a pause."""
+    for deadline in ("answer_timeout_s", "token_timeout_s"):
+        silent = Scripted("a", [*map(Text, "abcde"), NEVER])
+        shown, _ = await answered(silent, **{deadline: 0.3, "provider_retries": 0})
+        assert (shown["error"]["code"], shown["text"]) == ("provider_timeout", "abcde")
+
+
 async def test_the_bound_of_an_answer_counts_each_attempt_by_itself() -> None:
     long = Text("x" * 1000)
     first, second = Scripted("a", [long, fails()]), Scripted("b", [long, Finished("stop", "m")])
