@@ -137,8 +137,10 @@ def shaker(rest: list[str]) -> int:
 
 
 def set_up(packages: list[str], name: str) -> None:
-    """Make .venv and install into it, unless this pyproject.toml was installed there already."""
-    fingerprint = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    """Make .venv and install into it what constraints.txt pins, unless just that was installed there already."""
+    constraints = ROOT / "constraints.txt"
+    wanted = (ROOT / "pyproject.toml").read_bytes() + constraints.read_bytes()
+    fingerprint = hashlib.sha256(wanted).hexdigest()
     mark = VENV / f".installed-{name}"
     if mark.exists() and mark.read_text() == fingerprint:
         return
@@ -146,9 +148,9 @@ def set_up(packages: list[str], name: str) -> None:
         print(f"making {VENV.name} …", flush=True)
         venv.create(VENV, with_pip=True)
     print("installing packages …", flush=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--upgrade", "pip>=25.1"], cwd=ROOT, check=True)  # --group came with 25.1
-    subprocess.run([*pip, *packages], cwd=ROOT, check=True)
+    pip = [str(PYTHON), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "-c", str(constraints)]
+    subprocess.run([*pip, "--upgrade", "pip"], cwd=ROOT, check=True)  # what comes with Python has no --group
+    subprocess.run([*pip, "--build-constraint", str(constraints), *packages], cwd=ROOT, check=True)
     mark.write_text(fingerprint)
 
 

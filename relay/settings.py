@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         description="anthropic, openai, agent, app, demo, or several with commas, asked in this order; empty: app if "
         "it is set, else the first of the first three whose key or URL is set, else demo",
     )
-    app: str = Field("", description="Your own model, as module:function; an async generator")
+    app: str = Field("", description="Your own model, as module:function or file.py:function; an async generator")
     concurrency: int = Field(32, description="Answers that one worker process makes at a time", ge=1, le=10000)
     model: str = Field(
         "",

@@ -16,14 +16,19 @@ class Began(Exception):
     """Something was installed or run."""
 
 
-@pytest.fixture
-def tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """The runner of a machine without .venv, on which nothing may begin."""
+def _runner() -> ModuleType:
     spec = importlib.util.spec_from_file_location("tasks", FILE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The runner of a machine without .venv, on which nothing may begin."""
+    module = _runner()
     monkeypatch.setattr(module, "VENV", tmp_path)
     monkeypatch.setattr(module, "BIN", tmp_path / "bin")
 
@@ -79,3 +84,24 @@ def test_check_refuses_arguments_that_it_would_not_heed(tasks: ModuleType, capsy
     assert capsys.readouterr().out == "tasks.py check takes no arguments: relay\n"
     with pytest.raises(Began):
         tasks.main(["check"])
+
+
+def test_it_is_set_up_again_when_a_pin_or_a_bound_has_changed_and_only_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = _runner()
+    ran: list[list[str]] = []
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(module, "PYTHON", tmp_path / "constraints.txt")  # it is there: no venv has to be made
+    monkeypatch.setattr(module.subprocess, "run", lambda command, **_: ran.append(command))
+    (tmp_path / ".venv").mkdir()
+    for file in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / file).write_text("")
+    for changed in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / changed).write_text("something else")
+        ran.clear()
+        module.set_up(["-e", "."], "run")
+        module.set_up(["-e", "."], "run")
+        assert [command[-2:] for command in ran] == [["--upgrade", "pip"], ["-e", "."]]
+        assert all(command[command.index("-c") + 1] == str(tmp_path / "constraints.txt") for command in ran)

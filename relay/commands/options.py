@@ -30,7 +30,7 @@ PROVIDER = option(
     "Whom to ask: anthropic, openai, agent, app, demo; several with commas",
     default="the first whose key or URL is set, else demo",
 )
-APP = option("app", "Your own model, as module:function", "--app", default="none")
+APP = option("app", "Your own model, as module:function or file.py:function", "--app", default="none")
 PACE = option("tokens_per_second", "Pace of the demo provider, in tokens per second")
 
 

@@ -201,16 +201,13 @@ class StreamViewer(Viewer):
                 await response.aclose()
 
     async def _read(self, response: httpx2.Response) -> None:
-        kind, ended = "", False
-        async for line in response.aiter_lines():
-            name, _, value = line.partition(": ")
-            if name == "event":
-                kind = value
-            elif name == "data" and ended:
-                self.after_end = kind
-            elif name == "data":
-                frame = json.loads(value)
-                if kind == "unsubscribed" or (self.only and kind == "error"):
+        ended = False
+        async for event in httpx2.EventSource(response, max_event_size=None):
+            if event.data and ended:
+                self.after_end = event.event
+            elif event.data:
+                frame = json.loads(event.data)
+                if event.event == "unsubscribed" or (self.only and event.event == "error"):
                     self.over.set() if self.only else None
                     return
                 self.book.take(frame)

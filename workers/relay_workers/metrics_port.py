@@ -1,4 +1,9 @@
-"""A worker's metrics over HTTP, for a scraper: one thread, one request at a time, nothing else to be had."""
+"""A worker's metrics over HTTP, for a scraper: one thread, one request at a time, nothing else to be had.
+
+Why not prometheus-client's `start_http_server` (0.26): each peer that connects and says nothing holds a thread of its
+own for good, without a bound, and past the end of the server; a scraper that hangs up midway is a traceback on stderr,
+among logs that are JSON; and every path is answered with the metrics.
+"""
 
 from __future__ import annotations
 

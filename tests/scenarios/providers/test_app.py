@@ -235,9 +235,10 @@ async def test_an_exit_of_theirs_fails_the_answer_and_the_worker_goes_on(
     assert "secret" not in worker.stderr.read_text()
 
 
-async def test_a_stop_reaches_into_the_generator(relay: World, importable: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("importable")
+async def test_a_stop_reaches_into_the_generator_of_a_file(relay: World, tmp_path: Path) -> None:
     gateway = await relay.gateway()
-    await relay.worker("--app", "own_chat:waits", provider="app", PYTHONPATH=importable)
+    await relay.worker("--app", f"{tmp_path}/own/own_chat.py:waits", provider="app")
     async with Client(gateway.url, "s") as client:
         await client.subscribe()
         generation = await client.submit("Wait")

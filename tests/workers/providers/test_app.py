@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from relay.errors import SettingsError
 from relay_workers.app import Data, Finished, Job, ProviderError, Reasoning, Text
 from relay_workers.providers import app as app_provider
+from relay_workers.providers import app_loading
 from relay_workers.providers.app import AppProvider
 from relay_workers.providers.base import Part, Prompt, Turn
 
@@ -657,7 +658,7 @@ def not_async(job: Job) -> Any:
     [
         ("", "is not set; it is like mypackage.chat:generate"),
         ("nonsense", "not module:function"),
-        ("a/b.py:generate", "not module:function"),
+        ("breaks.py", r"not module:function or file\.py:function"),
         ("a:", "not module:function"),
         (":generate", "not module:function"),
         ("a..b:generate", "not module:function"),
@@ -667,6 +668,20 @@ def not_async(job: Job) -> Any:
         ("breaks:generate", "importing breaks raised ValueError: first line$"),
         ("is_no_python:generate", "importing is_no_python raised SyntaxError"),
         ("leaves:generate", "importing leaves raised SystemExit: 3"),
+        ("not_there.py:generate", "there is no file /.*/not_there.py$"),
+        ("a/b:generate", "there is no file /.*/a/b$"),
+        ("a_folder/:generate", "/a_folder is a folder$"),
+        ("a_folder.py:generate", r"/a_folder\.py is a folder$"),
+        ("./notes.txt:generate", r"/notes\.txt is not a \.py file$"),
+        ("breaks.py:", "not module:function"),
+        ("breaks.py:not a name", "not module:function"),
+        ("breaks.py:generate", r"importing breaks\.py raised ValueError: first line$"),
+        ("./is_no_python.py:generate", r"importing \./is_no_python\.py raised SyntaxError"),
+        ("./leaves.py:generate", r"importing \./leaves\.py raised SystemExit: 3"),
+        ("needs_another.py:generate", r"importing needs_another\.py raised ModuleNotFoundError: no module not_inst"),
+        ("is_in_a_package.py:generate", "raised ImportError: attempted relative import"),
+        ("./lacks.it.py:generate", "ModuleNotFoundError: no module lacks$"),
+        ("./empty.py:generate", r"\./empty\.py has no generate$"),
         (f"{HERE}:nobody", "has no nobody"),
         (f"{HERE}:chat.nobody", r"has no chat\.nobody"),
         (f"{HERE}:number", "number is not callable: it is of type int"),
@@ -683,10 +698,96 @@ def test_what_cannot_be_called_is_refused_in_one_line_that_names_the_flag(
     (directory / "breaks.py").write_text("raise ValueError('first line\\nsecond line')")
     (directory / "is_no_python.py").write_text("async def generate(job) yield")
     (directory / "leaves.py").write_text("raise SystemExit(3)")
+    (directory / "is_in_a_package.py").write_text("from . import breaks")
+    (directory / "lacks.it.py").write_text("import lacks")
+    for name in ("empty.py", "notes.txt"):
+        (directory / name).touch()
+    for name in ("a_folder", "a_folder.py"):
+        (directory / name).mkdir()
+    before = set(sys.modules)
     with pytest.raises(SettingsError, match=named) as caught:
         AppProvider(spec)
     assert str(caught.value).startswith("--app / RELAY_APP")
     assert "\n" not in str(caught.value)
+    if " raised " in str(caught.value):  # what failed is not there half done for the next import
+        assert [name for name in sys.modules if "@" in name and name not in before] == []
+
+
+# A file, as `python file.py` would run it
+
+FILE = """
+from __future__ import annotations
+import dataclasses
+import pickle
+import {sibling}
+
+@dataclasses.dataclass
+class Note:
+    text: str
+
+async def generate(job):
+    yield pickle.loads(pickle.dumps(Note({sibling}.GREETING))).text
+    yield f" {{__name__ in __import__('sys').modules}}"
+    1 / 0
+"""
+
+
+@pytest.fixture
+def elsewhere(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is neither importable nor the current one."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+def _written(folder: Path, name: str) -> str:
+    """The file with a sibling of its own; the names of siblings are imported once per process."""
+    sibling = f"sibling_{abs(hash(folder / name))}"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{sibling}.py").write_text("GREETING = 'mine'")
+    (folder / name).write_text(FILE.format(sibling=sibling))
+    return str(folder / name)
+
+
+async def _answers(spec: str) -> str:
+    """What it says, and that a failure is told with its file and line."""
+    texts: list[Part] = []
+    failed = ""
+    try:
+        async for part in AppProvider(spec).stream(HELLO):
+            texts.append(part)
+    except ProviderError as error:
+        failed = str(error)
+    assert texts == [Text("mine"), Text(" True")]
+    assert re.match(r"ZeroDivisionError at .*\.py:14$", failed)
+    return failed
+
+
+@pytest.mark.parametrize("name", ["chat.py", "my-chat.py", "class.py", "queue.py", "chat.v2.py", "1 2.py", "日本.py"])
+async def test_a_file_is_found_whatever_it_is_called_and_so_are_its_siblings(elsewhere: Path, name: str) -> None:
+    path = _written(elsewhere, name)
+    modules = {one: sys.modules.get(one) for one in ("chat", "queue", "class")}
+    assert path in await _answers(f"{path}:generate")
+    assert {one: sys.modules.get(one) for one in modules} == modules
+
+
+async def test_a_files_path_may_be_relative_or_begin_at_home_or_be_a_link(
+    directory: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(elsewhere))
+    _written(directory, "here.py")
+    _written(directory / "in", "folder.py")
+    _written(elsewhere, "at:home.py")
+    (directory / "command_connection.py").symlink_to(elsewhere / "at:home.py")
+    for spec in ("here.py:generate", "./here.py:generate", "in/folder.py:generate", "~/at:home.py:generate"):
+        await _answers(spec)
+    assert str(elsewhere) in await _answers("command_connection.py:generate")
+
+
+def test_two_files_of_one_name_are_two_modules_and_one_file_is_one(elsewhere: Path) -> None:
+    specs = [f"{_written(elsewhere / folder, 'chat.py')}:generate" for folder in ("a", "b")]
+    first, second, again = (app_loading.load(spec).function for spec in (*specs, specs[0]))
+    assert first is again
+    assert first is not second
+    assert [sys.modules[found.__module__].__file__ for found in (first, second)] == [spec[:-9] for spec in specs]
 
 
 # What the docs show

@@ -1,17 +1,24 @@
-"""`module:function`, found and judged before a worker takes its first job. All that is wrong is one SettingsError."""
+"""`module:function` or `file.py:function`, found and judged before a worker takes its first job.
+
+All that is wrong is one SettingsError.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import os
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from relay.errors import SettingsError
+from relay_workers import old_import
 
 _EXAMPLE = "mypackage.chat:generate"
 
@@ -24,35 +31,86 @@ class Loaded(NamedTuple):
 
 
 def load(spec: str) -> Loaded:
-    """The function that `spec` names; the current directory is importable. Raises SettingsError."""
-    module_name, _, path = spec.partition(":")
-    if not all(name.isidentifier() for name in [*module_name.split("."), *path.split(".")]):
-        raise _wrong(spec, f"not module:function, as in {_EXAMPLE}" if spec else f"not set; it is like {_EXAMPLE}")
-    module = _import(spec, module_name)
+    """The function that `spec` names. Raises SettingsError.
+
+    Of a module, the current directory is importable; of a file, its own folder, as with `python file.py`.
+    """
+    old_import.serve_old_import()
+    source, _, path = spec.rpartition(":")
+    is_file = source.endswith(".py") or os.sep in source
+    if not (is_file or _is_dotted(source)) or not _is_dotted(path):
+        kinds = "module:function or file.py:function"
+        raise _wrong(spec, f"not {kinds}, as in {_EXAMPLE}" if spec else f"not set; it is like {_EXAMPLE}")
+    module = _import_file(spec, source) if is_file else _import(spec, source)
     found: Any = module
     for name in path.split("."):
         if not hasattr(found, name):
-            raise _wrong(spec, f"{module_name} has no {path}")
+            raise _wrong(spec, f"{source} has no {path}")
         found = getattr(found, name)
     if why := _unfit(found):
         raise _wrong(spec, f"{path} {why}")
-    return Loaded(found, _home(module_name, module))
+    return Loaded(found, str(module.__file__) if is_file else _home(source, module))
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def _import(spec: str, name: str) -> ModuleType:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    _make_importable(os.getcwd())
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            hint = f"; write {name.removesuffix('.py')}:…, without .py" if name.endswith(".py") else ""
-            raise _wrong(spec, f"there is no module {error.name} in {here} or on PYTHONPATH{hint}") from None
-        raise _wrong(spec, f"importing {name} raised ModuleNotFoundError: no module {error.name}") from error
+            raise _wrong(spec, f"there is no module {error.name} in {os.getcwd()} or on PYTHONPATH") from None
+        raise _failed(spec, name, error) from error
     except (Exception, SystemExit) as error:
+        raise _failed(spec, name, error) from error
+
+
+def _import_file(spec: str, given: str) -> ModuleType:
+    path = os.path.realpath(os.path.expanduser(given))
+    if not os.path.isfile(path):
+        raise _wrong(spec, f"{path} is a folder" if os.path.isdir(path) else f"there is no file {path}")
+    if not given.endswith(".py"):
+        raise _wrong(spec, f"{path} is not a .py file")
+    _make_importable(os.path.dirname(path))
+    name = _name_of(path)
+    if name in sys.modules:
+        return sys.modules[name]
+    loader = SourceFileLoader(name, path)
+    module = module_from_spec(ModuleSpec(name, loader, origin=path))
+    module.__file__ = path
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, Exception | SystemExit):
+            raise _failed(spec, given, error) from error
+        raise
+    return module
+
+
+def _name_of(path: str) -> str:
+    """What sys.modules knows a file by, so that dataclasses and pickles find it: no import statement can spell it.
+
+    So it takes nobody's place, whatever the file is called. Without a dot, the file is in no package.
+    """
+    return f"{Path(path).stem.replace('.', '_')}@{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+
+
+def _make_importable(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _failed(spec: str, name: str, error: BaseException) -> SettingsError:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        said = [f"no module {error.name}{old_import.moved(error.name)}"]
+    else:
         said = str(error).splitlines()[:1]
-        raise _wrong(spec, f"importing {name} raised {': '.join([type(error).__name__, *said])[:300]}") from error
+    return _wrong(spec, f"importing {name} raised {': '.join([type(error).__name__, *said])[:300]}")
 
 
 def _unfit(found: Any) -> str:
