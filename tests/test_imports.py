@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 # longest name that it begins with.
 LEVELS = [
     {"relay.commands", "relay_workers.cli"},
-    {"relay.gateway", "relay.client", "relay.bench", "relay_workers"},
+    {"relay.bench"},
+    {"relay.gateway", "relay.client", "relay_workers"},
     {"relay.follow", "relay_workers.asking"},
     {"relay_workers.writing", "relay_workers.lease"},
     {"relay_workers.providers"},

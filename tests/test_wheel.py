@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import relay
+import relay_workers
 from tests.scenarios.processes import START_S, clean, free_port, until
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +64,7 @@ def _ours() -> set[str]:
     """All files of both packages, as a wheel names them."""
     return {
         f"{package.__name__}/{path.relative_to(folder).as_posix()}"
-        for package in (relay, workers)
+        for package in (relay, relay_workers)
         for folder in [Path(str(package.__file__)).parent]
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts

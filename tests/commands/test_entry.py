@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from relay.commands import entry
+from relay.commands import entry, main
 from relay.commands.errors import calmly
 from relay_workers import cli as worker_cli
 
 COMMANDS = pytest.mark.parametrize(
-    ("command", "module"), [(entry.relay, cli), (entry.worker, worker_cli)], ids=["relay", "relay-worker"]
+    ("command", "module"), [(entry.relay, main), (entry.worker, worker_cli)], ids=["relay", "relay-worker"]
 )
 
 

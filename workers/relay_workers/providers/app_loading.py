@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from relay.errors import SettingsError
-from relay_workers import old_import
+from relay_workers.providers import old_import
 
 _EXAMPLE = "mypackage.chat:generate"
 

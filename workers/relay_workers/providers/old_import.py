@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
 
 from relay import logging
-from workers import app
+from relay_workers import app
 
 _OLD = "workers"
 

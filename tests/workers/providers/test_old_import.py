@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from workers.old_import import OldImport, moved, serve_old_import
 
-from workers import app
-from workers.providers import app_loading
+from relay_workers import app
+from relay_workers.providers import app_loading
+from relay_workers.providers.old_import import OldImport, moved, serve_old_import
 
 OLD = "workers_as_it_was"
 USING = f"from {OLD}.app import Job, Text"
@@ -115,7 +115,7 @@ def test_an_app_that_is_loaded_finds_it(
     folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     served: list[str] = []
-    monkeypatch.setattr("workers.old_import.serve_old_import", lambda: served.append(os.getcwd()))
+    monkeypatch.setattr("relay_workers.providers.old_import.serve_old_import", lambda: served.append(os.getcwd()))
     write("served_chat.py", f"{USING}\n\nasync def generate(job: Job):\n    yield Text('x')\n")
     loaded = app_loading.load(f"{folder}/served_chat.py:generate")
     assert served == [os.getcwd()]
