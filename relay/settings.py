@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,6 +20,9 @@ from relay.failure_messages import ENGLISH, Sentences, check_sentence, check_sen
 from relay.origins import check_origins
 from relay.unknown_settings import PREFIX
 from relay.validation_messages import shown, spelled_as, words
+
+ProviderName = Literal["anthropic", "openai", "agent", "app", "demo"]
+PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
 
 
 def _named(name: str, default: Any, description: str, **bounds: Any) -> Any:
@@ -116,7 +119,7 @@ class Settings(BaseSettings):
     ] = Field("default", description="Queue that a worker serves")
     provider: str = Field(
         "",
-        description="anthropic, openai, agent, app, demo, or several with commas, asked in this order; empty: app if "
+        description=f"{', '.join(PROVIDERS)}, or several with commas, asked in this order; empty: app if "
         "it is set, else the first of the first three whose key or URL is set, else demo",
     )
     app: str = Field("", description="Your own model, as module:function or file.py:function; an async generator")

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from relay import metrics
+from relay.store.queue.reaper import Action, Idle
 
 OURS = [found for found in vars(metrics).values() if isinstance(found, Counter | Gauge | Histogram)]
 DOCS = Path(__file__).parent.parent / "docs" / "operations.md"
@@ -73,3 +75,8 @@ def test_the_docs_list_every_metric_with_its_kind_and_labels() -> None:
         )
         for metric in OURS
     )
+
+
+def test_the_docs_list_whatever_a_reaper_may_find_or_do() -> None:
+    row = next(line for line in DOCS.read_text().splitlines() if line.startswith("| `relay_reaped_total{what}`"))
+    assert set(re.findall(r"`(\w+)`", row)) == {*get_args(Idle), *get_args(Action), "trimmed"}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from relay.bench.figures import Tally
 from relay.bench.viewer import Viewer
 from relay.errors import RelayError
+from relay.protocol import events
 
 CONNECT_WITHIN_S = 30.0
 ANSWER_WITHIN_S = 120.0
@@ -123,7 +124,7 @@ class Sessions:
             if shown.first_at is not None:
                 tally.first_token.add(shown.first_at - asked_at)
             tally.total.add(shown.ended_at - asked_at)
-        end = screens[0].end
-        if end["reason"] == "complete":
+        end = events.end_of(screens[0].end)
+        if end.reason == "complete":
             return None
-        return str(end["error"]["code"]) if end.get("error") else str(end["reason"])
+        return end.error.code if end.error is not None else end.reason

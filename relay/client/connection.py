@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any
 
 from relay.client.answer import Answer
 from relay.client.answer_items import Status
@@ -14,7 +14,7 @@ from relay.client.following import Following
 from relay.client.subscription import Channel, Listener
 from relay.client.transport import Link, Token
 from relay.errors import Disconnected, RelayError, RequestRefused
-from relay.protocol.words import EPOCH, SESSION, Cursor, new_id
+from relay.protocol.words import EPOCH, SESSION, Cursor, Start, new_id
 
 DEFAULT_LOST_AFTER_S = 60.0  # where a gateway announces none
 _ANSWER_WITHIN_S = 10.0  # gateways answer within 5
@@ -131,9 +131,7 @@ class Relay:
         stopping = await self._desk.request({"type": "stop", "session": _checked(session), "generation": generation})
         return bool(stopping["already_ended"])
 
-    def follow(
-        self, session: str, *, start: Literal["start", "live"] = "start", cursor: Cursor | None = None
-    ) -> Following:
+    def follow(self, session: str, *, start: Start = "start", cursor: Cursor | None = None) -> Following:
         """Follow a session, from its first event, from now on (`live`), or from right after a saved `cursor`.
 
         Where this Relay follows the session already, as it does for an answer that has not ended, `start` makes the

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
@@ -139,10 +139,16 @@ class Following(Listener):
         self._news.set()
 
     def _move(self, change: Applied | Rebuilt | Lost) -> None:
-        if isinstance(change, Rebuilt):
-            self._cursor = Cursor(change.epoch, change.at)
-        elif self._cursor is not None and isinstance(change, Applied):
-            self._cursor = Cursor(self._cursor.epoch, change.seq)
+        match change:
+            case Rebuilt():
+                self._cursor = Cursor(change.epoch, change.at)
+            case Applied():
+                if self._cursor is not None:
+                    self._cursor = Cursor(self._cursor.epoch, change.seq)
+            case Lost():
+                pass
+            case _:
+                assert_never(change)
 
     def _entered(self) -> Channel:
         if self._channel is None:

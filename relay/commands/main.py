@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import typer
 
@@ -16,6 +16,7 @@ from relay.commands.errors import calmly
 from relay.commands.interrupts import leave
 from relay.commands.options import APP, HELP, PACE, PROVIDER, REDIS, Command, Group, load, option
 from relay.errors import RelayError
+from relay.protocol.words import Start
 
 app = typer.Typer(
     cls=Group,
@@ -31,9 +32,6 @@ _PORT = option("port", "Port to listen on, 0 for a free one", also=" or PORT")
 _PROCESSES = option("processes", "Processes behind the one port")
 _DEV_REDIS = option("redis_url", "Redis or Valkey", "--redis", default="a server of its own")
 _URL = option("url", "The gateway")
-
-
-Start = Literal["start", "live"]
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def option(name: str, help_: str, *declarations: str, default: str = "", also: s
 REDIS = option("redis_url", "Redis or Valkey", "--redis")
 PROVIDER = option(
     "provider",
-    "Whom to ask: anthropic, openai, agent, app, demo; several with commas",
+    f"Whom to ask: {', '.join(settings.PROVIDERS)}; several with commas",
     default="the first whose key or URL is set, else demo",
 )
 APP = option("app", "Your own model, as module:function or file.py:function", "--app", default="none")

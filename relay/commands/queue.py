@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import msgspec
 import typer
@@ -17,7 +17,7 @@ from relay.commands.options import REDIS, Command, Group, load
 from relay.errors import RelayError, StorageError
 
 if TYPE_CHECKING:  # what it takes to talk to Redis is loaded by the commands: `relay --help` shall not wait for it
-    from relay.store.queue.admin import Caretaker, Line
+    from relay.store.queue.admin import Caretaker, Line, State
     from relay.store.queue.backlog import Counts
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def list_(
     """The jobs of one queue, one line each."""
     from relay.store.queue.admin import STATES
 
-    chosen = {"dead": dead, "waiting": waiting, "running": running}
+    chosen: dict[State, bool] = {"dead": dead, "waiting": waiting, "running": running}
     states = [state for state in STATES if chosen[state]] or STATES
     lines = _ask(redis or context.obj, lambda caretaker: caretaker.jobs(queue, states, limit))
     _print([_of_job(line) for line in lines], _JOB_COLUMNS, as_json)
@@ -78,8 +78,16 @@ def retry(context: typer.Context, generation: str = _GENERATION, queue: str = _I
 def drop(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
     """Throw away a dead job, or stop one that waits or runs."""
     was = _ask(redis or context.obj, lambda caretaker: caretaker.drop(generation, queue))
-    done = {"dead": "is dropped", "ended": "had ended already", "waiting": "is stopped", "running": "is stopped"}
-    typer.echo(f"relay: {generation} {done[was]}", err=True)
+    match was:
+        case "dead":
+            done = "is dropped"
+        case "ended":
+            done = "had ended already"
+        case "waiting" | "running":
+            done = "is stopped"
+        case _:
+            assert_never(was)
+    typer.echo(f"relay: {generation} {done}", err=True)
 
 
 def _ask(redis_url: str | None, what: Callable[[Caretaker], Awaitable[T]]) -> T:

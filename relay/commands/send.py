@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 from contextlib import AsyncExitStack
-from typing import NoReturn
+from typing import NoReturn, assert_never
 
 from relay.client import (
     Answer,
@@ -24,7 +24,8 @@ from relay.client import (
     Text,
     connect,
 )
-from relay.commands.terminal import Screen, Waiting, why
+from relay.commands.terminal import Screen, Waiting
+from relay.protocol import events
 from relay.protocol.view import Frame
 
 FIRST_CONNECT_WITHIN_S = 5.0
@@ -66,7 +67,7 @@ class Question:
                 self._over = True
                 return self._screen.done(EXIT_FAILED, str(error))
 
-    async def _show(self, answer: Answer) -> Frame:
+    async def _show(self, answer: Answer) -> events.End:
         async for item in answer:
             match item:
                 case Text(text):
@@ -78,19 +79,21 @@ class Question:
                 case Data():
                     pass  # shown by pages, not by a terminal
                 case End(frame):
-                    return frame
+                    return events.end_of(frame)
+                case _:
+                    assert_never(item)
         raise AssertionError("an answer ends with its End")
 
-    async def _finish(self, relay: Relay, answer: Answer, end: Frame) -> int:
-        if end["reason"] == "complete":
+    async def _finish(self, relay: Relay, answer: Answer, end: events.End) -> int:
+        if end.reason == "complete":
             return self._screen.done(EXIT_COMPLETE)
-        if end["reason"] == "stopped":
+        if end.reason == "stopped":
             if not self._stop.is_set() and await _is_deleted(relay, answer):
                 return self._screen.done(EXIT_FAILED, str(SessionDeleted(answer.session)))
             return self._screen.done(EXIT_STOPPED, "stopped")
-        code = (end.get("error") or {}).get("code")
-        queue = f" No worker served the queue {self._submit.get('queue')}." if code == "no_worker" else ""
-        return self._screen.done(EXIT_FAILED, f"{why(end)}{queue}")
+        unserved = end.error is not None and end.error.code == "no_worker"
+        queue = f" No worker served the queue {self._submit.get('queue')}." if unserved else ""
+        return self._screen.done(EXIT_FAILED, f"{end.why}{queue}")
 
     def _told(self, status: Status) -> None:
         self._waiting.told(status.state, status.detail)

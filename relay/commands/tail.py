@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Literal
+from typing import assert_never
 
 import msgspec
 
@@ -23,8 +23,10 @@ from relay.client import (
     Text,
     connect,
 )
-from relay.commands.terminal import Screen, Waiting, why
+from relay.commands.terminal import Screen, Waiting
+from relay.protocol import events
 from relay.protocol.view import SessionView
+from relay.protocol.words import Start
 
 FIRST_CONNECT_WITHIN_S = 5.0
 _TOLD = 1000  # answers remembered as shown: more than a view keeps
@@ -35,7 +37,7 @@ EXIT_LEFT, EXIT_FAILED = 0, 1
 class Tail:
     """`run` returns the exit code; it ends only where the session cannot be followed any more."""
 
-    def __init__(self, url: str, session: str, *, start: Literal["start", "live"], as_json: bool) -> None:
+    def __init__(self, url: str, session: str, *, start: Start, as_json: bool) -> None:
         self._url = url
         self._session = session
         self._start = start
@@ -170,8 +172,10 @@ class Transcript:
                 pass  # shown by pages, not by a terminal
             case End(frame):
                 self._screen.line()
-                if frame["reason"] != "complete":
-                    self._screen.note(why(frame))
+                if (end := events.end_of(frame)).reason != "complete":
+                    self._screen.note(end.why)
+            case _:
+                assert_never(item)
 
     def _finished(self, name: str) -> None:
         self._screen.line()

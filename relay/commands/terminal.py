@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import Any
 
 _STATES = {
     "connecting": "connecting", "asking": "asking",
@@ -38,12 +37,6 @@ _AS_JSON = {code: f"\\u{code:04x}" for code in _OBEYED}
 def visible(text: str) -> str:
     """Nothing that a terminal obeys: an escape is seen as ␛. Each character by itself, so a text may come in pieces."""
     return text.translate(_SHOWN)
-
-
-def why(end: dict[str, Any]) -> str:
-    """In words, why an answer is not complete; with the code, by which to look it up."""
-    error = end.get("error") or {}
-    return f"{error['message']} ({error['code']})" if error else str(end["reason"])
 
 
 class Screen:

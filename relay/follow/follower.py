@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from logging import INFO
+from typing import assert_never
 
 from relay import logging, metrics
 from relay.errors import StorageError
@@ -386,20 +387,25 @@ class Follower:
             self.missing.heard(header)
             if not self.missing:
                 self._doubt.set()  # a look finds that all is well again; what was heard is flushed before
-        generation = header.generation
-        if generation is None or header.type == "message":
+        generation, kind = header.generation, events.known(header.type)
+        if generation is None or kind == "message":
             return
-        if header.type == "end":
+        if kind == "end":
             self.active.pop(generation, None)
             return
         known = self.active.get(generation)
         state = known.state if known else "queued"
-        if header.type == "status":
-            state = header.state
-        elif header.type == "restart":
-            state = "retrying"
-        elif header.type == "tokens":
-            state = "streaming"
+        match kind:
+            case "status":
+                state = header.state
+            case "restart":
+                state = "retrying"
+            case "tokens":
+                state = "streaming"
+            case "reasoning" | "data" | None:  # None: of a later release
+                pass
+            case _:
+                assert_never(kind)
         if known is None or (known.attempt, known.state) != (header.attempt, state):
             self.active[generation] = Active(generation, header.attempt, state)
             if len(self.active) == 1:

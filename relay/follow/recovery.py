@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from relay import logging, metrics
 from relay.follow.missing import Missing
@@ -62,12 +62,20 @@ class Recovery:
     async def _bury(self, known: Active) -> None:
         """End it, as nobody has brought it back; the event takes it out of what is missing."""
         buried = await self._log.bury(self._followed.session, known.generation, known.attempt, self._lost_members)
-        if buried == "buried":
-            metrics.generations.labels("failed", "storage").inc()
-            log.warning("lost", session=self._followed.session, generation=known.generation)
-        elif buried == "deleted" or self._missing.in_vain(known.generation):
-            self._missing.forget(known.generation)  # no event will ever come of it
-            log.warning("lost", session=self._followed.session, generation=known.generation, buried=buried)
+        match buried:
+            case "buried":
+                metrics.generations.labels("failed", "storage").inc()
+                log.warning("lost", session=self._followed.session, generation=known.generation)
+                return
+            case "known":
+                if not self._missing.in_vain(known.generation):
+                    return
+            case "deleted":
+                pass
+            case _:
+                assert_never(buried)
+        self._missing.forget(known.generation)  # no event will ever come of it
+        log.warning("lost", session=self._followed.session, generation=known.generation, buried=buried)
 
     async def seek_orphans(self) -> None:
         if time.monotonic() - self._orphans_sought < self._orphans_every_s:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from relay.errors import ClientError
 from relay.gateway.codecs import CODECS
 from relay.protocol.commands import Submit
-from relay.store.queue.worker_registry import Offer, Offers
+from relay.store.queue.worker_registry import BreakerState, Offer, Offers
 
 
 class Menu:
@@ -74,7 +74,8 @@ def _provider(name: str, offers: list[Offer]) -> dict[str, Any]:
 def _state(makers: list[Offer]) -> str:
     """As the worker sees it that sees it best; `ready` where a breaker is closed."""
     states = {offer.state for offer in makers}
-    return "ready" if "closed" in states else "half_open" if "half_open" in states else "open"
+    best = next(state for state in get_args(BreakerState) if state in states)
+    return "ready" if best == "closed" else str(best)
 
 
 def _makes(offer: Offer, model: str) -> bool:

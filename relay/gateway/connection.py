@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any
+from typing import Any, assert_never
 
 from relay import logging, metrics
 from relay.errors import ClientError
@@ -121,6 +121,8 @@ class Connection:
             case Subscribe() | Unsubscribe() | Submit() | Stop():
                 ignored = commands.ignored(fields) if isinstance(command, Submit) else []
                 await self._in_order(command.session, self._carry_out(command, reply_id, answer_by(), ignored))
+            case _:
+                assert_never(command)
 
     def _read(self, raw: str | bytes) -> commands.Fields:
         max_bytes = self._limits["max_command_bytes"]
@@ -181,6 +183,8 @@ class Connection:
                             id=reply_id, session=command.session, generation=command.generation, already_ended=already
                         )
                     )
+                case _:
+                    assert_never(command)
         except ClientError as error:
             self._refuse(error, reply_id, command.session)
         except Exception as error:  # a bug of ours: the client gets a calm sentence, the log the trace

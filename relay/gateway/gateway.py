@@ -23,11 +23,11 @@ from relay.gateway.responses import error_answer
 from relay.gateway.sinks import AsgiSink, TransportSink
 from relay.gateway.submissions import Submissions
 from relay.gateway.websocket_protocol import EXTENSION
+from relay.protocol import events
 from relay.redis.connections import Connections
 from relay.settings import Settings
 from relay.store import factory
 from relay.store.queue.policy import Policy
-from relay.store.queue.reaper import failure
 from relay.store.requirements import Fitness
 
 RECONNECT_SPREAD_MS = (200, 3000)
@@ -119,6 +119,6 @@ class Gateway:
             window_bytes=self.settings.window_bytes,
             max_frame_bytes=self.settings.max_frame_bytes,
             lost_after_s=self.settings.lost_after_s,
-            lost_members=failure("storage", self.settings.sentences.choose(None), retryable=True),
+            lost_members=events.failed("storage", self.settings.sentences.choose(None), retryable=True),
             orphaned=self.reaper.end_orphan,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from relay.gateway.submissions import answered_in_time
 from relay.gateway.waiting import until_ended
 from relay.protocol import commands
 from relay.protocol.commands import Submit
+from relay.protocol.words import Start
 from relay.redis.connections import ping
 
 READY_TIMEOUT_S = 1.0
@@ -70,8 +71,8 @@ async def events(request: Request) -> Response | EventStream:
     generation, start = request.query_params.get("generation"), request.query_params.get("from", "start")
     if generation is not None:
         commands.check_generation(generation, "generation")
-    if start not in ("start", "live"):
-        raise ClientError("bad_message", "from must be start or live.")
+    if start not in get_args(Start):
+        raise ClientError("bad_message", f"from must be {' or '.join(get_args(Start))}.")
     cursor = requests.cursor(request)
     if request.method == "HEAD":
         return Response(headers={name.decode(): value.decode() for name, value in HEADERS})

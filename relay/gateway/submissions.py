@@ -6,20 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from relay import failure_messages, logging, metrics, timeouts
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
 from relay.gateway.capabilities import Menu
 from relay.gateway.follower_pool import Hub
+from relay.protocol import events
 from relay.protocol.commands import Submit
 from relay.protocol.words import new_id
 from relay.redis.connections import AnyRedis
 from relay.store.jobs import Job
-from relay.store.queue.enqueue import Intake
+from relay.store.queue.enqueue import Intake, NotAdmitted
 from relay.store.queue.queue import Queue
-from relay.store.session.replies import Deleted, Stopped
+from relay.store.session.replies import Admitted, Deleted, Stopped
 from relay.store.session.session_log import SessionLog
 
 ANSWER_WITHIN_S = 4.5  # the contract says 5
@@ -131,7 +132,7 @@ class Submissions:
         known = follower.running(generation) if follower is not None else None
         if known is None:
             return None
-        if await self._log.bury(session, generation, known.attempt, b"{}", "stopped") == "buried":
+        if await self._log.bury(session, generation, known.attempt, events.STOPPED, "stopped") == "buried":
             return Stopped(generation, already_ended=False)
         return await self._log.stop(session, generation)  # it has just come back
 
@@ -151,14 +152,8 @@ class Submissions:
 
         job = self._job(submit, new_id("g"), language, *await self._turn(submit))
         admitted = await self._intake.submit(job)
-        if admitted == "queue_full":
-            raise ClientError("rate_limited", f"queue: {submit.queue} is full.", retry_after_s=5)
-        if admitted == "session_full":
-            raise ClientError("rate_limited", "Too many answers are running in this session.", retry_after_s=5)
-        if admitted == "deleted":
-            raise ClientError("not_found", "The session was deleted while this was being asked.")
-        if admitted == "forgotten":
-            raise _not_kept()
+        if not isinstance(admitted, Admitted):
+            raise _not_admitted(admitted, submit.queue)
         if admitted.generation == job.generation:
             return Accepted(job.generation, duplicate=False)
         return await self._known(submit, admitted.generation, admitted.body_hash)
@@ -223,6 +218,20 @@ class Submissions:
         except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()
             _untidy.failed(error, session=session, generation=generation)
+
+
+def _not_admitted(why: NotAdmitted, queue: str) -> ClientError:
+    match why:
+        case "queue_full":
+            return ClientError("rate_limited", f"queue: {queue} is full.", retry_after_s=5)
+        case "session_full":
+            return ClientError("rate_limited", "Too many answers are running in this session.", retry_after_s=5)
+        case "deleted":
+            return ClientError("not_found", "The session was deleted while this was being asked.")
+        case "forgotten":
+            return _not_kept()
+        case _:
+            assert_never(why)
 
 
 def _not_kept() -> ClientError:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, assert_never, get_args
 
 import msgspec
 from msgspec.structs import FieldInfo
@@ -27,6 +27,8 @@ from relay.protocol.words import (
     SESSION,
     Cursor,
     Priority,
+    Role,
+    Start,
 )
 
 MAX_ID_LENGTH = 64
@@ -57,7 +59,7 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 class Subscribe(msgspec.Struct, frozen=True, tag="subscribe", rename={"start": "from"}):
     session: str
     cursor: Cursor | None = None
-    start: Literal["start", "live"] = "start"
+    start: Start = "start"
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
@@ -70,7 +72,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Turn(msgspec.Struct, frozen=True):
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 
@@ -196,12 +198,7 @@ def _check(fields: Fields, limits: dict[str, float]) -> Command:
         command = msgspec.convert(fields, struct)
     except msgspec.ValidationError as error:
         raise ClientError("bad_message", _sentence(error)) from None
-    if isinstance(command, Submit):
-        check_submit(command, limits)
-    if isinstance(command, Ping) and len(msgspec.json.encode(command.t)) > MAX_ECHO_BYTES:
-        raise ClientError("too_large", f"t is larger than {MAX_ECHO_BYTES} bytes.")
-    if isinstance(command, Stop):
-        check_generation(command.generation, "generation")
+    check_values(command, limits)
     return command
 
 
@@ -242,8 +239,23 @@ def check_cursor(value: Any) -> Cursor:
     raise ClientError("bad_cursor", "cursor must be {epoch, seq}: an epoch as it was sent, and a seq of 0 to 2^53-1.")
 
 
-def check_submit(submit: Submit, limits: dict[str, float]) -> None:
+def check_values(command: Command, limits: dict[str, float]) -> None:
     """What the types alone cannot say."""
+    match command:
+        case Submit():
+            check_submit(command, limits)
+        case Ping(t=t):
+            if len(msgspec.json.encode(t)) > MAX_ECHO_BYTES:
+                raise ClientError("too_large", f"t is larger than {MAX_ECHO_BYTES} bytes.")
+        case Stop():
+            check_generation(command.generation, "generation")
+        case Hello() | Subscribe() | Unsubscribe():
+            pass
+        case _:
+            assert_never(command)
+
+
+def check_submit(submit: Submit, limits: dict[str, float]) -> None:
     if not REQUEST_ID.match(submit.request_id):
         raise ClientError("bad_message", "request_id must be 1-128 characters without control characters.")
     if not QUEUE.match(submit.queue):

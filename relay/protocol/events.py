@@ -6,11 +6,16 @@ that the bytes a worker serialised travel to every viewer untouched.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
-State = Literal["queued", "preparing", "thinking", "retrying"]
+from relay.protocol.words import FailureCode, Finish, RestartReason
+from relay.protocol.words import State as State
+
+# The names of the events below; `type` of one that a later release writes is none of them.
+EventType = Literal["message", "status", "tokens", "reasoning", "data", "restart", "end"]
+_TYPES: dict[str, EventType] = {name: name for name in get_args(EventType)}
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
@@ -58,7 +63,68 @@ class Data(Event, frozen=True, tag="data"):
 class Restart(Event, frozen=True, tag="restart"):
     generation: str
     attempt: int
-    reason: str
+    reason: RestartReason
+
+
+class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Milliseconds since the answer was accepted, by Redis' clock; None: it never came to that."""
+
+    total: int
+    queued: int | None = None
+    first_token: int | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    input_tokens: int
+    output_tokens: int
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why an answer failed; `code` is a FailureCode, or one of a later release."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class EndMembers(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What only the writer of an `end` knows of it. The log adds the rest (`end_generation` in session/lua/prelude.lua)."""
+
+    finish: Finish | None = None
+    provider: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    message_id: str | None = None
+    error: Failure | None = None
+
+
+class End(Event, frozen=True, tag="end"):
+    """The last event of its generation, as scripts write it; after `timings_ms` come the EndMembers.
+
+    Its words may be those of a later release, so they are strings here.
+    """
+
+    generation: str
+    attempt: int
+    reason: str  # a Reason
+    count: int
+    text_bytes: int
+    crc32: int
+    timings_ms: Timings
+    finish: str | None = None  # a Finish
+    provider: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    message_id: str | None = None
+    error: Failure | None = None
+
+    @property
+    def why(self) -> str:
+        """In words, why the answer is not complete; with the code, by which to look it up."""
+        return f"{self.error.message} ({self.error.code})" if self.error is not None else self.reason
+
+
+AnyEvent = Message | Status | Tokens | Reasoning | Data | Restart | End
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -75,6 +141,29 @@ class Header(msgspec.Struct, frozen=True):
 
 encode = msgspec.json.Encoder().encode
 read_header = msgspec.json.Decoder(Header).decode
+
+
+def known(event_type: str) -> EventType | None:
+    """The same, if it is a type that this release knows."""
+    return _TYPES.get(event_type)
+
+
+def end_of(frame: dict[str, Any]) -> End:
+    """An `end` that came as a frame, or in one."""
+    return msgspec.convert(frame, End)
+
+
+def completed(provider: str | None, finish: Finish, model: str | None, usage: Usage | None, message_id: str) -> bytes:
+    """The members of an `end` with `complete`."""
+    return encode(EndMembers(finish, provider, model, usage, message_id))
+
+
+def failed(code: FailureCode, message: str, *, retryable: bool, provider: str | None = None) -> bytes:
+    """The members of an `end` with `failed`; `provider`: who was asked last."""
+    return encode(EndMembers(provider=provider, error=Failure(code, message, retryable)))
+
+
+STOPPED = encode(EndMembers())  # the members of an `end` with `stopped`
 
 
 def live_frame(session: str, seq: int, body: bytes) -> bytes:

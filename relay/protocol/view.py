@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Set
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import msgspec
 
+from relay.protocol import events
 from relay.protocol.words import Cursor
 
 Next = Literal["applied", "dropped", "gap", "mismatch"]
 Frame = dict[str, Any]
-
-_KINDS = frozenset({"status", "tokens", "reasoning", "data", "restart", "end"})
 
 
 class Generation:
@@ -220,26 +219,31 @@ class SessionView:
         self._lost.pop(name, None)
 
     def _event(self, event: Frame) -> Next:
-        kind = event["type"]
+        kind = events.known(event["type"])
+        if kind is None:
+            return "applied"  # of a later release; its seq counts
         if kind == "message":
             if not any(known["message_id"] == event["message_id"] for known in self.messages):
                 self.messages.append(event)  # once, also if it had to be written again
             return "applied"
-        if kind not in _KINDS:
-            return "applied"  # of a later release; its seq counts
         shown = self._generation(event["generation"], event["attempt"])
-        if kind == "status":
-            shown.state, shown.detail = event["state"], event.get("detail") or ""
-        elif kind == "tokens":
-            return self._tokens(shown, event)
-        elif kind == "reasoning":
-            shown.reasonings.append(event["text"])
-        elif kind == "data":
-            shown.data.append(event)
-            shown.parts.append(event)
-        elif kind == "end":
-            shown.state, shown.detail, shown.end = event["reason"], "", event
-            return "applied" if shown.proves(event) else "mismatch"
+        match kind:
+            case "status":
+                shown.state, shown.detail = event["state"], event.get("detail") or ""
+            case "tokens":
+                return self._tokens(shown, event)
+            case "reasoning":
+                shown.reasonings.append(event["text"])
+            case "data":
+                shown.data.append(event)
+                shown.parts.append(event)
+            case "restart":
+                pass  # its attempt has voided what was shown
+            case "end":
+                shown.state, shown.detail, shown.end = event["reason"], "", event
+                return "applied" if shown.proves(event) else "mismatch"
+            case _:
+                assert_never(kind)
         return "applied"
 
     def _tokens(self, shown: Generation, event: Frame) -> Next:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -31,11 +31,20 @@ EPOCH = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 GENERATION = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 REQUEST_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}\Z")
 
-Priority = Literal["low", "normal", "high"]
-PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # in the order in which workers look
-
+# Each closed set of words, once. Whatever lists one derives it from here; whatever branches on one ends in
+# assert_never, so that mypy finds each place that a new member concerns.
+Priority = Literal["high", "normal", "low"]  # in the order in which workers look
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+Role = Literal["system", "user", "assistant"]
+Start = Literal["start", "live"]
+State = Literal["queued", "preparing", "thinking", "retrying"]
+RestartReason = Literal["worker_lost", "provider_failed"]
 Reason = Literal["complete", "stopped", "failed", "invalid"]
 Finish = Literal["stop", "length", "filter", "other"]
+FailureCode = Literal[
+    "provider_error", "provider_timeout", "provider_rate_limited", "provider_refused", "truncated", "too_long",
+    "no_worker", "worker_lost", "storage", "internal",
+]  # fmt: skip
 
 
 class Cursor(msgspec.Struct, frozen=True):

@@ -28,7 +28,7 @@ def _answer(session: str) -> Frames:
     frames += [{"type": "tokens", "index": index, "count": 1, "text": word} for index, word in enumerate(WORDS)]
     text = "".join(WORDS).encode()
     proof = {"count": len(WORDS), "text_bytes": len(text), "crc32": zlib.crc32(text)}
-    frames.append({"type": "end", "reason": "complete", **proof})
+    frames.append({"type": "end", "reason": "complete", **proof, "timings_ms": {"total": 1}})
     return [
         {"session": session, "seq": seq, "generation": "g_1", "attempt": 1, **frame}
         for seq, frame in enumerate(frames, 1)

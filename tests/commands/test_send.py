@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from relay.commands.send import Question
+from relay.protocol import events
 from tests.client.scripted import Scripted
 from tests.protocol.logs import Story, message
 from tests.scenarios.processes import until
@@ -102,7 +103,8 @@ async def test_an_answer_that_others_ended_was_stopped_or_went_with_its_session(
 
 
 async def test_a_queue_that_no_worker_served_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    end = {"reason": "failed", "error": {"code": "no_worker", "message": "Sorry."}}
+    sorry = events.Failure("no_worker", "Sorry.", retryable=True)
+    end = events.End("g1", 1, "failed", 0, 0, 0, events.Timings(60_000), error=sorry)
     nobody: Any = None
     assert await Question("http://127.0.0.1:1", {"queue": "typo"})._finish(nobody, nobody, end) == 1
     assert "relay: Sorry. (no_worker) No worker served the queue typo." in capsys.readouterr().err

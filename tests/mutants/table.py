@@ -19,6 +19,7 @@ _CONSUMER = "tests/workers/test_consumer.py::test_"
 _FAILOVER = "tests/scenarios/providers/test_failover.py::test_"
 _ANSWER = "tests/workers/asking/test_answer_request.py::test_"
 _RESUMING = "tests/workers/asking/test_background_call.py::test_"
+_DOCUMENTED = "tests/protocol/test_documented.py::test_"
 _END = "tests/store/session/test_end.py::test_"
 _FOLLOWER = "tests/follow/test_follower.py::test_"
 _FOLDER = "tests/test_private_folder.py::test_"
@@ -426,7 +427,7 @@ MUTANTS = [
     Mutant(
         "a deleted answer that is missed for ever",
         "relay/follow/recovery.py",
-        [Change('elif buried == "deleted" or self._missing.in_vain(known.generation):', "elif False:")],
+        [Change('case "deleted":\n                pass', 'case "deleted":\n                return')],
         [],
         [_HUB + "an_answer_deleted_elsewhere_after_its_epoch_had_changed_unseen_is_missed_no_more"],
     ),
@@ -825,5 +826,71 @@ MUTANTS = [
         [Change("self._answering.disconnected = True", "pass")],
         [],
         ["tests/gateway/test_http_protocol.py::test_a_stream_that_is_cut_is_no_error_of_the_application"],
+    ),
+    Mutant(
+        "a command that is declared and nothing else",
+        "relay/protocol/commands.py",
+        [Change("class Unsubscribe(", 'class Pause(msgspec.Struct, tag="pause"):\n    pass\n\n\nclass Unsubscribe(')],
+        [],
+        [_DOCUMENTED + "the_commands_are_these"],
+    ),
+    Mutant(
+        "a priority that is declared and nothing else",
+        "relay/protocol/words.py",
+        [Change('Priority = Literal["high", ', 'Priority = Literal["urgent", "high", ')],
+        [],
+        [
+            _DOCUMENTED + "a_field_of_a_submit_has_these_words_and_this_default",
+            "tests/protocol/test_words_elsewhere.py::test_the_browser_clients_types_have_the_same_words",
+        ],
+    ),
+    Mutant(
+        "a priority that no worker looks for",
+        "relay/protocol/words.py",
+        [Change("= get_args(Priority)", '= ("high", "normal")')],
+        [],
+        ["tests/store/queue/test_queue.py::test_jobs_are_taken_by_priority_and_within_one_in_order"],
+    ),
+    Mutant(
+        "a provider that is on offer and cannot be made",
+        "relay/settings.py",
+        [Change('"agent", "app", "demo"]', '"agent", "app", "demo", "parrot"]')],
+        [],
+        ["tests/workers/providers/test_providers.py::test_each_provider_is_made_under_its_name"],
+    ),
+    Mutant(
+        "an event that a branch passes over in silence",
+        "relay/follow/follower.py",
+        [Change("                assert_never(kind)\n", "                pass\n")],
+        [],
+        ["tests/test_half_done.py::test_mypy_finds_every_place_that_a_new_member_concerns"],
+    ),
+    Mutant(
+        "an end that the protocol does not know",
+        "relay/store/session/lua/prelude.lua",
+        [Change('"total":', '"whole":')],
+        [],
+        [_END + "whichever_script_ends_an_answer_writes_an_end_as_the_protocol_has_it"],
+    ),
+    Mutant(
+        "a default that the documents tell otherwise",
+        "relay/protocol/commands.py",
+        [Change('queue: str = "default"', 'queue: str = "main"')],
+        [],
+        [_DOCUMENTED + "a_field_of_a_submit_has_these_words_and_this_default"],
+    ),
+    Mutant(
+        "a frame that says more than the documents",
+        "relay/protocol/frames.py",
+        [Change("    reconnect_in_ms: int\n", '    reconnect_in_ms: int\n    why: str = ""\n')],
+        [],
+        [_DOCUMENTED + "a_frame_has_these_fields"],
+    ),
+    Mutant(
+        "a log event that no document has",
+        "relay/store/queue/reaper.py",
+        [Change('log.info("queue_served"', 'log.info("queue_is_served"')],
+        [],
+        ["tests/test_logging.py::test_the_documents_have_every_event_of_the_log_and_no_other"],
     ),
 ]  # fmt: skip

@@ -57,12 +57,8 @@ class Story:
     def end(self, reason: str = "complete") -> Body:
         self.ended = True
         encoded = "".join(self.texts).encode()
-        return msgspec.json.encode(
-            {
-                "type": "end", "generation": self.generation, "attempt": self.attempt, "reason": reason,
-                "count": len(self.texts), "text_bytes": len(encoded), "crc32": zlib.crc32(encoded),
-            }
-        )  # fmt: skip
+        proof = len(self.texts), len(encoded), zlib.crc32(encoded)
+        return events.encode(events.End(self.generation, self.attempt, reason, *proof, events.Timings(total=1)))
 
     def again(self) -> list[Body]:
         """What brings it back after the log was lost: question, attempt, and all that was said in it so far."""

@@ -261,7 +261,8 @@ def test_a_restart_drops_what_it_voids_and_only_the_last_one_stays() -> None:
         b'{"type":"tokens","generation":"g2","attempt":1,"index":0,"count":1,"text":"x"},'
         b'{"type":"restart","generation":"g1","attempt":3,"reason":"worker_lost"},'
         b'{"type":"tokens","generation":"g1","attempt":3,"index":0,"count":1,"text":"c"},'
-        b'{"type":"end","generation":"g1","attempt":3,"reason":"complete","count":1,"text_bytes":1,"crc32":112844655}'
+        b'{"type":"end","generation":"g1","attempt":3,"reason":"complete","count":1,"text_bytes":1,"crc32":112844655,'
+        b'"timings_ms":{"total":1}}'
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 
 from relay.protocol import events, frames
+from relay.protocol.events import AnyEvent, EventType
 from relay.protocol.frames import (
     Accepted,
     Active,
@@ -120,6 +123,20 @@ EVENTS: list[tuple[events.Event, bytes]] = [
         events.Restart("g", 3, "worker_lost"),
         b'{"type":"restart","generation":"g","attempt":3,"reason":"worker_lost"}',
     ),
+    (
+        events.End(
+            "g", 1, "complete", 3, 11, 3648157241, events.Timings(377, 4, 305), "length", "demo", "m-1",
+            events.Usage(1, 3), "m_1",
+        ),
+        b'{"type":"end","generation":"g","attempt":1,"reason":"complete","count":3,"text_bytes":11,"crc32":3648157241,'
+        b'"timings_ms":{"total":377,"queued":4,"first_token":305},"finish":"length","provider":"demo","model":"m-1",'
+        b'"usage":{"input_tokens":1,"output_tokens":3},"message_id":"m_1"}',
+    ),
+    (
+        events.End("g", 1, "failed", 0, 0, 0, events.Timings(9), error=events.Failure("storage", "Sorry.", True)),
+        b'{"type":"end","generation":"g","attempt":1,"reason":"failed","count":0,"text_bytes":0,"crc32":0,'
+        b'"timings_ms":{"total":9},"error":{"code":"storage","message":"Sorry.","retryable":true}}',
+    ),
 ]  # fmt: skip
 
 
@@ -137,8 +154,39 @@ def test_an_event_has_these_bytes(event: events.Event, encoded: bytes) -> None:
     assert events.encode(event) == encoded
 
 
-def test_every_kind_of_event_that_a_worker_writes_is_pinned_here() -> None:
-    assert {type(event) for event, _ in EVENTS} == set(events.Event.__subclasses__())
+def test_every_kind_of_event_is_pinned_here() -> None:
+    assert {type(event) for event, _ in EVENTS} == set(events.Event.__subclasses__()) == set(get_args(AnyEvent))
+
+
+def test_every_kind_of_event_is_known_by_its_name() -> None:
+    assert sorted(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent)) == sorted(get_args(EventType))
+    assert [events.known(name) for name in get_args(EventType)] == [*get_args(EventType)]
+    assert events.known("future") is None
+
+
+def test_an_end_has_what_the_log_knows_of_it_and_then_what_its_writer_does() -> None:
+    members = [field.encode_name for field in msgspec.structs.fields(events.EndMembers)]
+    assert [field.encode_name for field in msgspec.structs.fields(events.End)][-len(members) :] == members
+
+
+def test_the_members_that_writers_give_have_these_bytes() -> None:
+    assert events.STOPPED == b"{}"
+    assert events.completed("demo", "length", "m-1", events.Usage(1, 3), "m_1") == (
+        b'{"finish":"length","provider":"demo","model":"m-1","usage":{"input_tokens":1,"output_tokens":3},'
+        b'"message_id":"m_1"}'
+    )
+    assert events.completed(None, "stop", None, None, "m_1") == b'{"finish":"stop","message_id":"m_1"}'
+    assert events.failed("too_long", "Sorry.", retryable=False, provider="demo") == (
+        b'{"provider":"demo","error":{"code":"too_long","message":"Sorry.","retryable":false}}'
+    )
+
+
+def test_an_end_of_a_later_release_can_be_read() -> None:
+    frame = {"type": "end", "session": "s", "seq": 9, "generation": "g", "attempt": 1, "reason": "paused", "count": 0}
+    frame |= {"text_bytes": 0, "crc32": 0, "timings_ms": {"total": 1, "spent": 2}, "finish": "tired", "new": {}}
+    frame |= {"error": {"code": "out_of_tea", "message": "Sorry.", "retryable": True, "until": "five"}}
+    end = events.end_of(frame)
+    assert (end.reason, end.finish, end.error) == ("paused", "tired", events.Failure("out_of_tea", "Sorry.", True))
 
 
 def test_a_live_frame_is_the_body_with_session_and_seq_in_front() -> None:

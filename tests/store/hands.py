@@ -83,7 +83,7 @@ class Hand:
             self.left.pop()
         self._attempt += 1
         self._said, self._totals = [], Totals()
-        event = events.Restart(self._answer.generation, self._attempt, "provider_error")
+        event = events.Restart(self._answer.generation, self._attempt, "provider_failed")
         self.left.append(Control("restart", events.encode(event), attempt=self._attempt))
 
     def divides(self, *, singles: bool) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from typing import assert_never
 
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
@@ -233,10 +234,16 @@ class Consumer:
                 metrics.claims.labels("claimed").inc()
                 return claim._replace(fresh=admitted.fresh)
             metrics.claims.labels(claim.why).inc()
-            if claim.why == "ended":
-                await self._tidy(job)
-            if claim.why != "unknown":
-                return None
+            match claim.why:
+                case "unknown":
+                    continue
+                case "ended":
+                    await self._tidy(job)
+                case "leased":
+                    pass
+                case _:
+                    assert_never(claim.why)
+            return None
         raise StorageError("Redis has lost the answer again and again before it could be claimed")
 
     async def _run(self, job: Job, claim: Claim) -> None:

@@ -12,11 +12,10 @@ import asyncio
 import time
 from typing import Any
 
-import msgspec
-
 from relay import logging, metrics, timeouts
 from relay.errors import StorageError
-from relay.protocol.words import new_id
+from relay.protocol import events
+from relay.protocol.words import FailureCode, new_id
 from relay.settings import Settings
 from relay.store.jobs import Job
 from relay.store.queue.policy import Policy
@@ -198,20 +197,15 @@ class Generation:
 
     def _complete(self, finished: Finished) -> None:
         message_id = new_id("m")
-        members = {
-            "finish": finished.finish,
-            "provider": self._provider,
-            "model": finished.model,
-            "usage": finished.usage,
-            "message_id": message_id,
-        }
+        usage = events.Usage(**finished.usage) if finished.usage is not None else None
+        members = events.completed(self._provider, finished.finish, finished.model, usage, message_id)
         self._outcome = ("complete", "")
-        self._flusher.end("complete", _encode(members), message_id)
+        self._flusher.end("complete", members, message_id)
 
-    def _fail(self, code: str, *, retryable: bool, detail: dict[str, Any]) -> None:
-        error = {"code": code, "message": self._settings.sentences.choose(self._job.language), "retryable": retryable}
+    def _fail(self, code: FailureCode, *, retryable: bool, detail: dict[str, Any]) -> None:
+        sentence = self._settings.sentences.choose(self._job.language)
         self._outcome = ("failed", code)
-        self._flusher.end("failed", _encode({"provider": self._provider, "error": error}))
+        self._flusher.end("failed", events.failed(code, sentence, retryable=retryable, provider=self._provider))
         self._log.warning("failed", code=code, provider=self._provider, **detail)
         if self._answer is not None:
             self._answer.cancel()
@@ -304,7 +298,3 @@ class Generation:
             ended_s = time.monotonic() - ago_ms / 1000
             metrics.stop_s.observe(max(0.0, closed_s - ended_s))
             metrics.tokens_after_stop.inc(answer.tokens_since(ended_s))
-
-
-def _encode(members: dict[str, Any]) -> bytes:
-    return msgspec.json.encode({name: value for name, value in members.items() if value is not None})

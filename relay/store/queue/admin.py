@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, assert_never, get_args
 
 import msgspec
 
@@ -19,15 +19,15 @@ from relay.store.jobs import Job
 from relay.store.queue.backlog import Backlog, Counts, Letter, Open
 from relay.store.queue.enqueue import Intake
 from relay.store.queue.queue import Queue
-from relay.store.session.replies import Deleted, Stopped
+from relay.store.session.replies import Admitted, Deleted, Stopped
 from relay.store.session.session_log import SessionLog
 
 MAX_LOOKED_AT = 100_000  # open jobs of one queue, for one list
 LOOKS_AT_ONCE = 32
 
 T = TypeVar("T")
-State = Literal["waiting", "running", "dead"]
-STATES: tuple[State, ...] = ("running", "waiting", "dead")
+State = Literal["running", "waiting", "dead"]
+STATES: tuple[State, ...] = get_args(State)
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -201,13 +201,19 @@ class Caretaker:
             raise RelayError(f"there are too many queues for {job.queue}; the letter stays")
         if known is None:
             admitted = await self._intake.submit(job)
-            if admitted == "queue_full":
-                raise RelayError(f"the queue {job.queue} is full; the letter stays")
-            if admitted == "session_full":
-                raise RelayError("too many answers are running in its session; the letter stays")
-            if admitted == "deleted":
-                raise RelayError(f"the session of {job.retry_of or job.generation} has just been deleted")
-            return job.generation if admitted == "forgotten" else admitted.generation
+            match admitted:
+                case Admitted(generation=generation):
+                    return generation
+                case "queue_full":
+                    raise RelayError(f"the queue {job.queue} is full; the letter stays")
+                case "session_full":
+                    raise RelayError("too many answers are running in its session; the letter stays")
+                case "deleted":
+                    raise RelayError(f"the session of {job.retry_of or job.generation} has just been deleted")
+                case "forgotten":
+                    return job.generation
+                case _:
+                    assert_never(admitted)
         if await self._intake.unclaimed(job.session, known[0]):
             await self._intake.enqueue(msgspec.structs.replace(job, generation=known[0]))
         return known[0]

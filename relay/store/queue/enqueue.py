@@ -14,6 +14,8 @@ from relay.store.queue.queue import Queue
 from relay.store.session.replies import Admitted, Stopped
 from relay.store.session.session_log import SessionLog
 
+NotAdmitted = Literal["queue_full", "session_full", "deleted", "forgotten"]
+
 
 class Intake:
     """`look_ms`: when a reaper first looks at what was enqueued."""
@@ -24,7 +26,7 @@ class Intake:
         self._redis = redis
         self._look_ms = look_ms
 
-    async def submit(self, job: Job) -> Admitted | Literal["queue_full", "session_full", "deleted", "forgotten"]:
+    async def submit(self, job: Job) -> Admitted | NotAdmitted:
         """Make the job durable, then its generation; the queue has been announced.
 
         Admitted may name another generation, which holds the request_id: then nothing of this job is left, as where it

@@ -11,14 +11,13 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Set
-from typing import TypeVar
-
-import msgspec
+from typing import Literal, TypeVar, get_args
 
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import StorageError, UnreadableJob
 from relay.failure_messages import Sentences
+from relay.protocol import events
 from relay.redis.clock_steps import ClockSteps
 from relay.store.jobs import Job
 from relay.store.queue.policy import Policy
@@ -28,17 +27,16 @@ from relay.store.session.session_log import SessionLog
 
 T = TypeVar("T")
 
+# What a look came to; `relay_reaped_total` counts each.
+Idle = Literal["alive", "waiting", "held", "unserved", "refused"]
+Action = Literal["requeued", "gone", "admitted", "dropped", "ended", "no_worker", "worker_lost", "storage"]
+
 PAGE = 100
 
 log = logging.get("reaper")
 _stepped, _look_refused, _trim_refused = (
     logging.Recurring(log, event) for event in ("clock_stepped", "look_refused", "trim_refused")
 )
-
-
-def failure(code: str, message: str, *, retryable: bool) -> bytes:
-    """The members that a failed `end` adds."""
-    return msgspec.json.encode({"error": {"code": code, "message": message, "retryable": retryable}})
 
 
 class Reaper:
@@ -136,7 +134,7 @@ class Reaper:
         for session, generation in due.rows:
             what = await self._look_if_it_can(queue, session, generation, due.now_ms, policy)
             metrics.reaped.labels(what).inc()
-            if what not in ("alive", "waiting", "held", "unserved", "refused"):
+            if what not in get_args(Idle):
                 log.info("reaped", what=what, session=session, generation=generation, queue=queue)
         for session, generation in due.trims:
             await self._trim(queue, session, generation)
@@ -171,7 +169,9 @@ class Reaper:
             self._trouble_at = self._clock()
         return answer
 
-    async def _look_if_it_can(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> str:
+    async def _look_if_it_can(
+        self, queue: str, session: str, generation: str, now_ms: int, policy: Policy
+    ) -> Idle | Action:
         """A session that Redis lost in part may refuse for good; nobody else's answer may wait for it."""
         try:
             return await self._look(queue, session, generation, now_ms, policy)
@@ -195,7 +195,7 @@ class Reaper:
             _trim_refused.told(session=session, generation=generation, detail=str(error))
         await self._queue.trimmed(queue, session, generation)
 
-    async def _look(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> str:
+    async def _look(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> Idle | Action:
         standing = await self._log.standing(session, generation)
         if standing is None:
             return await self._admit(queue, session, generation)
@@ -240,7 +240,7 @@ class Reaper:
         """After a start the whole machine may have been off until now: its workers come, too, and take what waits."""
         return self._clock() - self._began_at >= min(policy.lease_s, policy.queue_timeout_ms / 1000)
 
-    async def _admit(self, queue: str, session: str, generation: str) -> str:
+    async def _admit(self, queue: str, session: str, generation: str) -> Literal["admitted", "dropped"]:
         """A gateway died between making the job durable and admitting it; its client may never ask again."""
         try:
             job = await self._queue.job(queue, session, generation)
@@ -256,8 +256,15 @@ class Reaper:
         await self._queue.done(queue, session, generation)
         return "dropped"
 
-    async def _fail(self, queue: str, session: str, generation: str, standing: dict[str, str], code: str) -> str:
-        members = failure(code, self._sentences.choose(standing.get("language")), retryable=True)
+    async def _fail(
+        self,
+        queue: str,
+        session: str,
+        generation: str,
+        standing: dict[str, str],
+        code: Literal["no_worker", "worker_lost", "storage"],
+    ) -> Idle | Action:
+        members = events.failed(code, self._sentences.choose(standing.get("language")), retryable=True)
         dead = code if code == "worker_lost" else ""
         if not await self._log.reap(session, generation, standing["fence"], members, dead):
             return "alive"

@@ -24,6 +24,9 @@ _FRESH_S = 1.0
 log = logging.get("offers")
 
 
+BreakerState = Literal["closed", "half_open", "open"]  # as relay_breaker_state counts them
+
+
 class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
     """A queue's worker asks `provider`, for `model` where a submit names none; for others only if `models` has them.
 
@@ -35,7 +38,7 @@ class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     models: list[str] | None = None
     worker: str = ""
-    state: Literal["closed", "half_open", "open"] = "closed"
+    state: BreakerState = "closed"
     v: int = 1
 
 

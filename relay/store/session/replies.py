@@ -126,20 +126,26 @@ class Rebuilt(NamedTuple):
     crc32: int
 
 
-class Refused(NamedTuple):
-    """A claim that was not granted: `unknown`, `ended` or `leased` (for `left_ms` more)."""
+WhyRefused = Literal["unknown", "ended", "leased"]
 
-    why: str
+
+class Refused(NamedTuple):
+    """A claim that was not granted; `leased`: for `left_ms` more."""
+
+    why: WhyRefused
     left_ms: int = 0
 
 
+What = Literal["written", "repeated", "stale", "ended", "unknown", "behind"]
+
+
 class Outcome(NamedTuple):
-    """What became of a write: `written`, `repeated`, `stale`, `ended`; `unknown`, `behind`: Redis has lost something.
+    """What became of a write; `unknown`, `behind`: Redis has lost something.
 
     `seq` and `epoch`, where it was written, say where the log stands.
     """
 
-    what: str
+    what: What
     seq: int = 0
     epoch: str = ""
 

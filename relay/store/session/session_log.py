@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, get_args
 
 import msgspec
 
@@ -36,6 +36,8 @@ from relay.store.session.replies import (
     Running,
     Span,
     Stopped,
+    What,
+    WhyRefused,
 )  # fmt: skip
 from relay.store.session.snapshots import Snapshots
 from relay.store.session.versions import Change
@@ -48,6 +50,11 @@ TRIM_ENTRIES = 500
 TRIM_BYTES = 1024 * 1024
 PIECE_BYTES = 64 * 1024
 MAX_PIECES = 2000  # of a generation; `range` goes through them
+
+# The words that scripts answer with; any other is a bug of ours.
+_WHAT: dict[bytes, What] = {word.encode(): word for word in get_args(What)}
+_WHY_REFUSED: dict[bytes, WhyRefused] = {word.encode(): word for word in get_args(WhyRefused)}
+_BURIED: dict[bytes, Buried] = {word.encode(): word for word in get_args(Buried)}
 
 
 class SessionLog:
@@ -224,7 +231,7 @@ class SessionLog:
     ) -> Buried:
         """End a lost generation, unless it is back, or went with its session."""
         reply = await self._run(_BURY, session, generation, attempt, _inner(members), new_epoch(), reason)
-        return cast(Buried, reply[0].decode())
+        return _BURIED[reply[0]]
 
     # What workers do
 
@@ -235,7 +242,7 @@ class SessionLog:
         reply = await self._run(_CLAIM, session, generation, worker, lease_ms, history_turns)
         what, *rest = reply
         if what != b"claimed":
-            return Refused(what.decode(), int(rest[0]) if rest else 0)
+            return Refused(_WHY_REFUSED[what], int(rest[0]) if rest else 0)
         fence, attempt, shown, history, epoch, head, accepted, claimed, (mark, *counts) = rest
         return Claim(
             int(fence),
@@ -304,8 +311,7 @@ class SessionLog:
         `renewed` has no seq and counts as `written`.
         """
         reply = await self._script(self._leases, _RENEW, session, generation, fence, lease_ms, done, mark)
-        what = reply[0].decode()
-        return Outcome("written" if what == "renewed" else what)
+        return Outcome("written" if reply[0] == b"renewed" else _WHAT[reply[0]])
 
     async def rebuild(
         self, job: Job, fence: int, worker: str, lease_ms: int, epochs: Iterable[str], seq: int, times: dict[str, int]
@@ -320,7 +326,7 @@ class SessionLog:
             job.request_id, job.body_hash, job.message_event(), job.queued_event(), *_flatten(fields),
         )  # fmt: skip
         if what != b"rebuilt":
-            return Outcome(what.decode())
+            return Outcome(_WHAT[what])
         new_fence, life, head, attempt, *counts = rest
         return Rebuilt(int(new_fence), life.decode(), int(head), int(attempt), *map(int, counts))
 
@@ -396,7 +402,7 @@ class SessionLog:
     def _outcome(reply: list[bytes]) -> Outcome:
         seq = int(reply[1]) if len(reply) > 1 else 0
         epoch = reply[2].decode() if len(reply) > 2 else ""
-        return Outcome(reply[0].decode(), seq, epoch)
+        return Outcome(_WHAT[reply[0]], seq, epoch)
 
 
 def _stored_fields(job: Job) -> dict[str, str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from relay.protocol import events
+from relay.protocol.words import Reason
 from relay.store.session.replies import Outcome, Rebuilt, Refused, Stopped
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import (
@@ -48,6 +51,37 @@ async def test_an_end_says_everything_that_the_log_and_the_worker_know(session_l
             b'"usage":{"input_tokens":3,"output_tokens":2}}' % zlib.crc32(b"Hi!"),
         )
     ]
+
+
+async def test_whichever_script_ends_an_answer_writes_an_end_as_the_protocol_has_it(
+    session_log: SessionLog, clock: Clock
+) -> None:
+    sorry = events.failed("storage", "Sorry.", retryable=True, provider="demo")
+    complete = await admitted_and_claimed(session_log, "g1")
+    await complete.tokens("Hi")
+    members = events.completed("demo", "length", "m-1", events.Usage(3, 2), "a1")
+    await session_log.end("s", "g1", complete.fence, "complete", members, 1, "a1")
+    failed = await admitted_and_claimed(session_log, "g2")
+    await session_log.end("s", "g2", failed.fence, "failed", sorry, 0)
+    reaped = await admitted_and_claimed(session_log, "g3")
+    clock.advance(ms=LEASE_MS + 1)
+    await session_log.reap("s", "g3", str(reaped.fence), sorry)
+    await admitted_and_claimed(session_log, "g4")
+    await session_log.stop("s", "g4")
+    await session_log.bury("s", "lost", 2, sorry)
+    await session_log.bury("s", "gone", 1, events.STOPPED, "stopped")
+    page = await session_log.range("s", 1)
+    assert page is not None
+    bodies = [body for _, body in page.entries if events.read_header(body).type == "end"]
+    ends = [msgspec.json.decode(body, type=events.End) for body in bodies]
+    # Nothing is written that the struct does not have, and its fields stand in its order.
+    assert [list(msgspec.json.decode(body)) for body in bodies] == [list(msgspec.to_builtins(end)) for end in ends]
+    assert [msgspec.json.decode(body) for body in bodies] == [msgspec.to_builtins(end) for end in ends]
+    assert [(end.generation, end.reason) for end in ends] == [
+        ("g1", "complete"), ("g2", "failed"), ("g3", "failed"), ("g4", "stopped"), ("lost", "failed"),
+        ("gone", "stopped"),
+    ]  # fmt: skip
+    assert {end.reason for end in ends} < set(get_args(Reason))
 
 
 async def test_where_the_clock_has_gone_back_no_time_is_negative(session_log: SessionLog, clock: Clock) -> None:

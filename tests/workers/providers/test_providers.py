@@ -15,8 +15,8 @@ from httpcore2._backends.anyio import AnyIOBackend
 
 from relay import settings
 from relay.errors import SettingsError
+from relay.settings import PROVIDERS, ProviderName
 from relay_workers import providers
-from relay_workers.providers import NAMES
 from relay_workers.providers.agent import AgentProvider
 from relay_workers.providers.anthropic import AnthropicProvider
 from relay_workers.providers.base import Finished, Prompt, Provider, ProviderError, Text, Turn, Whole
@@ -61,8 +61,8 @@ def test_a_provider_that_is_not_on_offer_is_refused_with_those_that_are() -> Non
         providers.choose(settings.load(provider="demo,parrot"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-async def test_each_provider_is_made_under_its_name(name: str) -> None:
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_each_provider_is_made_under_its_name(name: ProviderName) -> None:
     keys = {"openai_api_key": "k", "anthropic_api_key": "k", "agent_api_url": "http://127.0.0.1"}
     provider = providers.make(name, settings.load(app="tests.workers.providers.test_app:echo", **keys))
     assert provider.name == name
@@ -83,7 +83,7 @@ NEWS = {
 
 @pytest.mark.parametrize("name", FINISHED)
 async def test_a_server_that_goes_on_after_the_finish_mark_does_not_hold_up_a_whole_answer(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: ProviderName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -112,7 +112,9 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("name", FINISHED)
-async def test_a_whole_answer_keeps_its_usage_however_busy_we_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_whole_answer_keeps_its_usage_however_busy_we_are(
+    name: ProviderName, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -145,7 +147,7 @@ async def busy_for_turns() -> None:
 
 @pytest.mark.parametrize("name", ["openai", "anthropic", "agent"])
 async def test_a_server_that_takes_the_connection_is_reached_however_busy_we_are(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: ProviderName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect = AnyIOBackend.connect_tcp
     busy: list[asyncio.Task[None]] = []
@@ -163,7 +165,9 @@ async def test_a_server_that_takes_the_connection_is_reached_however_busy_we_are
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic", "agent"])
-async def test_a_server_that_takes_no_connection_is_a_timeout(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_takes_no_connection_is_a_timeout(
+    name: ProviderName, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def connect_for_ever(*given: Any, **named: Any) -> Any:
         await asyncio.Event().wait()
 
@@ -188,7 +192,7 @@ def made(name: str, fake: FakeProvider, connect_timeout_s: float) -> Provider:
     ("name", "key"),
     [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY"), ("agent", "AGENT_API_URL"), ("app", "--app")],
 )
-def test_a_provider_without_its_key_names_it(name: str, key: str) -> None:
+def test_a_provider_without_its_key_names_it(name: ProviderName, key: str) -> None:
     with pytest.raises(SettingsError, match=key):
         providers.make(name, settings.load())
 

@@ -292,7 +292,7 @@ async def test_a_restart_while_something_is_spilled_voids_what_waits_behind_it(
     log = Unreliable(session_log)
     flusher = flusher_of(log)
     running = await away(log, flusher, "a", "b", "c", "void")
-    flusher.restart("provider_error")
+    flusher.restart("provider_failed")
     assert counted.spilled_bytes == 3
     flusher.token("tokens", "new")
     assert counted.spilled_bytes == 6
@@ -369,7 +369,7 @@ async def test_an_answer_is_given_up_after_a_restart_that_had_landed_unseen(sess
     running = asyncio.create_task(flusher.run())
     await log.until_tried(1)
     log.plan = ["lost", *["refused"] * 4]
-    flusher.restart("provider_error")
+    flusher.restart("provider_failed")
     await rejected(running)
     flusher.end("failed", b"{}")
     log.refuses = lambda _: False

@@ -127,7 +127,7 @@ async def test_a_restart_voids_what_is_pending(session_log: SessionLog) -> None:
     await admitted_and_claimed(session_log)
     flusher = flusher_of(Unreliable(session_log))
     flusher.token("tokens", "void")
-    flusher.restart("provider_error")
+    flusher.restart("provider_failed")
     flusher.status("thinking")
     flusher.token("tokens", "new")
     flusher.end("complete", b"{}")
@@ -289,7 +289,7 @@ async def play(
                         flusher.token("tokens" if kind == "tokens" else "reasoning", text)
                     told.attempts[-1]["tokens" if kind == "tokens" else "reasoning"] += value
                 case "restart":
-                    flusher.restart("provider_error")
+                    flusher.restart("provider_failed")
                     told.attempts.append({"tokens": [], "reasoning": []})
                     for _ in range(value):
                         status()

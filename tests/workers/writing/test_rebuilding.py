@@ -172,7 +172,7 @@ async def test_what_is_left_is_not_said_again(stage: Stage) -> None:
 async def test_a_later_attempt_comes_back_as_that_attempt(stage: Stage) -> None:
     running = await stage.begin()
     stage.flusher.token("tokens", "void")
-    stage.flusher.restart("provider_error")
+    stage.flusher.restart("provider_failed")
     stage.flusher.token("tokens", "new")
     await stage.pause()
     await stage.redis.lose_everything()
@@ -180,7 +180,7 @@ async def test_a_later_attempt_comes_back_as_that_attempt(stage: Stage) -> None:
     await over(running)
     log = await stage.events("restart", "tokens", "end")
     assert [(event["type"], event["attempt"]) for event in log] == [("restart", 2), ("tokens", 2), ("end", 2)]
-    assert log[0]["reason"] == "provider_error"
+    assert log[0]["reason"] == "provider_failed"
 
 
 async def test_an_attempt_that_was_taken_over_comes_back_with_a_reason(stage: Stage) -> None:
@@ -275,7 +275,7 @@ async def play(steps: list[tuple[str, str]], faults: list[str], size: int, reaso
         for what, value in steps:
             match what:
                 case "restart":
-                    stage.flusher.restart("provider_error")
+                    stage.flusher.restart("provider_failed")
                     said, attempt = {"tokens": [], "reasoning": []}, attempt + 1
                 case "turn":
                     stage.now_ms.now_ms += 1000

@@ -11,11 +11,10 @@ failure in place of a likely one.
 from __future__ import annotations
 
 import math
-from typing import Literal
+
+from relay.store.queue.worker_registry import BreakerState
 
 MAX_WISH_S = 60.0  # a provider may ask to be left alone for hours; then it is tried each minute
-
-State = Literal["closed", "half_open", "open"]
 
 
 class Breaker:
@@ -29,7 +28,7 @@ class Breaker:
         self._until_s: float | None = None  # None: closed
         self._trial_s = -math.inf  # when it was last tried, half open
 
-    def state(self, now_s: float) -> State:
+    def state(self, now_s: float) -> BreakerState:
         if self._until_s is None:
             return "closed"
         return "open" if now_s < self._until_s else "half_open"

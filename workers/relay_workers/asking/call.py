@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import assert_never
 
 from relay import timeouts
 from relay.settings import Settings
@@ -100,7 +101,7 @@ class Call:
             raise ProviderError("provider_timeout", "no token in time", retryable=True) from None
         raise ProviderError("truncated", "the stream ended without a finish", retryable=True)
 
-    def _hand_on(self, part: Part) -> None:
+    def _hand_on(self, part: Text | Reasoning | Data | Mark | Whole) -> None:
         match part:
             case Text(text=text):
                 self._tokens("tokens", self._menders["tokens"].feed(text))
@@ -113,6 +114,8 @@ class Call:
                 self._marked(mark)
             case Whole():
                 self._whole()
+            case _:
+                assert_never(part)
 
     def _tokens(self, kind: Kind, tokens: list[str]) -> None:
         if not tokens:

@@ -6,17 +6,18 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from relay import logging, metrics
 from relay.errors import SettingsError
-from relay.settings import Settings
+from relay.settings import PROVIDERS, ProviderName, Settings
 from relay.store.jobs import Job
-from relay.store.queue.worker_registry import Offer
+from relay.store.queue.worker_registry import BreakerState, Offer
 from relay_workers import providers
 from relay_workers.asking.breaker import Breaker
 from relay_workers.providers.base import Provider, ProviderError
 
-STATES = ("closed", "half_open", "open")  # as relay_breaker_state counts them
+STATES: tuple[BreakerState, ...] = get_args(BreakerState)
 
 log = logging.get("lineup")
 
@@ -105,7 +106,9 @@ def lineup(settings: Settings) -> Lineup:
     return Lineup([_seat(settings, name, defaults, further) for name in names])
 
 
-def _seat(settings: Settings, name: str, defaults: Mapping[str, list[str]], further: Mapping[str, list[str]]) -> Seat:
+def _seat(
+    settings: Settings, name: ProviderName, defaults: Mapping[str, list[str]], further: Mapping[str, list[str]]
+) -> Seat:
     model = next(iter(defaults.get(name, ())), "")
     provider = providers.make(name, settings.model_copy(update={"model": model}))
     models = tuple(further[name]) if name in further else None
@@ -128,7 +131,7 @@ def _pairs(value: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         name, colon, model = item.partition(":")
         if colon and name in names:
             yield name, model
-        elif colon and name in providers.NAMES:
+        elif colon and name in PROVIDERS:
             raise SettingsError(
                 f"--model / RELAY_MODEL / RELAY_MODELS: {item}: {name} is not among the providers, {', '.join(names)}"
             )

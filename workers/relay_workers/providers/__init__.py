@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from relay.errors import SettingsError
-from relay.settings import Settings
+from relay.settings import PROVIDERS, ProviderName, Settings
 from relay_workers.providers.base import Provider
 
-NAMES = ("anthropic", "openai", "agent", "app", "demo")
 
-
-def choose(settings: Settings) -> list[str]:
+def choose(settings: Settings) -> list[ProviderName]:
     """The providers asked for, in their order; else app if one is named, the first whose key or URL is set, or demo.
 
     Raises SettingsError.
     """
-    asked = [name.strip() for name in settings.provider.split(",") if name.strip()]
-    for name in asked:
-        if name not in NAMES:
-            raise SettingsError(f"--provider / RELAY_PROVIDER: {name} is not on offer; {', '.join(NAMES)} are")
+    asked = [_named(name.strip()) for name in settings.provider.split(",") if name.strip()]
     if len(set(asked)) < len(asked):
         raise SettingsError("--provider / RELAY_PROVIDER: each provider can stand in the list once")
-    set_up = {
+    set_up: dict[ProviderName, str] = {
         "app": settings.app,
         "anthropic": settings.anthropic_api_key or settings.anthropic_base_url,
         "openai": settings.openai_api_key or settings.openai_base_url,
@@ -29,34 +26,46 @@ def choose(settings: Settings) -> list[str]:
     return asked or [next((name for name, value in set_up.items() if value), "demo")]
 
 
-def make(name: str, settings: Settings) -> Provider:
-    """The provider of this name, one of NAMES. Raises SettingsError that names what is missing."""
+def _named(asked: str) -> ProviderName:
+    """Raises SettingsError."""
+    for name in PROVIDERS:
+        if name == asked:
+            return name
+    raise SettingsError(f"--provider / RELAY_PROVIDER: {asked} is not on offer; {', '.join(PROVIDERS)} are")
+
+
+def make(name: ProviderName, settings: Settings) -> Provider:
+    """The provider of this name. Raises SettingsError that names what is missing."""
     common = (settings.model, settings.connect_timeout_s, settings.reasoning)
-    if name == "anthropic":
-        from relay_workers.providers.anthropic import AnthropicProvider
+    match name:
+        case "anthropic":
+            from relay_workers.providers.anthropic import AnthropicProvider
 
-        return AnthropicProvider(settings.anthropic_api_key, settings.anthropic_base_url, *common)
-    if name == "openai":
-        from relay_workers.providers.openai import OpenAIProvider
-        from relay_workers.providers.openai_background import OpenAIBackgroundProvider
+            return AnthropicProvider(settings.anthropic_api_key, settings.anthropic_base_url, *common)
+        case "openai":
+            from relay_workers.providers.openai import OpenAIProvider
+            from relay_workers.providers.openai_background import OpenAIBackgroundProvider
 
-        kind = OpenAIBackgroundProvider if settings.openai_background else OpenAIProvider
-        return kind(settings.openai_api_key, settings.openai_base_url, *common)
-    if name == "agent":
-        from relay_workers.providers.agent import AgentProvider
+            kind = OpenAIBackgroundProvider if settings.openai_background else OpenAIProvider
+            return kind(settings.openai_api_key, settings.openai_base_url, *common)
+        case "agent":
+            from relay_workers.providers.agent import AgentProvider
 
-        return AgentProvider(
-            settings.agent_api_url,
-            settings.agent_api_key,
-            settings.connect_timeout_s,
-            settings.agent_timeout_s,
-            settings.agent_check_timeout_s,
-            settings.model,
-        )
-    if name == "app":
-        from relay_workers.providers.app import AppProvider
+            return AgentProvider(
+                settings.agent_api_url,
+                settings.agent_api_key,
+                settings.connect_timeout_s,
+                settings.agent_timeout_s,
+                settings.agent_check_timeout_s,
+                settings.model,
+            )
+        case "app":
+            from relay_workers.providers.app import AppProvider
 
-        return AppProvider(settings.app, settings.model)
-    from relay_workers.providers.demo import DemoProvider
+            return AppProvider(settings.app, settings.model)
+        case "demo":
+            from relay_workers.providers.demo import DemoProvider
 
-    return DemoProvider(tokens_per_second=settings.tokens_per_second)
+            return DemoProvider(tokens_per_second=settings.tokens_per_second)
+        case _:
+            assert_never(name)

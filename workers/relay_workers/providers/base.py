@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from relay.protocol.words import MAX_DATA_BYTES, Finish
+from relay.protocol.words import MAX_DATA_BYTES, Finish, Role
 
 MAX_NAME_LENGTH = 256  # of a model
 MAX_MARK_LENGTH = 256
@@ -25,7 +25,7 @@ Failure = Literal["provider_error", "provider_timeout", "provider_rate_limited",
 class Turn(msgspec.Struct, frozen=True):
     """One turn of the model's context."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 

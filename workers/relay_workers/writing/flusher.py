@@ -19,7 +19,7 @@ from typing import Any
 from relay import logging, metrics
 from relay.protocol import events
 from relay.protocol.events import State
-from relay.protocol.words import Reason
+from relay.protocol.words import Reason, RestartReason
 from relay.store.session.replies import Left, Outcome, Rebuilt
 from relay.store.session.session_log import SessionLog
 from relay_workers.writing.attempt_buffer import Said
@@ -79,7 +79,8 @@ class Flusher:
         self.rebuilding = False
         self._said = Said()
         self._status: tuple[State, str | None] | None = None  # the attempt's last
-        self._reason = "worker_lost"  # of its restart; if that was not ours, of the one that we took over from
+        # Of its restart; if that was not ours, of the one that we took over from.
+        self._reason: RestartReason = "worker_lost"
         self._session, self._generation = session, generation
         self._writer = Writer(session_log, session, generation, fence, place, restore, lease_ms)
         self._rule = (batch_size, batch_linger_ms)
@@ -112,7 +113,7 @@ class Flusher:
         event = events.Status(self._generation, self.attempt, state, detail)
         self._control(Control("status", events.encode(event), state))
 
-    def restart(self, reason: str) -> None:
+    def restart(self, reason: RestartReason) -> None:
         """Open the next attempt: what was written, and what is pending, is void."""
         self.attempt += 1
         self._status, self._reason = None, reason

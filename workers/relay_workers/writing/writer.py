@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 from relay.protocol import events
 from relay.store.session.replies import Outcome, Rebuilt
@@ -60,11 +60,15 @@ class Writer:
                 outcome = await self._end(write, n - 1, stored)
             case Rebuild():
                 outcome = await self._restore(self.fence, self._place)
+            case _:
+                assert_never(write)
         match outcome:
             case Rebuilt():
                 self.fence, self._place = outcome.fence, self._place.moved(outcome.epoch, outcome.head)
             case Outcome(epoch=epoch, seq=seq) if epoch:
                 self._place = self._place.moved(epoch, seq)
+            case Outcome():
+                pass  # nothing is written
         return outcome
 
     async def _batch(self, batch: Batch, n: int) -> Outcome:
