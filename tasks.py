@@ -4,7 +4,7 @@
 python3 tasks.py run [...]     the demo: gateway, worker, embedded server and page (arguments go to `relay dev`)
 
 python3 tasks.py test [--all]  the tests; --all adds those that need Redis, Chromium or minutes (arguments go to pytest)
-python3 tasks.py check         ruff and mypy
+python3 tasks.py check         ruff, mypy, luacheck and eslint (the last two where they are installed)
 python3 tasks.py bench [...]   the benchmarks, or those that are named
 python3 tasks.py mutants       breaks the code in known ways, and shows which tests notice (--only WORD,WORD)
 python3 tasks.py soak [...]    random faults for a while (--minutes N), and a count of what was promised
@@ -109,10 +109,14 @@ def check(rest: list[str]) -> int:
         print(f"tasks.py check takes no arguments: {' '.join(rest)}")
         return 2
     set_up(["-e", ".[dev]", "--group", "test"], "test")
+    if os.environ.get("CI"):
+        install_system_packages()
+        install_npm_packages()
     return (
         call(str(PYTHON), "-m", "ruff", "check", ".")
         or call(str(PYTHON), "-m", "ruff", "format", "--check", ".")
         or call(str(PYTHON), "-m", "mypy")
+        or call(str(PYTHON), "-m", "tests.lint")
     )
 
 
@@ -158,7 +162,7 @@ def install_system_packages() -> None:
     """As root on Debian: install what the whole test suite wants and this machine lacks."""
     wanted = {
         "redis-server": "redis-server", "chromium": "chromium", "openssl": "openssl", "nginx": "nginx",
-        "cc": "build-essential",
+        "cc": "build-essential", "luacheck": "lua-check",
     }  # fmt: skip
     missing = [package for command, package in wanted.items() if not shutil.which(command)]
     if not missing or not shutil.which("apt-get") or os.geteuid() != 0:
@@ -171,7 +175,7 @@ def install_system_packages() -> None:
 
 
 def install_npm_packages() -> None:
-    """What tests of the browser client run on in Node, each in the version that tests/npm pins."""
+    """What the browser client is tested, linted and type-checked with, each in the version that tests/npm pins."""
     npm, folder = shutil.which("npm"), ROOT / "tests" / "npm"
     fingerprint = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
     mark = folder / "node_modules" / ".installed"

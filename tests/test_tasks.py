@@ -105,3 +105,14 @@ def test_it_is_set_up_again_when_a_pin_or_a_bound_has_changed_and_only_then(
         module.set_up(["-e", "."], "run")
         assert [command[-2:] for command in ran] == [["--upgrade", "pip"], ["-e", "."]]
         assert all(command[command.index("-c") + 1] == str(tmp_path / "constraints.txt") for command in ran)
+
+
+@pytest.mark.parametrize(("ci", "first"), [("true", ""), ("", "-m ruff check .")])
+def test_in_ci_check_begins_with_what_its_linters_are_installed_by(
+    tasks: ModuleType, monkeypatch: pytest.MonkeyPatch, ci: str, first: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(Began) as began:
+        tasks.main(["check"])
+    assert str(began.value).endswith(first)
+    assert bool(str(began.value)) == (not ci)

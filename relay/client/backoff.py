@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import random
 
-_FIRST_S, _MAX_S = 0.1, 5.0
+from relay.client.constants import SHARED
 
 
 class Backoff:
-    """Each `next` is drawn from 0 … bound; the bound doubles from 0.1 to 5 s until something worked (`reset`)."""
+    """Each `next` is drawn from 0 … bound; the bound doubles up to `most_s` until something worked (`reset`)."""
 
     def __init__(self) -> None:
         self.failures = 0
 
-    def next(self) -> float:
-        bound = min(_MAX_S, _FIRST_S * 2 ** min(self.failures, 16))
+    def next(self, most_s: float = SHARED.backoff_most_s) -> float:
+        bound = min(most_s, SHARED.backoff_first_s * 2 ** min(self.failures, 16))
         self.failures += 1
         return random.uniform(0, bound)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from relay.client.answer import Answer
 from relay.client.answer_items import Status
+from relay.client.constants import SHARED
 from relay.client.dispatcher import Desk
 from relay.client.following import Following
 from relay.client.subscription import Channel, Listener
@@ -16,7 +17,7 @@ from relay.client.transport import Link, Token
 from relay.errors import Disconnected, RelayError, RequestRefused
 from relay.protocol.words import EPOCH, SESSION, Cursor, Start, new_id
 
-DEFAULT_LOST_AFTER_S = 60.0  # where a gateway announces none
+DEFAULT_LOST_AFTER_S = SHARED.lost_after_s  # where a gateway announces none
 _ANSWER_WITHIN_S = 10.0  # gateways answer within 5
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from relay.client.answer_items import Status
 from relay.client.backoff import Backoff
+from relay.client.constants import SHARED
 from relay.client.subscription import NEVER, Channel, Listener
 from relay.client.transport import Due
 from relay.errors import RelayError, RequestRefused
@@ -222,7 +223,7 @@ class Desk:
         if frame["type"] != "error":
             request.reply.set_result(frame)
         elif frame["retryable"]:
-            delay_s = frame.get("retry_after_s") or request.again.next()
+            delay_s = (frame.get("retry_after_s") or 0) + request.again.next(SHARED.refused_most_s)
             request.send_at = asyncio.get_running_loop().time() + delay_s
             request.in_flight = request.suspect = False
             request.refusal = RequestRefused(frame["code"], frame["message"], retryable=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relay import timeouts
+from relay.client.constants import SHARED
 from relay.timeouts import Timer
 
-LAST_CALL_S = 1.0  # beyond what the gateway announces: its word may be on its way
+LAST_CALL_S = SHARED.last_call_s  # beyond what the gateway announces: its word may be on its way
 
 
 class Missing:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 import msgspec
 
 from relay.client.backoff import Backoff
+from relay.client.constants import SHARED
 from relay.client.missing import Missing
 from relay.errors import RelayError, RequestRefused, SessionDeleted
 from relay.protocol.view import Frame, SessionView
 from relay.protocol.words import Cursor, new_id
 
 KEEP_GENERATIONS = 200  # ended ones in a view: as many as a gateway keeps by default
-_REBUILDS = 3  # for one answer: a log whose own checksum is wrong is shown as it is
 NEVER = float("inf")
 
 
@@ -176,10 +176,10 @@ class Channel:
 
     def _doubted(self) -> bool:
         """A text does not match its checksum: whether to build everything again, which may mend it."""
-        doubtful = [name for name in self.view.unproven if self._doubts[name] < _REBUILDS]
+        doubtful = [name for name in self.view.unproven if self._doubts[name] < SHARED.rebuilds]
         if not doubtful:
             return False
-        if len(self._doubts) > KEEP_GENERATIONS:
+        if len(self._doubts) > SHARED.remembered_doubts:
             self._doubts.clear()
         self._doubts.update(doubtful)
         self._start, self.whole = "start", True  # from live on, what is in doubt would never come again
@@ -197,7 +197,7 @@ class Channel:
             return
         if frame["retryable"]:
             self._refusal = RequestRefused(frame["code"], frame["message"], retryable=True)
-            self._ask_again(frame.get("retry_after_s") or self._again.next())
+            self._ask_again((frame.get("retry_after_s") or 0) + self._again.next(SHARED.refused_most_s))
             self._tell()
         elif frame.get("id"):
             self.fail(RequestRefused(frame["code"], frame["message"]))

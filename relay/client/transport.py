@@ -18,15 +18,14 @@ from websockets.typing import Subprotocol
 
 from relay.client.address import shown, websocket_address
 from relay.client.backoff import Backoff
+from relay.client.constants import SHARED
 from relay.errors import Disconnected
 from relay.protocol.view import Frame
 
 _SUBPROTOCOL = Subprotocol("relay.v1.json")
 _MAX_FRAME_BYTES = 32 * 1024 * 1024  # twice the largest max_frame_bytes that a gateway can be set to
-_WELCOME_WITHIN_S = 10.0
 _HEARTBEAT_S = 15.0
 _CLOSE_WITHIN_S = 1.0
-_STEADY_S = 2.0
 _TRY_AGAIN = {408, 425, 429}  # of the 4xx: the others will not change their mind
 _TOO_MANY = 4429
 _NEVER = float("inf")
@@ -64,7 +63,7 @@ class Link:
         self._alive_at = asyncio.get_running_loop().time()
         self._useful_from = _NEVER  # from then on this connection was of use: the next one is tried at once
         self._come_back_at: float | None = None
-        self._patience_s = _WELCOME_WITHIN_S
+        self._patience_s = SHARED.welcome_within_s
         self._websocket: ClientConnection | None = None  # that is talked over
 
     def wake(self) -> None:
@@ -119,7 +118,7 @@ class Link:
             close_timeout=_CLOSE_WITHIN_S,
         )
         try:
-            async with asyncio.timeout(_WELCOME_WITHIN_S):
+            async with asyncio.timeout(SHARED.welcome_within_s):
                 while (frame := decoded(await websocket.recv()))["type"] != "welcome":
                     pass
         except BaseException:
@@ -152,7 +151,7 @@ class Link:
 
     async def _converse(self, websocket: ClientConnection, welcome: Frame) -> None:
         """Until the connection is lost, one way or another. Raises Disconnected if that was the last one."""
-        self._useful_from = _now() + _STEADY_S
+        self._useful_from = _now() + SHARED.stable_after_s
         self._websocket = websocket
         self._talk.connected(welcome)
         self._work.set()
@@ -178,7 +177,7 @@ class Link:
             while True:
                 frame = decoded(await websocket.recv())
                 if frame["type"] == "draining":
-                    self._come_back_at = _now() + frame["reconnect_in_ms"] / 1000
+                    self._come_back_at = _now() + min(frame["reconnect_in_ms"] / 1000, SHARED.drain_most_s)
                 until = _now() + self._patience_s
                 patience.reschedule(until if self._come_back_at is None else min(until, self._come_back_at))
                 if "seq" in frame:  # something new; a mere reply would come from a gateway that breaks at once, too
@@ -214,8 +213,8 @@ def _dialled(url: str) -> str:
 
 
 def silence_s(heartbeat_s: float) -> float:
-    """After this long without a frame a connection is dead: two heartbeats, and a margin for the way."""
-    return 2 * heartbeat_s + min(5.0, heartbeat_s)
+    """After this long without a frame a connection is dead: some heartbeats, and a margin for the way."""
+    return SHARED.silence_heartbeats * heartbeat_s + min(SHARED.silence_margin_s, heartbeat_s)
 
 
 def decoded(raw: str | bytes) -> Frame:

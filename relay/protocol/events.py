@@ -88,7 +88,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class EndMembers(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What only the writer of an `end` knows of it. The log adds the rest (`end_generation` in session/lua/prelude.lua)."""
+    """What only the writer of an `end` knows of it. The log adds the rest (`end_generation` in Lua)."""
 
     finish: Finish | None = None
     provider: str | None = None

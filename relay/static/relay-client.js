@@ -58,6 +58,8 @@ export function crc32(bytes) {
  * the same and the `data` events among them, in one order.
  */
 export class Generation {
+  attempt; state; detail; texts; parts; reasonings; data; count; partial; unproven; // as `restart` sets them
+
   constructor(generation) {
     this.generation = generation;
     this.message = null; // the user's turn; a `retry_of` has none of its own
@@ -253,22 +255,27 @@ export class SessionView {
 
 // ── A session ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const MAX_REBUILDS = 3; // for one answer whose text does not prove; after that it is shown, and marked `unproven`
-const MAX_DOUBTS = 200; // answers that this is remembered of
-const BACKOFF_MS = { first: 250, most: 10_000 };
-const REFUSED_MS = 3_000; // the most beyond `retry_after_s`: nobody may tell that it would be taken now
-const SPREAD_MS = 500; // what a word to all makes due, not all pages send at once
+// As in client-constants.json, for both clients; a test compares.
+const REBUILDS = 3; // for one answer whose text does not prove; after that it is shown, and marked `unproven`
+const REMEMBERED_DOUBTS = 200; // answers that this is remembered of
+const BACKOFF_FIRST_MS = 250;
+const BACKOFF_MOST_MS = 10_000;
+const REFUSED_MOST_MS = 3_000; // beyond `retry_after_s`: nobody may tell that it would be taken now
 const LOST_AFTER_S = 60; // where the gateway does not say
 const LAST_CALL_MS = 1_000;
+
+const SPREAD_MS = 500; // what a word to all makes due, not all pages send at once
 const PICTURE_MS = 100; // where no pictures are drawn (a tab in the background), a timer tells the changes
 
-const backoffMs = (failures, mostMs = BACKOFF_MS.most) => Math.random() * Math.min(mostMs, BACKOFF_MS.first * 2 ** failures);
+const backoffMs = (failures, mostMs = BACKOFF_MOST_MS) => Math.random() * Math.min(mostMs, BACKOFF_FIRST_MS * 2 ** failures);
 const spreadMs = () => Math.random() * SPREAD_MS;
 const draw = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 const tell = (target, type, detail) => target.dispatchEvent(new CustomEvent(type, { detail }));
 
 /** An error of the server's, or of this client's (`closed`, `rate_limited`, `too_large`), with PROTOCOL's fields. */
 export class RelayError extends Error {
+  code; retryable; retry_after_s; final;
+
   constructor({ code, message, retryable = false, retry_after_s, final = false }) {
     super(message);
     Object.assign(this, { name: "RelayError", code, retryable, retry_after_s, final });
@@ -381,7 +388,7 @@ export class Session extends EventTarget {
     if (frame.id == null || frame.id !== this.#view.pending) return tell(this, "error", { error });
     if (frame.code === "bad_cursor") this.#rebuild();
     else if (frame.retryable) {
-      this.#again(1_000 * (frame.retry_after_s ?? 0) + backoffMs(this.#failures, REFUSED_MS));
+      this.#again(1_000 * (frame.retry_after_s ?? 0) + backoffMs(this.#failures, REFUSED_MOST_MS));
       this.#isPutOff = true;
     } else this.#refuse(error);
   }
@@ -451,9 +458,9 @@ export class Session extends EventTarget {
   /** Whether to rebuild for what the frame left in doubt. */
   #doubt() {
     const { doubtful, generations } = this.#view;
-    if (this.#doubts.size > MAX_DOUBTS) this.#doubts.clear();
+    if (this.#doubts.size > REMEMBERED_DOUBTS) this.#doubts.clear();
     for (const name of doubtful) this.#doubts.set(name, (this.#doubts.get(name) ?? 0) + 1);
-    const given = [...doubtful].filter((name) => this.#doubts.get(name) > MAX_REBUILDS);
+    const given = [...doubtful].filter((name) => this.#doubts.get(name) > REBUILDS);
     for (const name of given) generations.get(name).unproven = true;
     return given.length < doubtful.size;
   }
@@ -508,14 +515,17 @@ function later(act) {
 
 // ── The connection ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+// As in client-constants.json, for both clients; a test compares.
+const WELCOME_WITHIN_MS = 10_000;
+const SILENCE_HEARTBEATS = 2; // without a frame for so many, and the margin: the connection is dead
+const SILENCE_MARGIN_MS = 5_000; // at most a heartbeat
+const STABLE_AFTER_MS = 2_000; // a connection shorter than that does not reset the backoff
+const DRAIN_MOST_MS = 60_000; // whatever a draining gateway says
+
 const UNREAD = new Set(["bad_message", "unknown_type", "too_large"]); // without an id: not even that could be read
 const MAX_REQUESTS = 100; // not answered, at a time
-const WELCOME_MS = 10_000; // before `welcome` has told the heartbeat
-const GRACE_MS = 2_000; // beyond two heartbeats without a frame
 const PROBE_MS = 4_000; // after a wake-up, or an error, a dead socket should not keep anybody waiting
 const TROUBLE = { first: 3, every: 10 }; // tries in a row without a welcome, after which it is looked for the reason
-const STABLE_MS = 2_000; // a connection shorter than that does not reset the backoff
-const MOST_DRAIN_MS = 60_000; // whatever a draining gateway says
 const EPOCH = /^[A-Za-z0-9_-]{1,64}$/;
 const isCursor = ({ epoch, seq }) => EPOCH.test(epoch) && Number.isSafeInteger(seq) && seq >= 0;
 const SESSION = /^(?!\.{1,2}$)[A-Za-z0-9_.:-]{1,128}$/;
@@ -536,7 +546,7 @@ export class Relay extends EventTarget {
   #welcomed = false;
   #outage = { tries: 0 }; // since the last welcome
   #deadline = 0; // when silence means that the connection is dead
-  #patienceMs = WELCOME_MS;
+  #patienceMs = WELCOME_WITHIN_MS;
   #stableFrom = Infinity;
   #failures = 0;
   #notBefore = 0; // a draining gateway said when to come back
@@ -606,7 +616,7 @@ export class Relay extends EventTarget {
     this.#opened = false;
     const socket = (this.#socket = new Socket(this.#url, "relay.v1.json"));
     const ours = (act) => (event) => socket === this.#socket && act(event);
-    this.#patienceMs = WELCOME_MS;
+    this.#patienceMs = WELCOME_WITHIN_MS;
     this.#heard();
     socket.onopen = ours(() => ((this.#opened = true), this.#identify("hello")));
     socket.onmessage = ours(({ data }) => this.#receive(data));
@@ -654,11 +664,12 @@ export class Relay extends EventTarget {
 
   #welcome({ limits, heartbeat_s }) {
     this.limits = limits ?? {};
-    this.#patienceMs = 2_000 * heartbeat_s + GRACE_MS;
+    const heartbeatMs = 1_000 * heartbeat_s;
+    this.#patienceMs = SILENCE_HEARTBEATS * heartbeatMs + Math.min(SILENCE_MARGIN_MS, heartbeatMs);
     this.#heard();
     if (this.#welcomed) return; // the answer to a hello that was not needed
     this.#welcomed = true;
-    this.#stableFrom = Date.now() + STABLE_MS;
+    this.#stableFrom = Date.now() + STABLE_AFTER_MS;
     this.#notBefore = 0;
     this.#outage = { tries: 0 };
     this.trouble = null;
@@ -735,7 +746,7 @@ export class Relay extends EventTarget {
     if (frame.id == null && UNREAD.has(frame.code) && this.#failedUnread(frame)) return;
     if (request && frame.retryable) {
       request.unavailable = frame.code === "unavailable";
-      const waitMs = 1_000 * (frame.retry_after_s ?? 0) + backoffMs(request.tries, REFUSED_MS);
+      const waitMs = 1_000 * (frame.retry_after_s ?? 0) + backoffMs(request.tries, REFUSED_MOST_MS);
       this.#deliverIn(request, request.unavailable && request.awake ? spreadMs() : waitMs);
       request.sent = request.suspect = false;
       tell(session ?? this, "error", { error: new RelayError(frame) });
@@ -776,7 +787,7 @@ export class Relay extends EventTarget {
 
   /** The gateway closes, at once or a little later; if it is still there by then, we go by ourselves. */
   #drain({ reconnect_in_ms }) {
-    const delayMs = Math.min(reconnect_in_ms, MOST_DRAIN_MS);
+    const delayMs = Math.min(reconnect_in_ms, DRAIN_MOST_MS);
     this.#notBefore = Date.now() + delayMs;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#lost(), delayMs);
@@ -905,11 +916,15 @@ async function cause(relay, signal) {
     return ok && headers.get("content-type")?.startsWith("application/json")
       ? `The relay at ${relay} answers, but no WebSocket to it opens. A proxy before it may not pass WebSockets on, or not the Host that was asked for.`
       : `What answers at ${relay} is no relay, or a proxy without one behind it (HTTP ${status}).`;
-  } catch {} // nobody is there, or it is not for this page to read
+  } catch {
+    // nobody is there, or it is not for this page to read
+  }
   try {
     if (origin != null && (await ask("no-cors")))
       return `${relay} answers, but not to pages of ${origin}. RELAY_ALLOWED_ORIGINS of the relay may not name that origin.`;
-  } catch {} // nobody is there
+  } catch {
+    // nobody is there
+  }
   const causes = origin == null ? "or the relay down." : "the relay down, or the page's Content-Security-Policy in the way.";
   return `Nothing answers at ${relay}. The address may be wrong, ${causes}`;
 }

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Awaitable
 from http import HTTPStatus
 from itertools import pairwise
 
+import msgspec
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from relay.client import Disconnected, Following, Rebuilt, Relay, Status, connect
 from relay.client.backoff import Backoff
+from relay.client.constants import SHARED
 from relay.client.transport import silence_s
 from tests.client.scripted import Peer, Scripted
 from tests.protocol.logs import Story, message
@@ -122,6 +124,18 @@ async def test_a_draining_gateway_that_never_closes_is_left_in_time(gateway: Scr
         assert await followed(followed_one, 3) == "Hello"
 
 
+async def test_no_draining_gateway_keeps_a_client_away_for_long(
+    gateway: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.client.transport.SHARED", msgspec.structs.replace(SHARED, drain_most_s=0.1))
+    async with following(gateway) as (_, followed_one, peer, story):
+        await peer.send(type="draining", reconnect_in_ms=10**9)
+        again = await gateway.greeted()
+        await again.subscribed()
+        await again.live(3, story.tokens(["lo"]))
+        assert await followed(followed_one, 3) == "Hello"
+
+
 async def test_a_connection_without_heartbeats_is_dead(gateway: Scripted) -> None:
     async with following(gateway, heartbeat_s=0.05) as (_, followed_one, _, story):
         again = await gateway.greeted()
@@ -159,12 +173,12 @@ async def test_what_is_no_frame_costs_the_connection_and_nothing_else(gateway: S
 async def test_a_gateway_that_greets_and_closes_is_not_hammered(gateway: Scripted) -> None:
     async with connect_greeted(gateway) as (_, peer):
         at = [peer.at]
-        for _ in range(4):
+        for _ in range(3):
             await peer.close(1012)
             peer = await gateway.greeted()
             at.append(peer.at)
     gaps = [later - earlier for earlier, later in pairwise(at)]
-    assert all(gap >= bound for gap, bound in zip(gaps, [0.2, 0.4, 0.8, 1.6], strict=True))
+    assert all(gap >= bound for gap, bound in zip(gaps, [0.5, 1, 2], strict=True))
 
 
 @pytest.mark.usefixtures("longest_waits")
@@ -177,7 +191,7 @@ async def test_a_gateway_that_breaks_at_each_subscribe_is_not_hammered(gateway: 
             at.append(peer.at)
             await peer.subscribed()
     gaps = [later - earlier for earlier, later in pairwise(at)]
-    assert all(gap >= bound for gap, bound in zip(gaps, [0.1, 0.2, 0.4], strict=True))
+    assert all(gap >= bound for gap, bound in zip(gaps, [0.25, 0.5, 1], strict=True))
 
 
 @pytest.mark.usefixtures("longest_waits")
@@ -190,15 +204,15 @@ async def test_a_close_for_too_many_requests_is_answered_by_longer_and_longer_wa
             at.append(peer.at)
             await peer.subscribed()
     gaps = [later - earlier for earlier, later in pairwise(at)]
-    assert all(gap >= bound for gap, bound in zip(gaps, [0.2, 0.4, 0.8], strict=True))
+    assert all(gap >= bound for gap, bound in zip(gaps, [0.5, 1, 2], strict=True))
 
 
 @pytest.mark.usefixtures("longest_waits")
-def test_waits_double_from_a_tenth_of_a_second_to_five_and_begin_anew_after_success() -> None:
+def test_waits_double_from_a_quarter_of_a_second_to_ten_and_begin_anew_after_success() -> None:
     backoff = Backoff()
-    assert [backoff.next() for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5]
+    assert [backoff.next() for _ in range(8)] == [0.25, 0.5, 1, 2, 4, 8, 10, 10]
     backoff.reset()
-    assert backoff.next() == 0.1
+    assert backoff.next() == 0.25
 
 
 def test_waits_are_drawn_from_nothing_up_to_their_bound() -> None:
@@ -207,7 +221,7 @@ def test_waits_are_drawn_from_nothing_up_to_their_bound() -> None:
         backoff = Backoff()
         backoff.failures = 20
         drawn.append(backoff.next())
-    assert min(drawn) < 1 < 4 < max(drawn) <= 5
+    assert min(drawn) < 2 < 8 < max(drawn) <= 10
 
 
 async def test_giving_up_is_a_sentence() -> None:

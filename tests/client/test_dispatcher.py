@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from relay.client import Answer, Disconnected, Item, Relay, RequestRefused, Text, connect
+from relay.client.backoff import Backoff
+from relay.client.constants import SHARED
 from tests.client.scripted import Peer, Scripted
 from tests.protocol.logs import Story, message
 
@@ -99,6 +101,26 @@ async def test_a_submit_refused_for_now_is_sent_again_in_time(gateway: Scripted)
         assert await peer.accepted() == command
         assert asyncio.get_running_loop().time() - at >= 0.2
         await completed(peer, submitting)
+
+
+@pytest.mark.usefixtures("longest_waits")
+async def test_those_that_are_refused_at_once_do_not_come_again_at_once(gateway: Scripted) -> None:
+    async with asking(gateway) as (_, submitting, peer):
+        await peer.subscribed()
+        command = await peer.command("submit")
+        at = asyncio.get_running_loop().time()
+        await peer.send(
+            type="error", id=command["id"], code="unavailable", message="Later.", retryable=True, retry_after_s=0.1
+        )
+        assert await peer.accepted() == command
+        assert asyncio.get_running_loop().time() - at >= 0.1 + 0.25
+        await completed(peer, submitting)
+
+
+@pytest.mark.usefixtures("longest_waits")
+def test_the_wait_beyond_what_was_asked_for_ends_at_three_seconds() -> None:
+    backoff = Backoff()
+    assert [backoff.next(SHARED.refused_most_s) for _ in range(6)] == [0.25, 0.5, 1, 2, 3, 3]
 
 
 async def test_a_submit_refused_for_good_is_an_error_with_the_gateways_words(gateway: Scripted) -> None:

@@ -449,6 +449,30 @@ MUTANTS = [
         [_END + "a_retry_that_ends_before_what_it_retries_stays_the_answer"],
     ),
     Mutant(
+        "an end that is no such event",
+        "relay/store/session/lua/prelude.lua",
+        [Change(""","text_bytes":' .. bytes""", ""","bytes":' .. bytes""")],
+        [],
+        ["tests/store/test_events_of_scripts.py::test_what_each_script_writes_is_an_event_and_nothing_more"],
+    ),
+    Mutant(
+        "a merged piece that is no such event",
+        "relay/store/session/lua/range.lua",
+        [Change(""","count":' .. count .. ',"text\"""", ""","tokens":' .. count .. ',"text\"""")],
+        [],
+        ["tests/store/test_events_of_scripts.py::test_what_range_puts_together_is_an_event_and_nothing_more"],
+    ),
+    Mutant(
+        "a generation that is made without a field",
+        "relay/store/session/lua/prelude.lua",
+        [Change("'reasoned', 0, 'data', 0, 'bytes', 0,", "'reasoned', 0, 'bytes', 0,")],
+        [],
+        [
+            "tests/store/session/test_new_generation.py::"
+            "test_each_way_to_make_a_generation_stores_every_field_of_a_new_one",
+        ],
+    ),
+    Mutant(
         "a question that goes with its first answer",
         "relay/store/session/lua/admit.lua",
         [Change("entry[2][2] == old and entry[1] ~= left then", "entry[2][2] == old then")],
@@ -759,6 +783,20 @@ MUTANTS = [
         ["tests/scenarios/clients/test_browser_client.py::"
          "test_a_session_beyond_the_limit_is_followed_once_another_is_left_or_deleted"],
         [_IN_NODE + "a_session_beyond_the_limit_is_refused_visibly_and_followed_once_there_is_room"],
+    ),
+    Mutant(
+        "a browser client that goes by a number of its own",
+        "relay/static/relay-client.js",
+        [Change("const BACKOFF_MOST_MS = 10_000;", "const BACKOFF_MOST_MS = 5_000;")],
+        [],
+        ["tests/client/test_constants.py::test_the_browser_client_holds_the_shared_numbers"],
+    ),
+    Mutant(
+        "a Python client that goes by a number of its own",
+        "relay/client/transport.py",
+        [Change("_now() + SHARED.stable_after_s", "_now() + 2.5")],
+        [],
+        ["tests/client/test_constants.py::test_the_python_client_reads_all_of_them"],
     ),
     Mutant(
         "a trouble told after it was over",

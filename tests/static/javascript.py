@@ -92,8 +92,9 @@ def node_path() -> str:
 
 def npm_packages() -> Path:
     """`node_modules` of tests/npm; skips the test where that was not installed, except in CI."""
-    path = Path(__file__).parents[1] / "npm" / "node_modules"
-    if not (path / "ws").exists():
+    folder = Path(__file__).parents[1] / "npm"
+    path, wanted = folder / "node_modules", json.loads((folder / "package.json").read_text())["dependencies"]
+    if not all((path / name).exists() for name in wanted):
         if os.environ.get("CI"):
             pytest.fail("tests/npm is not installed; `tasks.py test --all` does it where there is npm")
         pytest.skip("tests/npm is not installed; `tasks.py test --all` does it")

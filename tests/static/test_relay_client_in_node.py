@@ -98,6 +98,27 @@ def test_an_open_connection_that_fails_without_a_close_is_given_up_soon(tmp_path
     assert said == [["open", []], ["open", []], ["reconnecting", [75]]]
 
 
+@pytest.mark.parametrize(("heartbeat_s", "silence_s"), [(15, 35), (1, 3)])
+def test_silence_is_two_heartbeats_and_a_margin(tmp_path: Path, heartbeat_s: float, silence_s: float) -> None:
+    said = manual(
+        tmp_path,
+        """
+        const began = Date.now();
+        Date.now = () => began;
+        const relay = connect("http://relay.test", { WebSocket: Socket });
+        sockets[0].open();
+        sockets[0].says({ type: "welcome", heartbeat_s: given[0], limits: {} });
+        for (const passed of [given[1] * 1_000, given[1] * 1_000 + 1]) {
+          Date.now = () => began + passed;
+          for (const { act, ms } of [...timers.values()]) if (ms === 1_000) act();
+          say(relay.state);
+        }
+        """,
+        [heartbeat_s, silence_s],
+    )
+    assert said == ["open", "reconnecting"]
+
+
 def test_a_websocket_that_throws_later_is_a_try_that_failed(tmp_path: Path) -> None:
     said = manual(
         tmp_path,

@@ -25,7 +25,7 @@ from tests.store.in_memory import LEASE_MS, Clock, job_of, queue_on, session_log
 
 LOOK_MS = 1000
 LUA = Path(relay.store.__file__).parent
-FAILED = b'{"error":{"code":"x"}}'
+FAILED = b'{"error":{"code":"storage","message":"The answer was lost.","retryable":true}}'
 
 
 class Stage:

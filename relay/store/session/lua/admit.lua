@@ -80,11 +80,7 @@ if redis.call('ZSCORE', KEY.refused, generation) or redis.call('ZCARD', KEY.acti
 
 local first = write_question(generation, ARGV[8], 12)
 local status = write(generation, ARGV[9])
-first = first or status
-redis.call('HSET', of.state(generation), 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0,
-  'reasoned', 0, 'data', 0, 'bytes', 0, 'crc', 0, 'accepted', digits(now), 'request_id', request_id, unpack(ARGV, 12))
-redis.call('ZADD', KEY.generations, first, generation)
-redis.call('ZADD', KEY.active, first, generation)
+new_generation(generation, first or status, { 'request_id', request_id }, 12)
 if redis.call('HSET', KEY.requests, request_id, generation .. ' ' .. hash) == 1
   and redis.call('RPUSH', KEY.order, request_id) > max_requests then
   redis.call('HDEL', KEY.requests, redis.call('LPOP', KEY.order))

@@ -10,9 +10,8 @@ local key = of.state(ARGV[4])
 if was_deleted('g ' .. ARGV[4]) then return { 'deleted' } end
 if redis.call('EXISTS', KEY.meta) == 1 and redis.call('EXISTS', key) == 1 then return { 'known' } end
 ensure_session(ARGV[7], ARGV[4])
-redis.call('HSET', key, 'state', 'queued', 'attempt', ARGV[5], 'fence', digits(now * 1000), 'n', 0, 'count', 0, 'reasoned', 0,
-  'bytes', 0, 'crc', 0, 'accepted', digits(now))
-redis.call('ZADD', KEY.generations, 'NX', redis.call('HGET', KEY.meta, 'seq') + 1, ARGV[4])
+local place = redis.call('ZSCORE', KEY.generations, ARGV[4]) or redis.call('HGET', KEY.meta, 'seq') + 1
+new_generation(ARGV[4], place, { 'attempt', ARGV[5], 'fence', digits(now * 1000) })
 end_generation(ARGV[4], ARGV[8], ARGV[6])
 keep({ KEY.log, KEY.generations, key })
 publish()

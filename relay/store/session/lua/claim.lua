@@ -35,6 +35,6 @@ local turns = tonumber(ARGV[7])
 local history = turns > 0 and asked_before(redis.call('LRANGE', KEY.transcript, -turns, -1)) or {}
 local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
 local times = redis.call('HMGET', key, 'accepted', 'claimed')
-local left = redis.call('HMGET', key, 'mark', 'count', 'reasoned', 'crc', 'data')
-left[1], left[5] = left[1] or '', left[5] or '0' -- earlier releases keep neither
-return { 'claimed', fence, state[4], state[3] or '0', history, meta[1], meta[2], times[1], times[2], left }
+local shown = redis.call('HMGET', key, 'mark', 'count', 'reasoned', 'crc', 'data')
+shown[1], shown[5] = shown[1] or '', shown[5] or '0' -- earlier releases keep neither
+return { 'claimed', fence, state[4], state[3] or '0', history, meta[1], meta[2], times[1], times[2], shown }

@@ -11,7 +11,7 @@
 -- claim, append) starts with one that is refused, and leaves no trace; what ends or frees starts with one that is not
 -- (HDEL, ZREM, XDEL …), because a full Redis must be able to stop, to end and to become empty again.
 
-local session, ttl_ms, publish_verb = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local ttl_ms, publish_verb = tonumber(ARGV[2]), ARGV[3]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local unpublished, created = {}, {} -- created: keys that this script has made, or made again
@@ -172,6 +172,19 @@ local function write_question(generation, body, from)
     if ARGV[index] == 'message_id' and question_stands(ARGV[index + 1]) then return nil end
   end
   return body ~= '' and write(generation, body) or nil -- '': an earlier release's gateway sent a retry
+end
+
+-- Make the state of a generation, and its place among those that have not ended. Whatever makes one does it here, so that
+-- none lacks a field. `place`: the seq that its entries begin with. `known`: names and values that are not those of a new
+-- one. `from`: where in ARGV its further fields begin, name and value; nil: Redis has lost them, and nobody knows them.
+local function new_generation(generation, place, known, from)
+  local fields = { 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0, 'reasoned', 0, 'data', 0, 'bytes', 0,
+    'crc', 0, 'accepted', digits(now) }
+  for _, part in ipairs(known) do fields[#fields + 1] = part end
+  for index = from or #ARGV + 1, #ARGV do fields[#fields + 1] = ARGV[index] end
+  redis.call('HSET', of.state(generation), unpack(fields)) -- of two values of one name the later holds
+  redis.call('ZADD', KEY.generations, place, generation)
+  redis.call('ZADD', KEY.active, place, generation)
 end
 
 -- Take a generation's entries out of the log, but for its `message`, and forget all else of it but its place and its

@@ -55,11 +55,7 @@ if new_life then redis.call('HSET', KEY.meta, 'epoch', ARGV[10]) end
 if not known then
   local first = write_question(generation, ARGV[13], 15)
   local status = write(generation, ARGV[14])
-  first = first or status
-  redis.call('HSET', key, 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0, 'reasoned', 0, 'data', 0, 'bytes', 0,
-    'crc', 0, 'claims', 1, 'request_id', ARGV[11], unpack(ARGV, 15))
-  redis.call('ZADD', KEY.generations, first, generation)
-  redis.call('ZADD', KEY.active, first, generation)
+  new_generation(generation, first or status, { 'claims', 1, 'request_id', ARGV[11] }, 15)
   if redis.call('HSETNX', KEY.requests, ARGV[11], generation .. ' ' .. ARGV[12]) == 1 then
     redis.call('RPUSH', KEY.order, ARGV[11])
   end
