@@ -23,7 +23,7 @@ def test_each_line_of_a_script_is_that_line_of_its_file() -> None:
 
 
 def test_each_lua_file_is_a_script_or_shared_by_some() -> None:
-    sent_as_it_is = {"rights"}
+    sent_as_it_is = {"acl"}
     assert lua_files().keys() == {script.name for script in scripts()} | preludes().keys() | sent_as_it_is
 
 

@@ -102,6 +102,8 @@ EXAMPLES = {
     "error": (section("## 7. Errors and closes"), "error"),
 }
 
+OPTIONAL = {frames.ErrorFrame: {"retry_after_s"}, frames.Subscribed: {"ignored"}}  # told beside their examples
+
 
 # Commands
 
@@ -161,8 +163,8 @@ def test_a_frame_has_these_fields(kind: Any) -> None:
     """In its row, or in the example of its section; the `id` of a reply is told of all at once."""
     shown = EXAMPLES.get(name_of(kind))
     told = SIGNATURES[name_of(kind)] if shown is None else example(*shown).keys() - {"type"}
-    optional = {"retry_after_s"} if kind is frames.ErrorFrame else set()  # told beside its example
-    assert "`retry_after_s`" in section("## 7. Errors and closes")
+    optional = OPTIONAL.get(kind, set())
+    assert all(f"`{field}`" in shown[0] for field in optional if shown is not None)
     assert fields_of(kind) - {"id"} == told - {"id"} | optional
 
 

@@ -11,10 +11,11 @@ import pytest
 from relay.commands import terminal
 from relay.protocol.events import EventType
 from relay.protocol.words import PRIORITIES, Finish, Priority, Reason, Role, Start, State
+from tests.store.lua_sources import lua_files
 
 ROOT = Path(__file__).parents[2]
 TYPES = re.sub(r"/\*\*.*?\*/", "", (ROOT / "relay" / "static" / "relay-client.d.ts").read_text(), flags=re.DOTALL)
-SCRIPTS = {path.stem: re.sub(r"--.*", "", path.read_text()) for path in (ROOT / "relay" / "log" / "lua").glob("*.lua")}
+SCRIPTS = {name: re.sub(r"--.*", "", path.read_text()) for name, path in lua_files().items()}
 
 
 @pytest.mark.parametrize(
@@ -35,13 +36,13 @@ def test_a_script_that_knows_no_priority_takes_one_that_workers_look_for() -> No
 
 def test_scripts_end_an_answer_for_the_reasons_that_there_are() -> None:
     named = {name for script in SCRIPTS.values() for name in re.findall(r"end_generation\([^,]+, '(\w+)'", script)}
-    named |= set(re.findall(r"reason == '(\w+)'", SCRIPTS["session"]))
+    named |= set(re.findall(r"reason == '(\w+)'", SCRIPTS["session prelude"]))
     assert named == {"stopped", "failed", "complete"}
     assert named <= set(get_args(Reason))
 
 
 def test_the_states_that_scripts_set_are_a_status_or_what_comes_after_one() -> None:
-    named = {name for script in SCRIPTS.values() for name in re.findall(r"'HSET'.*?'state', '(\w+)'", script)}
+    named = {name for script in SCRIPTS.values() for name in re.findall(r"(?:'HSET'.*?|fields = \{ )'state', '(\w+)'", script)}
     assert named == {"queued", "retrying", "streaming", "ended"}
     assert named - {"streaming", "ended"} <= set(get_args(State))
 

@@ -113,7 +113,7 @@ async def test_what_each_script_writes_is_an_event_and_nothing_more(
     writer = await brought_back(stage, redis)
     assert (await stage.log.end("s", "g9", writer, "complete", COMPLETE, 0, "m_1", 1)).what == "written"
 
-    scripts = lua_files().keys() - preludes().keys() - {"rights"}  # which asks what may be run, and runs nothing
+    scripts = lua_files().keys() - preludes().keys() - {"acl"}  # which asks what may be run, and runs nothing
     assert watch.types == {name: WRITES.get(name, set()) for name in scripts}
 
 
