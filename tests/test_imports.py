@@ -16,7 +16,8 @@ LEVELS = [
     {"relay.bench"},
     {"relay.gateway", "relay.client", "relay_workers"},
     {"relay.follow", "relay_workers.asking"},
-    {"relay_workers.writing", "relay_workers.lease"},
+    {"relay_workers.writing"},
+    {"relay_workers.lease"},
     {"relay_workers.providers"},
     {"relay.store.factory"},
     {"relay.store.queue"},
@@ -28,6 +29,15 @@ LEVELS = [
 ]
 PUBLIC = {"relay_workers.app": "relay_workers.providers"}  # a part's public face, elsewhere for its users' sake
 FORBIDDEN = {"asyncio", "anyio", "redis", "hiredis", "socket", "ssl", "time", "datetime", "threading", "os", "random"}
+
+
+# Who makes the parts out of the settings. The parts get what concerns them, such as CallLimits, and never all of them.
+MAKERS = {
+    "relay.commands.options", "relay.commands.dev", "relay.gateway.child", "relay.gateway.gateway",
+    "relay.gateway.server", "relay.gateway.supervisor", "relay.store.queue.policy", "relay.store.factory",
+    "relay_workers.asking.provider_pool", "relay_workers.cli", "relay_workers.limits", "relay_workers.providers",
+    "relay_workers.worker",
+}  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:
@@ -101,3 +111,10 @@ def test_every_level_has_modules() -> None:
     assert {found for module in modules() if (found := place(module))} == {
         (level, part) for level, parts in enumerate(LEVELS) for part in parts
     }
+
+
+def test_parts_know_no_settings() -> None:
+    knowing = {
+        module.removesuffix(".__init__") for module, path in modules().items() if "relay.settings" in imported(path)
+    }
+    assert knowing == MAKERS

@@ -190,10 +190,10 @@ class EventStream:
             await send({"type": "http.response.body", "body": b""})
             return
         follower, at = lent
-        settings = self._gateway.settings
-        sink = SseSink(send, settings.viewer_buffer_bytes, self._only, self._ignored)
+        limits = self._gateway.viewer_limits
+        sink = SseSink(send, limits.buffer_bytes, self._only, self._ignored)
         viewer = Viewer(follower, sink, lambda _: None)
-        pulse = Pulse(sink, settings.heartbeat_s, settings.stall_s)
+        pulse = Pulse(sink, limits.heartbeat_s, limits.stall_s)
         with metrics.event_streams.track_inprogress(), metrics.subscriptions.track_inprogress():
             try:
                 viewer.begin(self._cursor, self._start, None, at)

@@ -18,7 +18,7 @@ from relay.gateway.capabilities import Menu
 from relay.gateway.codecs import CODECS, JSON, Codec
 from relay.gateway.connection import Connection
 from relay.gateway.follower_pool import Hub
-from relay.gateway.pulse import LiveSink
+from relay.gateway.pulse import LiveSink, ViewerLimits
 from relay.gateway.responses import error_answer
 from relay.gateway.sinks import AsgiSink, TransportSink
 from relay.gateway.submissions import Submissions
@@ -39,6 +39,7 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.limits = settings.limits
+        self.viewer_limits = ViewerLimits(settings.viewer_buffer_bytes, settings.heartbeat_s, settings.stall_s)
         self.redis = Connections(settings.redis_url)
         self.fitness = Fitness(self.redis.commands, settings.prefix)
         self.log = factory.session_log(self.redis, settings)
@@ -85,7 +86,7 @@ class Gateway:
             return
         await websocket.accept(subprotocol=codec.subprotocol if offered else None)
         extension: dict[str, Any] | None = websocket.scope.get("extensions", {}).get(EXTENSION)
-        buffer_bytes = self.settings.viewer_buffer_bytes
+        buffer_bytes = self.viewer_limits.buffer_bytes
         if extension is not None:
             protocol = extension["protocol"]
             connection = self._connection(TransportSink(protocol, codec, buffer_bytes), codec, websocket)
@@ -106,8 +107,8 @@ class Gateway:
             self.submissions,
             self.limits,
             language=requests.language(websocket.headers),
-            heartbeat_s=self.settings.heartbeat_s,
-            stall_s=self.settings.stall_s,
+            heartbeat_s=self.viewer_limits.heartbeat_s,
+            stall_s=self.viewer_limits.stall_s,
         )
 
     def _follower(self, session: str) -> Follower:

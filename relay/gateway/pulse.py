@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Protocol
 
 from relay import metrics
@@ -12,6 +13,15 @@ from relay.protocol import frames
 
 class LiveSink(Sink, Liveness, Protocol):
     sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ViewerLimits:
+    """`buffer_bytes` unsent: beyond it events are merged. A viewer that takes nothing for `stall_s` is closed."""
+
+    buffer_bytes: int
+    heartbeat_s: float
+    stall_s: float
 
 
 class Pulse:

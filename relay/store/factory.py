@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from relay.redis.connections import Connections
 from relay.redis.pubsub.subscriber import Subscriber
@@ -16,6 +17,20 @@ from relay.store.queue.queue import Queue
 from relay.store.queue.reaper import Reaper
 from relay.store.queue.worker_registry import Offers
 from relay.store.session.session_log import SessionLog
+
+
+class Stores(NamedTuple):
+    """What keeps sessions and jobs, and the connections for it; those are the caller's to close."""
+
+    redis: Connections
+    log: SessionLog
+    queue: Queue
+
+
+def connect(settings: Settings) -> Stores:
+    """Connects to nothing yet. Raises SettingsError."""
+    redis = Connections(settings.redis_url)
+    return Stores(redis, session_log(redis, settings), queue(redis, settings))
 
 
 def session_log(redis: Connections, settings: Settings) -> SessionLog:

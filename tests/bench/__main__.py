@@ -23,7 +23,7 @@ from relay.protocol.compact import catchups
 from relay.store.jobs import Job
 from relay.store.keys import Keys
 from relay.store.session.replies import Claim
-from relay.store.session.session_log import SessionLog
+from relay.store.session.session_log import Append, SessionLog
 from relay_workers.writing.batching import Batcher
 from tests.bench.dropped import dropped
 from tests.bench.first_byte import first_byte
@@ -97,10 +97,8 @@ async def appending() -> None:
             began = time.perf_counter()
             for n in range(1, 1001):
                 crc32 = zlib.crc32(text.encode(), crc32)
-                outcome = await log.append(
-                    f"s{number}", name, claim.fence, n, 10_000, "tokens", body, index=20 * (n - 1), count=20,
-                    text=text, text_bytes=n * len(text), crc32=crc32,
-                )  # fmt: skip
+                append = Append("tokens", body, 20 * (n - 1), 20, text, n * len(text), crc32)
+                outcome = await log.append(f"s{number}", name, claim.fence, n, 10_000, append)
                 assert outcome.what == "written"
             rounds.append((time.perf_counter() - began) / 1000 * 1e6)
         used = await client.memory_usage(Keys("bench").session("s0", "log"))

@@ -23,7 +23,7 @@ from relay.store.jobs import Job
 from relay.store.keys import Keys
 from relay.store.queue.queue import Queue
 from relay.store.session.replies import Claim
-from relay.store.session.session_log import SessionLog
+from relay.store.session.session_log import Append, SessionLog
 from tests.scenarios.processes import Process, until
 
 SESSIONS = 100
@@ -72,10 +72,8 @@ class Filled:
         for n in range(1, batches + 1):
             crc32, index = zlib.crc32(text.encode(), crc32), (n - 1) * tokens
             body = events.encode(events.Tokens(generation, 1, index, tokens, text))
-            await self.log.append(
-                session, generation, fence, n, 60_000, "tokens", body, index=index, count=tokens, text=text,
-                text_bytes=n * len(text), crc32=crc32,
-            )  # fmt: skip
+            append = Append("tokens", body, index, tokens, text, n * len(text), crc32)
+            await self.log.append(session, generation, fence, n, 60_000, append)
 
     async def turns(self, session: str, count: int) -> None:
         for number in range(count):

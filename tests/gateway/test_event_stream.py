@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from relay import settings
 from relay.errors import ClientError
 from relay.follow.follower import Follower
 from relay.follow.page_cache import Shelf
 from relay.gateway.event_stream import EventStream, Framing
 from relay.gateway.follower_pool import Hub
+from relay.gateway.pulse import ViewerLimits
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
 from relay.protocol.words import Cursor
@@ -66,7 +66,8 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
             )
 
         hub = Hub(follower, linger_s=10)
-        yield Gateway(redis=redis, log=log, hub=hub, settings=settings.load(), draining=asyncio.Event())
+        limits = ViewerLimits(buffer_bytes=65536, heartbeat_s=15, stall_s=60)
+        yield Gateway(redis=redis, log=log, hub=hub, viewer_limits=limits, draining=asyncio.Event())
         await hub.aclose()
 
 

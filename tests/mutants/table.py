@@ -18,6 +18,7 @@ _CLAIM = "tests/store/session/test_claim.py::test_"
 _CONSUMER = "tests/workers/test_consumer.py::test_"
 _FAILOVER = "tests/scenarios/providers/test_failover.py::test_"
 _ANSWER = "tests/workers/asking/test_answer_request.py::test_"
+_REBUILDING = "tests/workers/writing/test_rebuilding.py::test_"
 _RESUMING = "tests/workers/asking/test_background_call.py::test_"
 _DOCUMENTED = "tests/protocol/test_documented.py::test_"
 _END = "tests/store/session/test_end.py::test_"
@@ -351,6 +352,30 @@ MUTANTS = [
         [Change('raise Diverged("another text")', "pass")],
         [],
         [_RESUMING + "of_another_text_as_long_nothing_is_written_behind_what_was_left"],
+    ),
+    Mutant(
+        "a loss that the flusher takes for written",
+        "workers/relay_workers/writing/flusher.py",
+        [
+            Change("                    self.rebuild()\n                    return False\n",
+                   "                    return True\n"),
+        ],
+        [],
+        [_REBUILDING + "everything_is_lost_in_the_middle_and_all_of_it_is_said_again"],
+    ),
+    Mutant(
+        "a rebuild of a job that only its worker knows of",
+        "workers/relay_workers/writing/rebuilding.py",
+        [Change("        await self._queue.enqueue(job, self._limits.look_ms, held=True)\n", "")],
+        [],
+        [_REBUILDING + "the_jobs_row_is_back_before_the_generation_is_made_again"],
+    ),
+    Mutant(
+        "appends that are counted on after a rebuild",
+        "workers/relay_workers/writing/flusher.py",
+        [Change("                self._delivery.begin_anew()\n", "")],
+        [],
+        [_REBUILDING + "what_is_left_is_not_said_again"],
     ),
     Mutant(
         "a breaker that nothing opens",

@@ -42,7 +42,11 @@ def test_scripts_end_an_answer_for_the_reasons_that_there_are() -> None:
 
 
 def test_the_states_that_scripts_set_are_a_status_or_what_comes_after_one() -> None:
-    named = {name for script in SCRIPTS.values() for name in re.findall(r"(?:'HSET'.*?|fields = \{ )'state', '(\w+)'", script)}
+    named = {
+        name
+        for script in SCRIPTS.values()
+        for name in re.findall(r"(?:'HSET'.*?|fields = \{ )'state', '(\w+)'", script)
+    }
     assert named == {"queued", "retrying", "streaming", "ended"}
     assert named - {"streaming", "ended"} <= set(get_args(State))
 

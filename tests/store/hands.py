@@ -9,9 +9,9 @@ from typing import Literal
 
 from relay.protocol import events
 from relay.store.session.replies import Claim, Outcome
-from relay.store.session.session_log import SessionLog
+from relay.store.session.session_log import Append, SessionLog
 from relay_workers.writing.batching import Batch, Totals
-from relay_workers.writing.delivery import Control
+from relay_workers.writing.writer import Control
 from tests.store.in_memory import LEASE_MS, Clock
 
 Fate = Literal["ok", "lost", "fails", "late"]
@@ -140,15 +140,12 @@ class Hand:
     async def _send(self, write: Batch | Control, number: int) -> Outcome:
         generation = self._answer.generation
         if isinstance(write, Control):
-            return await self._log.append(
-                "s", generation, self._fence, number, LEASE_MS, write.kind, write.body, index=write.attempt
-            )
+            control = Append(write.kind, write.body, index=write.attempt)
+            return await self._log.append("s", generation, self._fence, number, LEASE_MS, control)
         count, text = len(write.texts), write.text
         event = events.Tokens(generation, write.attempt, write.index, count, text)
-        return await self._log.append(
-            "s", generation, self._fence, number, LEASE_MS, "tokens", events.encode(event), index=write.index,
-            count=count, text=text, text_bytes=write.after.text_bytes, crc32=write.after.crc32,
-        )  # fmt: skip
+        batch = Append("tokens", events.encode(event), write.index, count, text, *write.after)
+        return await self._log.append("s", generation, self._fence, number, LEASE_MS, batch)
 
     def _note(self, write: Batch | Control, outcome: Outcome) -> None:
         """What a write has come to, whoever still waits for it, is what it may come to."""

@@ -20,7 +20,7 @@ from relay.store.jobs import Job
 from relay.store.keys import Keys
 from relay.store.queue.queue import Queue
 from relay.store.session.replies import Claim, Outcome
-from relay.store.session.session_log import SessionLog
+from relay.store.session.session_log import Append, SessionLog
 from relay_workers.writing.batching import Kind
 
 LEASE_MS = 10_000
@@ -154,9 +154,8 @@ class Writer:
 
     async def _append(self, kind: str, event: events.Event, **arguments: Any) -> Outcome:
         self.n += 1
-        return await self.log.append(
-            self.session, self.generation, self.fence, self.n, LEASE_MS, kind, events.encode(event), **arguments
-        )
+        append = Append(kind, events.encode(event), **arguments)
+        return await self.log.append(self.session, self.generation, self.fence, self.n, LEASE_MS, append)
 
 
 # The first claim in each log, for a flusher that is to be its holder.

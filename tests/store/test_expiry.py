@@ -21,6 +21,7 @@ from relay.store.keys import Keys
 from relay.store.queue.backlog import Backlog
 from relay.store.queue.worker_registry import Offer, Offers
 from relay.store.session.replies import Claim
+from relay.store.session.session_log import Append
 from tests.store.in_memory import LEASE_MS, Clock, job_of, queue_on, session_log_on
 
 LOOK_MS = 1000
@@ -48,10 +49,8 @@ class Stage:
         kind = str(event.__struct_config__.tag)
         text = getattr(event, "text", getattr(event, "state", ""))
         so_far = (before + text).encode()
-        await self.log.append(
-            "s", generation, self.claims[generation].fence, n, LEASE_MS, kind, events.encode(event), index=index,
-            count=1, text=text, text_bytes=len(so_far), crc32=zlib.crc32(so_far),
-        )  # fmt: skip
+        append = Append(kind, events.encode(event), index, 1, text, len(so_far), zlib.crc32(so_far))
+        await self.log.append("s", generation, self.claims[generation].fence, n, LEASE_MS, append)
 
     async def end(self, generation: str, count: int = 0) -> None:
         await self.log.end("s", generation, self.claims[generation].fence, "complete", b"{}", count, f"a-{generation}")

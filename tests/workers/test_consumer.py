@@ -19,6 +19,7 @@ from relay.store.queue.queue import Queue
 from relay.store.session.replies import Admitted, Claim, Refused
 from relay.store.session.session_log import SessionLog
 from relay_workers.consumer import Consumer
+from relay_workers.limits import consumer_limits
 from relay_workers.providers.base import Part, Prompt, Text
 from tests.store.in_memory import (
     LEASE_MS,
@@ -68,7 +69,9 @@ async def test_a_worker_that_leaves_hands_its_job_over_even_if_redis_has_lost_it
         await queue.enqueue(job_of(), 1000)
         impatient = settings.load(grace_s=0.01, concurrency=1)
         running = asyncio.create_task(
-            Consumer(log, queue, Silence(), alone(provider), "default", impatient).run(stopping, asyncio.Event())
+            Consumer(log, queue, Silence(), alone(provider), "default", consumer_limits(impatient)).run(
+                stopping, asyncio.Event()
+            )
         )
         async with asyncio.timeout(10):
             await provider.asked.wait()
@@ -92,7 +95,9 @@ async def test_a_worker_that_finds_a_dead_answer_tidies_up_and_keeps_its_letter(
         await log.reap("s", "g1", "0", b"{}", "worker_lost")
         one = settings.load(concurrency=1)
         running = asyncio.create_task(
-            Consumer(log, queue, Silence(), alone(provider), "default", one).run(stopping, asyncio.Event())
+            Consumer(log, queue, Silence(), alone(provider), "default", consumer_limits(one)).run(
+                stopping, asyncio.Event()
+            )
         )
         async with asyncio.timeout(10):
             while await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
@@ -162,7 +167,9 @@ async def working(log: SessionLog, queue: Queue) -> AsyncIterator[tuple[Endless,
             await asyncio.sleep(0)
         await turns()
 
-    consumer = Consumer(log, queue, Silence(), alone(provider), "default", settings.load(concurrency=4))
+    consumer = Consumer(
+        log, queue, Silence(), alone(provider), "default", consumer_limits(settings.load(concurrency=4))
+    )
     running = asyncio.create_task(consumer.run(stopping, at_once))
     async with asyncio.timeout(10):
         yield provider, leave

@@ -13,10 +13,10 @@ from relay.errors import StorageError
 from relay.store.keys import Keys
 from relay.store.session.replies import Claim, Outcome
 from relay.store.session.session_log import SessionLog
-from relay_workers.generation import Generation
 from relay_workers.providers.base import Finished, Part, Prompt, Text
 from tests.store.in_memory import SESSION_TTL_S, job_of, queue_on, redis_in_memory, session_log_on, snapshot
 from tests.workers.alone import alone
+from tests.workers.generations import generation_of
 
 
 class OneToken:
@@ -61,7 +61,7 @@ async def test_an_end_whose_reply_was_lost_is_ours_also_when_the_lease_is_renewe
         before = ended("complete")
         # The lease is renewed every 70 ms, the end tried again after 500 ms at least.
         patient = settings.load(lease_s=0.21, flush_retry_ms=1000)
-        assert await Generation(job_of(), claim, "w", alone(OneToken()), log, queue_on(redis), patient).run() is True
+        assert await generation_of(claim, "w", alone(OneToken()), log, queue_on(redis), patient).run() is True
         assert log.lost
         assert ended("complete") == before + 1
         assert (await snapshot(log))["reason"] == "complete"
@@ -81,9 +81,7 @@ async def test_a_finish_that_cannot_be_written_fails_the_answer_and_the_model_is
         await log.admit(job_of())
         claim = await log.claim("s", "g1", "w", 1000, 0)
         assert isinstance(claim, Claim)
-        assert (
-            await Generation(job_of(), claim, "w", alone(NoName()), log, queue_on(redis), settings.load()).run() is True
-        )
+        assert await generation_of(claim, "w", alone(NoName()), log, queue_on(redis), settings.load()).run() is True
         shown = await snapshot(log)
         assert (shown["reason"], shown["error"]["code"], shown["text"]) == ("failed", "internal", "all of it")
 
@@ -105,7 +103,7 @@ async def test_a_cancellation_that_nobody_asked_for_ends_the_answer_and_is_a_bug
         claim = await log.claim("s", "g1", "w", 1000, 0)
         assert isinstance(claim, Claim)
         before = REGISTRY.get_sample_value("relay_unexpected_errors_total", {"part": "generation"}) or 0.0
-        generation = Generation(job_of(), claim, "w", alone(Leaks()), log, queue_on(redis), settings.load())
+        generation = generation_of(claim, "w", alone(Leaks()), log, queue_on(redis), settings.load())
         async with asyncio.timeout(10):
             assert await generation.run() is True
         shown = await snapshot(log)
@@ -133,7 +131,7 @@ async def test_parts_without_text_stop_neither_the_others_nor_the_deadline() -> 
         claim = await log.claim("s", "g1", "w", 1000, 0)
         assert isinstance(claim, Claim)
         hasty = settings.load(token_timeout_s=0.001)
-        assert await Generation(job_of(), claim, "w", alone(provider), log, queue_on(redis), hasty).run() is True
+        assert await generation_of(claim, "w", alone(provider), log, queue_on(redis), hasty).run() is True
         shown = await snapshot(log)
         assert (shown["reason"], shown["error"]["code"], shown["text"]) == ("failed", "provider_timeout", "half")
         assert provider.said < 99_999

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,16 +47,16 @@ async def session_log(settings: Settings) -> AsyncIterator[SessionLog]:
     await redis.aclose()
 
 
+def lifeline_of(settings: Settings) -> Lifeline:
+    return Lifeline(settings.lease_s, partial(factory.connect, settings))
+
+
 @pytest.fixture
 async def lifeline(settings: Settings) -> AsyncIterator[Lifeline]:
-    made = Lifeline(settings)
+    made = lifeline_of(settings)
     await made.start()
     yield made
     await made.aclose()
-
-
-async def never() -> bool:
-    raise AssertionError("nobody asked for that")
 
 
 def renewal_of(writer: Writer, fence: int | None = None) -> Renewal:
@@ -72,7 +73,7 @@ async def test_a_lease_is_renewed_while_the_loop_is_blocked_for_longer_than_it_l
     session_log: SessionLog, lifeline: Lifeline
 ) -> None:
     writer = await admitted_and_claimed(session_log)
-    lease = Lease(never, LEASE_S, time.monotonic())
+    lease = Lease(LEASE_S, time.monotonic())
     lifeline.add(lease, lambda: renewal_of(writer))
     before = await lease_ms(session_log)
     time.sleep(3 * LEASE_S)  # noqa: ASYNC251
@@ -100,7 +101,7 @@ def late_serving(queue: Any, stopping: asyncio.Event) -> Serving:
 
 async def test_a_worker_whose_loop_is_blocked_says_from_here_that_it_serves_its_queue(settings: Settings) -> None:
     redis = Connections(settings.redis_url)
-    queue, lifeline = factory.queue(redis, settings), Lifeline(settings)
+    queue, lifeline = factory.queue(redis, settings), lifeline_of(settings)
     lifeline.serving = late_serving(queue, asyncio.Event())
     await lifeline.start()
     until_s = time.monotonic() + TIMEOUT_S
@@ -114,7 +115,7 @@ async def test_a_worker_whose_loop_is_blocked_says_from_here_that_it_serves_its_
 
 @pytest.mark.parametrize("why", ["late", "in time", "to go", "blocked for ever"])
 async def test_it_says_so_only_for_a_worker_that_lives_and_is_late(settings: Settings, why: str) -> None:
-    lifeline, stopping, said = Lifeline(settings), asyncio.Event(), Said()
+    lifeline, stopping, said = lifeline_of(settings), asyncio.Event(), Said()
     lifeline.serving = late_serving(said, stopping)
     if why == "in time":
         await lifeline.serving.say()
@@ -135,7 +136,7 @@ async def test_what_redis_says_otherwise_is_left_to_the_worker(session_log: Sess
         asked.append(1)
         return renewal_of(writer, writer.fence - 1)
 
-    lease = Lease(never, LEASE_S, time.monotonic())
+    lease = Lease(LEASE_S, time.monotonic())
     lifeline.add(lease, stale)
     await until(lambda: asked, "it is tried")
     await until(lambda: not lease.is_held, "it has run out")
@@ -143,7 +144,7 @@ async def test_what_redis_says_otherwise_is_left_to_the_worker(session_log: Sess
 
 async def test_what_was_removed_is_not_renewed_any_more(session_log: SessionLog, lifeline: Lifeline) -> None:
     writer = await admitted_and_claimed(session_log)
-    lease = Lease(never, LEASE_S, time.monotonic())
+    lease = Lease(LEASE_S, time.monotonic())
     lifeline.add(lease, lambda: renewal_of(writer))
     await lifeline.remove(lease)
     await until(lambda: not lease.is_held, "it has run out")
@@ -154,18 +155,18 @@ async def test_a_loop_that_is_blocked_for_ever_is_given_up(
 ) -> None:
     monkeypatch.setattr(lifeline_module, "BLOCKED_S", 0.1)
     writer = await admitted_and_claimed(session_log)
-    lease = Lease(never, LEASE_S, time.monotonic())
+    lease = Lease(LEASE_S, time.monotonic())
     lifeline.add(lease, lambda: renewal_of(writer))
     time.sleep(2 * LEASE_S)  # noqa: ASYNC251
     assert not lease.is_held
 
 
 async def test_it_ends_at_once_with_nothing_to_renew_and_with_redis_away(settings: Settings) -> None:
-    away = Lifeline(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease_s": 600.0}))
+    away = lifeline_of(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease_s": 600.0}))
     await away.start()
     async with asyncio.timeout(10):
         await away.aclose()
-    never_started = Lifeline(settings)
+    never_started = lifeline_of(settings)
     await never_started.aclose()
 
 
@@ -200,7 +201,7 @@ def bugs() -> float:
 
 
 def late_lease() -> Lease:
-    return Lease(never, 10_000.0, time.monotonic() - 6_000)
+    return Lease(10_000.0, time.monotonic() - 6_000)
 
 
 def asked_for(fence: int) -> Callable[[], Renewal]:
@@ -243,7 +244,7 @@ async def test_a_lease_that_a_bug_keeps_from_being_renewed_costs_the_others_noth
 
 async def test_it_ends_although_every_thread_of_the_loop_is_busy(settings: Settings) -> None:
     """As with a generator that has handed its work to them."""
-    made, free = Lifeline(settings), threading.Event()
+    made, free = lifeline_of(settings), threading.Event()
     await made.start()
     loop = asyncio.get_running_loop()
     busy = [loop.run_in_executor(None, free.wait) for _ in range(64)]

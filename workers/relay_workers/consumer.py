@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from dataclasses import dataclass
 from typing import assert_never
 
 from relay import logging, metrics
@@ -18,21 +19,35 @@ from relay.crashpoints import crashpoint
 from relay.errors import StorageError
 from relay.redis.connections import BLOCK_S
 from relay.redis.pubsub.subscriber import Source
-from relay.settings import Settings
 from relay.store.jobs import Job
-from relay.store.queue.policy import Policy
 from relay.store.queue.queue import Queue
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import SessionLog
 from relay_workers.asking.provider_pool import Lineup
-from relay_workers.generation import Generation
+from relay_workers.generation import Generation, GenerationLimits
 from relay_workers.lease_thread import Lifeline
+from relay_workers.writing.claimed import Claimed
 
 _CLAIMS = 3  # tries in a row of what Redis loses between admit and claim; after that it counts as an outage
 AT_ONCE = 8  # jobs per round trip: one at a time starves the last of many; all at once starves other workers
 _RETRY_S = 0.5
 
 log = logging.get("consumer")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerLimits:
+    """`concurrency` jobs at a time; at the end they have `grace_s`. `history_turns`: of the past, for each prompt.
+
+    `look_ms`: after which a reaper looks at a job that was put back.
+    """
+
+    concurrency: int
+    grace_s: float
+    history_turns: int
+    lease_ms: int
+    look_ms: int
+    generation: GenerationLimits
 
 
 class Consumer:
@@ -45,7 +60,7 @@ class Consumer:
         source: Source,
         lineup: Lineup,
         name: str,
-        settings: Settings,
+        limits: ConsumerLimits,
         lifeline: Lifeline | None = None,
     ) -> None:
         self._lifeline = lifeline
@@ -55,9 +70,8 @@ class Consumer:
         self._source = source
         self._lineup = lineup
         self._name = name
-        self._settings = settings
-        self._lease_ms, self._look_ms = int(settings.lease_s * 1000), Policy.of(settings).look_ms
-        self._room = settings.concurrency  # jobs that may be taken now
+        self._limits = limits
+        self._room = limits.concurrency  # jobs that may be taken now
         self._freed = asyncio.Event()
         self._leaving = False
         self._giving_back = False  # nothing is claimed any more
@@ -90,9 +104,9 @@ class Consumer:
 
     async def _finish(self, at_once: asyncio.Event) -> None:
         if self._tasks:
-            log.info("finishing", running=len(self._tasks), grace_s=self._settings.grace_s)
+            log.info("finishing", running=len(self._tasks), grace_s=self._limits.grace_s)
             running = set(self._tasks)  # as of now: they may all be over by the first step of what waits for them
-            finishing = asyncio.create_task(asyncio.wait(running, timeout=self._settings.grace_s), name="finishing")
+            finishing = asyncio.create_task(asyncio.wait(running, timeout=self._limits.grace_s), name="finishing")
             hurried = asyncio.create_task(at_once.wait(), name="at once")
             await asyncio.wait([finishing, hurried], return_when=asyncio.FIRST_COMPLETED)
             for helper in (finishing, hurried):
@@ -226,9 +240,8 @@ class Consumer:
             if self._giving_back:
                 await self._give_back(job)
                 return None
-            claim = await self._log.claim(
-                job.session, job.generation, self.worker, self._lease_ms, (self._settings.history_turns + 1) // 2
-            )
+            exchanges = (self._limits.history_turns + 1) // 2
+            claim = await self._log.claim(job.session, job.generation, self.worker, self._limits.lease_ms, exchanges)
             crashpoint("claim.claimed")
             if isinstance(claim, Claim):
                 metrics.claims.labels("claimed").inc()
@@ -247,9 +260,8 @@ class Consumer:
         raise StorageError("Redis has lost the answer again and again before it could be claimed")
 
     async def _run(self, job: Job, claim: Claim) -> None:
-        generation = Generation(
-            job, claim, self.worker, self._lineup, self._log, self._queue, self._settings, self._lifeline
-        )
+        claimed, limits = Claimed(job, claim, self.worker, self._limits.lease_ms), self._limits.generation
+        generation = Generation(claimed, self._lineup, self._log, self._queue, limits, self._lifeline)
         self._running[job.generation] = generation
         metrics.running.inc()
         try:
@@ -286,7 +298,7 @@ class Consumer:
         Should Redis have lost it, what it takes to make it anew is here, and perhaps only here.
         """
         try:
-            await self._queue.put_back(job, self._look_ms)
+            await self._queue.put_back(job, self._limits.look_ms)
             await self._queue.requeue(job.queue, job.session, job.generation, 0)
             log.info("handed_over", session=job.session, generation=job.generation)
         except StorageError as error:

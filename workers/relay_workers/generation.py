@@ -10,33 +10,48 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from relay import logging, metrics, timeouts
 from relay.errors import StorageError
+from relay.failure_messages import Sentences
 from relay.protocol import events
 from relay.protocol.words import FailureCode, new_id
-from relay.settings import Settings
-from relay.store.jobs import Job
-from relay.store.queue.policy import Policy
 from relay.store.queue.queue import Queue
-from relay.store.session.replies import Claim, Outcome, Rebuilt
 from relay.store.session.session_log import SessionLog
 from relay_workers.asking.answer_request import Answer
 from relay_workers.asking.background_call import left_upstream
-from relay_workers.asking.call import TooLong
-from relay_workers.asking.history import prompt_for
+from relay_workers.asking.call import CallLimits, TooLong
+from relay_workers.asking.failover import Rules
+from relay_workers.asking.history import HistoryLimits, prompt_for
 from relay_workers.asking.provider_pool import Lineup
 from relay_workers.lease import Lease
 from relay_workers.lease_thread import Lifeline, Renewal
 from relay_workers.providers.base import Finished, Prompt, ProviderError, describe
-from relay_workers.writing.delivery import Patience, Rejected
-from relay_workers.writing.flusher import Flusher, LetGo
-from relay_workers.writing.writer import Place
+from relay_workers.writing.arrivals import Arrivals
+from relay_workers.writing.claimed import Claimed
+from relay_workers.writing.delivery import Rejected
+from relay_workers.writing.flusher import Flusher, FlushLimits, LetGo
+from relay_workers.writing.rebuilding import Rebuilder, RebuildLimits
 
 _RETRY_S = 0.3
 
 log = logging.get("generation")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationLimits:
+    """Of one generation as a whole, and of its parts. `sentences`: what a person reads if it fails."""
+
+    answer_timeout_s: float
+    prompt_timeout_s: float
+    history: HistoryLimits
+    failover: Rules
+    call: CallLimits
+    flush: FlushLimits
+    rebuild: RebuildLimits
+    sentences: Sentences
 
 
 class Generation:
@@ -44,54 +59,30 @@ class Generation:
 
     def __init__(
         self,
-        job: Job,
-        claim: Claim,
-        worker: str,
+        claimed: Claimed,
         lineup: Lineup,
         session_log: SessionLog,
         queue: Queue,
-        settings: Settings,
+        limits: GenerationLimits,
         lifeline: Lifeline | None = None,
     ) -> None:
-        self._job = job
+        self._job, self._claim, _, self._lease_ms = claimed
         self._lifeline = lifeline
-        self._worker = worker
         self._queue = queue
-        self._claim = claim
         self._lineup = lineup
         self._session_log = session_log
-        self._settings = settings
-        self._lease_ms = int(settings.lease_s * 1000)
-        self._log = log.bind(session=job.session, generation=job.generation, fence=claim.fence)
+        self._limits = limits
+        self._log = log.bind(session=claimed.session, generation=claimed.generation, fence=self._claim.fence)
         self._renewing = logging.Trouble(self._log, "renewal_failed")
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._claimed_s = time.monotonic()
+        self._arrivals = Arrivals(claimed_s=time.monotonic())
         self._answer: Answer | None = None
-        self._upstream = left_upstream(lineup, claim)
-        self._lease = Lease(self._renew, settings.lease_s, claim.asked_s)
+        self._upstream = left_upstream(lineup, self._claim)
+        self._lease = Lease(self._lease_ms / 1000, self._claim.asked_s, self._renewing)
         self._outcome = ("", "")  # reason and error code of the end that we said
-        self._flusher = Flusher(
-            session_log,
-            job.session,
-            job.generation,
-            claim.fence,
-            claim.attempt,
-            Place((claim.epoch,), claim.head),
-            claim.left if self._upstream is not None else None,
-            restore=self._restore,
-            lease_ms=self._lease_ms,
-            batch_size=settings.batch_size,
-            batch_linger_ms=settings.batch_linger_ms,
-            patience=Patience(
-                retries=settings.flush_retries,
-                retry_ms=settings.flush_retry_ms,
-                retry_max_ms=settings.retry_max_ms,
-                spill_bytes=settings.spill_bytes,
-                lost_after_ms=settings.lost_after_s * 1000,
-            ),
-            now_ms=lambda: time.monotonic() * 1000,
-            renewed=self._renewed,
-        )
+        rebuilder = Rebuilder(claimed, session_log, queue, self._arrivals, limits.rebuild, _now_ms)
+        resumes = self._upstream is not None
+        self._flusher = Flusher(claimed, session_log, rebuilder, self._lease, limits.flush, _now_ms, resumes=resumes)
 
     @property
     def fence(self) -> int:
@@ -126,7 +117,7 @@ class Generation:
         let_go: LetGo | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(self._lease.keep()), tasks.create_task(self._listen())]
+                helpers = [tasks.create_task(self._lease.keep(self._renew)), tasks.create_task(self._listen())]
                 if self._claim.fresh:
                     helpers.append(tasks.create_task(self._put_back()))
                 await self._flush(tasks.create_task(self._produce()))
@@ -140,7 +131,7 @@ class Generation:
         self._log.info(
             "ended", fence=self.fence, reason=self._outcome[0], code=self._outcome[1], provider=self._provider
         )
-        metrics.answer_s.observe(time.monotonic() - self._claimed_s)
+        metrics.answer_s.observe(time.monotonic() - self._arrivals.claimed_s)
         return True
 
     async def _flush(self, producing: asyncio.Task[None]) -> None:
@@ -156,13 +147,14 @@ class Generation:
     async def _produce(self) -> None:
         """Have the question answered and say the last word, whatever happens."""
         try:
-            async with timeouts.timeout(self._settings.answer_timeout_s):
+            async with timeouts.timeout(self._limits.answer_timeout_s):
                 self._answer = Answer(
                     self._lineup.candidates(self._job),
                     self._flusher,
-                    self._settings,
+                    self._limits.failover,
+                    self._limits.call,
+                    self._arrivals,
                     upstream=self._upstream,
-                    claimed_s=self._claimed_s,
                     lease=self._lease,
                     log=self._log,
                 )
@@ -186,10 +178,12 @@ class Generation:
             self._fail("internal", retryable=True, detail=describe(error))
 
     async def _prompt(self) -> Prompt:
-        deadline = time.monotonic() + self._settings.first_token_timeout_s
+        deadline = time.monotonic() + self._limits.prompt_timeout_s
         while True:
             try:
-                return await prompt_for(self._job, self._claim.history, self._session_log.snapshots, self._settings)
+                return await prompt_for(
+                    self._job, self._claim.history, self._session_log.snapshots, self._limits.history
+                )
             except StorageError:
                 if time.monotonic() > deadline:
                     raise
@@ -203,7 +197,7 @@ class Generation:
         self._flusher.end("complete", members, message_id)
 
     def _fail(self, code: FailureCode, *, retryable: bool, detail: dict[str, Any]) -> None:
-        sentence = self._settings.sentences.choose(self._job.language)
+        sentence = self._limits.sentences.choose(self._job.language)
         self._outcome = ("failed", code)
         self._flusher.end("failed", events.failed(code, sentence, retryable=retryable, provider=self._provider))
         self._log.warning("failed", code=code, provider=self._provider, **detail)
@@ -220,23 +214,13 @@ class Generation:
         trouble = logging.Trouble(self._log, "put_back_failed")
         while True:
             try:
-                await self._queue.put_back(self._job, Policy.of(self._settings).look_ms)
+                await self._queue.put_back(self._job, self._limits.rebuild.look_ms)
                 trouble.over()
                 return
             except StorageError as error:
                 metrics.storage_errors.labels("queue").inc()
                 trouble.failed(error)
                 await asyncio.sleep(_RETRY_S)
-
-    async def _restore(self, fence: int, place: Place) -> Rebuilt | Outcome:
-        """Redis has lost this generation, or a part of it. Its row first: should we die now, a reaper finds it."""
-        job, times = self._job, dict(self._claim.times)
-        if self._answer is not None and self._answer.first_token_s is not None:
-            times["first"] = times["claimed"] + int(self._answer.first_token_s * 1000)
-        await self._queue.announce(job.queue)
-        look = Policy.of(self._settings).look_ms
-        await self._queue.enqueue(job, look, held=True)
-        return await self._session_log.rebuild(job, fence, self._worker, self._lease_ms, place.epochs, place.seq, times)
 
     def _renewal(self) -> Renewal:
         """As of now; also read from the lifeline's thread."""
@@ -263,11 +247,6 @@ class Generation:
             self._flusher.rebuild()
         return outcome.what == "written"
 
-    def _renewed(self, asked_s: float) -> None:
-        """By a write: nothing else may renew it again."""
-        self._lease.renewed(asked_s)
-        self._renewing.over()
-
     @property
     def _mark(self) -> str:
         return self._answer.mark if self._answer is not None else self._claim.left.mark
@@ -282,11 +261,11 @@ class Generation:
         metrics.abandoned.labels(why).inc()
         if why == "ended" and self._answer is not None:
             self._answer.cancel()
-            await self._account_for_stop(self._answer, closed_s)
+            await self._account_for_stop(closed_s)
         self._log.info("let_go", why=why)
         return why == "ended"
 
-    async def _account_for_stop(self, answer: Answer, closed_s: float) -> None:
+    async def _account_for_stop(self, closed_s: float) -> None:
         """How long the provider went on for nobody. By Redis' clock: that of the gateway that stopped it may differ."""
         try:
             ago_ms = await self._session_log.since_stop_ms(self._job.session, self._job.generation)
@@ -297,4 +276,8 @@ class Generation:
         if ago_ms is not None:  # else it was deleted, or another worker has ended it
             ended_s = time.monotonic() - ago_ms / 1000
             metrics.stop_s.observe(max(0.0, closed_s - ended_s))
-            metrics.tokens_after_stop.inc(answer.tokens_since(ended_s))
+            metrics.tokens_after_stop.inc(self._arrivals.since(ended_s))
+
+
+def _now_ms() -> float:
+    return time.monotonic() * 1000

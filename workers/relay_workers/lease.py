@@ -6,34 +6,45 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from relay.logging import Trouble
+
 
 class Lease:
-    """`renew` it in Redis: true if it was, false if another try may help; whoever has lost it raises.
+    """Somebody has to `keep` it. Writes renew it too, and so may the lifeline, from another thread: they say so.
 
-    Writes renew it too, and so may the lifeline, from another thread: they say so by `renewed`.
+    `trouble`: with renewing it.
     """
 
-    def __init__(self, renew: Callable[[], Awaitable[bool]], lease_s: float, asked_s: float) -> None:
-        self._renew = renew
+    def __init__(self, lease_s: float, asked_s: float, trouble: Trouble | None = None) -> None:
+        self._trouble = trouble
         self._lease_s = lease_s
         self._until_s = asked_s + lease_s
         self._tried_s = asked_s
         self._due = asyncio.Event()
         self._renewed = asyncio.Event()
 
-    async def keep(self) -> None:
-        """Renew it where nothing else has for a third of its time, until cancelled. Raises what `renew` does."""
+    async def keep(self, renew: Callable[[], Awaitable[bool]]) -> None:
+        """`renew` it in Redis where nothing else has for a third of its time, until cancelled. Raises what that does.
+
+        It returns true if the lease was renewed, false if another try may help; whoever has lost it raises.
+        """
         while True:
             await self._until_due()
             self._due.clear()
             asked_s = self._tried_s = time.monotonic()
-            if await self._renew():
+            if await renew():
                 self.renewed(asked_s)
                 self._renewed.set()
 
     def renewed(self, asked_s: float) -> None:
-        """By a write that was asked for then."""
+        """By what was asked for then."""
         self._until_s = max(self._until_s, asked_s + self._lease_s)
+
+    def written(self, asked_s: float) -> None:
+        """Renewed by a write that was asked for then: nothing else may renew it again."""
+        self.renewed(asked_s)
+        if self._trouble is not None:
+            self._trouble.over()
 
     def renew_now(self) -> None:
         """Something is to be kept with it."""

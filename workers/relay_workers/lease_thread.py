@@ -20,9 +20,7 @@ from typing import NamedTuple
 
 from relay import logging, metrics
 from relay.errors import StorageError
-from relay.redis.connections import Connections
-from relay.settings import Settings
-from relay.store import factory
+from relay.store.factory import Stores
 from relay.store.queue.queue import Queue
 from relay.store.session.session_log import SessionLog
 from relay_workers.lease import Lease
@@ -48,14 +46,14 @@ class Renewal(NamedTuple):
 class Lifeline:
     """`start` it in the worker's loop; `aclose` it there after everything that holds a lease.
 
-    `serving`: set before `start`.
+    `connect`: called in the thread, for connections of its own. `serving`: set before `start`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, lease_s: float, connect: Callable[[], Stores]) -> None:
         self.serving: Serving | None = None
-        self._settings = settings
-        self._lease_s = settings.lease_s
-        self._lease_ms = int(settings.lease_s * 1000)
+        self._connect = connect
+        self._lease_s = lease_s
+        self._lease_ms = int(lease_s * 1000)
         self._leases: dict[Lease, Callable[[], Renewal]] = {}
         self._renewing: dict[Lease, Future[None]] = {}
         self._seen_at = time.monotonic()
@@ -109,8 +107,7 @@ class Lifeline:
 
     async def _run(self) -> None:
         stopping = asyncio.wrap_future(self._stopping)
-        redis = Connections(self._settings.redis_url)
-        session_log, queue = factory.session_log(redis, self._settings), factory.queue(redis, self._settings)
+        redis, session_log, queue = self._connect()
         try:
             while not stopping.done():
                 await asyncio.wait([stopping], timeout=min(self._lease_s / 8, _LOOK_S))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from relay import logging, metrics
-from relay.redis.connections import Connections
 from relay.settings import Settings
 from relay.store import factory
 from relay.store.queue.worker_registry import Offers
@@ -13,6 +13,7 @@ from relay.store.requirements import Fitness
 from relay_workers.asking.provider_pool import Lineup
 from relay_workers.consumer import Consumer
 from relay_workers.lease_thread import Lifeline
+from relay_workers.limits import consumer_limits
 from relay_workers.metrics_port import metrics_port
 from relay_workers.queue_heartbeat import Serving
 
@@ -46,12 +47,11 @@ async def _serve(
     serving: asyncio.Event,
     port: int,
 ) -> None:
-    redis = Connections(settings.redis_url)
-    session_log = factory.session_log(redis, settings)
-    queue = factory.queue(redis, settings)
+    redis, session_log, queue = factory.connect(settings)
     subscriber = factory.subscriber(redis)
-    lifeline = Lifeline(settings)
-    consumer = Consumer(session_log, queue, subscriber, lineup, settings.queue, settings, lifeline)
+    lifeline = Lifeline(settings.lease_s, partial(factory.connect, settings))
+    limits = consumer_limits(settings)
+    consumer = Consumer(session_log, queue, subscriber, lineup, settings.queue, limits, lifeline)
     fitness = Fitness(redis.commands, settings.prefix)
     await fitness.look()
     subscriber.start()

@@ -57,6 +57,21 @@ _WHY_REFUSED: dict[bytes, WhyRefused] = {word.encode(): word for word in get_arg
 _BURIED: dict[bytes, Buried] = {word.encode(): word for word in get_args(Buried)}
 
 
+class Append(msgspec.Struct, frozen=True):
+    """One event to append. `index`: of its first token; of a restart, the new attempt. `count`: of its tokens.
+
+    `text`: of its tokens; of a status, the state. `text_bytes` and `crc32`: of the attempt's text with this batch.
+    """
+
+    kind: str
+    body: bytes
+    index: int = 0
+    count: int = 0
+    text: str = ""
+    text_bytes: int = 0
+    crc32: int = 0
+
+
 class SessionLog:
     """Sessions under one prefix. `append` is the client for a worker's writes, `commands` for everything else.
 
@@ -256,28 +271,13 @@ class SessionLog:
             asked_s,
         )
 
-    async def append(
-        self,
-        session: str,
-        generation: str,
-        fence: int,
-        n: int,
-        lease_ms: int,
-        kind: str,
-        body: bytes,
-        *,
-        index: int = 0,
-        count: int = 0,
-        text: str = "",
-        text_bytes: int = 0,
-        crc32: int = 0,
-    ) -> Outcome:
-        """One event, exactly once. `text_bytes` and `crc32` are the attempt's with this batch."""
-        return self._outcome(
-            await self._write(
-                _APPEND, session, generation, fence, n, lease_ms, kind, body, index, count, text, text_bytes, crc32
-            )
-        )
+    async def append(self, session: str, generation: str, fence: int, n: int, lease_ms: int, event: Append) -> Outcome:
+        """One event, exactly once."""
+        reply = await self._write(
+            _APPEND, session, generation, fence, n, lease_ms, event.kind, event.body, event.index, event.count,
+            event.text, event.text_bytes, event.crc32,
+        )  # fmt: skip
+        return self._outcome(reply)
 
     async def end(
         self,

@@ -20,7 +20,7 @@ from relay.protocol import events
 from relay.protocol.view import Generation, SessionView
 from relay.store.session import snapshots as snapshots_module
 from relay.store.session.replies import Rebuilt
-from relay.store.session.session_log import SessionLog
+from relay.store.session.session_log import Append, SessionLog
 from tests.examples import tries
 from tests.protocol.logs import in_order
 from tests.store.in_memory import (
@@ -61,7 +61,7 @@ async def test_data_that_is_sent_twice_stands_there_once(session_log: SessionLog
     writer = await admitted_and_claimed(session_log)
     body = events.encode(events.Data("g1", 1, "note", "once", 0))
     for number in (1, 1, 2):
-        await session_log.append("s", "g1", writer.fence, number, LEASE_MS, "data", body, index=0, count=1)
+        await session_log.append("s", "g1", writer.fence, number, LEASE_MS, Append("data", body, index=0, count=1))
     assert len((await snapshot(session_log))["data"]) == 1
 
 
@@ -70,10 +70,10 @@ async def test_what_an_earlier_release_wrote_or_redis_has_lost_is_not_known(
 ) -> None:
     writer = await admitted_and_claimed(session_log)
     body = events.encode(events.Data("g1", 1, "note", 1, 0))
-    await session_log.append("s", "g1", writer.fence, 1, LEASE_MS, "data", body, index=0, count=1)
+    await session_log.append("s", "g1", writer.fence, 1, LEASE_MS, Append("data", body, index=0, count=1))
     await redis.delete("t:s:{s}:d:g1")
     assert (await snapshot(session_log))["data"] is None
-    await session_log.append("s", "g1", writer.fence, 2, LEASE_MS, "data", body, index=1, count=1)
+    await session_log.append("s", "g1", writer.fence, 2, LEASE_MS, Append("data", body, index=1, count=1))
     assert (await snapshot(session_log))["data"] is None
 
 

@@ -15,11 +15,11 @@ from relay import settings
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import SessionLog
 from relay_workers.asking import answer_request
-from relay_workers.generation import Generation
 from relay_workers.providers.base import Data, Finished, Mark, Part, Prompt, ProviderError, Reasoning, Text
 from tests.examples import tries
 from tests.store.in_memory import job_of, queue_on, redis_in_memory, session_log_on, snapshot, whole_log
 from tests.workers.alone import alone
+from tests.workers.generations import generation_of
 
 
 class Background:
@@ -87,7 +87,7 @@ async def lost(log: SessionLog, redis: Any, provider: Background, data: int = 0)
     """A first worker begins, writes what it has read and is gone; its job is free for another."""
     claim = await claimed(log, "w1")
     eager = settings.load(batch_linger_ms=0)
-    running = asyncio.create_task(Generation(job_of(), claim, "w1", alone(provider), log, queue_on(redis), eager).run())
+    running = asyncio.create_task(generation_of(claim, "w1", alone(provider), log, queue_on(redis), eager).run())
     key = log.keys.generation("s", "g1")
     said = sum(isinstance(part, Text) for part in provider.parts[: provider.reads])
     async with asyncio.timeout(10):
@@ -107,7 +107,7 @@ async def lost(log: SessionLog, redis: Any, provider: Background, data: int = 0)
 
 async def taken_over(log: SessionLog, redis: Any, provider: Background, **named: float) -> dict[str, Any]:
     claim, chosen = await claimed(log, "w2"), settings.load(**named)
-    generation = Generation(job_of(), claim, "w2", alone(provider), log, queue_on(redis), chosen)
+    generation = generation_of(claim, "w2", alone(provider), log, queue_on(redis), chosen)
     async with asyncio.timeout(10):
         assert await generation.run() is True
     return await snapshot(log)
@@ -237,7 +237,7 @@ async def test_a_stop_cancels_the_call_at_the_provider() -> None:
         log, provider = session_log_on(redis), Background(parts_of("one ", "two ", "three"), 2)
         await log.admit(job_of())
         claim = await claimed(log, "w1")
-        generation = Generation(job_of(), claim, "w1", alone(provider), log, queue_on(redis), settings.load())
+        generation = generation_of(claim, "w1", alone(provider), log, queue_on(redis), settings.load())
         running = asyncio.create_task(generation.run())
         async with asyncio.timeout(10):
             await provider.drained.wait()
@@ -270,7 +270,7 @@ async def test_a_provider_that_cannot_be_told_of_a_stop_holds_up_no_job(
         log, provider = session_log_on(redis), Deaf(failure)
         await log.admit(job_of())
         claim = await claimed(log, "w1")
-        generation = Generation(job_of(), claim, "w1", alone(provider), log, queue_on(redis), settings.load())
+        generation = generation_of(claim, "w1", alone(provider), log, queue_on(redis), settings.load())
         running = asyncio.create_task(generation.run())
         async with asyncio.timeout(10):
             await provider.drained.wait()
@@ -285,7 +285,7 @@ async def test_a_worker_that_was_replaced_cancels_nothing() -> None:
         log, provider = session_log_on(redis), Background(parts_of("one ", "two ", "three"), 2)
         await log.admit(job_of())
         claim = await claimed(log, "w1")
-        frozen = Generation(job_of(), claim, "w1", alone(provider), log, queue_on(redis), settings.load(lease_s=0.3))
+        frozen = generation_of(claim, "w1", alone(provider), log, queue_on(redis), settings.load(lease_s=0.3))
         running = asyncio.create_task(frozen.run())
         async with asyncio.timeout(10):
             await provider.drained.wait()
@@ -308,7 +308,7 @@ async def test_an_answer_that_takes_too_long_is_cancelled_at_the_provider() -> N
         claim = await claimed(log, "w1")
         hasty = settings.load(token_timeout_s=0.05)
         async with asyncio.timeout(10):
-            await Generation(job_of(), claim, "w1", alone(provider), log, queue_on(redis), hasty).run()
+            await generation_of(claim, "w1", alone(provider), log, queue_on(redis), hasty).run()
         shown = await snapshot(log)
         assert (shown["reason"], shown["error"]["code"]) == ("failed", "provider_timeout")
         assert provider.cancelled == ["resp_1"]

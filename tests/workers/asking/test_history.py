@@ -11,6 +11,7 @@ from relay import settings
 from relay.protocol.commands import Turn as SubmittedTurn
 from relay.store.session.session_log import SessionLog
 from relay_workers.asking.history import prompt_for
+from relay_workers.limits import history_limits
 from tests.store.in_memory import answered, claimed, job_of, redis_in_memory, session_log_on
 
 
@@ -24,7 +25,7 @@ async def prompted(log: SessionLog, job: Any, **bounds: Any) -> list[tuple[str, 
     """(role, content) of each turn that the job's model is given."""
     await log.admit(job)
     writer = await claimed(log, job)
-    prompt = await prompt_for(job, writer.history, log.snapshots, settings.load(**bounds))
+    prompt = await prompt_for(job, writer.history, log.snapshots, history_limits(settings.load(**bounds)))
     return [(turn.role, turn.content) for turn in prompt.turns]
 
 
@@ -99,11 +100,11 @@ async def test_max_tokens_has_a_default_and_a_cap(
     cap: int,
     given: int | None,
 ) -> None:
-    bounds = settings.load(max_tokens=default, max_tokens_cap=cap)
+    bounds = history_limits(settings.load(max_tokens=default, max_tokens_cap=cap))
     assert (await prompt_for(job_of(max_tokens=asked), [], session_log.snapshots, bounds)).max_tokens == given
 
 
 async def test_the_prompt_says_for_whom_it_is_and_what_the_submit_had_beside_it(session_log: SessionLog) -> None:
     job = job_of("g1", metadata={"user": "u"})
-    prompt = await prompt_for(job, [], session_log.snapshots, settings.load())
+    prompt = await prompt_for(job, [], session_log.snapshots, history_limits(settings.load()))
     assert (prompt.session, prompt.generation, prompt.metadata) == (job.session, "g1", {"user": "u"})

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from relay.errors import StorageError
 from relay.protocol.words import Reason
-from relay.store.session.replies import Claim, Outcome
+from relay.store.session.replies import Claim, Outcome, Rebuilt
 from relay.store.session.session_log import SessionLog
 from relay_workers.writing.flusher import Flusher, LetGo
 from tests.examples import tries
@@ -23,13 +24,14 @@ from tests.store.in_memory import (
     LEASE_MS,
     admitted_and_claimed,
     first_claims,
+    queue_on,
     redis_in_memory,
     session_log_on,
     snapshot,
     transcript,
     whole_log,
 )
-from tests.workers.writing.unreliable import IMPATIENT, Manual, Unreliable, flusher_of
+from tests.workers.writing.unreliable import IMPATIENT, Manual, Unreliable, flusher_of, rebuilder_of
 
 WAIT_S = 10
 
@@ -107,7 +109,6 @@ class Stage:
         self.flusher = flusher_of(
             self.redis,
             patience=patience,
-            restore=lambda *known: self.redis.rebuild(*known),
             now_ms=self.now_ms,
             **options,
         )
@@ -192,7 +193,7 @@ async def test_an_attempt_that_was_taken_over_comes_back_with_a_reason(stage: St
     assert isinstance(claim, Claim)
     assert (claim.attempt, claim.shown) == (2, False)
     first_claims[stage.log] = claim
-    flusher = flusher_of(stage.redis, restore=lambda *known: stage.redis.rebuild(*known))
+    flusher = flusher_of(stage.redis)
     await stage.redis.lose_everything()
     flusher.token("tokens", "new")
     flusher.end("complete", b"{}", "a1")
@@ -247,6 +248,40 @@ async def test_an_answer_that_was_stopped_while_redis_forgot_its_worker_is_let_g
     with pytest.raises(LetGo) as raised:
         await over(running)
     assert raised.value.why == "ended"
+
+
+async def test_the_jobs_row_is_back_before_the_generation_is_made_again() -> None:
+    """Should the worker die in between, nobody else would find the job."""
+    async with redis_in_memory() as redis:
+        log, queue = Forgetful(session_log_on(redis), redis, "fails"), queue_on(redis)
+        await admitted_and_claimed(log.log)
+        with pytest.raises(StorageError):
+            await rebuilder_of(log, Manual(), queue).rebuild(1, ["e"], 1)
+        assert await queue.names() == ["default"]
+        assert await queue.knows("default", "s", "g1")
+        assert await queue.take("default", 8) == []  # a row, and nothing for others to take
+
+
+async def test_two_rebuilds_of_one_answer_are_some_time_apart(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("relay_workers.writing.rebuilding.asyncio.sleep", noted)
+    claim = await admitted_and_claimed(stage.log)
+    rebuilder = rebuilder_of(stage.redis, stage.now_ms, apart_ms=500)
+    await rebuilder.pause()
+    rebuilt = await rebuilder.rebuild(claim.fence, [], 1)
+    assert isinstance(rebuilt, Rebuilt)
+    stage.now_ms.now_ms = 400
+    await rebuilder.pause()
+    stage.now_ms.now_ms = 500
+    await rebuilder.pause()
+    assert pauses == [0.1]
 
 
 # Anything

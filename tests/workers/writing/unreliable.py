@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from prometheus_client import REGISTRY
 
 from relay.errors import StorageError
+from relay.store.jobs import Job
+from relay.store.queue.queue import Queue
 from relay.store.session.replies import Claim, Outcome
-from relay.store.session.session_log import SessionLog
+from relay.store.session.session_log import Append, SessionLog
+from relay_workers.lease import Lease
+from relay_workers.writing.arrivals import Arrivals
+from relay_workers.writing.claimed import Claimed
 from relay_workers.writing.delivery import Patience
-from relay_workers.writing.flusher import Flusher
-from relay_workers.writing.writer import Place
+from relay_workers.writing.flusher import Flusher, FlushLimits
+from relay_workers.writing.rebuilding import Rebuilder, RebuildLimits
 from tests.store.in_memory import LEASE_MS, first_claims, job_of
 
 NEVER_MS = 1e9
 # No pause, and no try that a busy machine could make too long.
-IMPATIENT = Patience(try_s=60, retry_ms=0, probe_ms=0, probe_max_ms=0, rebuild_ms=0)
+IMPATIENT = Patience(try_s=60, retry_ms=0, probe_ms=0, probe_max_ms=0)
 
 NOTHING_CLAIMED = Claim(1, 1, False, [], "", 0, {"accepted": 0, "claimed": 0})
 
@@ -45,18 +51,19 @@ class Unreliable:
         self._on_the_way: list[tuple[int, Write[Any]]] = []
         self._in_flight = 0
 
-    async def append(
-        self, session: str, generation: str, fence: int, n: int, lease_ms: int, kind: str, body: bytes, **named: Any
-    ) -> Outcome:
+    async def append(self, session: str, generation: str, fence: int, n: int, lease_ms: int, event: Append) -> Outcome:
         self.numbers.append(n)
-        self.bodies.append(body)
-        self.counts.append(named.get("count", 0))
+        self.bodies.append(event.body)
+        self.counts.append(event.count)
         return await self._unreliably(
-            lambda: self.log.append(session, generation, fence, n, lease_ms, kind, body, **named), named.get("text", "")
+            lambda: self.log.append(session, generation, fence, n, lease_ms, event), event.text
         )
 
     async def end(self, *arguments: Any) -> Outcome:
         return await self._unreliably(lambda: self.log.end(*arguments), "")
+
+    async def rebuild(self, *arguments: Any) -> Any:
+        return await self.log.rebuild(*arguments)
 
     async def land(self) -> None:
         """Everything that is still on its way."""
@@ -107,6 +114,27 @@ class Manual:
         return self.now_ms
 
 
+class NoQueue:
+    """A queue of which nobody asks anything."""
+
+    async def announce(self, queue: str) -> bool:
+        return True
+
+    async def enqueue(self, job: Job, look_ms: int, *, held: bool) -> bool:
+        assert held
+        return True
+
+
+def claimed_by(log: Unreliable) -> Claimed:
+    return Claimed(job_of(), first_claims.get(log.log, NOTHING_CLAIMED), "w1", LEASE_MS)
+
+
+def rebuilder_of(log: Unreliable, now_ms: Manual, queue: Queue | None = None, *, apart_ms: float = 0) -> Rebuilder:
+    arrivals, limits = Arrivals(time.monotonic()), RebuildLimits(look_ms=1000, apart_ms=apart_ms)
+    jobs = queue or cast(Queue, NoQueue())
+    return Rebuilder(claimed_by(log), cast(SessionLog, log), jobs, arrivals, limits, now_ms)
+
+
 def flusher_of(
     log: Unreliable,
     *,
@@ -114,26 +142,10 @@ def flusher_of(
     linger_ms: float = NEVER_MS,
     patience: Patience = IMPATIENT,
     now_ms: Manual | None = None,
-    restore: Callable[..., Awaitable[Any]] | None = None,
 ) -> Flusher:
-    """`restore`: a `rebuild` of the log's, which knows no better."""
-    claim = first_claims.get(log.log, NOTHING_CLAIMED)
-    return Flusher(
-        log,  # type: ignore[arg-type]
-        "s",
-        "g1",
-        claim.fence,
-        claim.attempt,
-        Place((claim.epoch,), claim.head),
-        restore=lambda fence, place: (restore or log.log.rebuild)(
-            job_of(), fence, "w1", LEASE_MS, place.epochs, place.seq, claim.times
-        ),
-        lease_ms=LEASE_MS,
-        batch_size=size,
-        batch_linger_ms=linger_ms,
-        patience=patience,
-        now_ms=now_ms or Manual(),
-    )
+    clock, limits = now_ms or Manual(), FlushLimits(size, linger_ms, patience)
+    lease = Lease(LEASE_MS / 1000, time.monotonic())
+    return Flusher(claimed_by(log), cast(SessionLog, log), rebuilder_of(log, clock), lease, limits, clock)
 
 
 async def finished(flusher: Flusher) -> None:

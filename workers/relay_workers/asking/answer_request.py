@@ -12,13 +12,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from relay import metrics, timeouts
 from relay.logging import Logger
-from relay.settings import Settings
 from relay_workers.asking.background_call import Upstream
-from relay_workers.asking.call import Arrivals, Call
+from relay_workers.asking.call import Call, CallLimits
 from relay_workers.asking.failover import Course, Rules
 from relay_workers.asking.provider_pool import Seat
 from relay_workers.lease import Lease
 from relay_workers.providers.base import Finished, Part, Prompt, ProviderError, describe
+from relay_workers.writing.arrivals import Arrivals
 from relay_workers.writing.flusher import Diverged, Flusher
 
 CANCEL_S = 10.0  # how long a job waits for its provider to hear that nobody wants the rest
@@ -34,21 +34,21 @@ class Answer:
         self,
         candidates: list[Seat],
         flusher: Flusher,
-        settings: Settings,
+        rules: Rules,
+        limits: CallLimits,
+        arrivals: Arrivals,
         *,
         upstream: Upstream | None,
-        claimed_s: float,
         lease: Lease,
         log: Logger,
     ) -> None:
         self.seat = candidates[0]
-        self._claimed_s = claimed_s
         self._lease = lease
-        self._course = Course(candidates, _rules(settings), claimed_s)
+        self._course = Course(candidates, rules, arrivals.claimed_s)
         self._flusher = flusher
-        self._settings = settings
+        self._limits = limits
         self._log = log
-        self._arrivals = Arrivals()
+        self._arrivals = arrivals
         self._upstream = upstream  # a call that goes on by itself at its provider
         self._cancelling: list[asyncio.Task[None]] = []
 
@@ -115,16 +115,6 @@ class Answer:
             metrics.bugs.labels("cancel").inc()
             self._log.exception("cancel_failed", provider=upstream.seat.name)
 
-    def tokens_since(self, at_s: float) -> int:
-        """How many tokens have come after this moment of `time.monotonic`."""
-        return self._arrivals.since(at_s)
-
-    @property
-    def first_token_s(self) -> float | None:
-        """After `claimed_s`; None: there was none."""
-        first_s = self._arrivals.first_s
-        return first_s - self._claimed_s if first_s is not None else None
-
     async def _go_on(self, error: ProviderError) -> None:
         """Turn to whoever is to be asked next; raises the error where there is nobody."""
         shown = self._flusher.shown
@@ -168,31 +158,18 @@ class Answer:
             metrics.provider_calls.labels(name, outcome).inc()
 
     async def _read(self, stream: AsyncGenerator[Part, None]) -> Finished:
-        seat, own = self.seat, self.seat.provider.first_token_s
+        seat = self.seat
         finished = await Call(
             stream,
             self._flusher,
-            self._settings,
-            first_token_s=self._settings.first_token_timeout_s if own is None else own,
-            heard=self._heard,
+            self._limits,
+            self._arrivals,
+            first_token_s=seat.provider.first_token_s,
             marked=lambda mark: self._mark(Upstream.of(seat, mark)),
         ).read()
         self._upstream = None  # it has ended there, too
         return finished
 
-    def _heard(self, tokens: int) -> None:
-        if self._arrivals.note(tokens) and self.first_token_s is not None:
-            metrics.first_token_s.observe(self.first_token_s)
-
     def _mark(self, upstream: Upstream | None) -> None:
         self._upstream = upstream
         self._lease.renew_now()
-
-
-def _rules(settings: Settings) -> Rules:
-    return Rules(
-        settings.provider_retries,
-        settings.provider_retry_ms / 1000,
-        settings.first_token_timeout_s,
-        settings.failover == "restart",
-    )

@@ -6,69 +6,52 @@ Nothing in here waits for Redis. Cancelling `read` closes the stream.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import assert_never
 
 from relay import timeouts
-from relay.settings import Settings
 from relay_workers.providers.base import Data, Finished, Mark, Part, ProviderError, Reasoning, Text, Whole
+from relay_workers.writing.arrivals import Arrivals
 from relay_workers.writing.batching import Kind
 from relay_workers.writing.flusher import Diverged, Flusher
 from relay_workers.writing.text_repair import Mender
-
-_ARRIVALS = 4096  # tokens whose time is remembered: more cannot be in flight when an answer is stopped
 
 
 class TooLong(Exception):
     """The answer has more than `max_answer_bytes`."""
 
 
-class Arrivals:
-    """When the tokens of an answer came, by `time.monotonic`. `first_s`: the first of all its calls."""
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Deadlines of tokens; `max_answer_bytes`: of text, reasoning and data. `reasoning`: whether it is passed on."""
 
-    def __init__(self) -> None:
-        self.first_s: float | None = None
-        self._times: deque[float] = deque(maxlen=_ARRIVALS)
-
-    def note(self, tokens: int) -> bool:
-        """Whether they were the first."""
-        now_s = time.monotonic()
-        self._times.extend([now_s] * tokens)
-        if self.first_s is not None or not tokens:
-            return False
-        self.first_s = now_s
-        return True
-
-    def since(self, at_s: float) -> int:
-        """How many have come after this moment."""
-        return sum(1 for arrived_s in self._times if arrived_s > at_s)
+    first_token_timeout_s: float
+    token_timeout_s: float
+    max_answer_bytes: int
+    reasoning: bool
 
 
 class Call:
-    """`read` it once. `first_token_s`: its deadline for the first token; `heard`: told of the tokens of each part.
-
-    `marked`: told of the provider's mark.
-    """
+    """`read` it once. `first_token_s`: the provider's own deadline for the first token. `marked`: told of its mark."""
 
     def __init__(
         self,
         stream: AsyncGenerator[Part, None],
         flusher: Flusher,
-        settings: Settings,
+        limits: CallLimits,
+        arrivals: Arrivals,
         *,
-        first_token_s: float,
-        heard: Callable[[int], None],
+        first_token_s: float | None,
         marked: Callable[[str], None],
     ) -> None:
         self._stream = stream
         self._flusher = flusher
-        self._settings = settings
-        self._first_token_s = first_token_s
+        self._limits = limits
+        self._first_token_s = limits.first_token_timeout_s if first_token_s is None else first_token_s
         self._deadline: timeouts.Timer | None = None  # None: nothing more can be late
-        self._heard = heard
+        self._arrivals = arrivals
         self._marked = marked
         self._menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
         self._bytes = 0
@@ -121,16 +104,16 @@ class Call:
         if not tokens:
             return
         self._progress()
-        if kind == "reasoning" and not self._settings.reasoning:
+        if kind == "reasoning" and not self._limits.reasoning:
             return  # progress, though it is shown to nobody: a model that thinks is no silent one
         for token in tokens:
             self._room_for(len(token.encode()))
             self._flusher.token(kind, token)
-        self._heard(len(tokens))
+        self._arrivals.note(len(tokens))
 
     def _progress(self) -> None:
         if self._deadline is not None:
-            self._deadline.start(self._settings.token_timeout_s)
+            self._deadline.start(self._limits.token_timeout_s)
 
     def _whole(self) -> None:
         """The tail's deadline is the provider's: a whole answer must not fail for its usage."""
@@ -140,5 +123,5 @@ class Call:
 
     def _room_for(self, own_bytes: int) -> None:
         self._bytes += own_bytes
-        if self._bytes > self._settings.max_answer_bytes:
+        if self._bytes > self._limits.max_answer_bytes:
             raise TooLong

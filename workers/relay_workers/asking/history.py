@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from relay.settings import Settings
+from dataclasses import dataclass
+
 from relay.store.jobs import Job
 from relay.store.session.snapshots import Snapshots
 from relay_workers.providers.base import Prompt, Turn
@@ -10,16 +11,28 @@ from relay_workers.providers.base import Prompt, Turn
 BYTES_PER_TOKEN = 4  # roughly, of English; a tokenizer per model would cost more than the estimate is off
 
 
-async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, settings: Settings) -> Prompt:
+@dataclass(frozen=True, slots=True)
+class HistoryLimits:
+    """`history_tokens` of past turns; `max_tokens` of an answer where its job names none, and the cap where it does.
+
+    0: the provider's own, and no cap.
+    """
+
+    history_tokens: int
+    max_tokens: int
+    max_tokens_cap: int
+
+
+async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, limits: HistoryLimits) -> Prompt:
     """The whole context of a job; `completed` are those that its claim has named. Raises StorageError."""
     system = [Turn("system", job.system)] if job.system is not None else []
     if job.messages is not None:
         turns = [Turn(turn.role, turn.content) for turn in job.messages]
     else:
-        past = await _past(job, completed, snapshots, settings.history_tokens * BYTES_PER_TOKEN)
+        past = await _past(job, completed, snapshots, limits.history_tokens * BYTES_PER_TOKEN)
         turns = [*past, Turn("user", job.content)]
-    limit = _max_tokens(job, settings)
-    return Prompt(system + turns, job.model, limit, job.session, job.generation, job.metadata)
+    max_tokens = _max_tokens(job, limits)
+    return Prompt(system + turns, job.model, max_tokens, job.session, job.generation, job.metadata)
 
 
 async def _past(job: Job, completed: list[str], snapshots: Snapshots, room_bytes: int) -> list[Turn]:
@@ -34,8 +47,8 @@ async def _past(job: Job, completed: list[str], snapshots: Snapshots, room_bytes
     return past
 
 
-def _max_tokens(job: Job, settings: Settings) -> int | None:
-    wanted = job.max_tokens or settings.max_tokens
-    if settings.max_tokens_cap:
-        wanted = min(wanted or settings.max_tokens_cap, settings.max_tokens_cap)
+def _max_tokens(job: Job, limits: HistoryLimits) -> int | None:
+    wanted = job.max_tokens or limits.max_tokens
+    if limits.max_tokens_cap:
+        wanted = min(wanted or limits.max_tokens_cap, limits.max_tokens_cap)
     return wanted or None

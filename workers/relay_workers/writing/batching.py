@@ -95,6 +95,10 @@ class Batcher:
     def __init__(self, size: int, linger_ms: float, attempt: int = 1) -> None:
         self._size = size
         self._linger_ms = linger_ms
+        self.begin(attempt)
+
+    def begin(self, attempt: int) -> None:
+        """Forget everything: what comes now is of this attempt, from its first token on."""
         self._attempt = attempt
         self._pending: deque[_Token] = deque()
         self._pending_bytes = 0

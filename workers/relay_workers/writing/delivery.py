@@ -7,6 +7,9 @@ was refused for its size or for one token; the first token that fails as well en
 untried: in an outage single tokens would only multiply the load. The spill probes until Redis takes its head, and
 whatever is delivered later waits behind it. Nothing here is ever skipped or reordered.
 
+Each answer of the log is handed to the flusher, part by part as the write was divided; what follows from it is the
+flusher's to decide.
+
 What keeps it exact, whatever landed unseen or lands late (append.lua decides): the append in flight has the number
 after the last acknowledged one, and a batch in doubt is only ever divided (`Batch.split`).
 """
@@ -15,17 +18,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from relay import metrics, timeouts
 from relay.errors import StorageError
 from relay.logging import Logger
-from relay.protocol.words import Reason
 from relay.redis.connections import APPEND_TIMEOUT_S
-from relay_workers.writing.batching import Batch
+from relay.store.session.replies import Outcome, Rebuilt
+from relay_workers.writing.batching import Batch, Batcher
+from relay_workers.writing.writer import Write, Writer
 
 
 class Overflow(StorageError):
@@ -36,37 +41,13 @@ class Rejected(StorageError):
     """Redis has refused the same write for `lost_after_ms`, while it answered."""
 
 
-class Control(NamedTuple):
-    """An event between batches. `attempt` is the new one of a restart."""
-
-    kind: str
-    body: bytes
-    text: str = ""
-    attempt: int = 0
-
-
-class Finale(NamedTuple):
-    """The generation's end: its reason, the event's further members, the answer's id where it is complete."""
-
-    reason: Reason
-    members: bytes
-    message_id: str
-
-
-class Rebuild(NamedTuple):
-    """Make the generation again where Redis has lost it, and begin a new count of appends."""
-
-
-Write = Batch | Control | Finale | Rebuild
-
-
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long to try in which way. Pauses double from the first to the last, each shortened at random by up to half.
 
     `try_s`: a whole try, by the time for which we have listened (relay/timeouts.py). `spill_bytes`: UTF-8 text of one
     answer that may wait.
-    `lost_after_ms`: refusals of one write before it is given up. `rebuild_ms`: between two rebuilds of one answer.
+    `lost_after_ms`: refusals of one write before it is given up.
     """
 
     try_s: float = APPEND_TIMEOUT_S
@@ -75,34 +56,68 @@ class Patience:
     retry_max_ms: float = 15_000
     probe_ms: float = 100
     probe_max_ms: float = 1000
-    rebuild_ms: float = 500
     spill_bytes: int = 1024 * 1024
     lost_after_ms: float = 60_000
 
 
+class Delivered(NamedTuple):
+    """A write, or a part of one, and what the log has answered to it. `asked_s`: when, by `time.monotonic`."""
+
+    part: Write
+    outcome: Outcome | Rebuilt
+    asked_s: float
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether it is in the log. If not, the log has refused it, and said why."""
+        return isinstance(self.outcome, Rebuilt) or self.outcome.what in ("written", "repeated")
+
+
+class _Fallback:
+    """A batch that goes token by token; `sent`: how many of them have been tried."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.sent = 0
+        self._singles = batch.singles()
+
+    def next(self) -> Batch:
+        self.sent += 1
+        return next(self._singles)
+
+    @property
+    def is_over(self) -> bool:
+        return self.sent == len(self.batch.texts)
+
+    @property
+    def rest(self) -> list[Batch]:
+        """The tokens that were not tried, as one part."""
+        return [] if self.is_over else [self.batch.split(self.sent)[1]]
+
+
 class Delivery:
-    """One generation's writes; `send` tries one under a number, raises StorageError, or LetGo where it may not go on.
+    """One generation's writes, each begun when nothing is left of the one before. `pending`: what waits behind it.
 
     `spilled`: from the first write that had to wait until all that waited then is written.
     """
 
     def __init__(
         self,
-        send: Callable[[Write, int], Awaitable[None]],
+        writer: Writer,
+        pending: Batcher,
         patience: Patience,
-        *,
-        pending_bytes: Callable[[], int],
         now_ms: Callable[[], float],
         log: Logger,
     ) -> None:
         self.spilled = False
-        self._send = send
+        self._writer = writer
+        self._pending = pending
         self._patience = patience
-        self._pending_bytes = pending_bytes
         self._now_ms = now_ms
         self._log = log
         self._done = 0  # number of the last append that was acknowledged
         self._left: deque[Write] = deque()  # the write in hand, as divided by now; its head is in flight
+        self._fallback: _Fallback | None = None  # its batch, while that goes token by token
         self._away = False  # while spilled: the last try failed
         self._spilled_at = 0.0
         self._most_bytes = 0
@@ -113,18 +128,28 @@ class Delivery:
         """Number of the last append that was acknowledged."""
         return self._done
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more of the write in hand."""
+        return bool(self._left) or self._fallback is not None
+
     # What the flusher says
 
-    async def deliver(self, write: Write) -> None:
-        """Returns when it is acknowledged. Raises Rejected, and what `send` raises but StorageError."""
+    def begin(self, write: Write) -> None:
+        """Take this write in hand."""
         self._left = deque([write])
+        self._fallback = None
+
+    async def next(self) -> Delivered:
+        """What the log has answered: to the whole write, unless Redis has failed on the way; else to a part of it.
+
+        What is not acknowledged is still left. Raises Rejected.
+        """
         if not self.spilled:
-            if await self._with_retries():
-                return
-            if isinstance(write, Batch) and len(write.texts) > 1 and await self._token_by_token(write):
-                return
+            if (delivered := await self._at_once()) is not None:
+                return delivered
             self._spill()
-        await self._drain()
+        return await self._drain()
 
     def hold(self, text_bytes: int) -> None:
         """Count a token that comes while something is spilled. Raises Overflow if there is no room for it."""
@@ -142,94 +167,111 @@ class Delivery:
     def begin_anew(self) -> None:
         """Redis has lost what was acknowledged: the next write is the first one again; what was left is void."""
         self._done = 0
-        self._left.clear()
+        self._clear()
         self.void()
 
     def close(self) -> None:
         """Nothing waits here any more, written or not."""
         self.spilled = self._away = False
-        self._left.clear()
+        self._clear()
         self._count(0)
+
+    def _clear(self) -> None:
+        self._left.clear()
+        self._fallback = None
 
     # Its ways, in order
 
-    async def _with_retries(self) -> bool:
-        """Whether it was taken at the first try or at one of the retries."""
-        patience, failure = self._patience, await self._try()
-        for retry in range(patience.retries):
-            if failure is None:
-                return True
-            metrics.flush_retries.inc()
-            self._log.warning("flush_retry", retry=retry + 1, of=patience.retries, detail=str(failure))
-            await _pause(min(patience.retry_ms * 2**retry, patience.retry_max_ms))
-            failure = await self._try()
-        if failure is None:
-            return True
-        metrics.flush_failures.inc()
-        self._log.warning("flush_failed", tries=patience.retries + 1, detail=str(failure))
-        return False
+    async def _at_once(self) -> Delivered | None:
+        """None: neither retries nor single tokens help."""
+        if self._fallback is None:
+            head, delivered = self._left[0], await self._with_retries()
+            if delivered is not None or not isinstance(head, Batch) or len(head.texts) == 1:
+                return delivered
+            metrics.flush_fallbacks.inc()
+            self._fallback = _Fallback(head)
+        return await self._next_token(self._fallback)
 
-    async def _token_by_token(self, batch: Batch) -> bool:
-        """Whether every token was taken; otherwise the first that was not and the untried rest are left."""
-        metrics.flush_fallbacks.inc()
-        sent = 0
-        failure: StorageError | None = None
-        for single in batch.singles():
-            self._left = deque([single])
-            sent += 1
-            metrics.flush_tokens.inc()
-            if (failure := await self._try()) is not None:
-                break
-        if failure is not None and sent < len(batch.texts):
-            self._left.append(batch.split(sent)[1])
-        self._log.warning("flush_fallback", tokens=len(batch.texts), sent=sent, taken=failure is None)
-        return failure is None
+    async def _with_retries(self) -> Delivered | None:
+        """None: neither the first try nor a retry was answered."""
+        patience, result = self._patience, await self._try()
+        for retry in range(patience.retries):
+            if isinstance(result, Delivered):
+                return result
+            metrics.flush_retries.inc()
+            self._log.warning("flush_retry", retry=retry + 1, of=patience.retries, detail=str(result))
+            await _pause(min(patience.retry_ms * 2**retry, patience.retry_max_ms))
+            result = await self._try()
+        if isinstance(result, Delivered):
+            return result
+        metrics.flush_failures.inc()
+        self._log.warning("flush_failed", tries=patience.retries + 1, detail=str(result))
+        return None
+
+    async def _next_token(self, fallback: _Fallback) -> Delivered | None:
+        """None: it was not answered; it and the untried rest are left."""
+        self._left = deque([fallback.next()])
+        metrics.flush_tokens.inc()
+        result = await self._try()
+        if isinstance(result, StorageError):
+            self._left.extend(fallback.rest)
+            self._end_fallback(fallback, taken=False)
+            return None
+        if result.is_acknowledged and fallback.is_over:
+            self._end_fallback(fallback, taken=True)
+        return result
+
+    def _end_fallback(self, fallback: _Fallback, *, taken: bool) -> None:
+        self._fallback = None
+        self._log.warning("flush_fallback", tokens=len(fallback.batch.texts), sent=fallback.sent, taken=taken)
 
     def _spill(self) -> None:
         self.spilled = self._away = True
         self._spilled_at, self._most_bytes = self._now_ms(), 0
-        self._count(self._left_bytes() + self._pending_bytes())
+        self._count(self._left_bytes() + self._pending.pending_bytes)
         metrics.spills.inc()
         self._log.warning("spilled", bytes=self._spilled_bytes)
 
-    async def _drain(self) -> None:
-        """Until all that is left is taken: at once while Redis takes it, otherwise by probes."""
+    async def _drain(self) -> Delivered:
+        """Until the head of what is left is answered: at once while Redis answers, otherwise by probes."""
         patience, pause_ms = self._patience, self._patience.probe_ms
         refused_at: float | None = None
-        while self._left:
+        while True:
             if self._away:
                 await _pause(pause_ms)
                 pause_ms = min(pause_ms * 2, patience.probe_max_ms)
-            failure = await self._try()
-            if failure is None:
-                pause_ms, refused_at = patience.probe_ms, None
-                self._back()
-                continue
-            if failure.refused and self._halve():
+            result = await self._try()
+            if isinstance(result, Delivered):
+                if result.is_acknowledged:
+                    self._back()
+                return result
+            if result.refused and self._halve():
                 continue
             if not self._away:
                 self._away = True
-                self._count(self._left_bytes() + self._pending_bytes())
-            if failure.refused:
+                self._count(self._left_bytes() + self._pending.pending_bytes)
+            if result.refused:
                 refused_at = self._now_ms() if refused_at is None else refused_at
                 if self._now_ms() - refused_at >= patience.lost_after_ms:
-                    raise Rejected(str(failure))
+                    raise Rejected(str(result))
 
-    async def _try(self) -> StorageError | None:
-        """One try of the head of what is left; takes it off if it was acknowledged."""
-        write = self._left[0]
+    async def _try(self) -> Delivered | StorageError:
+        """One try of the head of what is left; takes it off if it stands in the log."""
+        part, asked_s = self._left[0], time.monotonic()
         try:
             async with timeouts.timeout(self._patience.try_s):
-                await self._send(write, self._done + 1)
+                outcome = await self._writer.write(part, self._done + 1)
         except TimeoutError:
             return StorageError(f"no answer within {self._patience.try_s:g} s")
         except StorageError as failure:
             return failure
-        self._done += 1
-        self._left.popleft()
-        if self.spilled and isinstance(write, Batch):
-            self._count(max(0, self._spilled_bytes - write.own_bytes))
-        return None
+        delivered = Delivered(part, outcome, asked_s)
+        if delivered.is_acknowledged:
+            self._done += 1
+            self._left.popleft()
+            if self.spilled and isinstance(part, Batch):
+                self._count(max(0, self._spilled_bytes - part.own_bytes))
+        return delivered
 
     def _halve(self) -> bool:
         """Divide the head. Not into tokens: what waited long is one batch of very many."""

@@ -3,34 +3,33 @@
 Everything a generation writes goes through here in order: statuses, restart, batches, and at last the end. How a
 write reaches the log when Redis fails is delivery.py's. The provider's loop only ever adds; it never waits for Redis.
 
-When Redis turns out to have lost what it had acknowledged, the generation is made again there (rebuild.lua says what is
-left of it), and whatever is missing is said once more; nobody asks the model again.
+When Redis turns out to have lost what it had acknowledged, the generation is made again there (rebuilding.py), and
+whatever is missing is said once more.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, assert_never
 
 from relay import logging, metrics
 from relay.protocol import events
 from relay.protocol.events import State
 from relay.protocol.words import Reason, RestartReason
-from relay.store.session.replies import Left, Outcome, Rebuilt
+from relay.store.session.replies import Outcome, Rebuilt
 from relay.store.session.session_log import SessionLog
+from relay_workers.lease import Lease
 from relay_workers.writing.attempt_buffer import Said
 from relay_workers.writing.batching import Batch, Batcher, Kind
-from relay_workers.writing.delivery import Control, Delivery, Finale, Patience, Rebuild, Rejected, Write
-from relay_workers.writing.writer import Place, Restore, Writer
+from relay_workers.writing.claimed import Claimed
+from relay_workers.writing.delivery import Delivery, Patience, Rejected
+from relay_workers.writing.rebuilding import Rebuilder
+from relay_workers.writing.writer import Control, Finale, Rebuild, Write, Writer
 
 log = logging.get("flusher")
-
-
-_NONE: dict[Kind, int] = {"tokens": 0, "reasoning": 0, "data": 0}
 
 
 class LetGo(Exception):
@@ -45,65 +44,52 @@ class Diverged(Exception):
     """The provider tells the answer otherwise than it stands in the log."""
 
 
-class _Lost(Exception):
-    """Redis has lost the generation, or a part of it, or somebody else has it: a rebuild tells, and mends."""
+@dataclass(frozen=True, slots=True)
+class FlushLimits:
+    """`batch_size` in tokens; `batch_linger_ms`: how long a token waits for its batch. `patience`: with Redis."""
+
+    batch_size: int
+    batch_linger_ms: float
+    patience: Patience
 
 
 class Flusher:
     """`run` returns when the end is written; it raises LetGo when somebody else ended or took the generation.
 
-    `restore` makes the generation again in Redis, given fence and place as known here. `left`: what stands in the log
-    of this attempt; who goes on with it says it once more from its beginning, and what is there is not written again.
+    `resumes`: it goes on with the attempt that the worker before has left. Then all of it is said once more from its
+    beginning, and what stands in the log is not written again. `rebuilding`: Redis has lost something, and has it not
+    back.
     """
 
     def __init__(
         self,
+        claimed: Claimed,
         session_log: SessionLog,
-        session: str,
-        generation: str,
-        fence: int,
-        attempt: int,
-        place: Place,
-        left: Left | None = None,
-        *,
-        restore: Restore,
-        lease_ms: int,
-        batch_size: int,
-        batch_linger_ms: float,
-        patience: Patience,
+        rebuilder: Rebuilder,
+        lease: Lease,
+        limits: FlushLimits,
         now_ms: Callable[[], float],
-        renewed: Callable[[float], None] = lambda asked_s: None,
+        *,
+        resumes: bool = False,
     ) -> None:
-        self.attempt = attempt
-        self._renewed = renewed  # a write that was asked for then has renewed the lease
+        self.attempt = claimed.claim.attempt
         self.rebuilding = False
-        self._said = Said()
+        self._lease = lease
+        self._rebuilder = rebuilder
+        self._said = Said(claimed.claim.left if resumes else None)
         self._status: tuple[State, str | None] | None = None  # the attempt's last
         # Of its restart; if that was not ours, of the one that we took over from.
         self._reason: RestartReason = "worker_lost"
-        self._session, self._generation = session, generation
-        self._writer = Writer(session_log, session, generation, fence, place, restore, lease_ms)
-        self._rule = (batch_size, batch_linger_ms)
-        self._batcher = Batcher(*self._rule, attempt)
+        self._generation = claimed.generation
+        self._writer = Writer(claimed, session_log, rebuilder)
+        self._linger_ms = limits.batch_linger_ms
+        self._batcher = Batcher(limits.batch_size, limits.batch_linger_ms, self.attempt)
         self._now_ms = now_ms
         self._controls: deque[Control] = deque()
         self._finale: Finale | None = None
         self._stirred = asyncio.Event()
-        self._stored: dict[Kind, int] = dict(_NONE)  # of the attempt, acknowledged by the log
-        self._count: dict[Kind, int] = dict(_NONE)  # of the attempt, said so far
-        self._left = left  # until what we say turns out to be the same text
-        self._diverged = False
-        if left is not None:
-            self._stored = {"tokens": left.tokens, "reasoning": left.reasoning, "data": left.data}
-        self._patience = patience
-        self._rebuilt_ms = -math.inf
-        self._delivery = Delivery(
-            self._send,
-            patience,
-            pending_bytes=lambda: self._batcher.pending_bytes,
-            now_ms=now_ms,
-            log=log.bind(session=session, generation=generation),
-        )
+        self._log = log.bind(session=claimed.session, generation=claimed.generation)
+        self._delivery = Delivery(self._writer, self._batcher, limits.patience, now_ms, self._log)
 
     # What the generation says; none of it waits
 
@@ -118,9 +104,7 @@ class Flusher:
         self.attempt += 1
         self._status, self._reason = None, reason
         self._said = Said()
-        self._stored, self._count = dict(_NONE), dict(_NONE)
-        self._left, self._diverged = None, False
-        self._batcher = Batcher(*self._rule, self.attempt)
+        self._batcher.begin(self.attempt)
         self._delivery.void()
         self._say_restart()
 
@@ -129,36 +113,30 @@ class Flusher:
 
         Raises Diverged where what was said is not what the worker before has written.
         """
-        if self._diverged:
+        said = self._said
+        if said.diverged:
             raise Diverged("another text")
-        there = self._count[kind] < self._stored[kind]
+        there = said.count[kind] < said.stored[kind]
         if self._delivery.spilled and not there:
             self._delivery.hold(len(text.encode()))
-        self._said.add(kind, text)
-        self._count[kind] += 1
+        said.add(kind, text)
         if there:
             self._batcher.skip(kind, [text])
-            self._compare()
+            said.compare(self._batcher.crc32)
             return
         self._batcher.add(kind, text, self._now_ms())
         self._stirred.set()
 
     def data(self, name: str, value: Any) -> int:
         """An event in its place among the tokens; returns its bytes. Raises as `token` does."""
-        event = events.encode(events.Data(self._generation, self.attempt, name, value, self._count["tokens"]))
+        event = events.encode(events.Data(self._generation, self.attempt, name, value, self._said.count["tokens"]))
         self.token("data", event.decode())
         return len(event)
-
-    def _compare(self) -> None:
-        """Once all the text that is there has been said again: is it the same?"""
-        if self._left is not None and self._count["tokens"] >= self._left.tokens:
-            self._diverged = self._batcher.crc32 != self._left.crc32
-            self._left = None
 
     @property
     def behind(self) -> bool:
         """Whether less has been said than the worker before has written, or something else."""
-        return self._diverged or any(self._count[kind] < self._stored[kind] for kind in self._count)
+        return self._said.behind
 
     @property
     def shown(self) -> bool:
@@ -203,17 +181,12 @@ class Flusher:
         try:
             while True:
                 write = await self._next()
-                try:
-                    await self._delivery.deliver(write)
-                except _Lost:
-                    self.rebuild()
-                    continue
-                if isinstance(write, Finale):
+                if await self._deliver(write) and isinstance(write, Finale):
                     return
         except Rejected:
             self._controls.clear()
-            self._said.cut(self._stored)
-            self._batcher = Batcher(*self._rule, self.attempt)
+            self._said.cut()
+            self._batcher.begin(self.attempt)
             raise
         finally:
             self._delivery.close()
@@ -221,14 +194,15 @@ class Flusher:
     async def _next(self) -> Write:
         while True:
             if self.rebuilding:
-                await self._begin_anew()
+                await self._rebuilder.pause()
+                self._delivery.begin_anew()
                 return Rebuild()
             if self._controls:
                 return self._controls.popleft()
             if (batch := self._batcher.take(self._now_ms())) is not None:
                 return batch
             if self._finale is not None and not self._batcher.pending:
-                return self._finale
+                return self._finale._replace(stored=self._said.stored["tokens"])
             await self._rest()
 
     async def _rest(self) -> None:
@@ -241,79 +215,68 @@ class Flusher:
         except TimeoutError:
             pass  # the batch is due
 
-    # When Redis has lost something
+    async def _deliver(self, write: Write) -> bool:
+        """Whether all of it stands in the log; False: first the generation is to be made again. Raises LetGo."""
+        self._delivery.begin(write)
+        while self._delivery.unfinished:
+            delivered = await self._delivery.next()
+            match delivered.outcome:
+                case Rebuilt() as rebuilt:
+                    self._say_again(rebuilt)
+                case Outcome(what="written" | "repeated" as what):
+                    if what == "written" and not isinstance(write, Finale):
+                        self._lease.written(delivered.asked_s)
+                    self._acknowledged(delivered.part)
+                case Outcome(what=what) if what == "ended" or isinstance(write, Rebuild):
+                    raise LetGo(what)
+                case Outcome():  # Redis has lost the generation, or somebody else has it: a rebuild tells, and mends
+                    self.rebuild()
+                    return False
+                case _ as unreachable:
+                    assert_never(unreachable)
+        return True
 
-    async def _begin_anew(self) -> None:
-        wait_ms = self._rebuilt_ms + self._patience.rebuild_ms - self._now_ms()
-        if wait_ms > 0:  # it was just rebuilt: a Redis that keeps losing it is not to be pressed
-            await asyncio.sleep(wait_ms / 1000)
-        self._delivery.begin_anew()
+    def _acknowledged(self, part: Write) -> None:
+        if isinstance(part, Batch):
+            metrics.batches.inc()
+            metrics.tokens.inc(len(part.texts) if part.kind != "data" else 0)
+            if part.attempt == self.attempt:
+                self._said.stored[part.kind] += len(part.texts)
 
-    def _go_on(self, rebuilt: Rebuilt) -> None:
-        """Say again what is not there."""
+    # When Redis has lost something, and has been told of the generation again
+
+    def _say_again(self, rebuilt: Rebuilt) -> None:
+        """Whatever is missing there: the restart, the status, tokens."""
         self.rebuilding = False
-        self._rebuilt_ms = self._now_ms()
         there = rebuilt.attempt == self.attempt
-        self._stored = {
-            "tokens": rebuilt.tokens if there else 0,
-            "reasoning": rebuilt.reasoning if there else 0,
-            "data": rebuilt.data if there else 0,
-        }
+        self._said.rebuilt(rebuilt if there else None)
         self._controls.clear()
         if not there:
             self._say_restart()
         if self._status is not None and not self._said:
             self.status(*self._status)
-        self._batcher = Batcher(*self._rule, self.attempt)
-        runs = list(self._said.split(self._stored))
-        for kind, known, _ in runs:
-            self._batcher.skip(kind, known)
-        if self._left is not None:  # less of it may be there by now
-            self._left = self._left._replace(tokens=self._stored["tokens"], crc32=rebuilt.crc32 if there else 0)
-            self._compare()
-        waited_ms = self._now_ms() - self._rule[1]  # so that it leaves at once, and in as few batches as can be
-        for kind, _, missing in runs if not self._diverged else []:  # nothing of ours goes behind another text
-            for text in missing:
-                self._batcher.add(kind, text, waited_ms)
+        self._say_tokens_again()
         if self._finale is not None:
             self._batcher.close()
         metrics.rebuilds.inc()
-        log.warning(
-            "rebuilt",
-            session=self._session,
-            generation=self._generation,
-            fence=self.fence,
-            epoch=rebuilt.epoch,
-            left=self._stored["tokens"],
-        )
+        self._log.warning("rebuilt", fence=self.fence, epoch=rebuilt.epoch, left=self._said.stored["tokens"])
+
+    def _say_tokens_again(self) -> None:
+        self._batcher.begin(self.attempt)
+        runs = list(self._said.split())
+        for kind, known, _ in runs:
+            self._batcher.skip(kind, known)
+        self._said.compare(self._batcher.crc32)
+        if self._said.diverged:
+            return  # nothing of ours goes behind another text
+        waited_ms = self._now_ms() - self._linger_ms  # so that it leaves at once, and in as few batches as can be
+        for kind, _, missing in runs:
+            for text in missing:
+                self._batcher.add(kind, text, waited_ms)
 
     def _say_restart(self) -> None:
         event = events.Restart(self._generation, self.attempt, self._reason)
         self._control(Control("restart", events.encode(event), attempt=self.attempt))
-
-    # One try of one write
-
-    async def _send(self, write: Write, n: int) -> None:
-        asked_s = time.monotonic()
-        outcome = await self._writer.write(write, n, self._stored["tokens"])
-        match outcome:
-            case Rebuilt() as rebuilt:
-                self._go_on(rebuilt)
-            case Outcome(what="written" | "repeated" as what):
-                if what == "written" and not isinstance(write, Finale):
-                    self._renewed(asked_s)
-                self._acknowledged(write)
-            case Outcome(what=what) if what == "ended" or isinstance(write, Rebuild):
-                raise LetGo(what)
-            case _:
-                raise _Lost
-
-    def _acknowledged(self, write: Write) -> None:
-        if isinstance(write, Batch):
-            metrics.batches.inc()
-            metrics.tokens.inc(len(write.texts) if write.kind != "data" else 0)
-            if write.attempt == self.attempt:
-                self._stored[write.kind] += len(write.texts)
 
     def _control(self, control: Control) -> None:
         self._controls.append(control)

@@ -1,17 +1,46 @@
-"""One generation's hand on the log: each write is one call there, under the fence that this worker holds."""
+"""One generation's writes, and its hand on the log: each is one call there, under the fence that this worker holds."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, assert_never
+from typing import NamedTuple, assert_never
 
 from relay.protocol import events
+from relay.protocol.words import Reason
 from relay.store.session.replies import Outcome, Rebuilt
-from relay.store.session.session_log import SessionLog
+from relay.store.session.session_log import Append, SessionLog
 from relay_workers.writing.batching import Batch
-from relay_workers.writing.delivery import Control, Finale, Rebuild, Write
+from relay_workers.writing.claimed import Claimed
+from relay_workers.writing.rebuilding import Rebuilder
 
 MAX_EPOCHS = 16
+
+
+class Control(NamedTuple):
+    """An event between batches. `attempt` is the new one of a restart."""
+
+    kind: str
+    body: bytes
+    text: str = ""
+    attempt: int = 0
+
+
+class Finale(NamedTuple):
+    """The generation's end: its reason, the event's further members, the answer's id where it is complete.
+
+    `stored`: how many of the attempt's tokens are in the log.
+    """
+
+    reason: Reason
+    members: bytes
+    message_id: str
+    stored: int = 0
+
+
+class Rebuild(NamedTuple):
+    """Make the generation again where Redis has lost it, and begin a new count of appends."""
+
+
+Write = Batch | Control | Finale | Rebuild
 
 
 class Place(NamedTuple):
@@ -25,41 +54,28 @@ class Place(NamedTuple):
         return Place(self.epochs if known else (*self.epochs, epoch)[-MAX_EPOCHS:], seq)
 
 
-Restore = Callable[[int, Place], Awaitable[Rebuilt | Outcome]]
-
-
 class Writer:
     """`fence` and `place` follow from what the log answers. Raises StorageError; does not try twice."""
 
-    def __init__(
-        self,
-        session_log: SessionLog,
-        session: str,
-        generation: str,
-        fence: int,
-        place: Place,
-        restore: Restore,
-        lease_ms: int,
-    ) -> None:
-        self.fence = fence
-        self._place = place
+    def __init__(self, claimed: Claimed, session_log: SessionLog, rebuilder: Rebuilder) -> None:
+        self.fence = claimed.claim.fence
+        self._place = Place((claimed.claim.epoch,), claimed.claim.head)
+        self._session, self._generation, self._lease_ms = claimed.session, claimed.generation, claimed.lease_ms
         self._log = session_log
-        self._session, self._generation = session, generation
-        self._restore = restore
-        self._lease_ms = lease_ms
+        self._rebuilder = rebuilder
 
-    async def write(self, write: Write, n: int, stored: int) -> Outcome | Rebuilt:
-        """`n`: its number, one more than the last that was acknowledged; `stored`: the attempt's tokens until then."""
+    async def write(self, write: Write, n: int) -> Outcome | Rebuilt:
+        """`n`: its number, one more than the last that was acknowledged."""
         outcome: Outcome | Rebuilt
         match write:
             case Batch():
                 outcome = await self._batch(write, n)
             case Control():
-                outcome = await self._append(n, write.kind, write.body, index=write.attempt, text=write.text)
+                outcome = await self._append(n, Append(write.kind, write.body, index=write.attempt, text=write.text))
             case Finale():
-                outcome = await self._end(write, n - 1, stored)
+                outcome = await self._end(write, n - 1)
             case Rebuild():
-                outcome = await self._restore(self.fence, self._place)
+                outcome = await self._rebuilder.rebuild(self.fence, self._place.epochs, self._place.seq)
             case _:
                 assert_never(write)
         match outcome:
@@ -73,32 +89,23 @@ class Writer:
 
     async def _batch(self, batch: Batch, n: int) -> Outcome:
         if batch.kind == "data":
-            return await self._append(n, "data", batch.text.encode(), index=batch.index, count=1)
+            return await self._append(n, Append("data", batch.text.encode(), batch.index, count=1))
         event = events.Tokens if batch.kind == "tokens" else events.Reasoning
         count, text = len(batch.texts), batch.text
-        return await self._append(
-            n,
-            batch.kind,
-            events.encode(event(self._generation, batch.attempt, batch.index, count, text)),
-            index=batch.index,
-            count=count,
-            text=text,
-            text_bytes=batch.after.text_bytes,
-            crc32=batch.after.crc32,
-        )
+        body = events.encode(event(self._generation, batch.attempt, batch.index, count, text))
+        return await self._append(n, Append(batch.kind, body, batch.index, count, text, *batch.after))
 
-    async def _append(self, n: int, kind: str, body: bytes, **fields: Any) -> Outcome:
-        session, generation = self._session, self._generation
-        return await self._log.append(session, generation, self.fence, n, self._lease_ms, kind, body, **fields)
+    async def _append(self, n: int, event: Append) -> Outcome:
+        return await self._log.append(self._session, self._generation, self.fence, n, self._lease_ms, event)
 
-    async def _end(self, finale: Finale, done: int, stored: int) -> Outcome:
+    async def _end(self, finale: Finale, done: int) -> Outcome:
         return await self._log.end(
             self._session,
             self._generation,
             self.fence,
             finale.reason,
             finale.members,
-            stored,
+            finale.stored,
             finale.message_id,
             done,
         )
