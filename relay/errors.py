@@ -5,6 +5,7 @@ RelayError                a mistake or a limit that a person can act on; the sen
 ├── ServerDied            the embedded server of `relay dev` has died, and with it what it held
 ├── StorageError          Redis did not answer, or not as it should; always worth another try
 │   └── UnreadableJob     what it answered was written by a release that this one does not understand
+│       └── LaterJob      as its version says: a process of that release can read it
 ├── ClientError           theirs: reaches a client as `error {code, message, retryable}` or as an HTTP status
 └── what relay.client raises:
     ├── RequestRefused    a gateway answered a command with an error that no retry mends
@@ -65,6 +66,10 @@ class StorageError(RelayError):
 
 class UnreadableJob(StorageError):
     """A job was written by a release whose jobs this one cannot read."""
+
+
+class LaterJob(UnreadableJob):
+    """Its version says so; it is left to processes of that release."""
 
 
 class ClientError(RelayError):

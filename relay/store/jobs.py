@@ -1,4 +1,7 @@
-"""The job: everything a worker needs to make one generation, as it travels through the queue."""
+"""The job: everything a worker needs to make one generation, as it travels through the queue.
+
+What a later release has written into it travels on, through whoever puts it back or asks it again (shapes.py).
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,19 @@ from typing import Any
 
 import msgspec
 
-from relay.errors import UnreadableJob
+from relay.errors import LaterJob, UnreadableJob
 from relay.protocol import events
 from relay.protocol.commands import Turn
 from relay.protocol.words import Priority
+from relay.store import shapes
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One submit, resolved: `content` is the user's turn also for `messages` and `retry_of`."""
+    """One submit, resolved: `content` is the user's turn also for `messages` and `retry_of`.
+
+    `v`: the lowest version of shapes.JOB whose readers can make it. `as_it_came`: its whole body, where that says more
+    than the fields; not a field of what is stored.
+    """
 
     session: str
     generation: str
@@ -32,6 +40,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, Any] | None = None
     language: str | None = None  # of the reader, as relay.sentences has them; no part of the body hash
     v: int = 1
+    as_it_came: bytes = b""
 
     @property
     def name(self) -> str:
@@ -51,12 +60,41 @@ def job_name(session: str, generation: str) -> str:
 
 
 def read(body: bytes) -> Job:
-    """Raises UnreadableJob."""
+    """Raises UnreadableJob; LaterJob, if it is to be left to a later release."""
     try:
-        return decode(body)
+        version = _read_version(body).v
+        job = _decode(body) if version <= shapes.JOB else None
     except msgspec.MsgspecError as error:
         raise UnreadableJob(f"a job cannot be read: {str(error)[:200]}") from None
+    if job is None:
+        raise LaterJob(f"a job of version {version} cannot be read, {shapes.JOB} is the highest known here")
+    return job if _encode(job) == body else msgspec.structs.replace(job, as_it_came=body)
 
 
-encode = msgspec.json.Encoder().encode
-decode = msgspec.json.Decoder(Job).decode
+def encode(job: Job) -> bytes:
+    """As it is stored. What came with it and is not known here goes on as it came, however deep it lies."""
+    if not job.as_it_came:
+        return _encode(job)
+    known = _members(_encode(_decode(job.as_it_came)))
+    changed = _members(_encode(msgspec.structs.replace(job, as_it_came=b"")))
+    members = _members(job.as_it_came)
+    for name in known.keys() | changed.keys():
+        if name not in changed:
+            members.pop(name, None)
+        elif changed[name] != known.get(name):
+            members[name] = changed[name]
+    return msgspec.json.encode({name: msgspec.Raw(value) for name, value in members.items()})
+
+
+class _Version(msgspec.Struct):
+    v: int = 1
+
+
+def _members(body: bytes) -> dict[str, bytes]:
+    return {name: bytes(value) for name, value in _decode_members(body).items()}
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Job).decode
+_read_version = msgspec.json.Decoder(_Version).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

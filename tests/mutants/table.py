@@ -39,6 +39,9 @@ _SNAPSHOTS = "tests/store/session/test_snapshots.py::test_"
 _UNSERVED = "tests/store/queue/test_unserved.py::test_"
 _VERSIONS = "tests/store/session/test_versions.py::test_"
 _RIGHTS = "tests/store/test_acl.py::test_"
+_JOBS = "tests/store/test_jobs.py::test_"
+_RELEASES = "tests/store/test_two_releases.py::test_"
+_SHAPES = "tests/store/test_shapes.py::test_"
 
 
 class Change(NamedTuple):
@@ -955,5 +958,66 @@ MUTANTS = [
         [Change('log.info("queue_served"', 'log.info("queue_is_served"')],
         [],
         ["tests/test_logging.py::test_the_documents_have_every_event_of_the_log_and_no_other"],
+    ),
+    Mutant(
+        "a later release: its fields of a job are dropped",
+        "relay/store/jobs.py",
+        [Change("    return job if _encode(job) == body else", "    return job if True else")],
+        [],
+        [
+            _JOBS + "what_is_not_known_here_is_ignored_and_goes_on_byte_for_byte",
+            _JOBS + "what_lies_deeper_goes_on_too",
+            _JOBS + "what_is_changed_here_is_changed_and_nothing_else",
+            _RELEASES + "a_job_that_is_put_back_says_all_that_it_said",
+            _RELEASES + "a_retry_asks_with_all_that_was_asked_with",
+        ],
+    ),
+    Mutant(
+        "a later release: its job is made half",
+        "relay/store/jobs.py",
+        [Change(" if version <= shapes.JOB else None", "")],
+        [],
+        [
+            _JOBS + "a_job_that_takes_a_later_release_to_make_is_left_to_it",
+            _RELEASES + "its_entry_stays_for_a_worker_that_can_make_it",
+        ],
+    ),
+    Mutant(
+        "a later release: its job is nobody's",
+        "relay/store/queue/reaper.py",
+        [Change("if isinstance(error, LaterJob) and self._is_left(name, policy):", "if False:")],
+        [],
+        [
+            _RELEASES + "a_reaper_lets_those_of_the_later_release_admit_it",
+            _RELEASES + "a_reaper_makes_it_a_letter_when_nobody_has_admitted_it_in_time",
+        ],
+    ),
+    Mutant(
+        "a later release: its job is lost with its row",
+        "relay/store/queue/reaper.py",
+        [Change("        except LaterJob:\n", "        except KeyError:\n")],
+        [],
+        [_RELEASES + "its_answer_is_not_lost_with_its_row"],
+    ),
+    Mutant(
+        "a later release: its stop is not understood",
+        "workers/relay_workers/consumer.py",
+        [Change('rest.partition(" ")[0]', "rest")],
+        [],
+        [_RELEASES + "a_worker_is_told_to_stop_whatever_else_a_later_release_says"],
+    ),
+    Mutant(
+        "a stored field more, and no version",
+        "relay/store/session/lua/append.lua",
+        [Change("'n', n, 'reply', seq, 'lease', lease)", "'n', n, 'reply', seq, 'at', seq, 'lease', lease)")],
+        [],
+        [_SHAPES + "what_is_stored_has_the_shape_of_its_version"],
+    ),
+    Mutant(
+        "a job's field more, and no version",
+        "relay/store/jobs.py",
+        [Change("    v: int = 1\n    as_it_came", "    title: str = ''\n    v: int = 1\n    as_it_came")],
+        [],
+        [_SHAPES + "what_is_stored_has_the_shape_of_its_version"],
     ),
 ]  # fmt: skip

@@ -76,6 +76,7 @@ class Consumer:
         self._leaving = False
         self._giving_back = False  # nothing is claimed any more
         self._trouble = logging.Trouble(log, "take_failed", queue=name)
+        self._unknown = logging.Recurring(log, "control_ignored")
         self._claiming: set[str] = set()  # generations; a reaper may have sent one again meanwhile
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,9 +124,11 @@ class Consumer:
         """A stop that was missed is found at the next append or renewal."""
 
     def message(self, payload: bytes) -> None:
-        verb, _, generation = payload.decode().partition(" ")
-        if verb == "stop" and generation in self._running:
-            self._running[generation].stop()
+        verb, _, rest = payload.decode(errors="replace").partition(" ")
+        if verb != "stop":  # of a later release (shapes.py): what has ended, the next write or renewal finds
+            self._unknown.told(verb=verb[:64])
+        elif (running := self._running.get(rest.partition(" ")[0])) is not None:
+            running.stop()
 
     def lost(self) -> None:
         """As above."""

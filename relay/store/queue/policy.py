@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from relay.settings import Settings
+from relay.store import shapes
 
 MAX_LOOK_MS = 5000
-_VERSION = "1"
+_VERSION = str(shapes.POLICY)
 _UNSAID = "-"
 _SETTINGS = ("lease_s", "queue_timeout_s", "max_takeovers")
 

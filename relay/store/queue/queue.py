@@ -5,12 +5,12 @@ Every method raises StorageError when Redis does not answer; all of them bear a 
 
 from __future__ import annotations
 
-from logging import ERROR
+from logging import ERROR, WARNING
 from typing import Literal, NamedTuple
 
 from relay import logging, metrics
-from relay.errors import UnreadableJob
-from relay.protocol.words import PRIORITIES
+from relay.errors import LaterJob, UnreadableJob
+from relay.protocol.words import PRIORITIES, Priority
 from relay.redis.connections import AnyRedis, call
 from relay.store import jobs
 from relay.store.jobs import Job
@@ -73,12 +73,17 @@ class Queue:
         The queue has been announced by then, so that a reaper will. `held`: a worker makes it already, and it must only
         be found should that worker die.
         """
+        return await self._enqueue(job.queue, job.name, job.priority, jobs.encode(job), look_ms, held=held)
+
+    async def _enqueue(
+        self, queue: str, name: str, priority: Priority, body: bytes, look_ms: int, *, held: bool
+    ) -> bool:
         reply = await _ENQUEUE(
             self._commands,
-            self._keys.queue(job.queue),
-            job.name,
-            job.priority,
-            jobs.encode(job),
+            self._keys.queue(queue),
+            name,
+            priority,
+            body,
             look_ms,
             self._max_backlog,
             self._ttl_ms,
@@ -97,10 +102,19 @@ class Queue:
         await self.announce(job.queue)
         await self.enqueue(job, look_ms, held=True)
 
+    async def put_row_back(self, queue: str, session: str, generation: str, look_ms: int) -> None:
+        """The same for a job that is still there, without reading it."""
+        name = jobs.job_name(session, generation)
+        body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), name)
+        if body is not None:
+            log.warning("row_put_back", queue=queue, session=session, generation=generation)
+            await self.announce(queue)
+            await self._enqueue(queue, name, "normal", body, look_ms, held=True)  # its priority stands with its entry
+
     async def take(self, queue: str, most: int = 1) -> list[Job]:
         """The next jobs, highest priority first; none if there are none: never waits.
 
-        One that cannot be read is left out: it stays pending, for a worker of the release that wrote it.
+        One that cannot be read is left out: it stays pending, and comes back for a worker of the release that wrote it.
         """
         found = []
         for body in await _TAKE(self._commands, self._keys.queue(queue), most, *PRIORITIES):
@@ -108,7 +122,8 @@ class Queue:
                 found.append(jobs.read(body))
             except UnreadableJob as error:
                 metrics.storage_errors.labels("queue").inc()
-                _unreadable.told(level=ERROR, queue=queue, detail=str(error))
+                level = WARNING if isinstance(error, LaterJob) else ERROR
+                _unreadable.told(level, level=level, queue=queue, detail=str(error))
         return found
 
     async def marks(self, queue: str) -> dict[str, str]:

@@ -15,11 +15,11 @@ from typing import Literal, TypeVar, get_args
 
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
-from relay.errors import StorageError, UnreadableJob
+from relay.errors import LaterJob, StorageError, UnreadableJob
 from relay.failure_messages import Sentences
 from relay.protocol import events
 from relay.redis.clock_steps import ClockSteps
-from relay.store.jobs import Job
+from relay.store import jobs
 from relay.store.queue.policy import Policy
 from relay.store.queue.queue import Queue
 from relay.store.queue.unserved import Unserved, is_silent
@@ -28,10 +28,11 @@ from relay.store.session.session_log import SessionLog
 T = TypeVar("T")
 
 # What a look came to; `relay_reaped_total` counts each.
-Idle = Literal["alive", "waiting", "held", "unserved", "refused"]
+Idle = Literal["alive", "waiting", "held", "later", "unserved", "refused"]
 Action = Literal["requeued", "gone", "admitted", "dropped", "ended", "no_worker", "worker_lost", "storage"]
 
 PAGE = 100
+_FORGET_LEFT_S = 600.0  # many looks after it became a letter, or somebody else admitted it
 
 log = logging.get("reaper")
 _stepped, _look_refused, _trim_refused = (
@@ -71,6 +72,7 @@ class Reaper:
         self._steps: dict[str, ClockSteps] = {}  # by queue: each may lie on another server
         self._unserved = Unserved()
         self._reported: set[str] = set()  # queues that were said to be without a worker
+        self._left: dict[str, float] = {}  # jobs that are left to a later release's reapers, and until when
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -97,6 +99,8 @@ class Reaper:
             sizes[name] = await self._queue.sizes(name)
         self._steps = {name: steps for name, steps in self._steps.items() if name in sizes}
         self._unserved.keep(sizes)
+        forgotten_s = self._clock() - _FORGET_LEFT_S
+        self._left = {name: until_s for name, until_s in self._left.items() if until_s > forgotten_s}
         self._report_unserved({name for name, (backlog, _) in sizes.items() if backlog}, sizes.keys())
         for queues, names in {"all": set(sizes), "own": self._own}.items():
             if names or queues == "all":
@@ -142,7 +146,8 @@ class Reaper:
     async def end_orphan(self, session: str, generation: str) -> None:
         """End an answer that nobody writes and no queue knows of: Redis has lost its job, or its end.
 
-        Where only its row is lost, put that back; a job that cannot be read is as good as lost. Raises StorageError.
+        Where only its row is lost, put that back. A job that cannot be read is as good as lost, unless it is one of a
+        later release: that one's workers can. Raises StorageError.
         """
         standing = await self._log.standing(session, generation)
         if standing is None or standing["state"] == "ended" or self._clock() - self._trouble_at < self._policy.lease_s:
@@ -150,16 +155,17 @@ class Reaper:
         queue = standing["queue"]
         if await self._queue.knows(queue, session, generation):
             return
-        if (job := await self._readable_job(queue, session, generation)) is not None:
+        try:
+            job = await self._queue.job(queue, session, generation)
+        except LaterJob:
+            await self._queue.put_row_back(queue, session, generation, self._policy.look_ms)
+            return
+        except UnreadableJob:
+            job = None
+        if job is not None:
             await self._queue.put_back(job, self._policy.look_ms)  # only its row is lost
             return
         metrics.reaped.labels(await self._fail(queue, session, generation, standing, "storage")).inc()
-
-    async def _readable_job(self, queue: str, session: str, generation: str) -> Job | None:
-        try:
-            return await self._queue.job(queue, session, generation)
-        except UnreadableJob:
-            return None
 
     async def _promptly(self, reply: Awaitable[T]) -> T:
         """A reply that took long is trouble too: while a frozen Redis held it up, nobody could renew a lease."""
@@ -198,7 +204,7 @@ class Reaper:
     async def _look(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> Idle | Action:
         standing = await self._log.standing(session, generation)
         if standing is None:
-            return await self._admit(queue, session, generation)
+            return await self._admit(queue, session, generation, policy)
         if standing["state"] == "ended":
             await self._queue.done(queue, session, generation, standing.get("dead", ""))
             return "ended"
@@ -240,11 +246,17 @@ class Reaper:
         """After a start the whole machine may have been off until now: its workers come, too, and take what waits."""
         return self._clock() - self._began_at >= min(policy.lease_s, policy.queue_timeout_ms / 1000)
 
-    async def _admit(self, queue: str, session: str, generation: str) -> Literal["admitted", "dropped"]:
+    async def _admit(
+        self, queue: str, session: str, generation: str, policy: Policy
+    ) -> Literal["admitted", "dropped", "later"]:
         """A gateway died between making the job durable and admitting it; its client may never ask again."""
         try:
             job = await self._queue.job(queue, session, generation)
         except UnreadableJob as error:
+            name = jobs.job_name(session, generation)
+            if isinstance(error, LaterJob) and self._is_left(name, policy):
+                return "later"
+            self._left.pop(name, None)
             log.error("job_dropped", session=session, generation=generation, detail=str(error))
             await self._queue.done(queue, session, generation, "unreadable")
             return "dropped"
@@ -255,6 +267,11 @@ class Reaper:
                 return "admitted"
         await self._queue.done(queue, session, generation)
         return "dropped"
+
+    def _is_left(self, name: str, policy: Policy) -> bool:
+        """A later release's reaper is to admit it: for as long as a job may wait for a worker, from when we saw it."""
+        now_s = self._clock()
+        return now_s < self._left.setdefault(name, now_s + policy.queue_timeout_ms / 1000)
 
     async def _fail(
         self,

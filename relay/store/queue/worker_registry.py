@@ -30,7 +30,7 @@ BreakerState = Literal["closed", "half_open", "open"]  # as relay_breaker_state 
 class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
     """A queue's worker asks `provider`, for `model` where a submit names none; for others only if `models` has them.
 
-    `models` None: any model may be asked for. `state`: of that worker's breaker for the provider.
+    `models` None: any model may be asked for. `state`: of that worker's breaker for the provider. `v`: see shapes.py.
     """
 
     queue: str
