@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @contextmanager
-def server() -> Iterator[str]:
+def embedded_server() -> Iterator[str]:
     """Run one for the duration of the block; yields its URL. Raises SettingsError if there is none to run."""
     with watched_server() as (url, _):
         yield url

@@ -63,7 +63,7 @@ def _range(part: str) -> tuple[str, float]:
     return tag, float(quality[1]) if quality else 1.0
 
 
-class Sentences:
+class FailureMessages:
     """One sentence for each language, and `default` where none of a reader's languages has one."""
 
     def __init__(self, default: str, by_language: Mapping[str, str] | None = None) -> None:
@@ -83,11 +83,11 @@ class Sentences:
         return self._default
 
 
-def of_operator(default: str, by_language: Mapping[str, str]) -> Sentences:
+def with_operator_messages(default: str, by_language: Mapping[str, str]) -> FailureMessages:
     """What the operator wants said; nothing but our own English as the default means: our own, in every language."""
     if default != ENGLISH:
-        return Sentences(default, by_language)
-    return Sentences(default, {"en": ENGLISH, **by_language} if by_language else BUILT_IN)
+        return FailureMessages(default, by_language)
+    return FailureMessages(default, {"en": ENGLISH, **by_language} if by_language else BUILT_IN)
 
 
 def check_sentence(sentence: str) -> str:

@@ -21,12 +21,12 @@ Logger = structlog.stdlib.BoundLogger
 
 SETTLED_S = 5.0
 EVERY_S = 60.0  # between two lines of what anybody can cause again and again
-_TOLD_BY_US = {("uvicorn.error", "Invalid HTTP request received.")}  # by http_protocol.py, with what was wrong
+_LOGGED_BY_US = {("uvicorn.error", "Invalid HTTP request received.")}  # by http_protocol.py, with what was wrong
 
 
 def configure(level: str) -> None:
     """Send everything to stderr: stdout belongs to answers."""
-    human, stderr = sys.stderr.isatty(), cast(TextIO, _WhoeverReads(sys.stderr))
+    human, stderr = sys.stderr.isatty(), cast(TextIO, _LossyStream(sys.stderr))
     least = getattr(logging, level.upper())
     common: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -43,20 +43,20 @@ def configure(level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(stderr),  # a line in one write: threads log, too
         cache_logger_on_first_use=True,
     )
-    _take_over_libraries(rendering=rendering, common=common, least=max(least, logging.WARNING), stderr=stderr)
-    _take_over_the_interpreter()
+    _route_library_logs(rendering=rendering, common=common, least=max(least, logging.WARNING), stderr=stderr)
+    _install_exception_hooks()
 
 
-def _take_over_libraries(
+def _route_library_logs(
     *, rendering: list[structlog.typing.Processor], common: list[structlog.typing.Processor], least: int, stderr: TextIO
 ) -> None:
     """What libraries say (uvicorn, asyncio, websockets) looks like ours; their logger's name is the part.
 
     The level is the handler's, too: a library that has one of its own (OPENAI_LOG=debug) may print whole requests.
     """
-    libraries = _Libraries(stderr)
+    libraries = _LibraryHandler(stderr)
     libraries.setLevel(least)
-    libraries.addFilter(_SeldomOfEachPlace())
+    libraries.addFilter(_RateLimitPerSite())
     libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*common, _name_part],
@@ -67,14 +67,14 @@ def _take_over_libraries(
     logging.captureWarnings(True)
 
 
-def _take_over_the_interpreter() -> None:
+def _install_exception_hooks() -> None:
     """What would end a thread or the process is a line as well. A Ctrl-C is no news."""
 
     def uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt | SystemExit):
             sys.__excepthook__(kind, error or kind(), trace)
         else:
-            get("process").error("uncaught", exc_info=(kind, error, trace))
+            get_logger("process").error("uncaught", exc_info=(kind, error, trace))
 
     sys.excepthook = uncaught
     threading.excepthook = lambda told: (
@@ -83,7 +83,7 @@ def _take_over_the_interpreter() -> None:
     sys.unraisablehook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
 
 
-def get(part: str) -> Logger:
+def get_logger(part: str) -> Logger:
     logger: Logger = structlog.get_logger(part=part)
     return logger
 
@@ -96,7 +96,7 @@ def _name_part(logger: object, method: str, line: structlog.typing.EventDict) ->
     return line
 
 
-class _WhoeverReads(TextIOBase):
+class _LossyStream(TextIOBase):
     """A file whose reader may go, such as a terminal, or whose disk may be full: that costs lines, and no answer."""
 
     def __init__(self, file: TextIO) -> None:
@@ -123,7 +123,7 @@ class _WhoeverReads(TextIOBase):
             os.close(nowhere)
 
 
-class Trouble:
+class FailureLog:
     """What goes wrong again and again in one place: its first failure is a warning, those after it are for debugging,
     and its end is one line more. An outage would otherwise fill the log twice a second for each session.
 
@@ -140,7 +140,7 @@ class Trouble:
         clock: Callable[[], float] = time.monotonic,
         **ids: str,
     ) -> None:
-        self._log = log
+        self._logger = log
         self._event = event
         self._settled_s = settled_s
         self._clock = clock
@@ -151,47 +151,47 @@ class Trouble:
     def failed(self, error: Exception | str, /, level: int = logging.WARNING, **more: object) -> None:
         """`level`: of the first failure. `more`: what else to say of this one."""
         is_first = not self._failures or (self._settled_s > 0 and self._is_settled())
-        self._log.log(level if is_first else logging.DEBUG, self._event, detail=str(error), **self._ids, **more)
+        self._logger.log(level if is_first else logging.DEBUG, self._event, detail=str(error), **self._ids, **more)
         self._failures += 1
         self._failed_at = self._clock()
 
-    def broke(self, error: Exception, /, **more: object) -> None:
+    def unexpected(self, error: Exception, /, **more: object) -> None:
         """The same for a bug of the relay: an error, with a traceback."""
         self.failed(error, logging.ERROR, exc_info=error, **more)
 
-    def over(self) -> None:
+    def succeeded(self) -> None:
         """It works; says so if it did not before."""
         if self._failures and self._is_settled():
-            self._log.info("recovered", what=self._event, failures=self._failures, **self._ids)
+            self._logger.info("recovered", what=self._event, failures=self._failures, **self._ids)
             self._failures = 0
 
     def _is_settled(self) -> bool:
         return self._clock() - self._failed_at >= self._settled_s
 
 
-class Recurring:
+class RateLimitedLog:
     """What a client or a broken row of Redis can cause again and again: each kind of it has at most one line in
     `every_s`, which says as `unlogged` how many of that kind had none since the line before. Those are for debugging.
     """
 
     def __init__(self, log: Logger, event: str, **rules: Any) -> None:
         """`rules`: as of _Seldom."""
-        self._log = log
+        self._logger = log
         self._event = event
-        self._seldom = _Seldom(**rules)
+        self._seldom = _RateLimit(**rules)
 
-    def told(self, kind: Hashable = "", /, *, level: int = logging.WARNING, **fields: object) -> None:
+    def log(self, kind: Hashable = "", /, *, level: int = logging.WARNING, **fields: object) -> None:
         unlogged = self._seldom.unlogged(kind)
         if unlogged:
             fields["unlogged"] = unlogged
-        self._log.log(logging.DEBUG if unlogged is None else level, self._event, **fields)
+        self._logger.log(logging.DEBUG if unlogged is None else level, self._event, **fields)
 
-    def broke(self, error: BaseException, /, **fields: object) -> None:
+    def unexpected(self, error: BaseException, /, **fields: object) -> None:
         """A bug of the relay: an error, with a traceback. Bugs at different places are different kinds."""
-        self.told(_place(error), level=logging.ERROR, exc_info=error, **fields)
+        self.log(_place(error), level=logging.ERROR, exc_info=error, **fields)
 
 
-class _Seldom:
+class _RateLimit:
     """Which of many occurrences are due to be told; threads may ask as well. Beyond `kinds` all are of one more."""
 
     def __init__(self, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic, kinds: int = 256) -> None:
@@ -221,22 +221,22 @@ class _Seldom:
         self._told = kept | {"others": (told_at, unlogged)} if unlogged else kept
 
 
-class _Libraries(logging.StreamHandler[TextIO]):
+class _LibraryHandler(logging.StreamHandler[TextIO]):
     """What does not fit its own format is told by its place: Python prints the arguments, which may be anything."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        get(record.name).error("unreadable_log_line", place=f"{record.pathname}:{record.lineno}")
+        get_logger(record.name).error("unreadable_log_line", place=f"{record.pathname}:{record.lineno}")
 
 
-class _SeldomOfEachPlace(logging.Filter):
+class _RateLimitPerSite(logging.Filter):
     """A client can have some of the lines of libraries written as often as it likes. `unlogged`: as of Recurring."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seldom = _Seldom()
+        self._seldom = _RateLimit()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if (record.name, record.msg) in _TOLD_BY_US:
+        if (record.name, record.msg) in _LOGGED_BY_US:
             return False
         error = record.exc_info[1] if record.exc_info else None
         place: Hashable = (record.pathname, record.lineno, error and _place(error))

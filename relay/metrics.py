@@ -23,9 +23,9 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 # Set for the children of `relay gateway --processes N` and nobody else: where their figures are, and which one this is.
 # The first name is prometheus-client's, and has to be there before that is imported.
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-PLACE = "RELAY_PROCESS"
+PROCESS_VARIABLE = "RELAY_PROCESS"
 
-if place := os.environ.get(PLACE):
+if place := os.environ.get(PROCESS_VARIABLE):
     # Files by place, not by pid as is its default: a replacement goes on counting where the dead process left off.
     values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
 

@@ -22,7 +22,7 @@ _EXAMPLE = "https://chat.example.com"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-class Place(NamedTuple):
+class Origin(NamedTuple):
     """`name` in small letters, of an IPv6 address in its brackets; `port` None: the scheme's own, or none is known."""
 
     scheme: str
@@ -54,14 +54,14 @@ class Origins:
         """Whether the gateway may be reached by this name."""
         return "*" not in name and (name in self._hosts or _any_label(name) in self._hosts)
 
-    def _own(self, scheme: str, host: str) -> Place | None:
+    def _own(self, scheme: str, host: str) -> Origin | None:
         """The origin of the gateway's own pages. A proxy may have taken TLS off, so the scheme is the page's."""
         found = _HOST.fullmatch(host.lower())
         if found is None or scheme not in _PORTS:
             return None
         return self._alike(_place(scheme, found[1], int(found[2]) if found[2] else None))
 
-    def _alike(self, place: Place) -> Place:
+    def _alike(self, place: Origin) -> Origin:
         return place._replace(name="localhost") if self._loopback and place.name in _LOOPBACK else place
 
 
@@ -96,16 +96,16 @@ def _normal(given: str) -> str:
     return given.strip().rstrip("/").lower()
 
 
-def _read(origin: str) -> Place | None:
+def _read(origin: str) -> Origin | None:
     found = _ORIGIN.fullmatch(origin)
     return None if found is None else _place(found[1], found[2], int(found[3]) if found[3] else None)
 
 
-def _place(scheme: str, name: str, port: int | None) -> Place:
-    return Place(scheme, name, None if port == _PORTS.get(scheme) else port)
+def _place(scheme: str, name: str, port: int | None) -> Origin:
+    return Origin(scheme, name, None if port == _PORTS.get(scheme) else port)
 
 
-def _widened(place: Place) -> Place:
+def _widened(place: Origin) -> Origin:
     return place._replace(name=_any_label(place.name))
 
 

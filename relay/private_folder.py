@@ -30,7 +30,7 @@ def private_folder(kind: str, files: str) -> Iterator[Path]:
 
     `files`: a pattern of the names that may lie in one. Of the dead, a folder that holds anything else is left alone.
     """
-    _remove_those_of_the_dead(kind, re.compile(files))
+    _remove_abandoned(kind, re.compile(files))
     try:
         path, lock = _make(kind)
     except OSError as error:
@@ -74,7 +74,7 @@ def _is_still(path: Path, folder: int) -> bool:
         return False
 
 
-def _remove_those_of_the_dead(kind: str, files: re.Pattern[str]) -> None:
+def _remove_abandoned(kind: str, files: re.Pattern[str]) -> None:
     ours = re.compile(rf"relay-{kind}-[a-z0-9_]{{8}}")  # as mkdtemp names them
     try:
         with os.scandir(tempfile.gettempdir()) as entries:

@@ -16,10 +16,10 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from relay.errors import SettingsError
-from relay.failure_messages import ENGLISH, Sentences, check_sentence, check_sentences, of_operator
+from relay.failure_messages import ENGLISH, FailureMessages, check_sentence, check_sentences, with_operator_messages
 from relay.origins import check_origins
 from relay.unknown_settings import PREFIX
-from relay.validation_messages import shown, spelled_as, words
+from relay.validation_messages import shown, spelled_as, validation_message
 
 ProviderName = Literal["anthropic", "openai", "agent", "app", "demo"]
 PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
@@ -209,9 +209,9 @@ class Settings(BaseSettings):
     agent_api_key: str = _named("AGENT_API_KEY", "", "Key of the agent, if it wants one", repr=False)
 
     @property
-    def sentences(self) -> Sentences:
+    def localized_messages(self) -> FailureMessages:
         """What a person reads if it fails."""
-        return of_operator(self.failure_message, self.failure_messages)
+        return with_operator_messages(self.failure_message, self.failure_messages)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -244,7 +244,9 @@ def _load(flags: dict[str, Any], named: dict[str, str]) -> Settings:
         lines = []
         for item in error.errors():
             name = str(item["loc"][0])
-            lines.append(f"{named.get(name) or _spelled(name)}: {words(item)} (got {shown(item['input'])})")
+            lines.append(
+                f"{named.get(name) or _spelled(name)}: {validation_message(item)} (got {shown(item['input'])})"
+            )
         raise SettingsError("; ".join(lines)) from None
 
 

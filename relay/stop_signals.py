@@ -19,7 +19,7 @@ def stop_signals() -> list[signal.Signals]:
     return numbers
 
 
-def when_told_to_stop(told: Callable[[], object]) -> None:
+def on_stop_signal(told: Callable[[], object]) -> None:
     """Call this at each of them, for as long as the running event loop is open."""
     loop = asyncio.get_running_loop()
     for number in stop_signals():

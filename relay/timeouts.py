@@ -115,11 +115,11 @@ class _Clock:
 
     def _enqueue(self, timer: Timer, at: float) -> None:
         if len(self._queue) > 64 + 4 * self._running:
-            self._sort_out()
+            self._drop_stopped()
         timer.queued_at = at
         heapq.heappush(self._queue, (at, next(self._numbers), timer))
 
-    def _sort_out(self) -> None:
+    def _drop_stopped(self) -> None:
         """Most entries are of timers that were stopped long ago."""
         kept = []
         for entry in self._queue:

@@ -29,7 +29,7 @@ _WORDS = {
 }
 
 
-def words(error: ErrorDetails) -> str:
+def validation_message(error: ErrorDetails) -> str:
     """What must be, as a sentence without its subject's name."""
     template = _WORDS.get(error["type"])
     if template is None:

@@ -10,7 +10,7 @@ from relay.failure_messages import (
     BUILT_IN,
     MAX_LANGUAGES,
     MAX_SENTENCE,
-    Sentences,
+    FailureMessages,
     check_sentence,
     check_sentences,
     languages,
@@ -86,10 +86,10 @@ def test_no_header_raises_and_what_comes_of_it_is_short_and_can_be_read_again(he
         assert len(found) < 200
         assert found.isascii()
         assert languages(found) == found
-    assert Sentences("Sorry.", {"de": "Schade."}).choose(found) in ("Sorry.", "Schade.")
+    assert FailureMessages("Sorry.", {"de": "Schade."}).choose(found) in ("Sorry.", "Schade.")
 
 
-SAID = Sentences("Sorry.", {"de": "Schade.", "pt-BR": "Opa.", "zh-Hant": "抱歉。", "EN-gb": "Sorry, old chap."})
+SAID = FailureMessages("Sorry.", {"de": "Schade.", "pt-BR": "Opa.", "zh-Hant": "抱歉。", "EN-gb": "Sorry, old chap."})
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_our_own_sentences_are_such_as_we_would_take_from_an_operator() -> None:
 
 
 def test_a_taiwanese_reader_is_shown_traditional_characters() -> None:
-    own = Sentences("", BUILT_IN)
+    own = FailureMessages("", BUILT_IN)
     assert own.choose("zh-TW,zh") == own.choose("zh-Hant-HK") == BUILT_IN["zh-Hant"]
     assert own.choose("zh-CN,zh") == own.choose("zh-Hans-SG") == BUILT_IN["zh"]
 

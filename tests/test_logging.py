@@ -20,12 +20,12 @@ PART = re.compile(r"\(part `\w+`\)")
 
 def test_a_trouble_is_a_warning_once_and_its_end_is_told() -> None:
     with capture_logs() as lines:
-        trouble = logging.Trouble(logging.get("part"), "look_failed", session="s")
-        trouble.over()
+        trouble = logging.FailureLog(logging.get_logger("part"), "look_failed", session="s")
+        trouble.succeeded()
         for _ in range(3):
             trouble.failed(RuntimeError("away"))
-        trouble.over()
-        trouble.over()
+        trouble.succeeded()
+        trouble.succeeded()
         trouble.failed(RuntimeError("away again"))
     assert [(line["log_level"], line["event"]) for line in lines] == [
         ("warning", "look_failed"), ("debug", "look_failed"), ("debug", "look_failed"), ("info", "recovered"),
@@ -38,14 +38,14 @@ def test_a_trouble_is_a_warning_once_and_its_end_is_told() -> None:
 def test_where_many_try_a_trouble_is_over_when_nothing_has_failed_for_a_while() -> None:
     now_s = 100.0
     with capture_logs() as lines:
-        trouble = logging.Trouble(logging.get("part"), "unavailable", settled_s=5, clock=lambda: now_s)
+        trouble = logging.FailureLog(logging.get_logger("part"), "unavailable", settled_s=5, clock=lambda: now_s)
         for _ in range(20):  # one in two fails
             trouble.failed(RuntimeError("away"))
-            trouble.over()
+            trouble.succeeded()
             now_s += 4.9
         now_s += 0.1
-        trouble.over()
-        trouble.over()
+        trouble.succeeded()
+        trouble.succeeded()
     assert [line["log_level"] for line in lines] == ["warning", *["debug"] * 19, "info"]
     assert (lines[-1]["event"], lines[-1]["failures"]) == ("recovered", 20)
 
@@ -53,7 +53,7 @@ def test_where_many_try_a_trouble_is_over_when_nothing_has_failed_for_a_while() 
 def test_a_failure_after_a_long_pause_is_told_though_nobody_has_tried_between() -> None:
     now_s = 100.0
     with capture_logs() as lines:
-        trouble = logging.Trouble(logging.get("part"), "unavailable", settled_s=5, clock=lambda: now_s)
+        trouble = logging.FailureLog(logging.get_logger("part"), "unavailable", settled_s=5, clock=lambda: now_s)
         for pause_s in (1, 60, 0):
             trouble.failed(RuntimeError("away"))
             now_s += pause_s
@@ -62,9 +62,9 @@ def test_a_failure_after_a_long_pause_is_told_though_nobody_has_tried_between() 
 
 def test_a_bug_is_an_error_with_its_traceback_once() -> None:
     with capture_logs() as lines:
-        trouble = logging.Trouble(logging.get("part"), "message_failed")
+        trouble = logging.FailureLog(logging.get_logger("part"), "message_failed")
         for _ in range(3):
-            trouble.broke(ValueError("no message of ours"), channel="c")
+            trouble.unexpected(ValueError("no message of ours"), channel="c")
     assert [line["log_level"] for line in lines] == ["error", "debug", "debug"]
     assert isinstance(lines[0]["exc_info"], ValueError)
     assert lines[0]["channel"] == "c"
@@ -79,7 +79,7 @@ from relay import logging
 logging.configure("info")
 sys.stdin.read()
 for number in range(3):
-    logging.get("worker").info("finishing", running=number)
+    logging.get_logger("worker").info("finishing", running=number)
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -91,14 +91,14 @@ for number in range(3):
 def test_what_anybody_can_cause_is_a_line_a_minute_with_a_count() -> None:
     now_s = 100.0
     with capture_logs() as lines:
-        asked = logging.Recurring(logging.get("part"), "bad_request", clock=lambda: now_s)
+        asked = logging.RateLimitedLog(logging.get_logger("part"), "bad_request", clock=lambda: now_s)
         for _ in range(1000):
-            asked.told(detail="no method")
+            asked.log(detail="no method")
         now_s += 59
-        asked.told(detail="no method")
+        asked.log(detail="no method")
         now_s += 1
-        asked.told(detail="no address")
-        asked.told("another kind", detail="no method")
+        asked.log(detail="no address")
+        asked.log("another kind", detail="no method")
     told = [line for line in lines if line["log_level"] != "debug"]
     assert [(line["detail"], line.get("unlogged")) for line in told] == [
         ("no method", None), ("no address", 1000), ("no method", None),
@@ -108,31 +108,31 @@ def test_what_anybody_can_cause_is_a_line_a_minute_with_a_count() -> None:
 
 def test_kinds_without_end_have_their_lines_together() -> None:
     with capture_logs() as lines:
-        asked = logging.Recurring(logging.get("part"), "bad_request", clock=lambda: 100.0)
+        asked = logging.RateLimitedLog(logging.get_logger("part"), "bad_request", clock=lambda: 100.0)
         for number in range(10_000):
-            asked.told(number)
+            asked.log(number)
     assert sum(line["log_level"] != "debug" for line in lines) <= 257
 
 
 def test_kinds_of_long_ago_make_room() -> None:
     now_s = 0.0
     with capture_logs() as lines:
-        asked = logging.Recurring(logging.get("part"), "bad_request", clock=lambda: now_s)
+        asked = logging.RateLimitedLog(logging.get_logger("part"), "bad_request", clock=lambda: now_s)
         for number in range(1000):
-            asked.told(number)
+            asked.log(number)
             now_s += 1
     assert all(line["log_level"] == "warning" for line in lines)
 
 
 def test_two_bugs_are_two_lines_however_often_each_comes() -> None:
     with capture_logs() as lines:
-        failing = logging.Recurring(logging.get("part"), "command_failed", clock=lambda: 100.0)
+        failing = logging.RateLimitedLog(logging.get_logger("part"), "command_failed", clock=lambda: 100.0)
         for _ in range(3):
             for divisor in ("nothing", "0"):
                 try:
                     1 // int(divisor)
                 except (ArithmeticError, ValueError) as error:
-                    failing.broke(error, session="s")
+                    failing.unexpected(error, session="s")
     told = [line for line in lines if line["log_level"] == "error"]
     assert [(type(line["exc_info"]), line["session"]) for line in told] == [(ValueError, "s"), (ZeroDivisionError, "s")]
     assert len(lines) == 6
@@ -246,9 +246,11 @@ thread.join()
 def told_in(node: ast.AST) -> set[str]:
     """Names of the events that this call or comprehension logs."""
     match node:
-        case ast.Call(func=ast.Attribute(attr="info" | "warning" | "error" | "exception", value=log), args=[name, *_]):
-            return strings(name) if re.search(r"log$|get\(.*\)$", ast.unparse(log)) else set()
-        case ast.Call(func=ast.Attribute(attr="Trouble" | "Recurring"), args=[_, name, *_]):
+        case ast.Call(
+            func=ast.Attribute(attr="info" | "warning" | "error" | "exception", value=logger), args=[name, *_]
+        ):
+            return strings(name) if re.search(r"logger$|get_logger\(.*\)$", ast.unparse(logger)) else set()
+        case ast.Call(func=ast.Attribute(attr="FailureLog" | "RateLimitedLog"), args=[_, name, *_]):
             return strings(name)
         case ast.comprehension(target=ast.Name(id="event"), iter=ast.Tuple(elts=names)):
             return set().union(*map(strings, names))

@@ -22,7 +22,7 @@ LABELS = {"type", "code", "kind", "outcome", "cause", "reason", "why", "part", "
 def _in_a_process(place: str, directory: Path, program: str) -> str:
     environment = {"PYTHONPATH": str(Path(__file__).parent.parent)}
     if place:
-        environment |= {metrics.DIRECTORY: str(directory), metrics.PLACE: place}
+        environment |= {metrics.DIRECTORY: str(directory), metrics.PROCESS_VARIABLE: place}
     command = [sys.executable, "-c", "from relay import metrics\n" + program]
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 

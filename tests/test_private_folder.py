@@ -120,7 +120,7 @@ def test_an_owner_whose_folder_is_taken_for_a_dead_ones_makes_another(
             held.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX)
         elif len(spoiled) == 1:
-            private_folder._remove_those_of_the_dead("dev", re.compile("sock|log"))
+            private_folder._remove_abandoned("dev", re.compile("sock|log"))
             assert not Path(path).exists()
         spoiled.append(path)
         return path

@@ -300,15 +300,15 @@ def test_a_sentence_has_at_most_500_characters(monkeypatch: pytest.MonkeyPatch) 
 def test_our_own_sentences_are_said_until_the_operator_says_others(
     given: dict[str, Any], said: dict[str | None, str]
 ) -> None:
-    sentences = settings.load(**given).sentences
+    sentences = settings.load(**given).localized_messages
     assert {languages: sentences.choose(languages) for languages in said} == said
 
 
 def test_settings_that_travel_as_json_say_the_same() -> None:
     loaded = settings.load(failure_messages={"de": "Schade."})
-    assert Settings(**json.loads(loaded.model_dump_json())).sentences.choose("de,en") == "Schade."
+    assert Settings(**json.loads(loaded.model_dump_json())).localized_messages.choose("de,en") == "Schade."
     plain = Settings(**json.loads(settings.load().model_dump_json()))
-    assert plain.sentences.choose("de") == BUILT_IN["de"]
+    assert plain.localized_messages.choose("de") == BUILT_IN["de"]
 
 
 def test_limits_are_what_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:

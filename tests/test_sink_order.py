@@ -67,7 +67,7 @@ async def test_sinks_are_watched_in_whatever_way_they_are_fed(
     await sink.aclose()
 
 
-@pytest.mark.parametrize("kind", ["sinks.TransportSink", "sinks.Outbox", "event_stream.SseSink"])
+@pytest.mark.parametrize("kind", ["sinks.TransportSink", "sinks.BufferedSink", "event_stream.SseSink"])
 def test_gateways_of_scenarios_watch_theirs(kind: str) -> None:
     program = f"from relay.gateway import event_stream, sinks; print({kind}.burst.__wrapped__.__name__)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(WATCHING)}

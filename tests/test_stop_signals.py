@@ -14,8 +14,8 @@ import pytest
 
 from relay import embedded
 from relay.commands import dev
-from relay.gateway.server import listen_together, server
-from relay.gateway.supervisor import Processes
+from relay.gateway.server import listen_shared, server
+from relay.gateway.supervisor import Supervisor
 from relay.settings import load
 from relay.stop_signals import stop_signals
 from relay_workers import cli as worker_cli
@@ -112,13 +112,13 @@ async def test_the_parent_of_several_lets_them_drain_and_hurries_them_at_the_sec
 ) -> None:
     sent: list[int] = []
     over = asyncio.Event()
-    processes = Processes(load(redis_url=NO_REDIS), listen_together("127.0.0.1", 0, 1), str(tmp_path))
+    processes = Supervisor(load(redis_url=NO_REDIS), listen_shared("127.0.0.1", 0, 1), str(tmp_path))
 
     async def live(place: int, fd: int) -> int:
         await over.wait()
         return 0
 
-    monkeypatch.setattr(processes, "_live", live)
+    monkeypatch.setattr(processes, "_run_child", live)
     monkeypatch.setattr(processes, "_signal", sent.append)
     running = asyncio.create_task(processes.run())
     await until(lambda: signal.getsignal(number) is not _deaf, "it listens to signals")
@@ -131,7 +131,7 @@ async def test_the_parent_of_several_lets_them_drain_and_hurries_them_at_the_sec
 
 @pytest.mark.parametrize("number", ALL, ids=lambda number: number.name)
 async def test_relay_dev_ends_both_its_parts(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
-    (sock,) = listen_together("127.0.0.1", 0, 1)
+    (sock,) = listen_shared("127.0.0.1", 0, 1)
     gateway = SimpleNamespace(started=True, should_exit=False)
 
     async def serve(sockets: Any) -> None:

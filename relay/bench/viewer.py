@@ -19,20 +19,20 @@ from websockets.typing import Subprotocol
 from relay.bench.figures import Tally
 from relay.client.address import shown, websocket_address
 from relay.errors import RelayError
-from relay.protocol.view import Frame, SessionView
+from relay.protocol.view import FrameDict, SessionView
 
 _MAX_FRAME_BYTES = 32 * 1024 * 1024
 _BACKOFF_S = (0.1, 3.0)
 
 
 @dataclass
-class Shown:
+class ShownAnswer:
     """One answer on one screen; loop times in seconds."""
 
     first_at: float | None = None
     last_at: float | None = None
     ended_at: float = 0.0
-    end: Frame = field(default_factory=dict)  # empty until it came
+    end: FrameDict = field(default_factory=dict)  # empty until it came
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -44,9 +44,9 @@ class Viewer:
         self._session = session
         self._tally = tally
         self._view = SessionView(session)
-        self._shown: dict[str, Shown] = {}
+        self._shown: dict[str, ShownAnswer] = {}
         self._missing = range(0)  # seqs that a gap left out, until the subscription begins anew
-        self._replies: dict[str, asyncio.Future[Frame | None]] = {}
+        self._replies: dict[str, asyncio.Future[FrameDict | None]] = {}
         self._connection: ClientConnection | None = None
         self._clock = asyncio.get_running_loop().time
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -84,11 +84,11 @@ class Viewer:
             self._disconnected()
             await asyncio.sleep(random.uniform(0, min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(failures, 8))))
 
-    async def submit(self, request_id: str, content: str, queue: str) -> Frame:
+    async def submit(self, request_id: str, content: str, queue: str) -> FrameDict:
         """The reply, `accepted` or `error`; sent again on a new connection if the old one broke."""
         command = {"type": "submit", "id": request_id, "session": self._session, "request_id": request_id}
         while True:
-            reply: asyncio.Future[Frame | None] = asyncio.get_running_loop().create_future()
+            reply: asyncio.Future[FrameDict | None] = asyncio.get_running_loop().create_future()
             self._replies[request_id] = reply
             await self._send({**command, "content": content, "queue": queue})
             frame = await reply
@@ -96,15 +96,15 @@ class Viewer:
                 return frame
             await asyncio.sleep(_BACKOFF_S[0])
 
-    async def ended(self, generation: str) -> Shown:
+    async def ended(self, generation: str) -> ShownAnswer:
         """How the answer went on this screen, once it has ended; forgotten then."""
-        shown = self._shown.setdefault(generation, Shown())
+        shown = self._shown.setdefault(generation, ShownAnswer())
         await shown.ended.wait()
         del self._shown[generation]
         self._view.generations.pop(generation, None)
         return shown
 
-    async def _take(self, frame: Frame) -> None:
+    async def _take(self, frame: FrameDict) -> None:
         reply = self._replies.pop(frame.get("id") or "", None)
         if reply is not None and not reply.done():
             reply.set_result(frame)
@@ -122,7 +122,7 @@ class Viewer:
             self._judge(frame, outcome, before, waiting)
             await self._go_on(frame, outcome)
 
-    async def _on_error(self, frame: Frame, *, answered: bool) -> None:
+    async def _on_error(self, frame: FrameDict, *, answered: bool) -> None:
         self._tally.errors[frame["code"]] += 1
         if answered:
             return  # whoever submitted decides
@@ -132,7 +132,7 @@ class Viewer:
         await asyncio.sleep(frame.get("retry_after_s") or 1)
         await self._send(self._view.subscribe())
 
-    def _judge(self, frame: Frame, outcome: str, before: int, waiting: bool) -> None:
+    def _judge(self, frame: FrameDict, outcome: str, before: int, waiting: bool) -> None:
         wrong = self._tally.wrong
         self._tally.frames += 1
         last: int = frame["seq"]
@@ -149,7 +149,7 @@ class Viewer:
         elif outcome == "mismatch":
             wrong["wrong_text"] += 1
 
-    async def _go_on(self, frame: Frame, outcome: str) -> None:
+    async def _go_on(self, frame: FrameDict, outcome: str) -> None:
         if outcome in ("applied", "mismatch"):
             for event in frame["events"] if frame["type"] == "catchup" else [frame]:
                 self._note(event)
@@ -158,10 +158,10 @@ class Viewer:
         if outcome in ("gap", "mismatch"):
             await self._send(self._view.subscribe())
 
-    def _note(self, event: Frame) -> None:
+    def _note(self, event: FrameDict) -> None:
         if event["type"] not in ("tokens", "end"):
             return
-        shown = self._shown.setdefault(event["generation"], Shown())
+        shown = self._shown.setdefault(event["generation"], ShownAnswer())
         now = self._clock()
         if event["type"] == "end":
             shown.end, shown.ended_at = event, now

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from relay.client.answer_items import Item, Reader
-from relay.client.subscription import Channel, Listener
+from relay.client.subscription import Subscription, SubscriptionListener
 from relay.errors import AnswerLost, RelayError
-from relay.protocol.view import Frame, Generation
+from relay.protocol.view import FrameDict, Generation
 
 
-class Answer(Listener):
+class Answer(SubscriptionListener):
     """An asynchronous iterator of `Item`s: `Text`, `Restart`, `Status`, `Data`, and `End` as the last one.
 
     Order and loss: the texts since the last `Restart`, joined, are always the beginning of the provider's text, and at
@@ -25,19 +25,19 @@ class Answer(Listener):
 
     def __init__(
         self,
-        channel: Channel,
+        subscription: Subscription,
         generation: str,
         *,
         duplicate: bool,
         ignored: tuple[str, ...],
         stop: Callable[[str, str], Awaitable[bool]],
-        release: Callable[[Listener], None],
+        release: Callable[[SubscriptionListener], None],
     ) -> None:
-        self.session = channel.view.session
+        self.session = subscription.view.session
         self.generation = generation
         self.duplicate = duplicate
         self.ignored = ignored  # names of the fields of its submit that the relay did not understand
-        self._channel = channel
+        self._subscription = subscription
         self._stop = stop
         self._release = release
         self._reader = Reader()
@@ -45,21 +45,21 @@ class Answer(Listener):
         self._final: Generation | None = None
         self._news = asyncio.Event()
         self._failure: RelayError | None = None
-        channel.listeners.add(self)
-        channel.expect(generation)
+        subscription.listeners.add(self)
+        subscription.expect(generation)
         self.changed()
 
     @property
     def shown(self) -> Generation | None:
         """The answer as it stands; None before its first event, and for moments after a loss."""
-        return self._final or self._channel.view.generations.get(self.generation)
+        return self._final or self._subscription.view.generations.get(self.generation)
 
     @property
     def text(self) -> str:
         """The text so far."""
         return self.shown.text if self.shown is not None else ""
 
-    async def end(self) -> Frame:
+    async def end(self) -> FrameDict:
         """Wait for the `end` event, whether or not somebody iterates."""
         while self._final is None or self._final.end is None:
             if self._failure is not None:
@@ -78,7 +78,7 @@ class Answer(Listener):
         while not self._items:
             if self._reader.ended:
                 raise StopAsyncIteration
-            self._items.extend(self._reader.news(self.shown, *self._hindrance()))
+            self._items.extend(self._reader.news(self.shown, *self._blocked_by()))
             if self._items:
                 break
             if self._failure is not None:
@@ -86,7 +86,7 @@ class Answer(Listener):
             await self._wait()
         return self._items.popleft()
 
-    def applied(self, frame: Frame) -> None:
+    def applied(self, frame: FrameDict) -> None:
         self._look()
 
     def lost(self, names: list[str]) -> None:
@@ -95,12 +95,12 @@ class Answer(Listener):
 
     def changed(self) -> None:
         self._look()
-        if self._channel.failure is not None:
-            self._over(self._channel.failure)
+        if self._subscription.failure is not None:
+            self._over(self._subscription.failure)
         self._news.set()
 
     def _look(self) -> None:
-        shown = self._channel.view.generations.get(self.generation)
+        shown = self._subscription.view.generations.get(self.generation)
         if self._final is None and shown is not None and shown.end is not None:
             self._final = shown
             self._news.set()
@@ -116,8 +116,8 @@ class Answer(Listener):
         self._news.clear()
         await self._news.wait()
 
-    def _hindrance(self) -> tuple[str, str]:
+    def _blocked_by(self) -> tuple[str, str]:
         if self._final is not None:
             return "", ""
-        interrupted = self.generation in self._channel.view.interrupted
-        return self._channel.hindrance or ("interrupted" if interrupted else ""), self._channel.detail
+        interrupted = self.generation in self._subscription.view.interrupted
+        return self._subscription.blocked_by or ("interrupted" if interrupted else ""), self._subscription.detail

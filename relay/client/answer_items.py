@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from relay.protocol.view import Frame, Generation
+from relay.protocol.view import FrameDict, Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Data:
 class End:
     """The `end` event, as in PROTOCOL section 4: `reason`, `usage`, `error` … Nothing follows it."""
 
-    frame: Frame
+    frame: FrameDict
 
     @property
     def reason(self) -> str:
@@ -65,7 +65,7 @@ class Reader:
     def __init__(self) -> None:
         self.ended = False
         self._attempt = 0  # none seen yet
-        self._parts: list[str | Frame] = []
+        self._parts: list[str | FrameDict] = []
         self._taken = 0
         self._owed = ""  # given from an earlier copy of this text; the rebuilt one must bring it again first
         self._seen = 0  # data of this copy
@@ -128,10 +128,10 @@ class Reader:
             self._seen += 1
             if self._seen > self._data:
                 self._data = self._seen
-                text = _give(text, items)
+                text = _flush_text(text, items)
                 items.append(Data(part["name"], part["value"], part.get("at")))
         self._owed = self._owed[repeated:]
-        _give(text, items)
+        _flush_text(text, items)
 
     def _restart(self, items: list[Item]) -> None:
         self._seen = self._data = 0
@@ -144,11 +144,11 @@ def _status(shown: Generation | None, hindrance: str, detail: str) -> Status | N
     return Status(shown.state, shown.detail) if shown is not None else None
 
 
-def _text(parts: list[str | Frame]) -> str:
+def _text(parts: list[str | FrameDict]) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def _give(text: str, items: list[Item]) -> str:
+def _flush_text(text: str, items: list[Item]) -> str:
     """Give it, if it is any; what is left is none."""
     if text:
         items.append(Text(text))

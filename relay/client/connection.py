@@ -10,10 +10,10 @@ from typing import Any
 from relay.client.answer import Answer
 from relay.client.answer_items import Status
 from relay.client.constants import SHARED
-from relay.client.dispatcher import Desk
+from relay.client.dispatcher import Dispatcher
 from relay.client.following import Following
-from relay.client.subscription import Channel, Listener
-from relay.client.transport import Link, Token
+from relay.client.subscription import Subscription, SubscriptionListener
+from relay.client.transport import Token, Transport
 from relay.errors import Disconnected, RelayError, RequestRefused
 from relay.protocol.words import EPOCH, SESSION, Cursor, Start, new_id
 
@@ -40,8 +40,8 @@ async def connect(
     Raises Disconnected if `url` is no gateway or none was reached in time; later, so does whatever is awaited then.
     """
     relay = Relay(url, token=token, give_up_after_s=give_up_after_s, answer_within_s=answer_within_s)
-    watch = _Watch(relay._desk, on_status)
-    relay._desk.changed = watch.look
+    watch = _StatusWatcher(relay._dispatcher, on_status)
+    relay._dispatcher.changed = watch.look
     task = asyncio.create_task(relay._run(), name="relay client")
     try:
         await relay._reached()
@@ -50,7 +50,7 @@ async def connect(
         watch.over = True  # that we leave is no loss
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
-        relay._desk.fail(Disconnected("the connection was closed"))
+        relay._dispatcher.fail(Disconnected("the connection was closed"))
         if isinstance(outcome, Exception):  # a bug of ours; what the outside did was told to whoever waited
             raise outcome
 
@@ -63,22 +63,22 @@ class Relay:
 
     def __init__(self, url: str, *, token: Token, give_up_after_s: float | None, answer_within_s: float) -> None:
         self._answer_within_s = answer_within_s
-        self._desk = Desk(answer_within_s, token if callable(token) else None)
-        self._link = Link(url, self._desk, token=token, give_up_after_s=give_up_after_s)
-        self._desk.wake, self._desk.renew = self._link.wake, self._link.renew
+        self._dispatcher = Dispatcher(answer_within_s, token if callable(token) else None)
+        self._transport = Transport(url, self._dispatcher, token=token, give_up_after_s=give_up_after_s)
+        self._dispatcher.wake, self._dispatcher.renew = self._transport.wake, self._transport.reconnect
 
     @property
     def give_up_after_s(self) -> float | None:
-        return self._link.give_up_after_s
+        return self._transport.give_up_after_s
 
     @give_up_after_s.setter
     def give_up_after_s(self, value: float | None) -> None:
-        self._link.give_up_after_s = value
+        self._transport.give_up_after_s = value
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection at the moment."""
-        return self._desk.is_connected
+        return self._dispatcher.is_connected
 
     async def submit(
         self,
@@ -102,26 +102,26 @@ class Relay:
         for name, value in (("content", content), ("messages", messages), ("retry_of", retry_of)):
             if value is not None:
                 command[name] = value
-        hold = Listener()  # keeps the channel open meanwhile
-        channel = self._join(hold, session, start="start" if again else "live", cursor=None)
+        hold = SubscriptionListener()  # keeps the channel open meanwhile
+        subscription = self._join(hold, session, start="start" if again else "live", cursor=None)
         try:
-            await channel.ready.wait()
-            if channel.failure is not None:
-                raise channel.failure
-            accepted = await self._desk.request(command)
-            if again and accepted["duplicate"] and not channel.whole:
-                channel.rewind()  # it may have begun before we followed the session
-                self._link.wake()
+            await subscription.ready.wait()
+            if subscription.failure is not None:
+                raise subscription.failure
+            accepted = await self._dispatcher.request(command)
+            if again and accepted["duplicate"] and not subscription.from_start:
+                subscription.rewind()  # it may have begun before we followed the session
+                self._transport.wake()
             return Answer(
-                channel,
+                subscription,
                 accepted["generation"],
                 duplicate=accepted["duplicate"],
                 ignored=tuple(accepted.get("ignored") or ()),
                 stop=self.stop,
-                release=lambda answer: self._desk.leave(channel, answer),
+                release=lambda answer: self._dispatcher.release(subscription, answer),
             )
         finally:
-            self._desk.leave(channel, hold)
+            self._dispatcher.release(subscription, hold)
 
     async def stop(self, session: str, generation: str) -> bool:
         """Stop an answer for everybody; when this returns, it has ended. Returns whether it had ended before.
@@ -129,7 +129,9 @@ class Relay:
         Sent again until it is answered. Cancelled, it may take effect all the same. Raises RequestRefused
         (`not_found` …) and Disconnected.
         """
-        stopping = await self._desk.request({"type": "stop", "session": _checked(session), "generation": generation})
+        stopping = await self._dispatcher.request(
+            {"type": "stop", "session": _checked(session), "generation": generation}
+        )
         return bool(stopping["already_ended"])
 
     def follow(self, session: str, *, start: Start = "start", cursor: Cursor | None = None) -> Following:
@@ -142,68 +144,68 @@ class Relay:
         _checked(session)
         if cursor is not None and not (EPOCH.match(cursor.epoch) and cursor.seq >= 0):
             raise RequestRefused("bad_cursor", "The cursor is none.")
-        joined: list[Channel] = []
+        joined: list[Subscription] = []
 
-        def acquire(following: Following) -> Channel:
+        def acquire(following: Following) -> Subscription:
             joined.append(self._join(following, session, start=start, cursor=cursor))
             return joined[0]
 
-        return Following(acquire, lambda following: self._desk.leave(joined[0], following))
+        return Following(acquire, lambda following: self._dispatcher.release(joined[0], following))
 
-    def _join(self, listener: Listener, session: str, *, start: str, cursor: Cursor | None) -> Channel:
-        if self._desk.failure is not None:
-            raise self._desk.failure
-        channel = self._desk.channel(session)
-        if channel is None:
-            channel = Channel(
+    def _join(self, listener: SubscriptionListener, session: str, *, start: str, cursor: Cursor | None) -> Subscription:
+        if self._dispatcher.failure is not None:
+            raise self._dispatcher.failure
+        subscription = self._dispatcher.subscription(session)
+        if subscription is None:
+            subscription = Subscription(
                 session,
                 start=start,
                 cursor=cursor,
                 answer_within_s=self._answer_within_s,
                 lost_after_s=self._lost_after_s,
             )
-            self._desk.open(channel)
+            self._dispatcher.open(subscription)
         elif cursor is not None:
             raise RequestRefused(
                 "conflict", f"{session} is followed already over this connection; a cursor needs one of its own."
             )
         elif start == "start" and isinstance(listener, Following):
-            channel.rewind()
-            self._link.wake()
-        channel.listeners.add(listener)
-        return channel
+            subscription.rewind()
+            self._transport.wake()
+        subscription.listeners.add(listener)
+        return subscription
 
     def _lost_after_s(self) -> float:
-        return self._desk.limit("lost_after_s", DEFAULT_LOST_AFTER_S)
+        return self._dispatcher.limit("lost_after_s", DEFAULT_LOST_AFTER_S)
 
     async def _run(self) -> None:
         try:
-            await self._link.run()
+            await self._transport.run()
         except RelayError as error:
-            self._desk.fail(error)
+            self._dispatcher.fail(error)
         except Exception as bug:
-            self._desk.fail(Disconnected(f"the client broke: {bug!r}"))
+            self._dispatcher.fail(Disconnected(f"the client broke: {bug!r}"))
             raise
 
     async def _reached(self) -> None:
-        await self._desk.greeted.wait()
-        if self._desk.failure is not None:
-            raise self._desk.failure
+        await self._dispatcher.greeted.wait()
+        if self._dispatcher.failure is not None:
+            raise self._dispatcher.failure
 
 
-class _Watch:
+class _StatusWatcher:
     """Tells what the desk's `hindrance` is when it has changed."""
 
-    def __init__(self, desk: Desk, on_status: Callable[[Status], None] | None) -> None:
+    def __init__(self, dispatcher: Dispatcher, on_status: Callable[[Status], None] | None) -> None:
         self.over = on_status is None
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._on_status = on_status or (lambda status: None)
         self._told: Status | None = None
 
     def look(self) -> None:
         if self.over:
             return
-        status = self._desk.hindrance
+        status = self._dispatcher.blocked_by
         if status != self._told:
             self._told = status
             self._on_status(status or Status("connected"))

@@ -13,15 +13,17 @@ import msgspec
 from relay.client.answer_items import Status
 from relay.client.backoff import Backoff
 from relay.client.constants import SHARED
-from relay.client.subscription import NEVER, Channel, Listener
+from relay.client.subscription import NEVER, Subscription, SubscriptionListener
 from relay.client.transport import Due
 from relay.errors import RelayError, RequestRefused
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 
-_UNREAD = frozenset({"bad_message", "unknown_type", "too_large"})  # without an id: not even that could be read
+_UNREADABLE_CODES = frozenset(
+    {"bad_message", "unknown_type", "too_large"}
+)  # without an id: not even that could be read
 
 
-class _Request:
+class _PendingRequest:
     """A command and who waits for its reply. `send_at`: when to send it, or send it again.
 
     `in_flight`: sent over this connection, and no reply of any kind has come. `suspect`: one of several of which the
@@ -36,10 +38,10 @@ class _Request:
         self.suspect = False
         self.refusal: RequestRefused | None = None
         self.again = Backoff()
-        self.reply: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        self.reply: asyncio.Future[FrameDict] = asyncio.get_running_loop().create_future()
 
 
-class Desk:
+class Dispatcher:
     """Implements the link's `Talk`. `wake`: called when something became due; `renew`: to go on over another one;
     `changed`: when `hindrance` may have changed."""
 
@@ -54,41 +56,41 @@ class Desk:
         self._fresh_token = fresh_token
         self._token_expires = False
         self._limits: dict[str, float] = {}
-        self._channels: dict[str, Channel] = {}
-        self._requests: dict[str, _Request] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._requests: dict[str, _PendingRequest] = {}
         self._leaving: set[str] = set()  # sessions to unsubscribe
         self._next_id = 0
         self._told_next_at = NEVER  # when the link will ask again by itself
 
-    def channel(self, session: str) -> Channel | None:
+    def subscription(self, session: str) -> Subscription | None:
         """The session's channel, if it is followed and in order."""
-        channel = self._channels.get(session)
-        return channel if channel is not None and channel.failure is None else None
+        subscription = self._subscriptions.get(session)
+        return subscription if subscription is not None and subscription.failure is None else None
 
-    def open(self, channel: Channel) -> None:
+    def open(self, subscription: Subscription) -> None:
         if self.is_connected:
-            channel.connected()
-        self._channels[channel.view.session] = channel
+            subscription.connected()
+        self._subscriptions[subscription.view.session] = subscription
         self.wake()
 
-    def leave(self, channel: Channel, listener: Listener) -> None:
+    def release(self, subscription: Subscription, listener: SubscriptionListener) -> None:
         """The last listener closes the channel."""
-        channel.listeners.discard(listener)
-        session = channel.view.session
-        if not channel.listeners and self._channels.get(session) is channel:
-            del self._channels[session]
-            channel.close()
+        subscription.listeners.discard(listener)
+        session = subscription.view.session
+        if not subscription.listeners and self._subscriptions.get(session) is subscription:
+            del self._subscriptions[session]
+            subscription.close()
             self._leaving.add(session)
             self.wake()
 
     @property
-    def hindrance(self) -> Status | None:
+    def blocked_by(self) -> Status | None:
         """What keeps anything that was asked for from being done; None if nothing does."""
         if not self.is_connected:
             return Status("reconnecting")
-        for channel in self._channels.values():
-            if channel.failure is None and channel.hindrance:
-                return Status(channel.hindrance, channel.detail)
+        for subscription in self._subscriptions.values():
+            if subscription.failure is None and subscription.blocked_by:
+                return Status(subscription.blocked_by, subscription.detail)
         refused = (request.refusal for request in self._requests.values() if not request.reply.done())
         return next((Status("refused", str(refusal)) for refusal in refused if refusal is not None), None)
 
@@ -96,7 +98,7 @@ class Desk:
         """As the gateway announced it last."""
         return self._limits.get(name, default)
 
-    async def request(self, command: Frame) -> Frame:
+    async def request(self, command: FrameDict) -> FrameDict:
         """Send a command until it is answered; its reply. Raises RequestRefused, and what `fail` was given."""
         if self.failure is not None:
             raise self.failure
@@ -108,7 +110,7 @@ class Desk:
             raise RequestRefused("bad_message", "The command holds half a character, which JSON cannot.") from None
         if len(encoded) > self.limit("max_command_bytes", NEVER):  # one far too large would cut the connection
             raise RequestRefused("too_large", "The command is larger than max_command_bytes.")
-        request = self._requests[name] = _Request(command["session"], encoded)
+        request = self._requests[name] = _PendingRequest(command["session"], encoded)
         self.wake()
         try:
             return await request.reply
@@ -124,19 +126,19 @@ class Desk:
         for request in self._requests.values():
             if not request.reply.done():
                 request.reply.set_exception(self.failure)
-        for channel in list(self._channels.values()):
-            channel.fail(self.failure)
+        for subscription in list(self._subscriptions.values()):
+            subscription.fail(self.failure)
 
     # Talk
 
-    def connected(self, welcome: Frame) -> None:
+    def connected(self, welcome: FrameDict) -> None:
         self.is_connected = True
         self._limits = welcome.get("limits") or {}
         self._leaving.clear()  # what the last connection followed went with it
         for request in self._requests.values():
             request.send_at, request.refusal = 0.0, None  # another gateway may take it
-        for channel in list(self._channels.values()):
-            channel.connected()
+        for subscription in list(self._subscriptions.values()):
+            subscription.connected()
         self.greeted.set()
         self.changed()
 
@@ -144,32 +146,32 @@ class Desk:
         self.is_connected = False
         for request in self._requests.values():
             request.in_flight = False
-        for channel in list(self._channels.values()):
-            channel.lost()
+        for subscription in list(self._subscriptions.values()):
+            subscription.lost()
         self.changed()
 
-    def frame(self, frame: Frame) -> None:
+    def frame(self, frame: FrameDict) -> None:
         self._take(frame)
         self.changed()
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, frame: FrameDict) -> None:
         request = self._requests.get(frame.get("id") or "")
         if request is not None:
             self._answered(request, frame)
             self._due_at(self._next_at())
-        elif frame["type"] == "error" and not frame.get("id") and frame["code"] in _UNREAD:
+        elif frame["type"] == "error" and not frame.get("id") and frame["code"] in _UNREADABLE_CODES:
             self._refused_unread(frame)
         elif frame["type"] == "token_expiring":
             self._token_expires = True
             self.wake()
         elif frame.get("session"):
-            channel = self._channels.get(frame["session"])
-            if channel is not None:
-                channel.take(frame)
-                self._due_at(channel.ask_at)
+            subscription = self._subscriptions.get(frame["session"])
+            if subscription is not None:
+                subscription.handle_frame(frame)
+                self._due_at(subscription.ask_at)
         elif frame["type"] in ("degraded", "restored"):
-            for channel in list(self._channels.values()):
-                channel.degraded(frame["type"] == "degraded")
+            for subscription in list(self._subscriptions.values()):
+                subscription.degraded(frame["type"] == "degraded")
 
     def due(self, now: float) -> Due:
         commands = [_encoded("unsubscribe", session=session) for session in self._leaving]
@@ -177,7 +179,9 @@ class Desk:
         if self._token_expires and self._fresh_token is not None:
             commands.append(_encoded("refresh", token=self._fresh_token()))
         self._token_expires = False
-        commands += [channel.subscribe(now) for channel in self._channels.values() if channel.ask_at <= now]
+        commands += [
+            subscription.subscribe(now) for subscription in self._subscriptions.values() if subscription.ask_at <= now
+        ]
         for request in self._sendable():
             if request.send_at <= now:
                 request.send_at, request.in_flight = now + self._answer_within_s, True
@@ -190,11 +194,11 @@ class Desk:
             self.wake()
 
     def _next_at(self) -> float:
-        waiting = [channel.ask_at for channel in self._channels.values()]
+        waiting = [subscription.ask_at for subscription in self._subscriptions.values()]
         waiting += [request.send_at for request in self._sendable()]
         return min(waiting, default=NEVER)
 
-    def _sendable(self) -> list[_Request]:
+    def _sendable(self) -> list[_PendingRequest]:
         """All that wait for a reply; one at a time while it is to be found which of them could not be read."""
         waiting = [request for request in self._requests.values() if not request.reply.done()]
         if not any(request.suspect for request in waiting):
@@ -202,7 +206,7 @@ class Desk:
         in_flight = [request for request in waiting if request.in_flight]
         return in_flight or [min(waiting, key=lambda request: request.send_at)]
 
-    def _refused_unread(self, frame: Frame) -> None:
+    def _refused_unread(self, frame: FrameDict) -> None:
         """It names no command: where one waits, it was that one.
 
         Where several do, they are sent again over another connection, on which no such word about the first sending
@@ -217,7 +221,7 @@ class Desk:
         elif sent:
             self.renew()
 
-    def _answered(self, request: _Request, frame: Frame) -> None:
+    def _answered(self, request: _PendingRequest, frame: FrameDict) -> None:
         if request.reply.done():
             return
         if frame["type"] != "error":

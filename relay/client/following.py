@@ -11,9 +11,9 @@ from typing import Any, assert_never
 import msgspec
 
 from relay.client.answer_items import Status
-from relay.client.subscription import KEEP_GENERATIONS, Channel, Listener
+from relay.client.subscription import KEEP_GENERATIONS, Subscription, SubscriptionListener
 from relay.protocol.compact import Compactor
-from relay.protocol.view import Frame, SessionView
+from relay.protocol.view import FrameDict, SessionView
 from relay.protocol.words import Cursor
 
 _MERGE_ABOVE = 64  # events
@@ -25,7 +25,7 @@ class Applied:
 
     first: int
     seq: int
-    events: list[Frame]
+    events: list[FrameDict]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Lost:
 Change = Applied | Rebuilt | Lost | Status
 
 
-class Following(Listener):
+class Following(SubscriptionListener):
     """An asynchronous context manager, and inside it an asynchronous iterator of `Change`s.
 
     `view` is the session's state as of now; it may be ahead of the changes that were taken. `cursor` belongs to the
@@ -58,11 +58,13 @@ class Following(Listener):
     RequestRefused (it may not be followed) or SessionDeleted, after everything that came before.
     """
 
-    def __init__(self, acquire: Callable[[Following], Channel], release: Callable[[Listener], None]) -> None:
+    def __init__(
+        self, acquire: Callable[[Following], Subscription], release: Callable[[SubscriptionListener], None]
+    ) -> None:
         self._acquire = acquire
         self._release = release
-        self._channel: Channel | None = None
-        self._backlog = Backlog()
+        self._channel: Subscription | None = None
+        self._backlog = PendingChanges()
         self._cursor: Cursor | None = None
         self._told = Status("following")
         self._left = False
@@ -84,16 +86,16 @@ class Following(Listener):
     @property
     def status(self) -> Status:
         """The same, with its detail."""
-        channel = self._entered()
-        return Status(channel.hindrance or "following", channel.detail)
+        subscription = self._entered()
+        return Status(subscription.blocked_by or "following", subscription.detail)
 
     async def __aenter__(self) -> Following:
-        channel = self._channel = self._acquire(self)
-        self._cursor = channel.view.cursor
+        subscription = self._channel = self._acquire(self)
+        self._cursor = subscription.view.cursor
         try:
-            await channel.ready.wait()
-            if channel.failure is not None:
-                raise channel.failure
+            await subscription.ready.wait()
+            if subscription.failure is not None:
+                raise subscription.failure
         except BaseException:
             self._release(self)
             raise
@@ -108,13 +110,13 @@ class Following(Listener):
         return self
 
     async def __anext__(self) -> Change:
-        channel = self._entered()
+        subscription = self._entered()
         while not self._left:
             if (change := self._backlog.take()) is not None:
                 self._move(change)
                 return change
-            if channel.failure is not None:
-                raise channel.failure
+            if subscription.failure is not None:
+                raise subscription.failure
             if self.status != self._told:
                 self._told = self.status
                 return self._told
@@ -122,10 +124,10 @@ class Following(Listener):
             await self._news.wait()
         raise StopAsyncIteration
 
-    def applied(self, frame: Frame) -> None:
+    def applied(self, frame: FrameDict) -> None:
         self._backlog.add(frame)
 
-    def rebuilding(self, frame: Frame) -> None:
+    def rebuilding(self, frame: FrameDict) -> None:
         rebuilt = Rebuilt(frame["epoch"], frame["at"], frame["head"])
         if self._cursor is None:
             self._move(rebuilt)  # the beginning: nothing to forget
@@ -150,13 +152,13 @@ class Following(Listener):
             case _:
                 assert_never(change)
 
-    def _entered(self) -> Channel:
+    def _entered(self) -> Subscription:
         if self._channel is None:
             raise RuntimeError("enter it first: async with relay.follow(…) as following")
         return self._channel
 
 
-class Backlog:
+class PendingChanges:
     """What was applied and not taken yet: as it came while it is little, merged into one change beyond that.
 
     What was lost is taken before what was applied: nothing that came before it can be of the same answer.
@@ -181,7 +183,7 @@ class Backlog:
         while len(self._lost) > KEEP_GENERATIONS:
             del self._lost[next(iter(self._lost))]
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: FrameDict) -> None:
         if frame["type"] == "catchup":
             change = Applied(frame["from"], frame["seq"], frame["events"])
         else:
@@ -218,12 +220,12 @@ def _weight(change: Applied) -> int:
     return 1 + len(change.events)
 
 
-def bare(frame: Frame) -> Frame:
+def bare(frame: FrameDict) -> FrameDict:
     """A live event without what places it in the log."""
     return {name: value for name, value in frame.items() if name not in ("session", "seq")}
 
 
-def compacted(events: list[Frame]) -> list[Frame]:
+def compacted(events: list[FrameDict]) -> list[FrameDict]:
     compactor = Compactor()
     for event in events:
         compactor.add(msgspec.json.encode(event))

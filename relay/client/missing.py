@@ -8,10 +8,10 @@ from relay import timeouts
 from relay.client.constants import SHARED
 from relay.timeouts import Timer
 
-LAST_CALL_S = SHARED.last_call_s  # beyond what the gateway announces: its word may be on its way
+EXTRA_WAIT_S = SHARED.last_call_s  # beyond what the gateway announces: its word may be on its way
 
 
-class Missing:
+class MissingAnswers:
     """`give_up` is called with the names that are lost. Time counts while `watch` goes on, as in relay/timeouts.py."""
 
     def __init__(self, after_s: Callable[[], float], give_up: Callable[[list[str]], None]) -> None:
@@ -36,7 +36,7 @@ class Missing:
             self._timer.start(min(self._since.values()) + self._allowed_s() - now)
 
     def _allowed_s(self) -> float:
-        return self._after_s() + LAST_CALL_S
+        return self._after_s() + EXTRA_WAIT_S
 
     def _due(self) -> None:
         began_by = timeouts.now() - self._allowed_s()

@@ -13,22 +13,22 @@ import msgspec
 
 from relay.client.backoff import Backoff
 from relay.client.constants import SHARED
-from relay.client.missing import Missing
+from relay.client.missing import MissingAnswers
 from relay.errors import RelayError, RequestRefused, SessionDeleted
-from relay.protocol.view import Frame, SessionView
+from relay.protocol.view import FrameDict, SessionView
 from relay.protocol.words import Cursor, new_id
 
 KEEP_GENERATIONS = 200  # ended ones in a view: as many as a gateway keeps by default
 NEVER = float("inf")
 
 
-class Listener:
+class SubscriptionListener:
     """Told in the moment, before the next frame is looked at. None of these may block; by itself it hears nothing."""
 
-    def applied(self, frame: Frame) -> None:
+    def applied(self, frame: FrameDict) -> None:
         """A log frame has changed the view."""
 
-    def rebuilding(self, frame: Frame) -> None:
+    def rebuilding(self, frame: FrameDict) -> None:
         """`subscribed` without recovery: the state so far is void, what follows builds it again."""
 
     def lost(self, names: list[str]) -> None:
@@ -38,7 +38,7 @@ class Listener:
         """Anything may have changed, also `hindrance` and `failure`."""
 
 
-class Channel:
+class Subscription:
     """One session over whatever connections there are. `ask_at`: when to send `subscribe`, by the loop's clock."""
 
     def __init__(
@@ -54,23 +54,23 @@ class Channel:
         self.view = SessionView(session, f"{new_id('subscribe')}-")
         if cursor is not None:
             self.view.resume(cursor)
-        self.listeners: set[Listener] = set()
+        self.listeners: set[SubscriptionListener] = set()
         self.ready = asyncio.Event()  # subscribed, or failed
         self.failure: RelayError | None = None
         self.ask_at = 0.0
         self._start = start
-        self.whole = start == "start" and cursor is None  # followed from the log's first event
+        self.from_start = start == "start" and cursor is None  # followed from the log's first event
         self._answer_within_s = answer_within_s
-        self._missing = Missing(lost_after_s, self._give_up)
+        self._missing = MissingAnswers(lost_after_s, self._give_up)
         self._closed = False
         self._connected = False
         self._degraded = False
         self._refusal: RequestRefused | None = None  # of the last `subscribe`, which is sent again
         self._again = Backoff()
-        self._doubts: Counter[str] = Counter()  # generation → rebuilds for its sake
+        self._rebuilds: Counter[str] = Counter()  # generation → rebuilds for its sake
 
     @property
-    def hindrance(self) -> str:
+    def blocked_by(self) -> str:
         """Why nothing moves at the moment; empty if nothing is in the way."""
         if not self._connected:
             return "reconnecting"
@@ -79,7 +79,7 @@ class Channel:
     @property
     def detail(self) -> str:
         """More on the hindrance: of a refusal the gateway's own words."""
-        return str(self._refusal) if self.hindrance == "refused" else ""
+        return str(self._refusal) if self.blocked_by == "refused" else ""
 
     def subscribe(self, now: float) -> bytes:
         """The command that is due; asked again if nobody answers it."""
@@ -118,11 +118,11 @@ class Channel:
 
     def rewind(self) -> None:
         """Get everything from the log's beginning, whatever was known."""
-        self._start, self.whole = "start", True
+        self._start, self.from_start = "start", True
         self.ready.clear()
         self._forget(delay_s=0)
 
-    def take(self, frame: Frame) -> None:
+    def handle_frame(self, frame: FrameDict) -> None:
         """One frame that names this session and answers no request."""
         match frame["type"]:
             case "error":
@@ -135,9 +135,9 @@ class Channel:
             case _:
                 self._apply(frame)
 
-    def _apply(self, frame: Frame) -> None:
+    def _apply(self, frame: FrameDict) -> None:
         outcome = self.view.apply(frame)
-        if outcome == "mismatch" and not self._doubted():
+        if outcome == "mismatch" and not self._should_rebuild():
             outcome = "applied"
         if outcome == "gap":
             self._ask_again(self._delay())
@@ -151,7 +151,7 @@ class Channel:
                 self.view.prune(KEEP_GENERATIONS)
             self._tell()
 
-    def _subscribed(self, frame: Frame) -> None:
+    def _subscribed(self, frame: FrameDict) -> None:
         self.ask_at, self._refusal = NEVER, None
         if not frame["recovered"]:
             for listener in list(self.listeners):
@@ -163,7 +163,7 @@ class Channel:
         """The time of what is missing counts only while it could be heard that it comes."""
         view = self.view
         over = self._closed or self.failure is not None
-        hears = not over and not self.hindrance and not view.waiting and not view.rebuilding
+        hears = not over and not self.blocked_by and not view.waiting and not view.rebuilding
         self._missing.watch(view.missing if hears else [])
 
     def _give_up(self, names: list[str]) -> None:
@@ -174,16 +174,16 @@ class Channel:
                 listener.lost(names)
         self._tell()
 
-    def _doubted(self) -> bool:
+    def _should_rebuild(self) -> bool:
         """A text does not match its checksum: whether to build everything again, which may mend it."""
-        doubtful = [name for name in self.view.unproven if self._doubts[name] < SHARED.rebuilds]
+        doubtful = [name for name in self.view.unproven if self._rebuilds[name] < SHARED.rebuilds]
         if not doubtful:
             return False
-        if len(self._doubts) > SHARED.remembered_doubts:
-            self._doubts.clear()
-        self._doubts.update(doubtful)
-        self._start, self.whole = "start", True  # from live on, what is in doubt would never come again
-        tries = max(self._doubts[name] for name in doubtful)
+        if len(self._rebuilds) > SHARED.remembered_doubts:
+            self._rebuilds.clear()
+        self._rebuilds.update(doubtful)
+        self._start, self.from_start = "start", True  # from live on, what is in doubt would never come again
+        tries = max(self._rebuilds[name] for name in doubtful)
         self._forget(delay_s=0 if tries == 1 else self._again.next())
         return True
 
@@ -192,7 +192,7 @@ class Channel:
         self._ask_again(delay_s)
         self._tell()
 
-    def _refused(self, frame: Frame) -> None:
+    def _refused(self, frame: FrameDict) -> None:
         if self.failure is not None:
             return
         if frame["retryable"]:

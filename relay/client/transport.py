@@ -20,13 +20,13 @@ from relay.client.address import shown, websocket_address
 from relay.client.backoff import Backoff
 from relay.client.constants import SHARED
 from relay.errors import Disconnected
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 
 _SUBPROTOCOL = Subprotocol("relay.v1.json")
 _MAX_FRAME_BYTES = 32 * 1024 * 1024  # twice the largest max_frame_bytes that a gateway can be set to
 _HEARTBEAT_S = 15.0
 _CLOSE_WITHIN_S = 1.0
-_TRY_AGAIN = {408, 425, 429}  # of the 4xx: the others will not change their mind
+_RETRYABLE_STATUSES = {408, 425, 429}  # of the 4xx: the others will not change their mind
 _TOO_MANY = 4429
 _NEVER = float("inf")
 
@@ -34,43 +34,43 @@ Token = str | Callable[[], str] | None
 Due = tuple[list[bytes], float | None]
 
 
-class Talk(Protocol):
+class TransportHandler(Protocol):
     """What is said over a link. None of these may block."""
 
-    def connected(self, welcome: Frame) -> None: ...
+    def connected(self, welcome: FrameDict) -> None: ...
 
     def lost(self) -> None: ...
 
-    def frame(self, frame: Frame) -> None: ...
+    def frame(self, frame: FrameDict) -> None: ...
 
     def due(self, now: float) -> Due:
         """The commands to send now, and when the next one will be due if nothing wakes the link before."""
         ...
 
 
-class Link:
+class Transport:
     """`run` it in a task of its own; it ends only by an exception. Raises Disconnected if `url` is no address."""
 
-    def __init__(self, url: str, talk: Talk, *, token: Token, give_up_after_s: float | None) -> None:
+    def __init__(self, url: str, handler: TransportHandler, *, token: Token, give_up_after_s: float | None) -> None:
         self.url = shown(url)
         self.give_up_after_s = give_up_after_s
         self._ws_url = _dialled(url)
-        self._talk = talk
+        self._handler = handler
         self._token = token
         self._backoff = Backoff()
         self._work = asyncio.Event()
-        self._seen = False  # whether a gateway ever greeted us: before, a refusal means a wrong address
+        self._was_welcomed = False  # whether a gateway ever greeted us: before, a refusal means a wrong address
         self._alive_at = asyncio.get_running_loop().time()
         self._useful_from = _NEVER  # from then on this connection was of use: the next one is tried at once
-        self._come_back_at: float | None = None
-        self._patience_s = SHARED.welcome_within_s
+        self._reconnect_at: float | None = None
+        self._silence_s = SHARED.welcome_within_s
         self._websocket: ClientConnection | None = None  # that is talked over
 
     def wake(self) -> None:
         """Something may be due."""
         self._work.set()
 
-    def renew(self) -> None:
+    def reconnect(self) -> None:
         """Go on over another connection: what is on its way over this one is of no use."""
         if self._websocket is not None:
             self._websocket.transport.abort()
@@ -78,11 +78,11 @@ class Link:
     async def run(self) -> NoReturn:
         """Raises Disconnected: told not to come back, not a gateway at all, or `give_up_after_s` without one."""
         while True:
-            websocket, welcome = await self._reached()
-            self._patience_s = silence_s(welcome.get("heartbeat_s") or _HEARTBEAT_S)
-            await self._converse(websocket, welcome)
+            websocket, welcome = await self._connect()
+            self._silence_s = silence_s(welcome.get("heartbeat_s") or _HEARTBEAT_S)
+            await self._run_connection(websocket, welcome)
 
-    async def _reached(self) -> tuple[ClientConnection, Frame]:
+    async def _connect(self) -> tuple[ClientConnection, FrameDict]:
         """A connection that has said `welcome`, however many tries it takes."""
         gives_up_at = None if self.give_up_after_s is None else self._alive_at + self.give_up_after_s
         problem: Exception | None = None
@@ -91,21 +91,21 @@ class Link:
                 while True:
                     await self._pause()
                     try:
-                        return await self._greeted()
+                        return await self._connect_once()
                     except (OSError, InvalidHandshake, ConnectionClosed, msgspec.DecodeError) as error:
-                        self._judge(error)
+                        self._raise_if_final(error)
                         problem = error
         except TimeoutError:
             raise Disconnected(f"the gateway at {self.url} cannot be reached") from problem
 
     async def _pause(self) -> None:
-        delay = self._backoff.next() if self._backoff.failures or self._seen else 0
+        delay = self._backoff.next() if self._backoff.failures or self._was_welcomed else 0
         self._backoff.failures = max(1, self._backoff.failures)
-        if self._come_back_at is not None:
-            delay, self._come_back_at = max(0, self._come_back_at - _now()), None
+        if self._reconnect_at is not None:
+            delay, self._reconnect_at = max(0, self._reconnect_at - _now()), None
         await asyncio.sleep(delay)
 
-    async def _greeted(self) -> tuple[ClientConnection, Frame]:
+    async def _connect_once(self) -> tuple[ClientConnection, FrameDict]:
         token = self._token() if callable(self._token) else self._token
         websocket = await connect(
             self._ws_url,
@@ -119,29 +119,29 @@ class Link:
         )
         try:
             async with asyncio.timeout(SHARED.welcome_within_s):
-                while (frame := decoded(await websocket.recv()))["type"] != "welcome":
+                while (frame := decode_frame(await websocket.recv()))["type"] != "welcome":
                     pass
         except BaseException:
             websocket.transport.abort()
             raise
-        self._seen = True
+        self._was_welcomed = True
         return websocket, frame
 
-    def _judge(self, error: Exception) -> None:
+    def _raise_if_final(self, error: Exception) -> None:
         """Raise Disconnected if another try is no use."""
         if isinstance(error, ConnectionClosed):
-            self._obey(error)
-        if self._seen or not isinstance(error, InvalidHandshake | ssl.SSLCertVerificationError):
+            self._apply_close_code(error)
+        if self._was_welcomed or not isinstance(error, InvalidHandshake | ssl.SSLCertVerificationError):
             return  # once there was a gateway: whatever answers in its place while it restarts will go
         if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
             return  # cut in the middle
         status = error.response.status_code if isinstance(error, InvalidStatus) else 400
         if status == 404:
             raise Disconnected(f"there is no relay at {self.url} (HTTP 404); is a part of its path missing?") from error
-        if status < 500 and status not in _TRY_AGAIN:
+        if status < 500 and status not in _RETRYABLE_STATUSES:
             raise Disconnected(f"{self.url} refused the connection: {error}") from error
 
-    def _obey(self, closed: ConnectionClosed) -> None:
+    def _apply_close_code(self, closed: ConnectionClosed) -> None:
         code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
         if 4500 <= code < 5000:
             sentence = f"the gateway closed the connection: {reason or code}"
@@ -149,45 +149,45 @@ class Link:
         if code == _TOO_MANY:
             self._useful_from = _NEVER  # it went well until then; the next one would end in the same way
 
-    async def _converse(self, websocket: ClientConnection, welcome: Frame) -> None:
+    async def _run_connection(self, websocket: ClientConnection, welcome: FrameDict) -> None:
         """Until the connection is lost, one way or another. Raises Disconnected if that was the last one."""
         self._useful_from = _now() + SHARED.stable_after_s
         self._websocket = websocket
-        self._talk.connected(welcome)
+        self._handler.connected(welcome)
         self._work.set()
         writer = asyncio.create_task(self._write(websocket), name="relay client writer")
         writer.add_done_callback(lambda task: None if task.cancelled() else websocket.transport.abort())
         try:
             await self._read(websocket)
         except ConnectionClosed as closed:
-            self._obey(closed)
+            self._apply_close_code(closed)
         except (TimeoutError, msgspec.DecodeError):  # silent for too long, bidden to leave, or not our language
-            if self._come_back_at is None:
+            if self._reconnect_at is None:
                 websocket.transport.abort()
         finally:
             if _now() >= self._useful_from:
                 self._backoff.reset()
             self._alive_at = _now()
             self._websocket = None
-            self._talk.lost()
+            self._handler.lost()
             await _close(websocket, writer)
 
     async def _read(self, websocket: ClientConnection) -> None:
-        async with asyncio.timeout(self._patience_s) as patience:
+        async with asyncio.timeout(self._silence_s) as deadline:
             while True:
-                frame = decoded(await websocket.recv())
+                frame = decode_frame(await websocket.recv())
                 if frame["type"] == "draining":
-                    self._come_back_at = _now() + min(frame["reconnect_in_ms"] / 1000, SHARED.drain_most_s)
-                until = _now() + self._patience_s
-                patience.reschedule(until if self._come_back_at is None else min(until, self._come_back_at))
+                    self._reconnect_at = _now() + min(frame["reconnect_in_ms"] / 1000, SHARED.drain_most_s)
+                until = _now() + self._silence_s
+                deadline.reschedule(until if self._reconnect_at is None else min(until, self._reconnect_at))
                 if "seq" in frame:  # something new; a mere reply would come from a gateway that breaks at once, too
                     self._useful_from = 0.0
-                self._talk.frame(frame)
+                self._handler.frame(frame)
 
     async def _write(self, websocket: ClientConnection) -> None:
         while True:
             self._work.clear()
-            commands, next_at = self._talk.due(_now())
+            commands, next_at = self._handler.due(_now())
             for command in commands:
                 await websocket.send(command, text=True)
             try:
@@ -217,7 +217,7 @@ def silence_s(heartbeat_s: float) -> float:
     return SHARED.silence_heartbeats * heartbeat_s + min(SHARED.silence_margin_s, heartbeat_s)
 
 
-def decoded(raw: str | bytes) -> Frame:
+def decode_frame(raw: str | bytes) -> FrameDict:
     """A frame as a map. Raises msgspec.DecodeError."""
     frame = _decode(raw)
     if not isinstance(frame.get("type"), str):

@@ -17,17 +17,17 @@ from relay import embedded
 from relay.errors import ServerDied
 from relay.gateway.server import address, listen, server
 from relay.settings import Settings
-from relay.stop_signals import stop_signals, when_told_to_stop
-from relay.store.requirements import refuse_unfit
+from relay.stop_signals import on_stop_signal, stop_signals
+from relay.store.requirements import require_usable_redis
 from relay_workers import event_loop, worker
-from relay_workers.asking.provider_pool import Lineup, lineup
+from relay_workers.asking.provider_pool import ProviderPool, provider_pool
 
 _LOOK_S = 0.2  # at the embedded server
 
 
 def run(settings: Settings, *, own_redis: bool) -> None:
     """Until a stop signal. Raises SettingsError before anything has begun, ServerDied if the embedded server does."""
-    asked = lineup(settings)
+    asked = provider_pool(settings)
     sock = listen(settings.host, settings.port)
     with ExitStack() as stack:
         for number in stop_signals():  # until the loop has handlers of its own: what is begun here ends by an exception
@@ -37,18 +37,20 @@ def run(settings: Settings, *, own_redis: bool) -> None:
             settings = settings.model_copy(update={"redis_url": url})
         else:
             process = None
-            asyncio.run(refuse_unfit(settings.redis_url, settings.prefix, must_answer=True))
+            asyncio.run(require_usable_redis(settings.redis_url, settings.prefix, must_answer=True))
         event_loop.run(_run(settings, asked, sock, process))
 
 
-async def _run(settings: Settings, asked: Lineup, sock: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+async def _run(
+    settings: Settings, asked: ProviderPool, sock: socket.socket, process: subprocess.Popen[bytes] | None
+) -> None:
     gateway = server(settings, handle_signals=False)
     stopping, serving = asyncio.Event(), asyncio.Event()
-    when_told_to_stop(stopping.set)
+    on_stop_signal(stopping.set)
     # The grace of a production worker would only make Ctrl-C slow here.
     impatient = settings.model_copy(update={"grace_s": 0})
     tasks = [
-        asyncio.create_task(worker.run(impatient, asked, stopping, serving=serving), name="worker"),
+        asyncio.create_task(worker.run(impatient, asked, stopping, started=serving), name="worker"),
         asyncio.create_task(gateway.serve(sockets=[sock]), name="gateway"),
     ]
     announcing = asyncio.create_task(_announce(gateway, serving, sock, settings, asked), name="announce")
@@ -80,7 +82,7 @@ def _own_command() -> str:
 
 
 async def _announce(
-    gateway: uvicorn.Server, serving: asyncio.Event, sock: socket.socket, settings: Settings, asked: Lineup
+    gateway: uvicorn.Server, serving: asyncio.Event, sock: socket.socket, settings: Settings, asked: ProviderPool
 ) -> None:
     """Last of all that a start says, and in one piece: among log lines nobody would find it."""
     while not gateway.started:  # noqa: ASYNC110 - uvicorn has a flag and no event

@@ -9,14 +9,14 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from relay.commands.interrupts import begun
-from relay.commands.terminal import visible
+from relay.commands.terminal import escape_controls
 from relay.errors import RelayError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def calmly(program: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def report_errors(program: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A RelayError ends in one line and its exit code (2: a mistake of the user's), not in a traceback."""
 
     def made_calm(command: Callable[P, R]) -> Callable[P, R]:
@@ -26,7 +26,7 @@ def calmly(program: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             try:
                 return command(*arguments, **named)
             except RelayError as error:
-                typer.echo(visible(f"{program}: {' '.join(str(error).split())}"), err=True)
+                typer.echo(escape_controls(f"{program}: {' '.join(str(error).split())}"), err=True)
                 raise typer.Exit(error.exit_code) from None
 
         return run

@@ -12,7 +12,7 @@ import typer
 
 from relay import __version__, logging
 from relay.commands import queue
-from relay.commands.errors import calmly
+from relay.commands.errors import report_errors
 from relay.commands.interrupts import leave
 from relay.commands.options import APP, HELP, PACE, PROVIDER, REDIS, Command, Group, load, option
 from relay.errors import RelayError
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 @app.command(cls=Command)
-@calmly("relay")
+@report_errors("relay")
 def dev(
     host: str = _HOST,
     port: int = _PORT,
@@ -65,26 +65,26 @@ def dev(
 
 
 @app.command(cls=Command)
-@calmly("relay")
+@report_errors("relay")
 def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, redis: str = REDIS) -> None:
     """The WebSocket gateway; needs a Redis and, somewhere, a relay-worker."""
     from relay.gateway import supervisor as several
     from relay.gateway.server import listen, server
-    from relay.store.requirements import refuse_unfit
+    from relay.store.requirements import require_usable_redis
 
     loaded = load(listens=True, host=host, port=port, processes=processes, redis_url=redis)
-    asyncio.run(refuse_unfit(loaded.redis_url, loaded.prefix))
+    asyncio.run(require_usable_redis(loaded.redis_url, loaded.prefix))
     if loaded.processes > 1:
         several.run(loaded)
         return
     serving = server(loaded)
     sock = listen(loaded.host, loaded.port)
-    logging.get("gateway").info("listening", host=loaded.host, port=sock.getsockname()[1])
+    logging.get_logger("gateway").info("listening", host=loaded.host, port=sock.getsockname()[1])
     serving.run(sockets=[sock])
 
 
 @app.command(cls=Command)
-@calmly("relay")
+@report_errors("relay")
 def send(
     session: str = typer.Argument(help="Session to ask in"),
     question: str = typer.Argument(help="The question; - reads it from standard input"),
@@ -94,14 +94,14 @@ def send(
 ) -> None:
     """Ask, and stream the answer into the terminal. Ctrl-C stops the answer; a second one leaves."""
     signal.signal(signal.SIGINT, leave)
-    from relay.commands.send import Question
+    from relay.commands.send import SendCommand
 
     loaded = load(by_a_person=True, url=url)
     content = _read_input() if question == "-" else question
     submit: dict[str, Any] = {"session": session, "content": content, "queue": queue, "model": model}
 
     async def ask() -> int:
-        return await Question(loaded.url, submit).ask()
+        return await SendCommand(loaded.url, submit).ask()
 
     try:
         code = asyncio.run(ask())
@@ -111,7 +111,7 @@ def send(
 
 
 @app.command(cls=Command)
-@calmly("relay")
+@report_errors("relay")
 def tail(
     session: str = typer.Argument(help="Session to follow"),
     url: str = _URL,
@@ -134,7 +134,7 @@ def tail(
 
 
 @app.command(cls=Command)
-@calmly("relay")
+@report_errors("relay")
 def bench(
     url: str = typer.Option(None, help="The gateway to load; default: a relay of its own, with the demo provider"),
     sessions: int = typer.Option(100, min=1, help="Sessions that ask side by side"),

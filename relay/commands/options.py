@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from relay import __version__, crashpoints, logging, settings
 from relay.settings import Settings
 from relay.unknown_settings import unknown_settings
-from relay.validation_messages import shown, words
+from relay.validation_messages import shown, validation_message
 
 HELP = {"help_option_names": ["-h", "--help"]}  # context settings; commands have those of their group
 
@@ -46,11 +46,11 @@ def load(*, by_a_person: bool = False, listens: bool = False, **flags: Any) -> S
         if by_a_person:
             typer.echo(f"relay: {sentence}", err=True)
         else:
-            logging.get("settings").warning("unknown_setting", detail=sentence)
+            logging.get_logger("settings").warning("unknown_setting", detail=sentence)
     return loaded
 
 
-class _Ours:
+class _RelayCommand:
     """Mixed into a command of typer's."""
 
     params: list[Any]
@@ -67,15 +67,15 @@ class _Ours:
             if isinstance(error.__cause__, ValidationError):
                 item = error.__cause__.errors()[0]
                 quoted = "" if item["type"] == "value_error" else f" (got {shown(item['input'])})"
-                error.message = words(item) + quoted
+                error.message = validation_message(item) + quoted
             raise
 
 
-class Command(_Ours, TyperCommand):
+class Command(_RelayCommand, TyperCommand):
     """One command."""
 
 
-class Group(_Ours, TyperGroup):
+class Group(_RelayCommand, TyperGroup):
     """Commands under one name."""
 
 

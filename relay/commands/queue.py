@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 import msgspec
 import typer
 
-from relay.commands.errors import calmly
+from relay.commands.errors import report_errors
 from relay.commands.options import REDIS, Command, Group, load
 from relay.errors import RelayError, StorageError
 
 if TYPE_CHECKING:  # what it takes to talk to Redis is loaded by the commands: `relay --help` shall not wait for it
-    from relay.store.queue.admin import Caretaker, Line, State
-    from relay.store.queue.backlog import Counts
+    from relay.store.queue.admin import JobState, JobSummary, QueueAdmin
+    from relay.store.queue.backlog import QueueCounts
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ _IN_QUEUE = typer.Option(None, "--queue", help="The queue to look in; default: a
 
 
 @app.callback(invoke_without_command=True)
-@calmly("relay")
+@report_errors("relay")
 def overview(context: typer.Context, as_json: bool = _JSON, redis: str = REDIS) -> None:
     """Jobs: what waits, runs and is dead. Without a command: all queues."""
     context.obj = redis  # `relay queue --redis URL list …` means the same as with the option last
@@ -46,7 +46,7 @@ def overview(context: typer.Context, as_json: bool = _JSON, redis: str = REDIS) 
 
 
 @app.command("list", cls=Command)
-@calmly("relay")
+@report_errors("relay")
 def list_(
     context: typer.Context,
     queue: str = typer.Argument(metavar="NAME", help="The queue"),
@@ -58,23 +58,23 @@ def list_(
     redis: str = REDIS,
 ) -> None:
     """The jobs of one queue, one line each."""
-    from relay.store.queue.admin import STATES
+    from relay.store.queue.admin import JOB_STATES
 
-    chosen: dict[State, bool] = {"dead": dead, "waiting": waiting, "running": running}
-    states = [state for state in STATES if chosen[state]] or STATES
+    chosen: dict[JobState, bool] = {"dead": dead, "waiting": waiting, "running": running}
+    states = [state for state in JOB_STATES if chosen[state]] or JOB_STATES
     lines = _ask(redis or context.obj, lambda caretaker: caretaker.jobs(queue, states, limit))
     _print([_of_job(line) for line in lines], _JOB_COLUMNS, as_json)
 
 
 @app.command(cls=Command)
-@calmly("relay")
+@report_errors("relay")
 def retry(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
     """Ask a dead job's question again, as a generation of its own; prints which."""
     typer.echo(_ask(redis or context.obj, lambda caretaker: caretaker.retry(generation, queue)))
 
 
 @app.command(cls=Command)
-@calmly("relay")
+@report_errors("relay")
 def drop(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
     """Throw away a dead job, or stop one that waits or runs."""
     was = _ask(redis or context.obj, lambda caretaker: caretaker.drop(generation, queue))
@@ -90,7 +90,7 @@ def drop(context: typer.Context, generation: str = _GENERATION, queue: str = _IN
     typer.echo(f"relay: {generation} {done}", err=True)
 
 
-def _ask(redis_url: str | None, what: Callable[[Caretaker], Awaitable[T]]) -> T:
+def _ask(redis_url: str | None, what: Callable[[QueueAdmin], Awaitable[T]]) -> T:
     """Raises RelayError; of a Redis that is away in a sentence for whoever gave its address."""
     from relay.redis.connections import Connections
     from relay.store import factory
@@ -101,7 +101,7 @@ def _ask(redis_url: str | None, what: Callable[[Caretaker], Awaitable[T]]) -> T:
     async def ask() -> T:
         redis = Connections(loaded.redis_url)
         try:
-            return await what(factory.caretaker(redis, loaded))
+            return await what(factory.queue_admin(redis, loaded))
         except StorageError as error:
             if error.refused or error.denied:
                 raise RelayError(f"Redis refuses this ({error})") from None
@@ -116,11 +116,11 @@ _QUEUE_COLUMNS = ("queue", "waiting", "running", "dead", "oldest_waiting_s")
 _JOB_COLUMNS = ("generation", "session", "state", "age_s", "priority", "lost_workers", "owner", "reason")
 
 
-def _of_queue(counts: Counts) -> dict[str, Any]:
+def _of_queue(counts: QueueCounts) -> dict[str, Any]:
     return dict(zip(_QUEUE_COLUMNS, counts[: len(_QUEUE_COLUMNS)], strict=True))
 
 
-def _of_job(line: Line) -> dict[str, Any]:
+def _of_job(line: JobSummary) -> dict[str, Any]:
     return {name: getattr(line, name) for name in line.__struct_fields__}
 
 

@@ -24,9 +24,9 @@ from relay.client import (
     Text,
     connect,
 )
-from relay.commands.terminal import Screen, Waiting
+from relay.commands.terminal import Terminal, WaitNotice
 from relay.protocol import events
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 
 FIRST_CONNECT_WITHIN_S = 5.0
 RECONNECT_WITHIN_S = 120.0
@@ -35,16 +35,16 @@ _LOOK_WITHIN_S = 5.0  # as long as a gateway may take to answer
 EXIT_COMPLETE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 
 
-class Question:
+class SendCommand:
     """One submit and its answer. `ask` returns the exit code."""
 
-    def __init__(self, url: str, submit: Frame) -> None:
+    def __init__(self, url: str, submit: FrameDict) -> None:
         self._url = url
         self._submit = submit
         self._stop = asyncio.Event()
         self._over = False  # it has ended: nothing is left to stop
-        self._screen = Screen()
-        self._waiting = Waiting(self._screen)  # to be accepted
+        self._screen = Terminal()
+        self._waiting = WaitNotice(self._screen)  # to be accepted
 
     async def ask(self) -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupted)

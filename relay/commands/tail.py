@@ -23,13 +23,13 @@ from relay.client import (
     Text,
     connect,
 )
-from relay.commands.terminal import Screen, Waiting
+from relay.commands.terminal import Terminal, WaitNotice
 from relay.protocol import events
 from relay.protocol.view import SessionView
 from relay.protocol.words import Start
 
 FIRST_CONNECT_WITHIN_S = 5.0
-_TOLD = 1000  # answers remembered as shown: more than a view keeps
+_MAX_REMEMBERED = 1000  # answers remembered as shown: more than a view keeps
 
 EXIT_LEFT, EXIT_FAILED = 0, 1
 
@@ -42,8 +42,8 @@ class Tail:
         self._session = session
         self._start = start
         self._as_json = as_json
-        self._screen = Screen()
-        self._waiting = Waiting(self._screen)  # to follow
+        self._screen = Terminal()
+        self._waiting = WaitNotice(self._screen)  # to follow
 
     async def run(self) -> int:
         self._screen.state("connecting")
@@ -75,7 +75,7 @@ class Tail:
                 self._screen.lines("".join(lines(change)))
 
     async def _transcript(self, following: Following) -> None:
-        transcript = Transcript(self._screen, following.view, live=self._start == "live")
+        transcript = TranscriptPrinter(self._screen, following.view, live=self._start == "live")
         async for change in following:
             if isinstance(change, Rebuilt):
                 transcript.rebuilding(change.head)
@@ -99,13 +99,13 @@ def _line(fields: dict[str, object]) -> str:
     return msgspec.json.encode(fields).decode() + "\n"
 
 
-class Transcript:
+class TranscriptPrinter:
     """Questions and answers one after the other, in the order in which they began, however they overlap.
 
     While one answer is shown the others wait in the view, each with a reader of its own; nothing of them is lost.
     """
 
-    def __init__(self, screen: Screen, view: SessionView, *, live: bool) -> None:
+    def __init__(self, screen: Terminal, view: SessionView, *, live: bool) -> None:
         self._screen = screen
         self._view = view
         self._live = live
@@ -185,5 +185,5 @@ class Transcript:
 
     def _remember(self, name: str) -> None:
         self._told[name] = None
-        while len(self._told) > _TOLD:
+        while len(self._told) > _MAX_REMEMBERED:
             del self._told[next(iter(self._told))]

@@ -28,18 +28,20 @@ _MAX_DETAIL = 200  # characters
 _ERASE = "\r\x1b[K"
 
 # What a terminal obeys instead of showing it: C0 but for \n and \t, DEL, C1; and what turns the direction of a text.
-_OBEYED = (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_SHOWN = dict.fromkeys(_OBEYED, "\ufffd") | {code: chr(0x2400 + code) for code in range(0x20) if code in _OBEYED}
+_CONTROL_CODES = (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SHOWN = dict.fromkeys(_CONTROL_CODES, "\ufffd") | {
+    code: chr(0x2400 + code) for code in range(0x20) if code in _CONTROL_CODES
+}
 _SHOWN |= {ord("\r"): "", 0x7F: "\u2421"}
-_AS_JSON = {code: f"\\u{code:04x}" for code in _OBEYED}
+_AS_JSON = {code: f"\\u{code:04x}" for code in _CONTROL_CODES}
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Nothing that a terminal obeys: an escape is seen as ␛. Each character by itself, so a text may come in pieces."""
     return text.translate(_SHOWN)
 
 
-class Screen:
+class Terminal:
     def __init__(self) -> None:
         self._person = sys.stderr.isatty()
         self._terminal = sys.stdout.isatty()
@@ -50,7 +52,7 @@ class Screen:
 
     def write(self, text: str) -> None:
         """Text to stdout, at once. Raises BrokenPipeError where nobody reads any more."""
-        self._put(visible(text) if self._terminal else text)
+        self._put(escape_controls(text) if self._terminal else text)
 
     def lines(self, text: str) -> None:
         """Whole lines of JSON; what a terminal would obey is escaped as JSON has it."""
@@ -108,7 +110,7 @@ class Screen:
         self.note(sentence)
 
     def say(self, sentence: str) -> None:
-        sys.stderr.write(visible(sentence) + "\n")
+        sys.stderr.write(escape_controls(sentence) + "\n")
         sys.stderr.flush()
         self._midway = self._midway and not self._shared
 
@@ -123,15 +125,15 @@ class Screen:
         """In the terminal's line of its own, which it must fit into."""
         if self._person and shown != self._shown:
             width = _columns() - 1
-            sys.stderr.write(_ERASE + visible(shown if len(shown) <= width else f"{shown[: width - 1]}…"))
+            sys.stderr.write(_ERASE + escape_controls(shown if len(shown) <= width else f"{shown[: width - 1]}…"))
             sys.stderr.flush()
             self._shown = shown
 
 
-class Waiting:
+class WaitNotice:
     """What is seen from the moment at which something is asked of a gateway until it has `answered`."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Terminal) -> None:
         self.over = False
         self._screen = screen
         self._hindered = False

@@ -28,7 +28,7 @@ class Burst:
         return self._joined[framing]
 
 
-class Follows(Protocol):
+class BroadcastListener(Protocol):
     """What a follower asks of a viewer."""
 
     def feed(self, burst: Burst) -> None:
@@ -47,16 +47,16 @@ class Follows(Protocol):
         """The session was deleted; nothing follows."""
 
 
-class Audience:
+class Broadcast:
     """`viewers`: all of them; `keeping_up`: those that have everything up to `flushed` and are fed what follows."""
 
     def __init__(self) -> None:
-        self.viewers: set[Follows] = set()
-        self.keeping_up: set[Follows] = set()
+        self.viewers: set[BroadcastListener] = set()
+        self.keeping_up: set[BroadcastListener] = set()
         self.flushed = 0
         self._pending: list[bytes] = []
 
-    def begin(self, head: int) -> None:
+    def reset(self, head: int) -> None:
         """Another life of the log, shown up to `head`: nobody has that."""
         self.flushed = head
         self._pending.clear()

@@ -21,37 +21,37 @@ from typing import assert_never
 
 from relay import logging, metrics
 from relay.errors import StorageError
-from relay.follow.broadcast import Audience
-from relay.follow.loss_detection import Loss, loss
-from relay.follow.missing import Missing
-from relay.follow.page_cache import Pages, Shelf
+from relay.follow.broadcast import Broadcast
+from relay.follow.loss_detection import LossKind, detect_loss
+from relay.follow.missing import MissingGenerations
+from relay.follow.page_cache import PageCache, SessionPages
 from relay.follow.recovery import Recovery
 from relay.follow.replay import Replay
-from relay.follow.visibility import Sight
+from relay.follow.visibility import Visibility
 from relay.follow.window import OutOfOrder, Window
 from relay.protocol import events
 from relay.protocol.frames import Active
-from relay.redis.pubsub.subscriber import Source
+from relay.redis.pubsub.subscriber import ChannelSource
 from relay.store.session.replies import Deleted, Opened, Page
 from relay.store.session.session_log import SessionLog
-from relay.store.session.versions import BEFORE_ANY_CHANGE, Version
+from relay.store.session.versions import UNTRIMMED, LogVersion
 
-LOOK_EVERY_S = 2.0  # while a generation is open and nothing is heard of it
-IDLE_LOOK_S = 20.0  # otherwise; also keeps an empty session remembered while it has viewers
+SYNC_EVERY_S = 2.0  # while a generation is open and nothing is heard of it
+IDLE_SYNC_S = 20.0  # otherwise; also keeps an empty session remembered while it has viewers
 _RETRY_S = (0.5, 8.0)  # at first, at most; whatever is heard meanwhile ends the pause
-_LIVES = 16
+_MAX_PAST_EPOCHS = 16
 
-log = logging.get("follower")
+logger = logging.get_logger("follower")
 # Of all followers together: thousands of them may meet the same outage, or loss. Each looks again within 8 s.
-_blind = logging.Trouble(log, "look_failed", settled_s=20.0)
-_degraded, _restored, _lost, _anew, _disorder = (
-    logging.Recurring(log, event)
+_sync_failures = logging.FailureLog(logger, "look_failed", settled_s=20.0)
+_degraded, _restored, _lost, _reloaded, _events_out_of_order = (
+    logging.RateLimitedLog(logger, event)
     for event in ("degraded", "restored", "log_lost", "session_began_anew", "out_of_order")
 )
 
 
 class Follower:
-    """`frontier`: the last seq applied; what of it viewers have been handed is its `audience`'s.
+    """`frontier`: the last seq applied; what of it viewers have been handed is its `broadcast`'s.
 
     `deleted`: the session it followed was deleted; whoever subscribes from then on needs another follower.
     """
@@ -60,8 +60,8 @@ class Follower:
         self,
         session: str,
         session_log: SessionLog,
-        source: Source,
-        shelf: Shelf,
+        source: ChannelSource,
+        page_cache: PageCache,
         *,
         window_bytes: int,
         max_frame_bytes: int,
@@ -73,39 +73,39 @@ class Follower:
         self.session = session
         self.epoch = ""
         self.frontier = 0
-        self.version = BEFORE_ANY_CHANGE  # of the log, as far as is known
+        self.version = UNTRIMMED  # of the log, as far as is known
         self.deleted = False
         self.active: dict[str, Active] = {}
-        self.audience = Audience()
-        self.missing = Missing(lost_after_s)
+        self.broadcast = Broadcast()
+        self.missing = MissingGenerations(lost_after_s)
         self._recovery = Recovery(
             self, session_log, self.missing, lost_after_s=lost_after_s, lost_members=lost_members, orphaned=orphaned
         )
-        self._sight = Sight(self._degraded, self._restored, lambda: session_log.answered_at(session))
-        self._lives: deque[str] = deque(maxlen=_LIVES)  # epochs that have gone by
-        self._torn = False  # a replay found that entries are missing
-        self._log = session_log
+        self._visibility = Visibility(self._degraded, self._restored, lambda: session_log.answered_at(session))
+        self._past_epochs: deque[str] = deque(maxlen=_MAX_PAST_EPOCHS)  # epochs that have gone by
+        self._entries_missing = False  # a replay found that entries are missing
+        self._session_log = session_log
         self._source = source
         self._channel = session_log.keys.session(session, "events")
         self.window = Window(window_bytes)
-        self.pages = Pages(session, session_log, shelf)
+        self.pages = SessionPages(session, session_log, page_cache)
         self._max_frame_bytes = max_frame_bytes
-        self._doubt = asyncio.Event()
+        self._sync_requested = asyncio.Event()
         self._heard_at = 0.0
         self._expecting = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._shifted = False  # an event was out of order: a bug of ours; nothing is shown until all is read anew
-        self._looking = asyncio.Lock()
-        self._next_look: asyncio.Task[None] | None = None  # that has not begun: whoever asks for one shares it
-        self._looks: set[asyncio.Task[None]] = set()  # at most two: one that reads, one that waits for it
+        self._out_of_order = False  # an event was out of order: a bug of ours; nothing is shown until all is read anew
+        self._sync_lock = asyncio.Lock()
+        self._next_sync: asyncio.Task[None] | None = None  # that has not begun: whoever asks for one shares it
+        self._syncs: set[asyncio.Task[None]] = set()  # at most two: one that reads, one that waits for it
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to follow. Raises StorageError; waits for Redis as long as the caller lets it."""
         await self._source.subscribe(self._channel, self)
-        self._doubt.clear()  # what is heard from here on, before the session is open, raises it again
-        await self._begin()
+        self._sync_requested.clear()  # what is heard from here on, before the session is open, raises it again
+        await self._reload()
         self._watch_silence()
         self._task = asyncio.create_task(self._watch(), name=f"follower {self.session}")
 
@@ -114,91 +114,91 @@ class Follower:
         self._source.unsubscribe(self._channel, self)
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [*self._looks] if self._task is None else [self._task, *self._looks]
+        tasks = [*self._syncs] if self._task is None else [self._task, *self._syncs]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._sight.close()
+        self._visibility.close()
         self.pages.clear()
 
     # What pub/sub says: hints
 
     def acknowledged(self) -> None:
-        self._doubted("subscription")
+        self._request_sync("subscription")
 
     def message(self, payload: bytes) -> None:
         epoch, seq_text, body = payload.split(b" ", 2)
         seq = int(seq_text)
-        if self._shifted:
+        if self._out_of_order:
             return
         if epoch.decode() != self.epoch:
-            self._doubted("epoch")
+            self._request_sync("epoch")
         elif seq == 0:
-            self._doubted("deleted")
+            self._request_sync("deleted")
         elif seq == self.frontier + 1:
             self._apply(seq, body)
         elif seq > self.frontier:
-            self._doubted("hole")
+            self._request_sync("hole")
 
     def lost(self) -> None:
-        self._doubted("lost")
+        self._request_sync("lost")
 
     # What viewers ask
 
     @property
     def degraded(self) -> bool:
-        return self._sight.degraded
+        return self._visibility.degraded
 
     def honours(self, epoch: str, seq: int) -> bool:
         """Whether a cursor can be continued from."""
-        self.audience.flush()  # so that no cursor is ahead of what the viewers that keep up have
-        return epoch == self.epoch and (seq == 0 or self.floor <= seq <= self.audience.flushed)
+        self.broadcast.flush()  # so that no cursor is ahead of what the viewers that keep up have
+        return epoch == self.epoch and (seq == 0 or self.floor <= seq <= self.broadcast.flushed)
 
-    def expect(self) -> None:
+    def expect_event(self) -> None:
         """An event is written just now; if it is not heard of soon, look."""
         self._expecting, self._heard_at = True, time.monotonic()
         self._watch_silence()
 
-    def running(self, generation: str) -> Active | None:
+    def last_shown(self, generation: str) -> Active | None:
         """What was shown of it last, unless it has ended; Redis may have lost it since."""
         return self.active.get(generation) or self.missing.known(generation)
 
-    def awaits(self, generation: str) -> bool:
+    def awaits_end(self, generation: str) -> bool:
         """Whether its end is still to come behind the frontier: it runs, or may come back."""
         return generation in self.active or generation in self.missing
 
-    def shown(self) -> tuple[list[str], list[str]]:
+    def shown_to_viewers(self) -> tuple[list[str], list[str]]:
         """(epochs, generations not ended) that viewers here have been shown."""
-        return [*self._lives, self.epoch], [*self.active, *self.missing]
+        return [*self._past_epochs, self.epoch], [*self.active, *self.missing]
 
     @property
     def floor(self) -> int:
         return self.version.floor
 
-    def replay(self, after: int, version: Version = BEFORE_ANY_CHANGE) -> Replay:
+    def replay(self, after: int, version: LogVersion = UNTRIMMED) -> Replay:
         """What follows `after`, up to what is flushed; `version`: in which the reader has all up to there."""
-        upto = self.audience.flushed
+        upto = self.broadcast.flushed
         return Replay(self, self.pages, after, upto, max_frame_bytes=self._max_frame_bytes, version=version)
 
-    def overtaken(self) -> None:
-        self._doubted("epoch")
+    def report_newer_log(self) -> None:
+        self._request_sync("epoch")
 
-    def torn(self, epoch: str) -> None:
-        self._torn = self._torn or epoch == self.epoch
-        self._doubted("missing")
+    def report_missing_entries(self, epoch: str) -> None:
+        self._entries_missing = self._entries_missing or epoch == self.epoch
+        self._request_sync("missing")
 
-    async def look(self) -> None:
+    async def sync(self) -> None:
         """Make sure that the frontier is the log's head as of now. Raises StorageError.
 
         Looks are joined: all who ask while one is under way share the next. One goes on when whoever asked has left.
         """
         if self._closed:
             raise StorageError("look: the session is not followed here any more")
-        if self._next_look is None:
-            self._next_look = asyncio.create_task(self._look_in_turn(), name=f"look {self.session}")
-            self._looks.add(self._next_look)
-            self._next_look.add_done_callback(self._looked)
-        look = self._next_look
+        if self._next_sync is None:
+            self._next_sync = asyncio.create_task(self._sync_in_turn(), name=f"look {self.session}")
+            self._syncs.add(self._next_sync)
+            self._next_sync.add_done_callback(self._sync_finished)
+        look = self._next_sync
         await asyncio.wait([look])
         if look.cancelled():
             raise StorageError("look: the session is not followed here any more")
@@ -206,38 +206,40 @@ class Follower:
 
     # How it keeps its promises
 
-    async def _look_in_turn(self) -> None:
-        async with self._looking:
-            self._next_look = None
+    async def _sync_in_turn(self) -> None:
+        async with self._sync_lock:
+            self._next_sync = None
             try:
                 await self._read_to_head()
             except Deleted:
-                self._end()
+                self._on_deleted()
 
-    def _looked(self, look: asyncio.Task[None]) -> None:
-        self._looks.discard(look)
-        if self._next_look is look:
-            self._next_look = None  # cancelled before its turn
+    def _sync_finished(self, look: asyncio.Task[None]) -> None:
+        self._syncs.discard(look)
+        if self._next_sync is look:
+            self._next_sync = None  # cancelled before its turn
         if not look.cancelled():
             look.exception()  # whoever asked for it may have left; the next look meets the same
 
     async def _read_to_head(self) -> None:
         """Apply what the log has and we have not. Pub/sub goes on while a page is on its way: `asked` is of then."""
         if self.frontier == 0:
-            await self._log.open(self.session, known=self.epoch)  # an empty session is kept while it has viewers
+            await self._session_log.open(
+                self.session, known=self.epoch
+            )  # an empty session is kept while it has viewers
         while not self.deleted:
             asked, newest = self.frontier, self.window.newest()
-            page = await self._log.range(self.session, max(asked, 1))
-            if page is None or page.epoch != self.epoch or self._shifted:
-                await self._begin()
+            page = await self._session_log.range(self.session, max(asked, 1))
+            if page is None or page.epoch != self.epoch or self._out_of_order:
+                await self._reload()
                 return
-            if (lost := "missing" if self._torn else loss(page, asked, newest)) is not None:
-                await self._begin_where_something_was_lost(lost, page.head)
+            if (lost := "missing" if self._entries_missing else detect_loss(page, asked, newest)) is not None:
+                await self._rotate_and_reload(lost, page.head)
                 return
             if self.frontier < page.floor:
-                await self._begin()  # what lies between was trimmed: only everything anew is still true
+                await self._reload()  # what lies between was trimmed: only everything anew is still true
                 return
-            self.audience.flush()  # so that whoever falls behind what is known of by now does so with the older version
+            self.broadcast.flush()  # whoever falls behind what is known of by now does so with the older version
             self.version = page.version
             if self.frontier == asked and newest is None and page.entries and page.entries[0][0] == asked:
                 self.window.add(*page.entries[0])  # the next look compares
@@ -251,36 +253,36 @@ class Follower:
             if seq == self.frontier + 1:
                 self._apply(seq, body)
 
-    async def _begin_where_something_was_lost(self, lost: Loss, head: int) -> None:
+    async def _rotate_and_reload(self, lost: LossKind, head: int) -> None:
         """Seqs would mean two events in one epoch, or nothing: nobody's cursor is true any more."""
-        _lost.told(session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
-        await self._log.rotate(self.session, self.epoch, missing=lost == "missing")
-        await self._begin()
+        _lost.log(session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
+        await self._session_log.rotate(self.session, self.epoch, missing=lost == "missing")
+        await self._reload()
 
     async def _watch(self) -> None:
-        bug, failures = logging.Trouble(log, "follower_failed", session=self.session), 0
+        bug, failures = logging.FailureLog(logger, "follower_failed", session=self.session), 0
         while not self.deleted:
-            await self._until_doubted(failures)
-            self._doubt.clear()
-            self._sight.trying()
+            await self._until_sync_needed(failures)
+            self._sync_requested.clear()
+            self._visibility.check_began()
             try:
-                await self.look()
+                await self.sync()
                 await self._recovery.seek_missing()
                 await self._recovery.seek_orphans()
-                _blind.over()
-                bug.over()
+                _sync_failures.succeeded()
+                bug.succeeded()
                 failures = 0
-                self._see_again()
+                self._restore_if_complete()
             except StorageError as error:
                 metrics.storage_errors.labels("follower").inc()
-                _blind.failed(error, session=self.session)
+                _sync_failures.failed(error, session=self.session)
                 failures += 1
             except Exception as error:  # a follower that dies in silence would leave its viewers without a word
                 metrics.bugs.labels("follower").inc()
-                bug.broke(error)
+                bug.unexpected(error)
                 failures += 1
 
-    async def _until_doubted(self, failures: int) -> None:
+    async def _until_sync_needed(self, failures: int) -> None:
         """Until there is a reason to look: after a failure, because of what is missing, or by word of somebody."""
         pause_s = self.missing.look_every_s if self.missing else None
         if failures:
@@ -288,80 +290,82 @@ class Follower:
             pause_s = min(first * 2 ** min(failures - 1, 10), most) * random.uniform(0.5, 1)
         try:
             async with asyncio.timeout(pause_s):
-                await self._doubt.wait()
+                await self._sync_requested.wait()
         except TimeoutError:
             pass
 
-    def _see_again(self) -> None:
+    def _restore_if_complete(self) -> None:
         if not self.missing:
-            self._sight.regained()
+            self._visibility.restored()
 
     def _degraded(self) -> None:
-        _degraded.told(session=self.session)
-        self.audience.degraded()
+        _degraded.log(session=self.session)
+        self.broadcast.degraded()
 
     def _restored(self) -> None:
-        _restored.told(level=INFO, session=self.session)
-        self.audience.restored()
+        _restored.log(level=INFO, session=self.session)
+        self.broadcast.restored()
 
     def _watch_silence(self) -> None:
         """Look when nothing has been heard for too long; one timer, armed for the moment when that will be so."""
         if self._closed:
             return  # somebody's look went on for a moment longer
         now = time.monotonic()
-        every_s = LOOK_EVERY_S if self.active or self._expecting else IDLE_LOOK_S
+        every_s = SYNC_EVERY_S if self.active or self._expecting else IDLE_SYNC_S
         due_s = self._heard_at + every_s - now
         if due_s <= 0:
             self._heard_at, due_s = now, every_s
             self._expecting = False
-            self._doubted("silence")
+            self._request_sync("silence")
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(due_s, self._watch_silence)
 
-    async def _begin(self) -> None:
+    async def _reload(self) -> None:
         """Show the log from its beginning to its head, to everybody; in another epoch, or where nothing else is true.
 
         What is applied while the reply is on its way is of the old state, and goes with it.
         """
         opened = await self._opened()
-        while opened.epoch in self._lives:  # an old copy of Redis: seqs of that life were given twice since
-            await self._log.rotate(self.session, opened.epoch, missing=False)
+        while opened.epoch in self._past_epochs:  # an old copy of Redis: seqs of that life were given twice since
+            await self._session_log.rotate(self.session, opened.epoch, missing=False)
             opened = await self._opened()
-        if (opened.epoch, opened.head) == (self.epoch, self.frontier) and not self._shifted:
+        if (opened.epoch, opened.head) == (self.epoch, self.frontier) and not self._out_of_order:
             return
         earlier, were_active = self.epoch, self.active
-        self._take(opened)
+        self._reset_to(opened)
         if earlier:
             metrics.epochs.inc()
-            _anew.told(session=self.session, epoch=opened.epoch, head=opened.head)
+            _reloaded.log(session=self.session, epoch=opened.epoch, head=opened.head)
             if earlier != self.epoch:
-                self._lives.append(earlier)
+                self._past_epochs.append(earlier)
                 self.missing.add(
                     [one for name, one in were_active.items() if name not in self.active], time.monotonic()
                 )
-                self._sight.lost()
-            self.missing.begun(self.active)
-            self.audience.restart()
-            self._doubt.set()  # events may have been applied to the old life while the new one was read
+                self._visibility.lost()
+            self.missing.reloaded(self.active)
+            self.broadcast.restart()
+            self._sync_requested.set()  # events may have been applied to the old life while the new one was read
 
     async def _opened(self) -> Opened:
-        opened = await self._log.open(self.session, known=self.epoch)
+        opened = await self._session_log.open(self.session, known=self.epoch)
         if opened is None:
             raise StorageError("open: Redis made no session where it was asked to")
         return opened
 
-    def _end(self) -> None:
+    def _on_deleted(self) -> None:
         """The session was deleted: say so, and be nobody's follower any more."""
         self.deleted = True
-        self.audience.unsubscribed()
+        self.broadcast.unsubscribed()
 
-    def _take(self, opened: Opened) -> None:
-        self._torn = self._torn and opened.epoch == self.epoch  # another gateway may have begun a new life for it
-        self._shifted = False
+    def _reset_to(self, opened: Opened) -> None:
+        self._entries_missing = (
+            self._entries_missing and opened.epoch == self.epoch
+        )  # another gateway may have begun a new life for it
+        self._out_of_order = False
         self.epoch, self.version = opened.epoch, opened.version
         self.frontier = opened.head
-        self.audience.begin(opened.head)
+        self.broadcast.reset(opened.head)
         self.active = {known.generation: known for known in opened.active}
         self.window.clear()
         self._heard_at = time.monotonic()
@@ -371,22 +375,24 @@ class Follower:
         self._expecting = False
         try:
             self.window.add(seq, body)
-            self.audience.add(seq, events.live_frame(self.session, seq, body))
+            self.broadcast.add(seq, events.live_frame(self.session, seq, body))
         except OutOfOrder as error:
             metrics.bugs.labels("follower").inc()
-            _disorder.broke(error, session=self.session, epoch=self.epoch, seq=seq, frontier=self.frontier)
-            self._shifted = True
-            self._doubted("order")
+            _events_out_of_order.unexpected(
+                error, session=self.session, epoch=self.epoch, seq=seq, frontier=self.frontier
+            )
+            self._out_of_order = True
+            self._request_sync("order")
             return
         self.frontier = seq
-        self._note(events.read_header(body))
+        self._track(events.read_header(body))
 
-    def _note(self, header: events.Header) -> None:
+    def _track(self, header: events.Header) -> None:
         """Keep `active` true, and what is missing."""
         if self.missing:
             self.missing.heard(header)
             if not self.missing:
-                self._doubt.set()  # a look finds that all is well again; what was heard is flushed before
+                self._sync_requested.set()  # a look finds that all is well again; what was heard is flushed before
         generation, kind = header.generation, events.known(header.type)
         if generation is None or kind == "message":
             return
@@ -411,6 +417,6 @@ class Follower:
             if len(self.active) == 1:
                 self._watch_silence()
 
-    def _doubted(self, cause: str) -> None:
+    def _request_sync(self, cause: str) -> None:
         metrics.repairs.labels(cause).inc()
-        self._doubt.set()
+        self._sync_requested.set()

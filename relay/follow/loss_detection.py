@@ -7,10 +7,10 @@ from typing import Literal
 from relay.follow.window import Entry
 from relay.store.session.replies import Page
 
-Loss = Literal["newest", "missing"]  # events at the end of the log; entries in the middle
+LossKind = Literal["newest", "missing"]  # events at the end of the log; entries in the middle
 
 
-def loss(page: Page, frontier: int, newest: Entry | None) -> Loss | None:
+def detect_loss(page: Page, frontier: int, newest: Entry | None) -> LossKind | None:
     """What Redis has lost of a log that was shown up to `frontier`, whose event is `newest` where we have it."""
     if page.head < frontier:
         return "newest"
@@ -19,10 +19,10 @@ def loss(page: Page, frontier: int, newest: Entry | None) -> Loss | None:
             return "missing"
         if page.entries[0] != newest:
             return "newest"  # a server that was behind took over, and was written to since
-    return "missing" if torn(page, frontier, page.head) else None
+    return "missing" if entries_missing(page, frontier, page.head) else None
 
 
-def torn(page: Page, after: int, upto: int) -> bool:
+def entries_missing(page: Page, after: int, upto: int) -> bool:
     """Whether entries are missing in what a read from `after` to `upto` has found; below the floor they may be."""
     expected = max(after, page.floor) + 1
     for seq, _ in page.entries:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from relay.protocol import events
 from relay.protocol.frames import Active
 
-_PATIENCE = 0.8  # of `lost_after_s`: the end has to be written and shown by then
+_WAIT_SHARE = 0.8  # of `lost_after_s`: the end has to be written and shown by then
 
 
 @dataclass
@@ -21,11 +21,11 @@ class _Lost:
     tries: int = 0  # to end it
 
 
-class Missing:
+class MissingGenerations:
     """What one follower has shown as running and cannot find any more."""
 
     def __init__(self, lost_after_s: float) -> None:
-        self._patience_s = lost_after_s * _PATIENCE
+        self._wait_s = lost_after_s * _WAIT_SHARE
         self._lost: dict[str, _Lost] = {}
 
     def __bool__(self) -> bool:
@@ -44,14 +44,14 @@ class Missing:
     @property
     def look_every_s(self) -> float:
         """Often enough to be in time."""
-        return min(2.0, self._patience_s / 8)
+        return min(2.0, self._wait_s / 8)
 
     def add(self, known: Iterable[Active], now_s: float) -> None:
         for one in known:
             lost = self._lost.get(one.generation)
             if lost is None or lost.is_back:  # and lost once more
                 shown = lost.known if lost else one  # its text is still to come
-                self._lost[one.generation] = _Lost(shown, now_s + self._patience_s)
+                self._lost[one.generation] = _Lost(shown, now_s + self._wait_s)
 
     def heard(self, header: events.Header) -> None:
         """An event of the new life; an answer that had shown text is back when its text is."""
@@ -70,12 +70,12 @@ class Missing:
         if running is None or lost.known.state != "streaming" or running.state == "streaming":
             del self._lost[generation]
 
-    def begun(self, active: Mapping[str, Active]) -> None:
+    def reloaded(self, active: Mapping[str, Active]) -> None:
         """The log is shown anew up to its head; what had come back and does not run there has ended unheard."""
         for generation in [name for name, lost in self._lost.items() if lost.is_back]:
             self.found(generation, active.get(generation))
 
-    def in_vain(self, generation: str) -> bool:
+    def note_refused_end(self, generation: str) -> bool:
         """Note a try to end it that Redis refused, as if it were back; the second one is believed to be the last."""
         if (lost := self._lost.get(generation)) is None:
             return False
@@ -86,6 +86,6 @@ class Missing:
         """Nothing will come of it."""
         self._lost.pop(generation, None)
 
-    def sought(self, now_s: float) -> list[tuple[Active, bool]]:
+    def unheard(self, now_s: float) -> list[tuple[Active, bool]]:
         """Those that nothing was heard of, and whether their time is over."""
         return [(lost.known, now_s >= lost.overdue_s) for lost in self._lost.values() if not lost.is_back]

@@ -15,22 +15,22 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from relay import metrics
-from relay.follow.loss_detection import torn
+from relay.follow.loss_detection import entries_missing
 from relay.follow.window import Entry
 from relay.protocol.compact import compacted
 from relay.store.session.session_log import PAGE_BYTES, SessionLog
-from relay.store.session.versions import BEFORE_ANY_CHANGE, Version
+from relay.store.session.versions import UNTRIMMED, LogVersion
 
 KEEP_S = 5.0
 _BLOCK_ENTRIES = 64
 _ENTRY_BYTES = 150  # of an entry in memory, around its body
 
 
-class OtherLife(Exception):
+class EpochChanged(Exception):
     """The log is in another life than the one that was asked for."""
 
 
-class Torn(Exception):
+class EntriesMissing(Exception):
     """Entries are missing where nothing was trimmed: Redis has lost them."""
 
 
@@ -41,13 +41,13 @@ class Block(NamedTuple):
     compacted: list[bytes] | None = None
 
 
-class Stretch:
+class LogSegment:
     """All entries of a log from `first` to `last`, as they were in one version of it.
 
     They are compacted in blocks, once for everybody: of a long answer each reader's frame takes 2 µs a batch else.
     """
 
-    def __init__(self, first: int, last: int, version: Version, entries: list[Entry]) -> None:
+    def __init__(self, first: int, last: int, version: LogVersion, entries: list[Entry]) -> None:
         self.first = first
         self.last = last
         self.version = version
@@ -78,19 +78,21 @@ def _seq(entry: Entry) -> int:
     return entry[0]
 
 
-class Shelf:
+class PageCache:
     """The pages at hand in one process, of all sessions: at most `max_bytes`, none longer than KEEP_S unasked for."""
 
     def __init__(self, max_bytes: int) -> None:
         self.bytes = 0
         self._max_bytes = max_bytes
-        self._kept: dict[tuple[Pages, int], tuple[int, float]] = {}  # (whose, first) → size, touched; oldest first
+        self._kept: dict[
+            tuple[SessionPages, int], tuple[int, float]
+        ] = {}  # (whose, first) → size, touched; oldest first
         self._timer: asyncio.TimerHandle | None = None
 
     def has_room(self, more_bytes: int) -> bool:
         return self.bytes + more_bytes <= self._max_bytes
 
-    def put(self, pages: Pages, first: int, size: int) -> None:
+    def put(self, pages: SessionPages, first: int, size: int) -> None:
         """Keep a stretch; others go where there is no room, or this one, if it is too large by itself."""
         loop = asyncio.get_running_loop()
         self._kept[pages, first] = size, loop.time()
@@ -100,11 +102,11 @@ class Shelf:
         if self._timer is None:
             self._timer = loop.call_later(KEEP_S, self._sweep)
 
-    def touch(self, pages: Pages, first: int) -> None:
+    def touch(self, pages: SessionPages, first: int) -> None:
         size, _ = self._kept.pop((pages, first))
         self._kept[pages, first] = size, asyncio.get_running_loop().time()
 
-    def forget(self, pages: Pages, first: int) -> None:
+    def forget(self, pages: SessionPages, first: int) -> None:
         size, _ = self._kept.pop((pages, first))
         self.bytes -= size
 
@@ -120,21 +122,21 @@ class Shelf:
         self._timer = loop.call_later(KEEP_S, self._sweep) if self._kept else None
 
 
-class Pages:
+class SessionPages:
     """The log of one session, read by all who catch up with it."""
 
-    def __init__(self, session: str, session_log: SessionLog, shelf: Shelf) -> None:
+    def __init__(self, session: str, session_log: SessionLog, page_cache: PageCache) -> None:
         self._session = session
-        self._log = session_log
-        self._shelf = shelf
+        self._session_log = session_log
+        self._page_cache = page_cache
         self._epoch = ""
-        self._version = BEFORE_ANY_CHANGE  # of all stretches at hand
-        self._stretches: dict[int, Stretch] = {}  # by first seq
+        self._version = UNTRIMMED  # of all stretches at hand
+        self._segments: dict[int, LogSegment] = {}  # by first seq
         self._firsts: list[int] = []  # the same, in order
         self._waiting: Counter[int] = Counter()  # cursors
-        self._turn = asyncio.Lock()
+        self._read_lock = asyncio.Lock()
 
-    async def after(self, epoch: str, after: int, upto: int, trims: int = 0) -> Stretch:
+    async def segment_after(self, epoch: str, after: int, upto: int, trims: int = 0) -> LogSegment:
         """A stretch that has what follows `after`, and perhaps more on both sides; `upto` is written already.
 
         `trims`: those that the reader knows of; what was read before them is read again.
@@ -145,7 +147,7 @@ class Pages:
         self._waiting[after] += 1
         try:
             while True:
-                async with self._turn:
+                async with self._read_lock:
                     if (found := self._found(epoch, after, trims)) is not None:
                         return found
                     if self._version.trims < trims:
@@ -163,21 +165,21 @@ class Pages:
             self.drop(first)
 
     def drop(self, first: int) -> None:
-        del self._stretches[first]
+        del self._segments[first]
         self._firsts.remove(first)
-        self._shelf.forget(self, first)
+        self._page_cache.forget(self, first)
 
-    def _found(self, epoch: str, after: int, trims: int) -> Stretch | None:
+    def _found(self, epoch: str, after: int, trims: int) -> LogSegment | None:
         known = epoch == self._epoch and self._version.trims >= trims
         stretch = self._at(after + 1) if known else None
         if stretch is not None:
             metrics.replay_pages.labels("shared").inc()
-            self._shelf.touch(self, stretch.first)
+            self._page_cache.touch(self, stretch.first)
         return stretch
 
-    def _at(self, seq: int) -> Stretch | None:
+    def _at(self, seq: int) -> LogSegment | None:
         place = bisect_right(self._firsts, seq) - 1
-        stretch = self._stretches[self._firsts[place]] if place >= 0 else None
+        stretch = self._segments[self._firsts[place]] if place >= 0 else None
         return stretch if stretch is not None and seq <= stretch.last else None
 
     def _lowest(self, epoch: str, after: int) -> int:
@@ -185,27 +187,27 @@ class Pages:
 
         Where pages may go before their readers have had their turn, everybody reads for himself.
         """
-        if epoch != self._epoch or not self._shelf.has_room(PAGE_BYTES):
+        if epoch != self._epoch or not self._page_cache.has_room(PAGE_BYTES):
             return after
         return min(cursor for cursor in self._waiting if self._at(cursor + 1) is None)
 
-    async def _read(self, epoch: str, after: int, upto: int) -> Stretch:
+    async def _read(self, epoch: str, after: int, upto: int) -> LogSegment:
         """From `after` to what is at hand already, or as far as one page goes."""
         place = bisect_right(self._firsts, after)
         if epoch == self._epoch and place < len(self._firsts):
             upto = min(upto, self._firsts[place] - 1)
         metrics.replay_pages.labels("read").inc()
-        page = await self._log.range(self._session, after + 1, upto)
+        page = await self._session_log.range(self._session, after + 1, upto)
         if page is None or page.epoch != epoch:
-            raise OtherLife
-        if torn(page, after, upto):
-            raise Torn
+            raise EpochChanged
+        if entries_missing(page, after, upto):
+            raise EntriesMissing
         if page.epoch != self._epoch or not page.version.is_same(self._version):
             self.clear()  # stretches of different versions do not fit together
             self._epoch = page.epoch
         self._version = page.version
         last = page.entries[-1][0] if page.entries else upto
-        read = self._stretches[after + 1] = Stretch(after + 1, last, page.version, page.entries)
+        read = self._segments[after + 1] = LogSegment(after + 1, last, page.version, page.entries)
         self._firsts.insert(bisect_right(self._firsts, after), after + 1)
-        self._shelf.put(self, read.first, read.size_bytes)
+        self._page_cache.put(self, read.first, read.size_bytes)
         return read

@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, assert_never
 
 from relay import logging, metrics
-from relay.follow.missing import Missing
+from relay.follow.missing import MissingGenerations
 from relay.protocol.frames import Active
 from relay.store.session.replies import Span
 from relay.store.session.session_log import SessionLog
 
-log = logging.get("follower")
+logger = logging.get_logger("follower")
 
 
-class Followed(Protocol):
+class RecoveryTarget(Protocol):
     """What is asked of the follower whose answers these are; all of it may change at any await."""
 
     session: str
@@ -29,9 +29,9 @@ class Recovery:
 
     def __init__(
         self,
-        followed: Followed,
+        followed: RecoveryTarget,
         session_log: SessionLog,
-        missing: Missing,
+        missing: MissingGenerations,
         *,
         lost_after_s: float,
         lost_members: bytes,
@@ -42,7 +42,7 @@ class Recovery:
         `orphaned` is asked now and then about each running answer: no queue may know of it any more.
         """
         self._followed = followed
-        self._log = session_log
+        self._session_log = session_log
         self._missing = missing
         self._lost_members = lost_members
         self._orphaned = orphaned
@@ -51,8 +51,8 @@ class Recovery:
 
     async def seek_missing(self) -> None:
         """See whether answers that Redis lost are back; end those whose time is over."""
-        for known, overdue in self._missing.sought(time.monotonic()):
-            span = await self._log.span(self._followed.session, known.generation)
+        for known, overdue in self._missing.unheard(time.monotonic()):
+            span = await self._session_log.span(self._followed.session, known.generation)
             if span is not None:
                 if overdue or self._has_seen(known.generation, span):  # else the next look has it
                     self._missing.found(known.generation, self._followed.active.get(known.generation))
@@ -61,21 +61,23 @@ class Recovery:
 
     async def _bury(self, known: Active) -> None:
         """End it, as nobody has brought it back; the event takes it out of what is missing."""
-        buried = await self._log.bury(self._followed.session, known.generation, known.attempt, self._lost_members)
+        buried = await self._session_log.bury(
+            self._followed.session, known.generation, known.attempt, self._lost_members
+        )
         match buried:
             case "buried":
                 metrics.generations.labels("failed", "storage").inc()
-                log.warning("lost", session=self._followed.session, generation=known.generation)
+                logger.warning("lost", session=self._followed.session, generation=known.generation)
                 return
             case "known":
-                if not self._missing.in_vain(known.generation):
+                if not self._missing.note_refused_end(known.generation):
                     return
             case "deleted":
                 pass
             case _:
                 assert_never(buried)
         self._missing.forget(known.generation)  # no event will ever come of it
-        log.warning("lost", session=self._followed.session, generation=known.generation, buried=buried)
+        logger.warning("lost", session=self._followed.session, generation=known.generation, buried=buried)
 
     async def seek_orphans(self) -> None:
         if time.monotonic() - self._orphans_sought < self._orphans_every_s:

@@ -9,32 +9,32 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from relay.errors import StorageError
-from relay.follow.broadcast import Audience
-from relay.follow.page_cache import Block, OtherLife, Pages, Torn
+from relay.follow.broadcast import Broadcast
+from relay.follow.page_cache import Block, EntriesMissing, EpochChanged, SessionPages
 from relay.follow.window import Window
 from relay.protocol import events, frames
 from relay.protocol.compact import Packer
-from relay.store.session.versions import BEFORE_ANY_CHANGE, Version
+from relay.store.session.versions import UNTRIMMED, LogVersion
 
-Frame = tuple[int, bytes]  # last seq, encoded frame
+NumberedFrame = tuple[int, bytes]  # last seq, encoded frame
 
 
 class Trimmed(Exception):
     """What follows this cursor was forgotten in part; only everything anew is still true."""
 
 
-class Followed(Protocol):
+class ReplaySource(Protocol):
     """What a replay asks of the follower whose session it reads."""
 
     session: str
     epoch: str
     window: Window
-    audience: Audience
+    broadcast: Broadcast
 
-    def overtaken(self) -> None:
+    def report_newer_log(self) -> None:
         """A replay has met a later state of the log than is followed: another life, or more of this one."""
 
-    def torn(self, epoch: str) -> None:
+    def report_missing_entries(self, epoch: str) -> None:
         """A replay has found that entries are missing in this life; another may have begun meanwhile."""
 
 
@@ -48,13 +48,13 @@ class Replay:
 
     def __init__(
         self,
-        followed: Followed,
-        pages: Pages,
+        followed: ReplaySource,
+        pages: SessionPages,
         after: int,
         upto: int,
         *,
         max_frame_bytes: int,
-        version: Version = BEFORE_ANY_CHANGE,
+        version: LogVersion = UNTRIMMED,
     ) -> None:
         self._followed = followed
         self._epoch = followed.epoch
@@ -67,7 +67,7 @@ class Replay:
     def __aiter__(self) -> Replay:
         return self
 
-    async def __anext__(self) -> Frame:
+    async def __anext__(self) -> NumberedFrame:
         if self._after >= self._upto or self._followed.epoch != self._epoch:
             raise StopAsyncIteration
         frame = await self._frame()
@@ -76,7 +76,7 @@ class Replay:
         self._after = frame[0]
         return frame
 
-    async def _frame(self) -> Frame:
+    async def _frame(self) -> NumberedFrame:
         packer = Packer(self._followed.session, self._after, self._max_frame_bytes)
         at = self._after
         while at < self._upto:
@@ -101,24 +101,24 @@ class Replay:
         if window.holds(after) and (after == 0 or self.version.floor <= after):
             return self._upto, [Block(window.between(after, self._upto))]
         try:
-            stretch = await self._pages.after(self._epoch, after, self._upto, self.version.trims)
-        except OtherLife:
-            self._followed.overtaken()
+            stretch = await self._pages.segment_after(self._epoch, after, self._upto, self.version.trims)
+        except EpochChanged:
+            self._followed.report_newer_log()
             raise StorageError("range: the log began a new life while it was read") from None
-        except Torn:
-            self._followed.torn(self._epoch)
+        except EntriesMissing:
+            self._followed.report_missing_entries(self._epoch)
             raise StorageError(f"range: entries behind {after} are missing") from None
         if not stretch.version.continues(self.version, after):
             raise Trimmed  # of what was sent already, or of what lies between, something is forgotten
-        self._reach(stretch.version.floor)
+        self._extend_to_floor(stretch.version.floor)
         self.version = stretch.version
         upto = min(stretch.last, self._upto)
         return upto, stretch.blocks(after, upto)
 
-    def _reach(self, floor: int) -> None:
+    def _extend_to_floor(self, floor: int) -> None:
         """Go on to the floor at least: what was merged below it is whole only there. Raises StorageError."""
         if floor > self._upto:
-            self._upto = max(self._upto, self._followed.audience.flushed)
+            self._upto = max(self._upto, self._followed.broadcast.flushed)
         if floor > self._upto:
-            self._followed.overtaken()
+            self._followed.report_newer_log()
             raise StorageError(f"range: entries up to {floor} were merged, which are not shown here yet")

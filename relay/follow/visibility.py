@@ -10,7 +10,7 @@ from relay import metrics, timeouts
 DEGRADED_AFTER_S = 0.5  # of trying in vain; with a second until the silence is noticed, viewers know within two
 
 
-class Sight:
+class Visibility:
     """`degraded`: it is lost, and that was said. A blip is nobody's business.
 
     A look has to wait for its turn; `answered_at` says, by `timeouts.now`, when one was answered last by the server
@@ -31,7 +31,7 @@ class Sight:
         self._failed = False  # a look of its own: what others are answered says no more
         self._timer: timeouts.Timer | None = None
 
-    def trying(self) -> None:
+    def check_began(self) -> None:
         """A look begins; unless it is regained soon, it is lost."""
         if self._timer is not None:
             self._failed = True
@@ -48,7 +48,7 @@ class Sight:
             metrics.degradations.inc()
             self._on_degraded()
 
-    def regained(self) -> None:
+    def restored(self) -> None:
         self.close()
         if self.degraded:
             self.degraded = False

@@ -12,7 +12,7 @@ from starlette.routing import Route, WebSocketRoute
 from relay.errors import ClientError
 from relay.gateway import http
 from relay.gateway.gateway import Gateway
-from relay.gateway.origin_check import Guard
+from relay.gateway.origin_check import OriginCheck
 from relay.gateway.root_path import RootPath
 
 
@@ -45,7 +45,7 @@ def app(gateway: Gateway) -> Starlette:
         ],
         middleware=[
             Middleware(RootPath, root_path=gateway.settings.root_path),
-            Middleware(Guard, host=gateway.settings.host, allowed_origins=gateway.settings.allowed_origins),
+            Middleware(OriginCheck, host=gateway.settings.host, allowed_origins=gateway.settings.allowed_origins),
         ],
         exception_handlers={
             ClientError: http.on_client_error,

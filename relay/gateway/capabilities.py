@@ -7,13 +7,13 @@ from typing import Any, get_args
 from relay.errors import ClientError
 from relay.gateway.codecs import CODECS
 from relay.protocol.commands import Submit
-from relay.store.queue.worker_registry import BreakerState, Offer, Offers
+from relay.store.queue.worker_registry import BreakerState, Offer, WorkerRegistry
 
 
-class Menu:
+class Capabilities:
     """What the workers offer, within the queues that this gateway allows (none named: all)."""
 
-    def __init__(self, offers: Offers, queues: str, limits: dict[str, float]) -> None:
+    def __init__(self, offers: WorkerRegistry, queues: str, limits: dict[str, float]) -> None:
         self._offers = offers
         self._queues = [name.strip() for name in queues.split(",") if name.strip()]
         self._limits = limits
@@ -40,7 +40,7 @@ class Menu:
         if submit.model is not None and offers and not any(_makes(offer, submit.model) for offer in offers):
             raise _not_on_offer("model", submit.model, [name for offer in offers for name in _models(offer)])
 
-    async def capabilities(self) -> dict[str, Any]:
+    async def describe(self) -> dict[str, Any]:
         """What a client may count on. Raises StorageError."""
         offers = [o for o in await self._offers.current() if self.serves(o.queue)]
         return {

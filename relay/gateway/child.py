@@ -22,18 +22,18 @@ from relay import logging, metrics
 from relay.gateway.server import server
 from relay.settings import Settings
 
-_LIFELINE = 0
+_PARENT_PIPE_FD = 0
 
-log = logging.get("processes")
+logger = logging.get_logger("processes")
 
 
-def main(place: str, fd: str) -> None:
+def main(index: str, fd: str) -> None:
     line = sys.stdin.buffer.readline()
     if not line:
         return  # the parent died as it gave birth
     settings = Settings(**msgspec.json.decode(line))
     logging.configure(settings.log_level)
-    structlog.contextvars.bind_contextvars(process=int(place))
+    structlog.contextvars.bind_contextvars(process=int(index))
     serving = server(settings)
     try:
         with asyncio.Runner(loop_factory=serving.config.get_loop_factory()) as runner:
@@ -48,11 +48,11 @@ async def _serve(serving: uvicorn.Server, sock: socket.socket) -> None:
     def parent_gone() -> None:
         nonlocal orphaned
         orphaned = serving.should_exit = True
-        loop.remove_reader(_LIFELINE)
-        log.warning("parent_gone")
+        loop.remove_reader(_PARENT_PIPE_FD)
+        logger.warning("parent_gone")
 
     loop = asyncio.get_running_loop()
-    loop.add_reader(_LIFELINE, parent_gone)
+    loop.add_reader(_PARENT_PIPE_FD, parent_gone)
     await serving.serve(sockets=[sock])
     if orphaned:
         shutil.rmtree(os.environ[metrics.DIRECTORY], ignore_errors=True)  # nobody else is left to do it

@@ -14,9 +14,9 @@ from typing import Any, assert_never
 from relay import logging, metrics
 from relay.errors import ClientError
 from relay.gateway.codecs import Codec
-from relay.gateway.follower_pool import Hub
+from relay.gateway.follower_pool import FollowerPool
 from relay.gateway.pulse import LiveSink, Pulse
-from relay.gateway.submissions import ANSWER_WITHIN_S, Submissions, answer_by, answered_in_time
+from relay.gateway.submissions import ANSWER_WITHIN_S, Submissions, answer_deadline, within_deadline
 from relay.gateway.viewer import Viewer
 from relay.protocol import commands, frames
 from relay.protocol.commands import Hello, Ping, Stop, Submit, Subscribe, Unsubscribe
@@ -24,8 +24,8 @@ from relay.protocol.words import SESSION, new_id
 
 MAX_IN_FLIGHT = 64
 
-_failing = logging.Recurring(logging.get("connection"), "command_failed")
-_not_drained = logging.Recurring(logging.get("connection"), "drain_failed")
+_failing = logging.RateLimitedLog(logging.get_logger("connection"), "command_failed")
+_not_drained = logging.RateLimitedLog(logging.get_logger("connection"), "drain_failed")
 
 Message = MutableMapping[str, Any]
 
@@ -37,7 +37,7 @@ class Connection:
         self,
         sink: LiveSink,
         codec: Codec,
-        hub: Hub,
+        followers: FollowerPool,
         submissions: Submissions,
         limits: dict[str, float],
         *,
@@ -48,16 +48,16 @@ class Connection:
         self._id = new_id("c")
         self._sink = sink
         self._codec = codec
-        self._hub = hub
+        self._followers = followers
         self._submissions = submissions
         self._limits = limits
         self._language = language
         self._pulse = Pulse(sink, heartbeat_s, stall_s)
         self._heartbeat_s = heartbeat_s
         self._viewers: dict[str, Viewer] = {}
-        self._wanted: set[str] = set()  # sessions followed or about to be: what the limit counts
+        self._followed: set[str] = set()  # sessions followed or about to be: what the limit counts
         self._tasks: set[asyncio.Task[None]] = set()  # commands in flight
-        self._tails: dict[str, asyncio.Task[None]] = {}  # session → the last of them, for the order
+        self._last_command: dict[str, asyncio.Task[None]] = {}  # session → the last of them, for the order
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._closing: asyncio.Task[None] | None = None  # at a drain: once what was asked is answered
 
@@ -75,12 +75,12 @@ class Connection:
                 if raw is None:
                     self._sink.close(1003, f"{self._codec.subprotocol} speaks {self._codec.carrier}")
                     return
-                await self._take(raw)
+                await self._handle(raw)
                 await self._sink.room()
         finally:
             metrics.connections.dec()
             self._pulse.stop()
-            await self._leave()
+            await self._finish()
 
     def drain(self, reconnect_in_ms: int, close: Callable[[], None]) -> None:
         """Tell the client when to come back; `close` is called once what it asked before is answered."""
@@ -98,9 +98,9 @@ class Connection:
             close()
         except Exception as error:  # else this connection would hold up the end, and nobody would know why
             metrics.bugs.labels("connection").inc()
-            _not_drained.broke(error, connection=self._id)
+            _not_drained.unexpected(error, connection=self._id)
 
-    async def _take(self, raw: str | bytes) -> None:
+    async def _handle(self, raw: str | bytes) -> None:
         try:
             fields = self._read(raw)
         except ClientError as error:
@@ -120,7 +120,7 @@ class Connection:
                 self._welcome(reply_id)
             case Subscribe() | Unsubscribe() | Submit() | Stop():
                 ignored = commands.ignored(fields) if isinstance(command, Submit) else []
-                await self._in_order(command.session, self._carry_out(command, reply_id, answer_by(), ignored))
+                await self._in_order(command.session, self._carry_out(command, reply_id, answer_deadline(), ignored))
             case _:
                 assert_never(command)
 
@@ -138,7 +138,7 @@ class Connection:
 
     async def _in_order(self, session: str, work: Coroutine[Any, Any, None]) -> None:
         await self._free.acquire()
-        before = self._tails.get(session)
+        before = self._last_command.get(session)
 
         async def turn() -> None:
             try:
@@ -148,10 +148,10 @@ class Connection:
             finally:
                 work.close()
                 self._free.release()
-                if self._tails.get(session) is task:
-                    del self._tails[session]
+                if self._last_command.get(session) is task:
+                    del self._last_command[session]
 
-        task = self._tails[session] = asyncio.create_task(turn(), name=f"command {self._id}")
+        task = self._last_command[session] = asyncio.create_task(turn(), name=f"command {self._id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -189,23 +189,23 @@ class Connection:
             self._refuse(error, reply_id, command.session)
         except Exception as error:  # a bug of ours: the client gets a calm sentence, the log the trace
             metrics.bugs.labels("command").inc()
-            _failing.broke(error, connection=self._id, session=command.session)
+            _failing.unexpected(error, connection=self._id, session=command.session)
             self._refuse(ClientError("internal", "Something went wrong here."), reply_id, command.session)
 
     async def _subscribe(self, command: Subscribe, reply_id: str | None, by: float) -> None:
         """Until the new subscription can begin, the earlier one of this session goes on: an error costs nothing."""
         session = command.session
-        if session not in self._wanted and len(self._wanted) >= self._limits["max_subscriptions"]:
+        if session not in self._followed and len(self._followed) >= self._limits["max_subscriptions"]:
             raise ClientError("too_many_subscriptions", "max_subscriptions sessions are followed already.")
-        self._wanted.add(session)
+        self._followed.add(session)
         try:
-            async with answered_in_time("subscribe", by):
-                follower = await self._hub.acquire(session, command.cursor)
+            async with within_deadline("subscribe", by):
+                follower = await self._followers.acquire(session, command.cursor)
         except BaseException:
             if session not in self._viewers:
-                self._wanted.discard(session)
+                self._followed.discard(session)
             raise
-        self._wanted.add(session)  # again: the subscription before may have been deleted meanwhile
+        self._followed.add(session)  # again: the subscription before may have been deleted meanwhile
         earlier = self._viewers.get(session)
         if earlier is not None:
             earlier.close()
@@ -213,17 +213,17 @@ class Connection:
         viewer.begin(command.cursor, command.start, reply_id, earlier=earlier)
         metrics.subscriptions.inc()
         if earlier is not None:
-            await self._give_back(earlier)
+            await self._release_viewer(earlier)
 
     async def _unsubscribe(self, session: str) -> None:
-        self._wanted.discard(session)
+        self._followed.discard(session)
         viewer = self._viewers.pop(session, None)
         if viewer is not None:
-            await self._give_back(viewer)
+            await self._release_viewer(viewer)
 
-    async def _give_back(self, viewer: Viewer) -> None:
+    async def _release_viewer(self, viewer: Viewer) -> None:
         metrics.subscriptions.dec()
-        self._hub.release(viewer.follower)
+        self._followers.release(viewer.follower)
         await viewer.aclose()
 
     def _deleted(self, viewer: Viewer) -> None:
@@ -231,12 +231,12 @@ class Connection:
         session = viewer.follower.session
         if self._viewers.get(session) is viewer:
             del self._viewers[session]
-            self._wanted.discard(session)
-            task = asyncio.create_task(self._give_back(viewer), name=f"give back {session}")
+            self._followed.discard(session)
+            task = asyncio.create_task(self._release_viewer(viewer), name=f"give back {session}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _leave(self) -> None:
+    async def _finish(self) -> None:
         """What was asked for is still done, within its time: a stop sent with the last breath holds."""
         try:
             if self._closing is not None:

@@ -21,8 +21,8 @@ from relay.follow.follower import Follower
 from relay.gateway.gateway import RECONNECT_SPREAD_MS, Gateway
 from relay.gateway.http_protocol import EXTENSION
 from relay.gateway.pulse import Pulse
-from relay.gateway.sinks import Outbox
-from relay.gateway.submissions import answered_in_time
+from relay.gateway.sinks import BufferedSink
+from relay.gateway.submissions import within_deadline
 from relay.gateway.viewer import Viewer
 from relay.protocol import events, frames
 from relay.protocol.words import Cursor
@@ -33,14 +33,14 @@ HEADERS = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),  # nginx would hold back what it may buffer
 ]
-_GREETING = b": relay.v1\n\n"
+_FIRST_COMMENT = b": relay.v1\n\n"
 # Line breaks to Unicode and so to many line readers, though not to the standard; JSON escapes only those of ASCII.
 _LINE_BREAKS = [(char.encode(), b"\\u%04x" % ord(char)) for char in "\x85\u2028\u2029"]
 _GONE_EVERY_S = 2.0  # to see whether what is awaited can still come
-_FAREWELL_S = 1.0  # at a shutdown; whoever has not taken everything by then resumes elsewhere
+_DRAIN_TIMEOUT_S = 1.0  # at a shutdown; whoever has not taken everything by then resumes elsewhere
 
 
-class _Kind(msgspec.Struct):
+class _FrameHeader(msgspec.Struct):
     """What of a frame decides how it is written."""
 
     type: str
@@ -49,7 +49,7 @@ class _Kind(msgspec.Struct):
     generation: str | None = None
 
 
-_kind = msgspec.json.Decoder(_Kind).decode
+_kind = msgspec.json.Decoder(_FrameHeader).decode
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Framing:
         return lines if kind.seq is None else b"id: %s:%d\n%s" % (self.epoch.encode(), kind.seq, lines)
 
 
-class SseSink(Outbox):
+class SseSink(BufferedSink):
     """Frames as the body of one HTTP response; with `only`, nothing but that generation and its user turn.
 
     It closes itself behind that generation's end, and behind `unsubscribed`.
@@ -83,7 +83,7 @@ class SseSink(Outbox):
     ) -> None:
         self.finished = False
         self._begun = False
-        self._only = only
+        self._only_generation = only
         self._ignored = ignored
         self._framing = Framing("")
         super().__init__(send, buffer_bytes)
@@ -92,18 +92,18 @@ class SseSink(Outbox):
         kind = _kind(payload)
         if kind.type == "subscribed":
             self._framing = Framing(kind.epoch)
-        if self._only is not None and kind.type in ("subscribed", "catchup"):
+        if self._only_generation is not None and kind.type in ("subscribed", "catchup"):
             self._send_filtered(payload, kind.type)
             return
-        if self._only is not None and kind.seq is not None and kind.generation != self._only:
+        if self._only_generation is not None and kind.seq is not None and kind.generation != self._only_generation:
             return  # a single event that was missed comes as it is
         self.put(self._framing(payload))
         metrics.frames.labels("single").inc()
-        if kind.type == "unsubscribed" or (self._only is not None and kind.type == "end"):
+        if kind.type == "unsubscribed" or (self._only_generation is not None and kind.type == "end"):
             self.close(1000, "ended")
 
     def burst(self, burst: Burst) -> None:
-        if self._only is None:
+        if self._only_generation is None:
             self.put(burst.joined(self._framing))
             metrics.frames.labels("live").inc(len(burst.payloads))
             return
@@ -123,7 +123,7 @@ class SseSink(Outbox):
         if not self._begun:
             self._begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-            await self._send({"type": "http.response.body", "body": _GREETING, "more_body": True})
+            await self._send({"type": "http.response.body", "body": _FIRST_COMMENT, "more_body": True})
         body = b"".join(payloads)
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
         self.delivered(len(body))
@@ -141,13 +141,13 @@ class SseSink(Outbox):
     def _send_filtered(self, payload: bytes, kind: str) -> None:
         if kind == "subscribed":
             subscribed = msgspec.json.decode(payload, type=frames.Subscribed)
-            active = [known for known in subscribed.active if known.generation == self._only]
+            active = [known for known in subscribed.active if known.generation == self._only_generation]
             ignored, self._ignored = self._ignored, None  # said once; the session may be subscribed anew unasked
             self._put_frame(msgspec.structs.replace(subscribed, active=active, ignored=ignored))
             return
         catchup = msgspec.json.decode(payload, type=frames.Catchup)
         headers = [(events.read_header(body), body) for body in catchup.events]
-        wanted = [(header, body) for header, body in headers if header.generation == self._only]
+        wanted = [(header, body) for header, body in headers if header.generation == self._only_generation]
         if wanted:
             self._put_frame(msgspec.structs.replace(catchup, events=[body for _, body in wanted]))
         if any(header.type == "end" for header, _ in wanted):
@@ -178,20 +178,20 @@ class EventStream:
         self._session = session
         self._cursor = cursor
         self._start = start
-        self._only = generation
+        self._only_generation = generation
         self._ignored = ignored
         self._since = ("", 0)  # epoch, and seq of that generation's first event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with answered_in_time("events"):
-            lent = await self._lend()
+        async with within_deadline("events"):
+            lent = await self._acquire_follower()
         if lent is None:
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
         follower, at = lent
         limits = self._gateway.viewer_limits
-        sink = SseSink(send, limits.buffer_bytes, self._only, self._ignored)
+        sink = SseSink(send, limits.buffer_bytes, self._only_generation, self._ignored)
         viewer = Viewer(follower, sink, lambda _: None)
         pulse = Pulse(sink, limits.heartbeat_s, limits.stall_s)
         with metrics.event_streams.track_inprogress(), metrics.subscriptions.track_inprogress():
@@ -201,7 +201,7 @@ class EventStream:
                 await self._until_over(viewer, sink, receive)
             finally:
                 pulse.stop()
-                self._gateway.hub.release(follower)
+                self._gateway.followers.release(follower)
                 try:
                     await viewer.aclose()
                 finally:  # a server may cancel more than once
@@ -209,36 +209,36 @@ class EventStream:
                     if not sink.finished:
                         _abort(scope)
 
-    async def _lend(self) -> tuple[Follower, int] | None:
+    async def _acquire_follower(self) -> tuple[Follower, int] | None:
         """A follower, and what of its log need not be streamed; None: everything that was asked for is past."""
-        hub = self._gateway.hub
-        if self._only is None:
-            return await hub.acquire(self._session, self._cursor), 0
+        followers = self._gateway.followers
+        if self._only_generation is None:
+            return await followers.acquire(self._session, self._cursor), 0
         there = False
-        while (span := await self._gateway.log.span(self._session, self._only)) is not None:
+        while (span := await self._gateway.session_log.span(self._session, self._only_generation)) is not None:
             if self._is_past(span):
                 return None
             there = True
             cursor = self._cursor if self._cursor is not None and self._cursor.epoch == span.epoch else None
-            follower = await hub.acquire(self._session, cursor or Cursor(span.epoch, 0))
+            follower = await followers.acquire(self._session, cursor or Cursor(span.epoch, 0))
             if follower.epoch == span.epoch:  # in another life its end would never come
                 self._since = span.epoch, span.first
                 if self._start != "live" or self._cursor is not None or self._awaits(follower):
                     return follower, span.first - 1
-                hub.release(follower)  # it has ended since
+                followers.release(follower)  # it has ended since
                 return None
-            hub.release(follower)
-        if not hub.misses(self._session, self._only):
+            followers.release(follower)
+        if not followers.is_missing(self._session, self._only_generation):
             what = "The session was deleted." if there else "There is no such generation in this session."
             raise ClientError("not_found", what)
         self._start = "start"  # Redis has lost it: it comes back as a whole, or is ended
-        return await hub.acquire(self._session, self._cursor), 0
+        return await followers.acquire(self._session, self._cursor), 0
 
     def _awaits(self, follower: Follower) -> bool:
         """Whether the end of that one generation is still to come, behind what the follower has."""
         epoch, first = self._since
         begins_there = follower.epoch == epoch and first > follower.frontier
-        return self._only is not None and (begins_there or follower.awaits(self._only))
+        return self._only_generation is not None and (begins_there or follower.awaits_end(self._only_generation))
 
     def _is_past(self, span: Span) -> bool:
         """Whether the client has seen the end already, or asks only for what comes after it."""
@@ -254,17 +254,17 @@ class EventStream:
         draining = asyncio.create_task(self._gateway.draining.wait(), name="draining")
         others = [
             asyncio.create_task(sink.gone.wait(), name="sink"),
-            asyncio.create_task(hung_up(receive), name="hang-up"),
+            asyncio.create_task(until_disconnected(receive), name="hang-up"),
         ]
         try:
-            every_s = _GONE_EVERY_S if self._only is not None else None
+            every_s = _GONE_EVERY_S if self._only_generation is not None else None
             while not (await asyncio.wait([draining, *others], timeout=every_s, return_when=asyncio.FIRST_COMPLETED))[
                 0
             ]:
                 self._close_if_gone(viewer, sink)
             if draining.done():
                 sink.drain(random.randint(*RECONNECT_SPREAD_MS))
-                await asyncio.wait(others, timeout=_FAREWELL_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(others, timeout=_DRAIN_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
                 sink.give_up()
         finally:
             for task in (draining, *others):
@@ -284,7 +284,7 @@ class EventStream:
             sink.close(1000, "gone")
 
 
-async def hung_up(receive: Receive) -> None:
+async def until_disconnected(receive: Receive) -> None:
     """Return when the client has gone; the request's body has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -10,10 +10,10 @@ from relay.errors import StorageError
 from relay.follow.follower import Follower
 from relay.protocol.words import Cursor
 
-LOOK_WITHIN_S = 2.0  # before a follower is lent that was there already
+SYNC_WITHIN_S = 2.0  # before a follower is lent that was there already
 LEAVE_EVERY_S = 1.0  # for one that stays because of what is missing, however short the linger
 
-log = logging.get("hub")
+logger = logging.get_logger("hub")
 
 
 class _Entry:
@@ -28,7 +28,7 @@ class _Entry:
         return self.started.done() and (self.started.cancelled() or self.started.exception() is not None)
 
 
-class Hub:
+class FollowerPool:
     """Lends out followers; whoever acquires one releases it."""
 
     def __init__(self, make: Callable[[str], Follower], linger_s: float) -> None:
@@ -43,7 +43,7 @@ class Hub:
             follower, is_new = await self._started(session)
             try:
                 if not is_new:
-                    await self._catch_up(follower, cursor)
+                    await self._sync(follower, cursor)
             except BaseException:
                 self.release(follower)
                 raise
@@ -74,12 +74,12 @@ class Hub:
         else:
             self._forget(session, entry)
 
-    def at_hand(self, session: str) -> Follower | None:
+    def get(self, session: str) -> Follower | None:
         """The session's follower, if it is followed here."""
         entry = self._entries.get(session)
         return entry.follower if entry is not None else None
 
-    def misses(self, session: str, generation: str) -> bool:
+    def is_missing(self, session: str, generation: str) -> bool:
         """Whether it has been followed here, and Redis has lost it."""
         entry = self._entries.get(session)
         return entry is not None and not entry.follower.deleted and generation in entry.follower.missing
@@ -114,14 +114,14 @@ class Hub:
         return entry.follower, is_new
 
     @staticmethod
-    async def _catch_up(follower: Follower, cursor: Cursor | None) -> None:
+    async def _sync(follower: Follower, cursor: Cursor | None) -> None:
         """Somebody else's DELETE, and what another gateway has shown a client, may not be known here yet.
 
         Where Redis does not answer in time, what is known here is lent, unless it does not reach the cursor.
         """
         try:
-            async with timeouts.timeout(LOOK_WITHIN_S):
-                await follower.look()
+            async with timeouts.timeout(SYNC_WITHIN_S):
+                await follower.sync()
         except (StorageError, TimeoutError) as error:
             if cursor is not None and not follower.honours(cursor.epoch, cursor.seq):
                 raise StorageError(f"look: {error or 'no answer in time'}") from None

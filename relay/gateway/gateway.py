@@ -12,14 +12,14 @@ from starlette.websockets import WebSocket
 
 from relay.errors import ClientError
 from relay.follow.follower import Follower
-from relay.follow.page_cache import Shelf
+from relay.follow.page_cache import PageCache
 from relay.gateway import requests
-from relay.gateway.capabilities import Menu
+from relay.gateway.capabilities import Capabilities
 from relay.gateway.codecs import CODECS, JSON, Codec
 from relay.gateway.connection import Connection
-from relay.gateway.follower_pool import Hub
+from relay.gateway.follower_pool import FollowerPool
 from relay.gateway.pulse import LiveSink, ViewerLimits
-from relay.gateway.responses import error_answer
+from relay.gateway.responses import error_response
 from relay.gateway.sinks import AsgiSink, TransportSink
 from relay.gateway.submissions import Submissions
 from relay.gateway.websocket_protocol import EXTENSION
@@ -27,8 +27,8 @@ from relay.protocol import events
 from relay.redis.connections import Connections
 from relay.settings import Settings
 from relay.store import factory
-from relay.store.queue.policy import Policy
-from relay.store.requirements import Fitness
+from relay.store.queue.policy import QueuePolicy
+from relay.store.requirements import RequirementsMonitor
 
 RECONNECT_SPREAD_MS = (200, 3000)
 
@@ -41,38 +41,38 @@ class Gateway:
         self.limits = settings.limits
         self.viewer_limits = ViewerLimits(settings.viewer_buffer_bytes, settings.heartbeat_s, settings.stall_s)
         self.redis = Connections(settings.redis_url)
-        self.fitness = Fitness(self.redis.commands, settings.prefix)
-        self.log = factory.session_log(self.redis, settings)
+        self.requirements = RequirementsMonitor(self.redis.commands, settings.prefix)
+        self.session_log = factory.session_log(self.redis, settings)
         self.queue = factory.queue(self.redis, settings)
-        self.menu = Menu(factory.offers(self.redis, settings), settings.queues, self.limits)
-        self.hub = Hub(self._follower, settings.follower_linger_s)
+        self.capabilities = Capabilities(factory.worker_registry(self.redis, settings), settings.queues, self.limits)
+        self.followers = FollowerPool(self._follower, settings.follower_linger_s)
         self.submissions = Submissions(
-            self.menu,
-            self.log,
+            self.capabilities,
+            self.session_log,
             self.queue,
             self.redis.commands,
-            self.hub,
-            look_ms=Policy.of(settings).look_ms,
-            mark_ms=int(settings.lost_after_s * 1000),
+            self.followers,
+            look_ms=QueuePolicy.of(settings).look_ms,
+            tombstone_ms=int(settings.lost_after_s * 1000),
         )
         self.subscriber = factory.subscriber(self.redis)
-        self.shelf = Shelf(settings.replay_bytes)
-        self.reaper = factory.reaper(self.log, self.queue, settings)
+        self.page_cache = PageCache(settings.replay_bytes)
+        self.reaper = factory.reaper(self.session_log, self.queue, settings)
         self.draining = asyncio.Event()  # set once, when this gateway has been told to go
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        await self.fitness.look()
+        await self.requirements.check_once()
         self.subscriber.start()
         reaper = asyncio.create_task(self.reaper.run(), name="reaper")
-        watching = asyncio.create_task(self.fitness.watch(), name="fitness")
+        watching = asyncio.create_task(self.requirements.watch(), name="fitness")
         try:
             yield
         finally:
             for task in (reaper, watching):
                 task.cancel()
             await asyncio.gather(reaper, watching, return_exceptions=True)
-            await self.hub.aclose()
+            await self.followers.aclose()
             await self.subscriber.aclose()
             await self.redis.aclose()
 
@@ -82,7 +82,7 @@ class Gateway:
         codec = next((CODECS[name] for name in offered if name in CODECS), None if offered else JSON)
         if codec is None:
             refusal = ClientError("bad_message", f"The subprotocols on offer are {' and '.join(CODECS)}.")
-            await websocket.send_denial_response(error_answer(refusal))
+            await websocket.send_denial_response(error_response(refusal))
             return
         await websocket.accept(subprotocol=codec.subprotocol if offered else None)
         extension: dict[str, Any] | None = websocket.scope.get("extensions", {}).get(EXTENSION)
@@ -103,7 +103,7 @@ class Gateway:
         return Connection(
             sink,
             codec,
-            self.hub,
+            self.followers,
             self.submissions,
             self.limits,
             language=requests.language(websocket.headers),
@@ -114,12 +114,12 @@ class Gateway:
     def _follower(self, session: str) -> Follower:
         return Follower(
             session,
-            self.log,
+            self.session_log,
             self.subscriber,
-            self.shelf,
+            self.page_cache,
             window_bytes=self.settings.window_bytes,
             max_frame_bytes=self.settings.max_frame_bytes,
             lost_after_s=self.settings.lost_after_s,
-            lost_members=events.failed("storage", self.settings.sentences.choose(None), retryable=True),
+            lost_members=events.failed("storage", self.settings.localized_messages.choose(None), retryable=True),
             orphaned=self.reaper.end_orphan,
         )

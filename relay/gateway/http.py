@@ -16,8 +16,8 @@ from relay.errors import ClientError, StorageError
 from relay.gateway import requests
 from relay.gateway.event_stream import HEADERS, EventStream
 from relay.gateway.gateway import Gateway
-from relay.gateway.responses import answer, error_answer
-from relay.gateway.submissions import answered_in_time
+from relay.gateway.responses import error_response, json_response
+from relay.gateway.submissions import within_deadline
 from relay.gateway.waiting import until_ended
 from relay.protocol import commands
 from relay.protocol.commands import Submit
@@ -31,7 +31,7 @@ PAGE_POLICY = (
     "connect-src 'self'; img-src data:"
 )
 
-_failing = logging.Recurring(logging.get("http"), "request_failed")
+_failing = logging.RateLimitedLog(logging.get_logger("http"), "request_failed")
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -54,16 +54,16 @@ async def submit(request: Request) -> Response | EventStream:
         return EventStream(gateway, session, cursor, "start", generation, ignored.get("ignored"))
     if wait_s is not None:
         return await _waited(request, session, generation, wait_s, ignored)
-    return answer({"session": session, "generation": generation, "duplicate": duplicate, **ignored}, 202)
+    return json_response({"session": session, "generation": generation, "duplicate": duplicate, **ignored}, 202)
 
 
 async def _waited(
     request: Request, session: str, generation: str, wait_s: float, ignored: dict[str, list[str]]
 ) -> Response:
     if await until_ended(gateway_of(request), session, generation, wait_s, request.receive):
-        return answer({**await _generation(request, session, generation), **ignored})
+        return json_response({**await _generation(request, session, generation), **ignored})
     running = ClientError("still_running", "The answer goes on; ask for it again, or stop it.")
-    return error_answer(running, session=session, generation=generation)
+    return error_response(running, session=session, generation=generation)
 
 
 async def events(request: Request) -> Response | EventStream:
@@ -90,54 +90,56 @@ async def stop(request: Request) -> Response:
     session = commands.check_session(request.path_params["session"])
     generation = commands.check_generation(request.path_params["generation"], "generation")
     already_ended = await gateway_of(request).submissions.stop(session, generation)
-    return answer({"session": session, "generation": generation, "already_ended": already_ended}, 202)
+    return json_response({"session": session, "generation": generation, "already_ended": already_ended}, 202)
 
 
 async def session_snapshot(request: Request) -> Response:
     session = commands.check_session(request.path_params["session"])
     limit = requests.limit(request)
-    async with answered_in_time("snapshot"):
-        found = await gateway_of(request).log.snapshots.session(session, limit)
+    async with within_deadline("snapshot"):
+        found = await gateway_of(request).session_log.snapshots.session(session, limit)
     if found is None:
         raise ClientError("not_found", "There is no such session.")
-    return answer(found)
+    return json_response(found)
 
 
 async def generation_snapshot(request: Request) -> Response:
     session = commands.check_session(request.path_params["session"])
     generation = commands.check_generation(request.path_params["generation"], "generation")
-    return answer(await _generation(request, session, generation))
+    return json_response(await _generation(request, session, generation))
 
 
 async def _generation(request: Request, session: str, generation: str) -> dict[str, Any]:
-    async with answered_in_time("snapshot"):
-        found = await gateway_of(request).log.snapshots.generation(session, generation)
+    async with within_deadline("snapshot"):
+        found = await gateway_of(request).session_log.snapshots.generation(session, generation)
     if found is None:
         raise ClientError("not_found", "There is no such generation in this session.")
     return found
 
 
 async def capabilities(request: Request) -> Response:
-    async with answered_in_time("capabilities"):
-        return answer(await gateway_of(request).menu.capabilities())
+    async with within_deadline("capabilities"):
+        return json_response(await gateway_of(request).capabilities.describe())
 
 
 async def alive(request: Request) -> Response:
-    return answer({"status": "alive"})
+    return json_response({"status": "alive"})
 
 
 async def ready(request: Request) -> Response:
     gateway = gateway_of(request)
     if gateway.draining.is_set():
-        return error_answer(ClientError("unavailable", "This gateway is going.", retry_after_s=1))
+        return error_response(ClientError("unavailable", "This gateway is going.", retry_after_s=1))
     try:
         async with timeouts.timeout(READY_TIMEOUT_S):
-            await ping(gateway.redis.commands, gateway.log.keys.queues)  # every submit needs the server of this key
+            await ping(
+                gateway.redis.commands, gateway.session_log.keys.queues
+            )  # every submit needs the server of this key
     except (StorageError, TimeoutError):
-        return error_answer(ClientError("unavailable", "Redis does not answer as it should.", retry_after_s=1))
-    if gateway.fitness.against:
-        return error_answer(ClientError("unavailable", gateway.fitness.against, retry_after_s=1))
-    return answer({"status": "ready"})
+        return error_response(ClientError("unavailable", "Redis does not answer as it should.", retry_after_s=1))
+    if gateway.requirements.problem:
+        return error_response(ClientError("unavailable", gateway.requirements.problem, retry_after_s=1))
+    return json_response({"status": "ready"})
 
 
 async def metrics_page(request: Request) -> Response:
@@ -168,22 +170,22 @@ async def browser_client(request: Request) -> Response:
 
 async def on_client_error(request: Request, error: Exception) -> Response:
     """Registered for ClientError alone."""
-    return error_answer(cast(ClientError, error))
+    return error_response(cast(ClientError, error))
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
     metrics.bugs.labels("http").inc()
-    _failing.broke(error, endpoint=getattr(request.scope.get("endpoint"), "__name__", None))
-    return error_answer(ClientError("internal", "Something went wrong here."))
+    _failing.unexpected(error, endpoint=getattr(request.scope.get("endpoint"), "__name__", None))
+    return error_response(ClientError("internal", "Something went wrong here."))
 
 
 async def on_not_found(request: Request, error: Exception) -> Response:
-    return error_answer(ClientError("not_found", "There is nothing at this address."))
+    return error_response(ClientError("not_found", "There is nothing at this address."))
 
 
 async def no_websocket(websocket: WebSocket) -> None:
     """A handshake at any other address; Starlette would answer 403 without a word."""
-    await websocket.send_denial_response(error_answer(ClientError("not_found", "There is no WebSocket here.")))
+    await websocket.send_denial_response(error_response(ClientError("not_found", "There is no WebSocket here.")))
 
 
 async def no_upgrade(request: Request) -> Response:
@@ -192,13 +194,13 @@ async def no_upgrade(request: Request) -> Response:
         "This is the address of a WebSocket, and the request asks for none. Where a client did, a proxy has taken that "
         "away: it must speak HTTP/1.1 to the gateway and pass on the headers Upgrade and Connection."
     )
-    response = error_answer(ClientError("bad_message", sentence, status=426))
+    response = error_response(ClientError("bad_message", sentence, status=426))
     response.headers.update({"Upgrade": "websocket", "Connection": "Upgrade"})
     return response
 
 
 async def on_wrong_method(request: Request, error: Exception) -> Response:
-    response = error_answer(ClientError("bad_message", "This address does not take that method.", status=405))
+    response = error_response(ClientError("bad_message", "This address does not take that method.", status=405))
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)  # Allow
     return response

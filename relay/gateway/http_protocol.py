@@ -27,15 +27,15 @@ REQUEST_TIMEOUT_S = 20.0  # for the head of a request, and for the first one to 
 STALL_S = 60.0  # in which a peer must take something of a whole answer; streams have a pulse of their own
 MAX_HEAD_BYTES = 64 * 1024  # and at most one read (of 256 KiB) more; of trailers too
 
-_refused = logging.Recurring(logging.get("http"), "bad_request")
+_refused = logging.RateLimitedLog(logging.get_logger("http"), "bad_request")
 
 
-def go(state: ServerState) -> None:
+def mark_stopping(state: ServerState) -> None:
     """The server stops. uvicorn tells the connections that it has; one that was just accepted would be waited for."""
     state.going = True  # type: ignore[attr-defined]  # every protocol of a server has this object
 
 
-def is_going(state: ServerState) -> bool:
+def is_stopping(state: ServerState) -> bool:
     return getattr(state, "going", False)
 
 
@@ -50,7 +50,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if is_going(self.server_state):
+        if is_stopping(self.server_state):
             transport.abort()
             return
         self._await_head()
@@ -209,4 +209,4 @@ def _what_is_wrong(error: BaseException | None) -> str:
 
 def _tell_refused(what: str) -> None:
     metrics.bad_requests.inc()
-    _refused.told(detail=what)
+    _refused.log(detail=what)

@@ -16,18 +16,20 @@ from starlette.websockets import WebSocket
 
 from relay import logging
 from relay.errors import ClientError
-from relay.gateway.responses import error_answer
+from relay.gateway.responses import error_response
 from relay.origins import Origins, host_name, is_loopback
 
-_TOLD_APART = 10  # of each kind of refusal in a minute: a stranger chooses what they say
+_MAX_KINDS = 10  # of each kind of refusal in a minute: a stranger chooses what they say
 _SHOWN = 200  # characters of what a client sent
-_OPEN = frozenset({"/healthz", "/readyz", "/metrics"})  # for probes that know us by any name; nothing of a client's
+_UNCHECKED_PATHS = frozenset(
+    {"/healthz", "/readyz", "/metrics"}
+)  # for probes that know us by any name; nothing of a client's
 _SETTING = "RELAY_ALLOWED_ORIGINS"
 
-log = logging.get("guard")
+logger = logging.get_logger("guard")
 
 
-class Guard:
+class OriginCheck:
     """ASGI middleware. Refuses with 403 `forbidden`, before anything of the request is read; 400 if it names no host.
 
     Whom it lets in from another origin gets the CORS headers.
@@ -45,7 +47,7 @@ class Guard:
         self._origins = Origins(allowed_origins, loopback=is_loopback(host))
         self._own_host = host.lower()
         self._hosts, self._foreign = (
-            logging.Recurring(log, event, kinds=_TOLD_APART) for event in ("host_refused", "origin_refused")
+            logging.RateLimitedLog(logger, event, kinds=_MAX_KINDS) for event in ("host_refused", "origin_refused")
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,27 +58,27 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         is_allowed = origin is not None and self._origins.allows(origin, host)
         refusal = _ambiguous(headers)
-        if refusal is None and scope["path"] not in _OPEN:
+        if refusal is None and scope["path"] not in _UNCHECKED_PATHS:
             refusal = _nameless(scope, headers) or self._refusal(host, origin, is_allowed)
         if refusal is None:
             await (self._with_cors if is_allowed else self._app)(scope, receive, send)
         elif scope["type"] == "http":
-            await error_answer(refusal)(scope, receive, send)
+            await error_response(refusal)(scope, receive, send)
         else:
-            await WebSocket(scope, receive, send).send_denial_response(error_answer(refusal))
+            await WebSocket(scope, receive, send).send_denial_response(error_response(refusal))
 
     def _refusal(self, host: str, origin: str | None, is_allowed: bool) -> ClientError | None:
-        if not self._knows(host):
+        if not self._is_known_host(host):
             host = _shown(host)
-            self._hosts.told(host, host=host, setting=_SETTING)
+            self._hosts.log(host, host=host, setting=_SETTING)
             return ClientError("forbidden", f"This gateway is not known by that host name; {_SETTING} can name it.")
         if origin is None or is_allowed:
             return None
         origin, host = _shown(origin), _shown(host)
-        self._foreign.told((origin, host), origin=origin, host=host, setting=_SETTING)
+        self._foreign.log((origin, host), origin=origin, host=host, setting=_SETTING)
         return ClientError("forbidden", f"Pages of that origin may not use this gateway; {_SETTING} can allow it.")
 
-    def _knows(self, host: str) -> bool:
+    def _is_known_host(self, host: str) -> bool:
         name = host_name(host)
         if name is None:
             return False

@@ -12,17 +12,17 @@ from relay import metrics
 from relay.errors import ClientError
 
 
-def answer(value: Any, status: int = 200) -> Response:
+def json_response(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def error_answer(error: ClientError, **fields: Any) -> Response:
+def error_response(error: ClientError, **fields: Any) -> Response:
     """`fields` stand beside code and message."""
     metrics.errors.labels(error.code).inc()
     body: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable, **fields}
     if error.retry_after_s is not None:
         body["retry_after_s"] = error.retry_after_s
-    response = answer({"error": body}, error.status)
+    response = json_response({"error": body}, error.status)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return response

@@ -18,7 +18,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from relay.errors import SettingsError
 from relay.gateway.app import app
 from relay.gateway.gateway import Gateway
-from relay.gateway.http_protocol import RelayHttpProtocol, go
+from relay.gateway.http_protocol import RelayHttpProtocol, mark_stopping
 from relay.gateway.websocket_protocol import RelayWebSocketProtocol
 from relay.settings import Settings
 from relay.stop_signals import stop_signals
@@ -51,7 +51,7 @@ def _refused(host: str, port: int, error: OSError) -> SettingsError:
     return SettingsError(f"--host {host} --port {port} cannot be listened on: {reason}")
 
 
-def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
+def listen_shared(host: str, port: int, count: int) -> list[socket.socket]:
     """The same port for several processes. Raises SettingsError.
 
     Linux spreads connections evenly over sockets that share a port. Of one socket in many processes, whoever wakes
@@ -113,7 +113,7 @@ class _Server(uvicorn.Server):
             yield
             return
         others = [number for number in stop_signals() if number not in HANDLED_SIGNALS]
-        before = {number: signal.signal(number, self._told) for number in others}
+        before = {number: signal.signal(number, self._on_signal) for number in others}
         try:
             with super().capture_signals():
                 yield
@@ -121,7 +121,7 @@ class _Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _told(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.handle_exit(signal.SIGTERM, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -137,11 +137,11 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.draining.set()
-        go(self.server_state)
+        mark_stopping(self.server_state)
         await super().shutdown(sockets)
 
 
-class _Signalless(_Server):
+class _ServerWithoutSignals(_Server):
     """Leaves signals to whoever runs it beside something else; uvicorn raises them again when it is done."""
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
@@ -166,4 +166,4 @@ def server(settings: Settings, *, handle_signals: bool = True) -> uvicorn.Server
         log_config=None,
         access_log=False,
     )
-    return (_Server if handle_signals else _Signalless)(config, gateway)
+    return (_Server if handle_signals else _ServerWithoutSignals)(config, gateway)

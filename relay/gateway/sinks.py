@@ -19,7 +19,7 @@ from relay.gateway.websocket_protocol import CLOSE_TIMEOUT_S, RelayWebSocketProt
 class Sink(Protocol):
     """The sending side of one connection. `turn`: held by whoever makes a frame that is to go out here."""
 
-    turn: asyncio.Lock
+    frame_lock: asyncio.Lock
 
     def send(self, payload: bytes) -> None:
         """One frame."""
@@ -55,7 +55,7 @@ class TransportSink:
 
     def __init__(self, protocol: RelayWebSocketProtocol, codec: Codec, buffer_bytes: int) -> None:
         self._protocol = protocol
-        self.turn = asyncio.Lock()
+        self.frame_lock = asyncio.Lock()
         self._frame = codec.frame
         self._room = asyncio.Event()
         self._room.set()
@@ -99,7 +99,7 @@ class TransportSink:
         self._protocol.write_frames(frames)
 
 
-class Outbox:
+class BufferedSink:
     """A sink over an ASGI `send`: what is unsent, bounded by `writable`, and one task that delivers it.
 
     It cannot ping, so it claims to have heard from its peer just now; the server's own keepalive decides there.
@@ -108,12 +108,12 @@ class Outbox:
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]], buffer_bytes: int) -> None:
         self.closing: tuple[int, str] | None = None
         self.gone = asyncio.Event()
-        self.turn = asyncio.Lock()
+        self.frame_lock = asyncio.Lock()
         self._send = send
         self._buffer_bytes = buffer_bytes
         self._outbox: list[bytes] = []
         self._unsent = self._taken = 0
-        self._stirred = asyncio.Event()
+        self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self.sent_at = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._run(), name="outbox")
@@ -133,7 +133,7 @@ class Outbox:
             self.sent_at = asyncio.get_running_loop().time()
             self._outbox.append(payload)
             self._unsent += len(payload)
-            self._stirred.set()
+            self._wake.set()
 
     def writable(self) -> bool:
         return self._unsent < self._buffer_bytes
@@ -145,7 +145,7 @@ class Outbox:
 
     def close(self, code: int, reason: str) -> None:
         self.closing = self.closing or (code, reason)
-        self._stirred.set()
+        self._wake.set()
 
     def unsent_bytes(self) -> int:
         return self._unsent
@@ -185,8 +185,8 @@ class Outbox:
     async def _run(self) -> None:
         try:
             while self.closing is None or self._outbox:
-                await self._stirred.wait()
-                self._stirred.clear()
+                await self._wake.wait()
+                self._wake.clear()
                 outbox, self._outbox = self._outbox, []
                 await self.deliver(outbox)
             await self.finish(*self.closing)
@@ -197,7 +197,7 @@ class Outbox:
             self._room.set()
 
 
-class AsgiSink(Outbox):
+class AsgiSink(BufferedSink):
     """A WebSocket under any other ASGI server."""
 
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]], codec: Codec, buffer_bytes: int) -> None:

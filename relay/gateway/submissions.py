@@ -11,22 +11,22 @@ from typing import NamedTuple, assert_never
 from relay import failure_messages, logging, metrics, timeouts
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
-from relay.gateway.capabilities import Menu
-from relay.gateway.follower_pool import Hub
+from relay.gateway.capabilities import Capabilities
+from relay.gateway.follower_pool import FollowerPool
 from relay.protocol import events
 from relay.protocol.commands import Submit
 from relay.protocol.words import new_id
 from relay.redis.connections import AnyRedis
 from relay.store.jobs import Job
-from relay.store.queue.enqueue import Intake, NotAdmitted
+from relay.store.queue.enqueue import JobSubmitter, NotAdmitted
 from relay.store.queue.queue import Queue
 from relay.store.session.replies import Admitted, Deleted, Stopped
 from relay.store.session.session_log import SessionLog
 
 ANSWER_WITHIN_S = 4.5  # the contract says 5
 
-log = logging.get("submissions")
-_untidy = logging.Trouble(log, "tidy_failed", settled_s=logging.SETTLED_S)
+logger = logging.get_logger("submissions")
+_cleanup_failures = logging.FailureLog(logger, "tidy_failed", settled_s=logging.SETTLED_S)
 
 
 class Accepted(NamedTuple):
@@ -35,28 +35,28 @@ class Accepted(NamedTuple):
 
 
 @cache
-def _trouble(part: str) -> logging.Trouble:
-    return logging.Trouble(log, "unavailable", settled_s=logging.SETTLED_S, part=part)
+def _trouble(part: str) -> logging.FailureLog:
+    return logging.FailureLog(logger, "unavailable", settled_s=logging.SETTLED_S, part=part)
 
 
-def answer_by() -> float:
+def answer_deadline() -> float:
     """By when what arrives now is to be answered; see timeouts.now."""
     return timeouts.now() + ANSWER_WITHIN_S
 
 
 @asynccontextmanager
-async def answered_in_time(part: str, by: float | None = None) -> AsyncIterator[None]:
+async def within_deadline(part: str, by: float | None = None) -> AsyncIterator[None]:
     """Turns a Redis that is away or slow into `unavailable` before the client has given up.
 
     `by`: see `answer_by`, of when the client asked; without it, now. What comes too late is not begun.
     """
     try:
-        by = answer_by() if by is None else by
+        by = answer_deadline() if by is None else by
         if (left_s := by - timeouts.now()) <= 0:
             raise TimeoutError
         async with timeouts.timeout(left_s):
             yield
-        _trouble(part).over()
+        _trouble(part).succeeded()
     except (StorageError, TimeoutError) as error:
         metrics.storage_errors.labels(part).inc()
         _trouble(part).failed(error)
@@ -68,21 +68,21 @@ class Submissions:
 
     def __init__(
         self,
-        menu: Menu,
+        capabilities: Capabilities,
         session_log: SessionLog,
         queue: Queue,
         redis: AnyRedis,
-        hub: Hub,
+        followers: FollowerPool,
         *,
         look_ms: int,
-        mark_ms: int,
+        tombstone_ms: int,
     ) -> None:
-        self._menu = menu
-        self._log = session_log
+        self._capabilities = capabilities
+        self._session_log = session_log
         self._queue = queue
-        self._intake = Intake(session_log, queue, redis, look_ms=look_ms)
-        self._hub = hub
-        self._mark_ms = mark_ms
+        self._submitter = JobSubmitter(session_log, queue, redis, look_ms=look_ms)
+        self._followers = followers
+        self._mark_ms = tombstone_ms
 
     async def submit(self, submit: Submit, language: str | None = None, by: float | None = None) -> Accepted:
         """Accepted once the job is durable; any number of equal submits make one generation.
@@ -92,93 +92,93 @@ class Submissions:
         Raises ClientError: `bad_message` (not on offer), `conflict`, `not_found` (retry_of), `rate_limited`,
         `unavailable`. `by`: see `answered_in_time`.
         """
-        async with answered_in_time("submit", by):
+        async with within_deadline("submit", by):
             accepted = await self._submit(submit, _named_language(submit) or language)
-        if (follower := self._hub.at_hand(submit.session)) is not None:
-            follower.expect()
+        if (follower := self._followers.get(submit.session)) is not None:
+            follower.expect_event()
         metrics.submits.labels("duplicate" if accepted.duplicate else "accepted").inc()
         return accepted
 
     async def stop(self, session: str, generation: str, by: float | None = None) -> bool:
         """End it now; True if it had ended before. Raises ClientError: `not_found`, `unavailable`."""
-        by = answer_by() if by is None else by
-        async with answered_in_time("stop", by):
-            stopped = await self._log.stop(session, generation) or await self._stop_lost(session, generation)
+        by = answer_deadline() if by is None else by
+        async with within_deadline("stop", by):
+            stopped = await self._session_log.stop(session, generation) or await self._stop_lost(session, generation)
         if stopped is None:
             raise ClientError("not_found", "There is no such generation in this session.")
         if not stopped.already_ended:
-            await self._tidy(session, stopped, by)
+            await self._clean_up_after_stop(session, stopped, by)
         return stopped.already_ended
 
     async def delete(self, session: str) -> None:
         """End what runs and forget the session. Raises ClientError: `not_found`, `unavailable`."""
-        by = answer_by()
-        async with answered_in_time("delete", by):
-            follower = self._hub.at_hand(session)
-            shown = follower.shown() if follower is not None else ([], [])
-            found = await self._log.delete(session, self._mark_ms, *shown)
+        by = answer_deadline()
+        async with within_deadline("delete", by):
+            follower = self._followers.get(session)
+            shown = follower.shown_to_viewers() if follower is not None else ([], [])
+            found = await self._session_log.delete(session, self._mark_ms, *shown)
         if found is None:
             raise ClientError("not_found", "There is no such session.")
         if follower is not None:
-            follower.expect()  # its viewers are told, also if the hint is lost
+            follower.expect_event()  # its viewers are told, also if the hint is lost
         running = [stopped for stopped in found if not stopped.already_ended]
-        log.info("deleted", session=session, running=len(running))
+        logger.info("deleted", session=session, running=len(running))
         for stopped in found:
-            await self._tidy(session, stopped, by)
+            await self._clean_up_after_stop(session, stopped, by)
 
     async def _stop_lost(self, session: str, generation: str) -> Stopped | None:
         """Redis has lost an answer that runs, and its worker will bring it back: then it finds that it has ended."""
-        follower = self._hub.at_hand(session)
-        known = follower.running(generation) if follower is not None else None
+        follower = self._followers.get(session)
+        known = follower.last_shown(generation) if follower is not None else None
         if known is None:
             return None
-        if await self._log.bury(session, generation, known.attempt, events.STOPPED, "stopped") == "buried":
+        if await self._session_log.bury(session, generation, known.attempt, events.STOPPED, "stopped") == "buried":
             return Stopped(generation, already_ended=False)
-        return await self._log.stop(session, generation)  # it has just come back
+        return await self._session_log.stop(session, generation)  # it has just come back
 
     async def _submit(self, submit: Submit, language: str | None) -> Accepted:
         try:
             known, has_room = await asyncio.gather(
-                self._log.find_request(submit.session, submit.request_id), self._announced(submit.queue)
+                self._session_log.find_request(submit.session, submit.request_id), self._announced(submit.queue)
             )
         except Deleted:
             raise ClientError("not_found", "The session in which this was asked was deleted.") from None
         if known is not None:
-            return await self._known(submit, *known)
-        await self._menu.check(submit)
+            return await self._accept_duplicate(submit, *known)
+        await self._capabilities.check(submit)
         if not has_room:
             raise ClientError("bad_message", "queue: there are too many queues; name one that is in use.")
         crashpoint("submit.looked_up")
 
         job = self._job(submit, new_id("g"), language, *await self._turn(submit))
-        admitted = await self._intake.submit(job)
+        admitted = await self._submitter.submit(job)
         if not isinstance(admitted, Admitted):
             raise _not_admitted(admitted, submit.queue)
         if admitted.generation == job.generation:
             return Accepted(job.generation, duplicate=False)
-        return await self._known(submit, admitted.generation, admitted.body_hash)
+        return await self._accept_duplicate(submit, admitted.generation, admitted.body_hash)
 
     async def _announced(self, queue: str) -> bool:
         """A queue that is refused in the next step must take no place on the list, and none of the reapers' time."""
-        return self._menu.serves(queue) and await self._queue.announce(queue)
+        return self._capabilities.serves(queue) and await self._queue.announce(queue)
 
-    async def _known(self, submit: Submit, generation: str, known_hash: str) -> Accepted:
+    async def _accept_duplicate(self, submit: Submit, generation: str, known_hash: str) -> Accepted:
         if known_hash not in (submit.body_hash(), submit.earlier_hash()):
             raise ClientError("conflict", "request_id was used in this session for another question.")
-        standing = await self._intake.unclaimed(submit.session, generation)
-        if standing is not None:
-            turn = await self._log.user_turn(submit.session, generation)
+        fields = await self._submitter.unclaimed(submit.session, generation)
+        if fields is not None:
+            turn = await self._session_log.user_turn(submit.session, generation)
             if turn is not None:  # else it went a moment ago
-                await self._intake.enqueue(self._job(submit, generation, standing.get("language"), *turn))
-        elif await self._log.is_forgotten(submit.session, submit.request_id, generation):
-            raise _not_kept()
+                await self._submitter.enqueue(self._job(submit, generation, fields.get("language"), *turn))
+        elif await self._session_log.is_forgotten(submit.session, submit.request_id, generation):
+            raise _answer_expired()
         return Accepted(generation, duplicate=True)
 
     async def _turn(self, submit: Submit) -> tuple[str, str]:
         """message_id and content of the question."""
         if submit.retry_of is None:
             return new_id("m"), submit.user_turn
-        turn = await self._log.user_turn(submit.session, submit.retry_of)
+        turn = await self._session_log.user_turn(submit.session, submit.retry_of)
         if turn is None:
             raise ClientError("not_found", "retry_of: there is no such generation in this session.")
         return turn
@@ -203,21 +203,21 @@ class Submissions:
             language=language,
         )
 
-    async def _tidy(self, session: str, stopped: Stopped, by: float) -> None:
+    async def _clean_up_after_stop(self, session: str, stopped: Stopped, by: float) -> None:
         """After a stop, or a deletion of what had died. It is not needed for either to hold."""
         generation = stopped.generation
         if not stopped.already_ended:
-            log.info("stopped", session=session, generation=generation, worker=stopped.owner)
+            logger.info("stopped", session=session, generation=generation, worker=stopped.owner)
             metrics.generations.labels("stopped", "").inc()
         try:
             if (left_s := by - timeouts.now()) <= 0:  # of a session with many answers, some are left to the reapers
                 raise TimeoutError
             async with timeouts.timeout(left_s):
-                await self._intake.tidy(session, stopped)
-            _untidy.over()
+                await self._submitter.clean_up_after_stop(session, stopped)
+            _cleanup_failures.succeeded()
         except (StorageError, TimeoutError) as error:
             metrics.storage_errors.labels("tidy").inc()
-            _untidy.failed(error, session=session, generation=generation)
+            _cleanup_failures.failed(error, session=session, generation=generation)
 
 
 def _not_admitted(why: NotAdmitted, queue: str) -> ClientError:
@@ -229,12 +229,12 @@ def _not_admitted(why: NotAdmitted, queue: str) -> ClientError:
         case "deleted":
             return ClientError("not_found", "The session was deleted while this was being asked.")
         case "forgotten":
-            return _not_kept()
+            return _answer_expired()
         case _:
             assert_never(why)
 
 
-def _not_kept() -> ClientError:
+def _answer_expired() -> ClientError:
     return ClientError("not_found", "This was answered before, and the answer is not kept any more.")
 
 

@@ -19,29 +19,29 @@ from asyncio.subprocess import PIPE, Process
 from typing import cast
 
 from relay import logging, metrics
-from relay.gateway.server import listen_together, server
+from relay.gateway.server import listen_shared, server
 from relay.private_folder import private_folder
 from relay.settings import Settings
-from relay.stop_signals import when_told_to_stop
+from relay.stop_signals import on_stop_signal
 
-STEADY_S = 10.0  # who lived that long is replaced at once
+STABLE_AFTER_S = 10.0  # who lived that long is replaced at once
 PAUSE_S = (0.1, 5.0)  # before replacing one that did not: the first pause, doubled up to the longest
 DRAIN_WITHIN_S = 20.0
 
-log = logging.get("processes")
+logger = logging.get_logger("processes")
 
 
 def run(settings: Settings) -> None:
     """Until a stop signal; then every child drains. Raises SettingsError before anything has begun."""
     server(settings)  # a setting that cannot be used is said here, once, not by every child
-    sockets = listen_together(settings.host, settings.port, settings.processes)
+    sockets = listen_shared(settings.host, settings.port, settings.processes)
     port = sockets[0].getsockname()[1]
-    log.info("listening", host=settings.host, port=port, processes=settings.processes)
+    logger.info("listening", host=settings.host, port=port, processes=settings.processes)
     with private_folder("gateway", r".*\.db") as directory:
-        asyncio.run(Processes(settings, sockets, str(directory)).run())
+        asyncio.run(Supervisor(settings, sockets, str(directory)).run())
 
 
-class Processes:
+class Supervisor:
     """The children, one per socket. `directory`: private, where they keep their figures."""
 
     def __init__(self, settings: Settings, sockets: list[socket.socket], directory: str) -> None:
@@ -53,18 +53,18 @@ class Processes:
 
     async def run(self) -> None:
         """Until told to end and all children are gone."""
-        when_told_to_stop(self._told)
+        on_stop_signal(self._on_signal)
         async with asyncio.TaskGroup() as keepers:
             keeping = [
-                keepers.create_task(self._keep(place, sock), name=f"process {place}")
-                for place, sock in enumerate(self._sockets)
+                keepers.create_task(self._supervise(index, sock), name=f"process {index}")
+                for index, sock in enumerate(self._sockets)
             ]
             await self._stopping.wait()
             await asyncio.wait(keeping, timeout=DRAIN_WITHIN_S)
             self._signal(signal.SIGKILL)
-        log.info("stopped")
+        logger.info("stopped")
 
-    def _told(self) -> None:
+    def _on_signal(self) -> None:
         """The first time all drain; whoever says it again is in a hurry."""
         if self._stopping.is_set():
             self._signal(signal.SIGINT)
@@ -79,7 +79,7 @@ class Processes:
             if child.returncode is None:
                 child.send_signal(number)
 
-    async def _keep(self, place: int, sock: socket.socket) -> None:
+    async def _supervise(self, index: int, sock: socket.socket) -> None:
         """See to it that there is a child at this place, until all stop.
 
         Connections that come while there is none wait in its socket, which the parent holds, too.
@@ -90,33 +90,33 @@ class Processes:
             began = loop.time()
             code, detail = None, None
             try:
-                code = await self._live(place, sock.fileno())
+                code = await self._run_child(index, sock.fileno())
             except OSError as error:  # no memory, an upgrade just now: the others go on, and it is tried again
                 detail = str(error)
-            metrics.forget(self._directory, str(place))
+            metrics.forget(self._directory, str(index))
             if self._stopping.is_set():
                 return
-            steady = loop.time() - began >= STEADY_S
+            steady = loop.time() - began >= STABLE_AFTER_S
             pause_s = 0.0 if steady else min(max(2 * pause_s, PAUSE_S[0]), PAUSE_S[1])
-            log.warning("process_died", process=place, code=code, detail=detail, replaced_in_s=pause_s)
+            logger.warning("process_died", process=index, code=code, detail=detail, replaced_in_s=pause_s)
             try:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
             except TimeoutError:
                 pass
 
-    async def _live(self, place: int, fd: int) -> int:
+    async def _run_child(self, index: int, fd: int) -> int:
         """One child from start to end; its exit code."""
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "relay.gateway.child", str(place), str(fd),
+            sys.executable, "-P", "-m", "relay.gateway.child", str(index), str(fd),
             stdin=PIPE,
             pass_fds=(fd,),
             process_group=0,  # Ctrl-C in a terminal is for the parent, which passes it on once
-            env={**os.environ, metrics.DIRECTORY: self._directory, metrics.PLACE: str(place)},
+            env={**os.environ, metrics.DIRECTORY: self._directory, metrics.PROCESS_VARIABLE: str(index)},
         )  # fmt: skip
-        self._children[place] = child
+        self._children[index] = child
         try:
-            log.info("process_started", process=place, pid=child.pid)
+            logger.info("process_started", process=index, pid=child.pid)
             if self._stopping.is_set():
                 child.terminate()
             cast(asyncio.StreamWriter, child.stdin).write(self._settings)  # a PIPE
@@ -124,4 +124,4 @@ class Processes:
         finally:
             if child.returncode is None:
                 child.kill()
-            del self._children[place]
+            del self._children[index]

@@ -19,9 +19,11 @@ from relay.protocol.words import Cursor
 MAX_BURST_BYTES = 128 * 1024 + 1024  # one event fits
 _RETRY_S = 0.5
 
-log = logging.get("viewer")
-_behind = logging.Trouble(log, "replay_failed", settled_s=logging.SETTLED_S)  # of all viewers: clients make many
-_feeding, _catching_up = (logging.Recurring(log, event) for event in ("feed_failed", "catch_up_failed"))
+logger = logging.get_logger("viewer")
+_replay_failures = logging.FailureLog(
+    logger, "replay_failed", settled_s=logging.SETTLED_S
+)  # of all viewers: clients make many
+_feeding, _catching_up = (logging.RateLimitedLog(logger, event) for event in ("feed_failed", "catch_up_failed"))
 
 
 class Viewer:
@@ -37,7 +39,7 @@ class Viewer:
         self._on_unsubscribed = on_unsubscribed
         self._cursor = 0
         self._version = follower.version  # of the log, in which it was sent everything up to there
-        self._life = 0  # counts restarts: what was read for an earlier one is not sent any more
+        self._restarts = 0  # counts restarts: what was read for an earlier one is not sent any more
         self._degraded = False  # it was told so, and not yet that this is over
         self._restored = False  # it is over, and it is to be told so once it has what it lacks
         self._task: asyncio.Task[None] | None = None
@@ -58,7 +60,7 @@ class Viewer:
             at = follower.frontier
         elif not follower.honours(follower.epoch, at):
             at = 0
-        follower.audience.viewers.add(self)
+        follower.broadcast.viewers.add(self)
         self._degraded = earlier is not None and earlier._degraded
         self._restored = self._degraded and not follower.degraded
         self._subscribed(at, recovered, reply_id)
@@ -75,13 +77,13 @@ class Viewer:
             self._cursor = burst.last
         else:
             self._version = self.follower.version
-            self.follower.audience.keeping_up.discard(self)
+            self.follower.broadcast.keeping_up.discard(self)
             self._catch_up()
 
     def keeps_up(self) -> bool:
         """Whether it has been sent all that is known here."""
-        self.follower.audience.flush()
-        return self in self.follower.audience.keeping_up
+        self.follower.broadcast.flush()
+        return self in self.follower.broadcast.keeping_up
 
     def restart(self) -> None:
         self._subscribed(0, False, None)
@@ -92,7 +94,7 @@ class Viewer:
 
     def restored(self) -> None:
         self._restored = True
-        if self in self.follower.audience.keeping_up:
+        if self in self.follower.broadcast.keeping_up:
             self._tell_restored()
 
     def unsubscribed(self) -> None:
@@ -102,8 +104,8 @@ class Viewer:
 
     def close(self) -> None:
         """Send nothing more, from this moment on."""
-        self.follower.audience.viewers.discard(self)
-        self.follower.audience.keeping_up.discard(self)
+        self.follower.broadcast.viewers.discard(self)
+        self.follower.broadcast.keeping_up.discard(self)
         if self._task is not None:
             self._task.cancel()
 
@@ -115,7 +117,7 @@ class Viewer:
     def _subscribed(self, at: int, recovered: bool, reply_id: str | None) -> None:
         follower = self.follower
         self._cursor, self._version = at, follower.version
-        self._life += 1
+        self._restarts += 1
         reply = Subscribed(
             id=reply_id,
             session=follower.session,
@@ -126,14 +128,14 @@ class Viewer:
             active=list(follower.active.values()),
         )
         self._sink.send(frames.encode(reply))
-        self.follower.audience.keeping_up.discard(self)
+        self.follower.broadcast.keeping_up.discard(self)
         if not self._keep_up():
             self._catch_up()
 
     def _keep_up(self) -> bool:
-        if self._cursor != self.follower.audience.flushed or not self._sink.writable():
+        if self._cursor != self.follower.broadcast.flushed or not self._sink.writable():
             return False
-        self.follower.audience.keeping_up.add(self)
+        self.follower.broadcast.keeping_up.add(self)
         if self._restored:
             self._tell_restored()
         return True
@@ -152,32 +154,32 @@ class Viewer:
             if not self._sink.writable():
                 return  # it is gone: there will be no room any more
             if self._keep_up():
-                _behind.over()
+                _replay_failures.succeeded()
                 return
-            life = self._life
+            life = self._restarts
             try:
                 await self._replay()
             except Trimmed:
-                if life == self._life:  # else it has begun anew meanwhile
+                if life == self._restarts:  # else it has begun anew meanwhile
                     self._subscribed(0, False, None)
             except StorageError as error:
                 metrics.storage_errors.labels("viewer").inc()
-                _behind.failed(error, session=self.follower.session)
+                _replay_failures.failed(error, session=self.follower.session)
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:  # a viewer that stops in silence would look like a frozen answer
                 self._fail(_catching_up, error)
                 return
 
-    def _fail(self, failing: logging.Recurring, error: Exception) -> None:
+    def _fail(self, failing: logging.RateLimitedLog, error: Exception) -> None:
         metrics.bugs.labels("viewer").inc()
-        failing.broke(error, session=self.follower.session)
-        self.follower.audience.keeping_up.discard(self)
+        failing.unexpected(error, session=self.follower.session)
+        self.follower.broadcast.keeping_up.discard(self)
         self._sink.close(1011, "internal error")
 
     async def _replay(self) -> None:
-        life, replay = self._life, self.follower.replay(self._cursor, self._version)
+        life, replay = self._restarts, self.follower.replay(self._cursor, self._version)
         while True:
-            async with self._sink.turn:  # of all the catch-ups of a connection, one at a time holds a frame
+            async with self._sink.frame_lock:  # of all the catch-ups of a connection, one at a time holds a frame
                 await self._sink.room()
                 if not self._sink.writable():
                     return
@@ -185,7 +187,7 @@ class Viewer:
                     seq, frame = await anext(replay)
                 except StopAsyncIteration:
                     return
-                if life != self._life:
+                if life != self._restarts:
                     return
                 self._sink.send(frame)
                 self._cursor, self._version = seq, replay.version

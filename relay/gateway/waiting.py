@@ -10,15 +10,15 @@ from starlette.types import Receive
 from relay.errors import ClientError
 from relay.follow.broadcast import Burst
 from relay.follow.follower import Follower
-from relay.gateway.event_stream import hung_up
+from relay.gateway.event_stream import until_disconnected
 from relay.gateway.gateway import Gateway
-from relay.gateway.submissions import answered_in_time
+from relay.gateway.submissions import within_deadline
 from relay.protocol import events
 
 _LOST_EVERY_S = 2.0
 
 
-class _Lookout:
+class _EndListener:
     """Hears of the session's events like a viewer, and only notes that there may be news."""
 
     def __init__(self, generation: str) -> None:
@@ -47,31 +47,31 @@ async def until_ended(gateway: Gateway, session: str, generation: str, wait_s: f
 
     Raises ClientError: `not_found` (it was deleted meanwhile), `unavailable`.
     """
-    async with answered_in_time("wait"):
-        follower = await gateway.hub.acquire(session)
+    async with within_deadline("wait"):
+        follower = await gateway.followers.acquire(session)
     over = [
         asyncio.create_task(asyncio.sleep(wait_s), name="wait"),
-        asyncio.create_task(hung_up(receive), name="hang-up"),
+        asyncio.create_task(until_disconnected(receive), name="hang-up"),
         asyncio.create_task(gateway.draining.wait(), name="draining"),
     ]
     try:
         return await _ended(gateway, follower, generation, over)
     finally:
-        gateway.hub.release(follower)
+        gateway.followers.release(follower)
         for task in over:
             task.cancel()
         await asyncio.gather(*over, return_exceptions=True)
 
 
 async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Sequence[asyncio.Task[object]]) -> bool:
-    lookout = _Lookout(generation)
+    lookout = _EndListener(generation)
     try:
         while True:
             lookout.news.clear()
-            follower.audience.viewers.add(lookout)
-            follower.audience.keeping_up.add(lookout)  # a new life of the log drops everybody from here
-            async with answered_in_time("wait"):
-                span = await gateway.log.span(follower.session, generation)
+            follower.broadcast.viewers.add(lookout)
+            follower.broadcast.keeping_up.add(lookout)  # a new life of the log drops everybody from here
+            async with within_deadline("wait"):
+                span = await gateway.session_log.span(follower.session, generation)
             lost = generation in follower.active or generation in follower.missing  # it comes back, or is ended
             if span is None and (follower.deleted or not lost):
                 raise ClientError("not_found", _gone(follower))
@@ -87,8 +87,8 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
             if any(task.done() for task in over) and not lookout.news.is_set():
                 return False
     finally:
-        follower.audience.viewers.discard(lookout)
-        follower.audience.keeping_up.discard(lookout)
+        follower.broadcast.viewers.discard(lookout)
+        follower.broadcast.keeping_up.discard(lookout)
 
 
 def _gone(follower: Follower) -> str:

@@ -16,7 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.protocol import State
 
-from relay.gateway.http_protocol import is_going
+from relay.gateway.http_protocol import is_stopping
 
 EXTENSION = "relay.transport"
 CLOSE_TIMEOUT_S = 10.0
@@ -97,7 +97,7 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if is_going(self._server_state):
+        if is_stopping(self._server_state):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:

@@ -135,12 +135,12 @@ _KINDS: dict[str, type[Command]] = {str(kind.__struct_config__.tag): kind for ki
 _decoder = msgspec.json.Decoder()
 
 
-class _Addressed(msgspec.Struct):
+class _Envelope(msgspec.Struct):
     id: Any = None
     session: Any = None
 
 
-_peeker = msgspec.json.Decoder(_Addressed)
+_peeker = msgspec.json.Decoder(_Envelope)
 
 
 def read(raw: bytes | str) -> Fields:

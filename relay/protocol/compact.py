@@ -32,7 +32,7 @@ def _size(body: bytes) -> int:
     return len(body) + sum(body.count(raw) * more for raw, more in _ESCAPED)
 
 
-class _Slot:
+class _MergedEvent:
     """One event of the frame being built; `texts` holds the parts of a merged one."""
 
     __slots__ = ("body", "count", "header", "size", "texts")
@@ -70,7 +70,7 @@ class Compactor:
 
     def __init__(self) -> None:
         self.size = _FRAME_OVERHEAD_BYTES
-        self._slots: dict[int, _Slot] = {}  # by a running number: in order, and cheap to delete from
+        self._slots: dict[int, _MergedEvent] = {}  # by a running number: in order, and cheap to delete from
         self._next = 0
         # (type, generation, attempt) → the slot that its next part joins
         self._open: dict[tuple[str, str, int], int] = {}
@@ -126,7 +126,7 @@ class Compactor:
     def _put(self, header: Header, body: bytes) -> int:
         number = self._next
         self._next += 1
-        slot = self._slots[number] = _Slot(header, body)
+        slot = self._slots[number] = _MergedEvent(header, body)
         self.size += slot.size
         return number
 

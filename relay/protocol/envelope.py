@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-Address = dict[str, Any]
+Envelope = dict[str, Any]
 
 MAX_STEPS = 100_000  # names and nested parts; of a message of more than that nothing further is found
 _NAMES = ("id", "session")
@@ -32,10 +32,10 @@ _BRACKETS = re.compile(r"[\[{]++|[\]}]++")
 _decode_json = msgspec.json.Decoder(str).decode
 
 
-def of_json(message: str | bytes) -> Address:
+def of_json(message: str | bytes) -> Envelope:
     """Of a doubled name the last one counts, as for the decoder."""
     text = message if isinstance(message, str) else message.decode(errors="replace")
-    found: Address = {}
+    found: Envelope = {}
     for name, literal in _strings(text):
         try:
             found[name] = _decode_json(literal)
@@ -91,9 +91,9 @@ _LONGEST_NAME = 12  # `session` with the longest head that a string may have
 _decode_msgpack = msgspec.msgpack.Decoder(str).decode
 
 
-def of_msgpack(message: bytes) -> Address:
+def of_msgpack(message: bytes) -> Envelope:
     """Of a doubled name the last one counts, as for the decoder."""
-    found: Address = {}
+    found: Envelope = {}
     for raw_name, raw in _pairs(message):
         try:
             name = _decode_msgpack(raw_name) if len(raw_name) <= _LONGEST_NAME else ""

@@ -23,12 +23,12 @@ _encode = msgspec.msgpack.Encoder().encode
 _lenient = msgspec.json.Encoder(enc_hook=lambda _: "").encode  # only to measure: `read` refuses the same by name
 
 
-class _Addressed(msgspec.Struct):
+class _Envelope(msgspec.Struct):
     id: Any = None
     session: Any = None
 
 
-_peeker = msgspec.msgpack.Decoder(_Addressed)
+_peeker = msgspec.msgpack.Decoder(_Envelope)
 
 
 def pack(frame: bytes) -> bytes:

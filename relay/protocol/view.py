@@ -15,8 +15,8 @@ import msgspec
 from relay.protocol import events
 from relay.protocol.words import Cursor
 
-Next = Literal["applied", "dropped", "gap", "mismatch"]
-Frame = dict[str, Any]
+ApplyOutcome = Literal["applied", "dropped", "gap", "mismatch"]
+FrameDict = dict[str, Any]
 
 
 class Generation:
@@ -29,13 +29,13 @@ class Generation:
         self.attempt = 1
         self.state = "queued"
         self.detail = ""  # of its `status`
-        self.parts: list[str | Frame] = []
+        self.parts: list[str | FrameDict] = []
         self.texts: list[str] = []
         self.reasonings: list[str] = []
-        self.data: list[Frame] = []
+        self.data: list[FrameDict] = []
         self.count = 0
         self.partial = False
-        self.end: Frame | None = None
+        self.end: FrameDict | None = None
 
     @property
     def text(self) -> str:
@@ -51,7 +51,7 @@ class Generation:
         self.parts, self.texts, self.reasonings, self.data = [], [], [], []
         self.count, self.partial = 0, False
 
-    def proves(self, end: Frame) -> bool:
+    def proves(self, end: FrameDict) -> bool:
         """Whether the text shown is exactly what the model wrote."""
         encoded = self.text.encode()
         shown = (self.count, len(encoded), zlib.crc32(encoded))
@@ -76,7 +76,7 @@ class SessionView:
         self._asked = 0
         self._resumed = False  # at a saved cursor: what came before it is not known here
         self.unproven: set[str] = set()  # generations whose text does not match what the server said of it
-        self.messages: list[Frame] = []
+        self.messages: list[FrameDict] = []
         self.generations: dict[str, Generation] = {}
         self._interrupted: dict[str, None] = {}  # this and the next two: the oldest first
         self._awaited: dict[str, bool] = {}  # accepted, or forgotten here: to come, or to come again; whether once seen
@@ -109,12 +109,12 @@ class SessionView:
         """Begin at a cursor saved earlier, without the state that belonged to it."""
         self.epoch, self.last, self._resumed = cursor.epoch, cursor.seq, cursor.seq > 0
 
-    def subscribe(self, *, start: str = "start") -> Frame:
+    def subscribe(self, *, start: str = "start") -> FrameDict:
         """The command that begins, or resumes, following this session."""
         self.waiting = True
         self.live = start == "live"
         self._asked += 1
-        command: Frame = {"type": "subscribe", "id": f"{self._prefix}{self._asked}", "session": self.session}
+        command: FrameDict = {"type": "subscribe", "id": f"{self._prefix}{self._asked}", "session": self.session}
         if self.cursor is not None:
             command["cursor"] = msgspec.to_builtins(self.cursor)
         elif self.live:
@@ -164,7 +164,7 @@ class SessionView:
         self._outlived, dropped = set(outlived), forgotten.difference(outlived)
         self.messages = [event for event in self.messages if event["generation"] not in dropped]
 
-    def apply(self, frame: Frame) -> Next:
+    def apply(self, frame: FrameDict) -> ApplyOutcome:
         """Take in one frame of this session; frames of no session are none of its business."""
         if frame.get("session") != self.session:
             return "dropped"
@@ -181,26 +181,26 @@ class SessionView:
         self.last = last
         return "mismatch" if "mismatch" in outcomes else "applied"
 
-    def _take(self, event: Frame) -> Next:
+    def _take(self, event: FrameDict) -> ApplyOutcome:
         outcome = self._event(event)
         if outcome == "mismatch":
             self.unproven.add(event["generation"])
         return outcome
 
-    def _subscribed(self, frame: Frame) -> Next:
+    def _subscribed(self, frame: FrameDict) -> ApplyOutcome:
         if self.waiting and self._asked and frame.get("id") != f"{self._prefix}{self._asked}":
             return "dropped"  # of an earlier subscription; the reply to the last one is still to come
         active = {known["generation"]: known for known in frame["active"]}
         if not frame["recovered"]:
             self.forget()
-            self._sort_out(active)
+            self._reconcile(active)
         self.epoch, self.last, self.head, self.waiting = frame["epoch"], frame["at"], frame["head"], False
         if self.live and not frame["recovered"] and frame["at"] > 0:  # at 0 everything follows, from its beginning
             for known in active.values():
                 self._generation(known["generation"], known["attempt"]).partial = True
         return "applied"
 
-    def _sort_out(self, active: Iterable[str]) -> None:
+    def _reconcile(self, active: Iterable[str]) -> None:
         """Another log: of what was seen, it is to come again, or interrupted."""
         seen = [*self._interrupted, *(name for name, seen in self._awaited.items() if seen)]
         back = [name for name in (*seen, *self._lost) if name in active]
@@ -218,7 +218,7 @@ class SessionView:
         self._awaited.pop(name, None)
         self._lost.pop(name, None)
 
-    def _event(self, event: Frame) -> Next:
+    def _event(self, event: FrameDict) -> ApplyOutcome:
         kind = events.known(event["type"])
         if kind is None:
             return "applied"  # of a later release; its seq counts
@@ -246,7 +246,7 @@ class SessionView:
                 assert_never(kind)
         return "applied"
 
-    def _tokens(self, shown: Generation, event: Frame) -> Next:
+    def _tokens(self, shown: Generation, event: FrameDict) -> ApplyOutcome:
         shown.state, shown.detail = "streaming", ""
         if shown.partial and not shown.texts:
             shown.count = event["index"]

@@ -33,7 +33,7 @@ _KINDS: dict[str | None, Kind] = {None: "plain", "cluster": "cluster", "sentinel
 _SCHEME = re.compile(r"(redis|rediss)(?:[+-](cluster|sentinel))?|unix")
 _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:]*))(?::(?P<port>[0-9]{1,5}))?")
 # What our clients decide for themselves (connections.py), and what would change the replies that they read.
-_OURS = (
+_RESERVED_OPTIONS = (
     "host", "port", "path", "retry", "retry_on_timeout", "retry_on_error", "socket_timeout", "socket_connect_timeout",
     "max_connections", "timeout", "decode_responses", "encoding", "encoding_errors", "protocol", "legacy_responses",
 )  # fmt: skip
@@ -46,7 +46,7 @@ class Endpoint(NamedTuple):
     port: int
 
 
-class Address(NamedTuple):
+class RedisAddress(NamedTuple):
     """`options` go to redis-py's `connection_class`; `sentinel_options` likewise, for connections to a Sentinel."""
 
     kind: Kind
@@ -57,59 +57,61 @@ class Address(NamedTuple):
     sentinel_options: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it
 
 
-def parse(url: str) -> Address:
+def parse_address(url: str) -> RedisAddress:
     """Raises SettingsError that names the setting and says what is wrong."""
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
     match = _SCHEME.fullmatch(scheme)
     if not separator or match is None:
-        raise _wrong("it has to begin with redis://, rediss://, unix://, or redis+cluster:// or redis+sentinel://")
+        raise _bad_address(
+            "it has to begin with redis://, rediss://, unix://, or redis+cluster:// or redis+sentinel://"
+        )
     where, _, query = rest.partition("?")
     options = _options(query)
     if scheme == "unix":
         return _unix(where, options)
     authority, _, path = where.partition("/")
     if "@" in path:
-        raise _wrong("a / in a user name or password has to be written as %2F")
+        raise _bad_address("a / in a user name or password has to be written as %2F")
     kind: Kind = _KINDS[match[2]]
     userinfo, _, hosts = authority.rpartition("@")
     seeds = _endpoints(hosts, 26379 if kind == "sentinel" else 6379)
     if kind == "plain" and len(seeds) > 1:
-        raise _wrong("several servers are for redis+cluster:// or redis+sentinel:// (with /SERVICE)")
+        raise _bad_address("several servers are for redis+cluster:// or redis+sentinel:// (with /SERVICE)")
     connection_class = SSLConnection if match[1] == "rediss" else Connection
     options |= _credentials(userinfo)
     sentinel = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     if kind != "sentinel" and any(sentinel.values()):
-        raise _wrong("sentinel_username and sentinel_password are for redis+sentinel://")
+        raise _bad_address("sentinel_username and sentinel_password are for redis+sentinel://")
     service, _, database = path.rpartition("/") if kind != "sentinel" else _service(path)
     _set_database(options, database, kind)
     if (kind == "sentinel") != bool(service):
-        raise _wrong("a Sentinel's address ends in /SERVICE" if not service else "the database is not a number")
+        raise _bad_address("a Sentinel's address ends in /SERVICE" if not service else "the database is not a number")
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    _try(connection_class, options)
-    return Address(kind, seeds, connection_class, options, service, tls | {k: v for k, v in sentinel.items() if v})
+    _validate_options(connection_class, options)
+    return RedisAddress(kind, seeds, connection_class, options, service, tls | {k: v for k, v in sentinel.items() if v})
 
 
-def _wrong(why: str) -> SettingsError:
+def _bad_address(why: str) -> SettingsError:
     return SettingsError(f"--redis / RELAY_REDIS_URL cannot be used: {why}.")
 
 
-def _unix(where: str, options: dict[str, Any]) -> Address:
+def _unix(where: str, options: dict[str, Any]) -> RedisAddress:
     before, slash, after = where.partition("/")
     if (before.strip("@") and "@" not in before) or not after:
-        raise _wrong("unix:// needs the whole path of a socket, as in unix:///run/redis.sock")
+        raise _bad_address("unix:// needs the whole path of a socket, as in unix:///run/redis.sock")
     options |= _credentials(before.rpartition("@")[0])
     path = slash + after
-    _try(UnixDomainSocketConnection, options)
-    return Address("plain", (Endpoint(unquote(path), 0),), UnixDomainSocketConnection, options)
+    _validate_options(UnixDomainSocketConnection, options)
+    return RedisAddress("plain", (Endpoint(unquote(path), 0),), UnixDomainSocketConnection, options)
 
 
 def _options(query: str) -> dict[str, Any]:
     try:
         options: dict[str, Any] = dict(parse_url(f"redis://?{query}"))
     except ValueError as error:
-        raise _wrong(str(error).rstrip(".")) from None  # it names the option, not its value
-    return {name: value for name, value in options.items() if name not in _OURS}
+        raise _bad_address(str(error).rstrip(".")) from None  # it names the option, not its value
+    return {name: value for name, value in options.items() if name not in _RESERVED_OPTIONS}
 
 
 def _credentials(userinfo: str) -> dict[str, str]:
@@ -124,10 +126,10 @@ def _endpoints(hosts: str, default_port: int) -> tuple[Endpoint, ...]:
         match = _HOST.fullmatch(text)
         port = int(match["port"] or default_port) if match else 0
         if match is None or not 0 < port < 65536 or not (text or hosts == ""):
-            raise _wrong(f"server {number} is not HOST:PORT with a port from 1 to 65535")
+            raise _bad_address(f"server {number} is not HOST:PORT with a port from 1 to 65535")
         found.append(Endpoint(match["six"] or unquote(match["name"]) or "localhost", port))
     if len(found) > MAX_SEEDS:
-        raise _wrong(f"more than {MAX_SEEDS} servers; three are enough, the others are found")
+        raise _bad_address(f"more than {MAX_SEEDS} servers; three are enough, the others are found")
     return tuple(found)
 
 
@@ -139,13 +141,13 @@ def _service(path: str) -> tuple[str, str, str]:
 def _set_database(options: dict[str, Any], database: str, kind: Kind) -> None:
     if database:
         if not database.isdecimal():
-            raise _wrong("the database is not a number")
+            raise _bad_address("the database is not a number")
         options.setdefault("db", int(database))
     if kind == "cluster" and options.get("db"):
-        raise _wrong("a Cluster has no database but 0")
+        raise _bad_address("a Cluster has no database but 0")
 
 
-def _try(connection_class: type[AbstractConnection], options: dict[str, Any]) -> None:
+def _validate_options(connection_class: type[AbstractConnection], options: dict[str, Any]) -> None:
     """Make a connection object, so that a wrong option is said at the start and not with the first command."""
     try:
         made = connection_class(**options)
@@ -153,6 +155,6 @@ def _try(connection_class: type[AbstractConnection], options: dict[str, Any]) ->
             made.ssl_context.get()
     except TypeError as error:
         name = str(error).rpartition("argument ")[2]
-        raise _wrong(f"it has the option {name}, which does not exist for this kind of address") from None
+        raise _bad_address(f"it has the option {name}, which does not exist for this kind of address") from None
     except (OSError, ssl.SSLError, ValueError, RedisError) as error:
-        raise _wrong(f"its ssl_ options cannot be used: {type(error).__name__}: {error}") from None
+        raise _bad_address(f"its ssl_ options cannot be used: {type(error).__name__}: {error}") from None

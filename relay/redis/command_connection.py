@@ -14,8 +14,8 @@ from redis import exceptions
 from redis._parsers import BaseParser
 
 from relay import timeouts
-from relay.redis.address import Address, Endpoint
-from relay.redis.resp_connection import Wire, connect, credentials
+from relay.redis.address import Endpoint, RedisAddress
+from relay.redis.resp_connection import RespConnection, connect_resp, credentials
 
 Argument = str | bytes | int | float
 
@@ -24,7 +24,7 @@ Argument = str | bytes | int | float
 FRESH_S = 0.75
 
 
-class Link:
+class CommandConnection:
     """`ask` one thing after the other. Once it has failed or was cancelled it is `lost`, and never used again."""
 
     def __init__(self, name: str) -> None:
@@ -34,21 +34,21 @@ class Link:
         self._timeout_s = 0.0
         self._asked_at = self._silent_since = 0.0  # the second as of when its timer was started last
         self._reply: asyncio.Future[Any] | None = None
-        self._wire: Wire
+        self._wire: RespConnection
 
     @classmethod
-    async def open(cls, address: Address, endpoint: Endpoint, timeout_s: float) -> Link:
+    async def open(cls, address: RedisAddress, endpoint: Endpoint, timeout_s: float) -> CommandConnection:
         """Raises RedisError."""
         link = cls(endpoint.host if not endpoint.port else f"{endpoint.host}:{endpoint.port}")
         try:
             async with timeouts.timeout(timeout_s):
-                link._wire = await connect(address, endpoint, link._replied)
+                link._wire = await connect_resp(address, endpoint, link._replied)
                 link._wire.lost.add_done_callback(lambda _: link._hung_up())
         except OSError as error:  # a TimeoutError is one
             raise _unreachable(link._name, error) from error
         try:
-            for command in _greeting(address.options):
-                await link.ask(timeout_s, *command)
+            for command in _handshake_commands(address.options):
+                await link.execute(timeout_s, *command)
         except BaseException:
             link.abort()
             raise
@@ -68,17 +68,17 @@ class Link:
         """Whether a part of the reply is here."""
         return self._wire.heard_at > self._asked_at
 
-    async def answers(self, timeout_s: float) -> bool:
+    async def is_alive(self, timeout_s: float) -> bool:
         """Whether it does; if not, it is lost."""
         try:
-            await self.ask(timeout_s, "PING")
+            await self.execute(timeout_s, "PING")
         except exceptions.ResponseError:
             return True  # a Redis whose disk is full refuses, and lives
         except (exceptions.ConnectionError, exceptions.TimeoutError):
             return not self.lost  # one that is loading says so by an error that redis-py counts among these
         return True
 
-    async def ask(self, timeout_s: float, *command: Argument) -> Any:
+    async def execute(self, timeout_s: float, *command: Argument) -> Any:
         """One command's reply, as it comes over RESP2. Raises RedisError."""
         packed = _pack(command)
         if self.lost:
@@ -106,7 +106,7 @@ class Link:
         if waiting is None or waiting.done():
             self.abort()  # nobody has asked
         elif isinstance(reply, hiredis.ReplyError):
-            waiting.set_exception(_refusal(str(reply)))
+            waiting.set_exception(_error_from_reply(str(reply)))
         else:
             waiting.set_result(reply)
 
@@ -127,7 +127,7 @@ class Link:
             self._reply.set_exception(error)
 
 
-def _greeting(options: dict[str, Any]) -> list[tuple[Argument, ...]]:
+def _handshake_commands(options: dict[str, Any]) -> list[tuple[Argument, ...]]:
     """What is to be said before any command."""
     greeting: list[tuple[Argument, ...]] = []
     if identity := credentials(options):
@@ -150,7 +150,7 @@ def _pack(command: tuple[Argument, ...]) -> bytes:
     return packed
 
 
-def _refusal(said: str) -> Exception:
+def _error_from_reply(said: str) -> Exception:
     """redis-py's class for an error reply; it fails where a redirect is not the two words that it expects."""
     try:
         error: Exception = BaseParser.parse_error(said)  # type: ignore[no-untyped-call]

@@ -13,18 +13,18 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from relay.redis.address import Endpoint, parse
+from relay.redis.address import Endpoint, parse_address
 from relay.redis.command_connection import Argument
 from relay.redis.errors import cancellable, storage_error
-from relay.redis.routing import Routed
-from relay.redis.topology import Servers
+from relay.redis.routing import RoutingClient
+from relay.redis.topology import Topology
 
 APPEND_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0
 BLOCK_S = 2.0
 POOL_CONNECTIONS = 64  # of each of the clients, to one server; whoever finds none waits
 
-AnyRedis = Redis | Routed
+AnyRedis = Redis | RoutingClient
 
 
 class Connections:
@@ -39,19 +39,19 @@ class Connections:
 
     def __init__(self, url: str, *, quiet: bool = False) -> None:
         """Connects to nothing yet. `quiet`: whoever asks says what is wrong, no log. Raises SettingsError."""
-        self.servers = Servers(parse(url), quiet=quiet)
+        self.topology = Topology(parse_address(url), quiet=quiet)
         self.append = self._client(APPEND_TIMEOUT_S)
         self.leases = self._client(APPEND_TIMEOUT_S)
         self.blocking = self._client(BLOCK_S + COMMAND_TIMEOUT_S)
         self.commands = self._client(COMMAND_TIMEOUT_S)
 
     async def aclose(self) -> None:
-        await self.servers.aclose()
+        await self.topology.aclose()
         for client in (self.append, self.leases, self.blocking, self.commands):
             await client.aclose()
 
-    def _client(self, timeout_s: float) -> Routed:
-        return Routed(self.servers, timeout_s, min(timeout_s, COMMAND_TIMEOUT_S), POOL_CONNECTIONS)
+    def _client(self, timeout_s: float) -> RoutingClient:
+        return RoutingClient(self.topology, timeout_s, min(timeout_s, COMMAND_TIMEOUT_S), POOL_CONNECTIONS)
 
 
 async def call(redis: AnyRedis, *command: Argument) -> Any:
@@ -65,21 +65,21 @@ async def call(redis: AnyRedis, *command: Argument) -> Any:
 async def publish_verb(redis: AnyRedis) -> str:
     """PUBLISH, or for a Cluster SPUBLISH: classic pub/sub would flood all of its servers. Raises StorageError."""
     try:
-        return "SPUBLISH" if isinstance(redis, Routed) and await redis.sharded() else "PUBLISH"
+        return "SPUBLISH" if isinstance(redis, RoutingClient) and await redis.sharded() else "PUBLISH"
     except (RedisError, OSError) as error:
         raise storage_error("PUBLISH", error) from error
 
 
 async def execute(redis: AnyRedis, key: str, *command: Argument) -> Any:
     """A command about `key`. Raises RedisError, OSError."""
-    if isinstance(redis, Routed):
+    if isinstance(redis, RoutingClient):
         return await redis.execute(key, *command)
     return await cancellable(redis.execute_command(*command))  # type: ignore[no-untyped-call]
 
 
 def server_of(redis: AnyRedis, key: str) -> Endpoint | None:
     """The server that is asked about `key`; None while that is not known."""
-    return redis.server_of(key) if isinstance(redis, Routed) else None
+    return redis.server_of(key) if isinstance(redis, RoutingClient) else None
 
 
 async def ping(redis: AnyRedis, key: str) -> None:

@@ -43,17 +43,19 @@ _RIGHT_SERVER = (MaxConnectionsError, NoPermissionError, NoScriptError, OutOfMem
 
 
 def storage_error(what: object, error: Exception) -> StorageError:
-    return StorageError(f"{what}: {in_words(error)}", refused=_refused(error), denied=denied(error))
+    return StorageError(
+        f"{what}: {describe_redis_error(error)}", refused=_refused(error), denied=is_permission_denied(error)
+    )
 
 
-def in_words(error: Exception) -> str:
+def describe_redis_error(error: Exception) -> str:
     """What a person is to read of it."""
-    if denied(error):
-        return lacks(missing_right(error))
-    return refused_entry(error) or f"{type(error).__name__}: {str(error)[:200]}"
+    if is_permission_denied(error):
+        return missing_right_text(missing_right(error))
+    return auth_failure(error) or f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def refused_entry(error: BaseException | None) -> str:
+def auth_failure(error: BaseException | None) -> str:
     """What is wrong with user or password, "" if nothing is: Redis answers, and not us. It quotes neither."""
     said = str(error)
     if "username-password" in said or "WRONGPASS" in said:
@@ -63,12 +65,12 @@ def refused_entry(error: BaseException | None) -> str:
     return ""
 
 
-def denied(error: Exception) -> bool:
+def is_permission_denied(error: Exception) -> bool:
     """Whether the user of Redis may not do this (ACL)."""
     return isinstance(error, NoPermissionError) or _DENIED.search(str(error)) is not None
 
 
-def lacks(right: str) -> str:
+def missing_right_text(right: str) -> str:
     """The sentence about rights that are missing. Redis' own names the user, and perhaps nothing else."""
     return f"the user of Redis lacks a right: {right} (docs/operations.md, A user of its own)"
 
@@ -83,14 +85,14 @@ def missing_right(error: Exception) -> str:
     return "&PREFIX:*" if "channel" in said else "to a command"
 
 
-def wrong_server(error: Exception) -> bool:
+def may_be_wrong_server(error: Exception) -> bool:
     """Whether another server may have taken this one's place."""
-    return not isinstance(error, _RIGHT_SERVER) and not _refused(error) and not denied(error)
+    return not isinstance(error, _RIGHT_SERVER) and not _refused(error) and not is_permission_denied(error)
 
 
 def _refused(error: Exception) -> bool:
     """Whether it is about this one command; everything else is an outage, which other commands would meet as well."""
-    if not isinstance(error, ResponseError | DataError) or isinstance(error, _OUTAGES) or denied(error):
+    if not isinstance(error, ResponseError | DataError) or isinstance(error, _OUTAGES) or is_permission_denied(error):
         return False
     return _OUTAGE_CODES.search(str(error)) is None
 

@@ -13,41 +13,41 @@ from typing import Any
 from redis import exceptions
 
 from relay import timeouts
-from relay.redis.address import Address, Endpoint
-from relay.redis.command_connection import Argument, Link
+from relay.redis.address import Endpoint, RedisAddress
+from relay.redis.command_connection import Argument, CommandConnection
 
 _CHECK_S = 1.0  # for a link that was idle to show that it still leads somewhere
 
 
-class Pool:
+class ConnectionPool:
     """At most `connections` links. Nothing is ever tried twice: a link that was idle is asked for a PONG first."""
 
     def __init__(
-        self, address: Address, endpoint: Endpoint, *, timeout_s: float, connect_timeout_s: float, connections: int
+        self, address: RedisAddress, endpoint: Endpoint, *, timeout_s: float, connect_timeout_s: float, connections: int
     ) -> None:
         self._address = address
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
-        self._room = connections
-        self._idle: list[Link] = []  # the one used last is last, and is used next
-        self._busy: set[Link] = set()
+        self._free_slots = connections
+        self._idle: list[CommandConnection] = []  # the one used last is last, and is used next
+        self._busy: set[CommandConnection] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._answered_at = 0.0  # by timeouts.now
         self._closed = False
 
     async def execute_command(self, *command: Argument) -> Any:
         """Raises RedisError."""
-        await self._turn()
+        await self._acquire_slot()
         try:
-            link = await self._link()
+            link = await self._connection()
             self._busy.add(link)
             try:
-                reply = await link.ask(self._timeout_s, *command)
+                reply = await link.execute(self._timeout_s, *command)
             finally:
                 self._give_back(link)
         finally:
-            self._pass_on()
+            self._release_slot()
         return reply
 
     def close_idle(self) -> None:
@@ -65,9 +65,9 @@ class Pool:
 
     # Turns
 
-    async def _turn(self) -> None:
-        if self._room:
-            self._room -= 1
+    async def _acquire_slot(self) -> None:
+        if self._free_slots:
+            self._free_slots -= 1
             return
         turn = asyncio.get_running_loop().create_future()
         began_at = timeouts.now()
@@ -88,22 +88,22 @@ class Pool:
             await turn
         except BaseException:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._pass_on()  # cancelled in the moment in which our turn had come
+                self._release_slot()  # cancelled in the moment in which our turn had come
             raise
         finally:
             timer.stop()
 
-    def _pass_on(self) -> None:
+    def _release_slot(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
-        self._room += 1
+        self._free_slots += 1
 
     # Links
 
-    async def _link(self) -> Link:
+    async def _connection(self) -> CommandConnection:
         """One that leads somewhere."""
         if self._closed:
             raise exceptions.ConnectionError("closed by us")
@@ -113,27 +113,27 @@ class Pool:
                 continue
             if link.fresh or await self._answers(link):
                 return link
-            self._leave_stale()  # they have been idle for longer; others were given back meanwhile
-        link = await Link.open(self._address, self._endpoint, self._connect_timeout_s)
+            self._close_stale()  # they have been idle for longer; others were given back meanwhile
+        link = await CommandConnection.open(self._address, self._endpoint, self._connect_timeout_s)
         if self._closed:
             link.abort()
             raise exceptions.ConnectionError("closed by us")
         return link
 
-    async def _answers(self, link: Link) -> bool:
+    async def _answers(self, link: CommandConnection) -> bool:
         self._busy.add(link)
         try:
-            return await link.answers(min(_CHECK_S, self._timeout_s / 2))
+            return await link.is_alive(min(_CHECK_S, self._timeout_s / 2))
         finally:
             self._busy.discard(link)
 
-    def _leave_stale(self) -> None:
+    def _close_stale(self) -> None:
         idle, self._idle = self._idle, [link for link in self._idle if link.fresh]
         for link in idle:
             if not link.fresh:
                 link.abort()
 
-    def _give_back(self, link: Link) -> None:
+    def _give_back(self, link: CommandConnection) -> None:
         self._busy.discard(link)
         if link.lost:
             return

@@ -14,7 +14,7 @@ READS_AT_ONCE = 16  # far fewer than the pool has connections
 FAILED_READ_S = 0.05  # that a failed one keeps its turn: ten thousand followers of a Redis that is away wait, not spin
 
 
-class Turns:
+class ReadLimiter:
     """One server's. `answered_at`: when one was answered last, by `timeouts.now`."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Turns:
         self._reading = asyncio.Semaphore(READS_AT_ONCE)  # whoever waits here is not on a command's time yet
 
     @asynccontextmanager
-    async def next(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         async with self._reading:
             try:
                 yield

@@ -10,17 +10,17 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 
-from relay.redis.address import Address, Endpoint
+from relay.redis.address import Endpoint, RedisAddress
 
 
-async def connect(address: Address, endpoint: Endpoint, on_reply: Callable[[Any], None]) -> Wire:
+async def connect_resp(address: RedisAddress, endpoint: Endpoint, on_reply: Callable[[Any], None]) -> RespConnection:
     """Raises OSError. Nothing is said yet, not even who we are."""
     loop = asyncio.get_running_loop()
     if address.connection_class is UnixDomainSocketConnection:
-        _, wire = await loop.create_unix_connection(lambda: Wire(on_reply), endpoint.host)
+        _, wire = await loop.create_unix_connection(lambda: RespConnection(on_reply), endpoint.host)
     else:
         tls = _tls(address.options) if address.connection_class is SSLConnection else None
-        _, wire = await loop.create_connection(lambda: Wire(on_reply), endpoint.host, endpoint.port, ssl=tls)
+        _, wire = await loop.create_connection(lambda: RespConnection(on_reply), endpoint.host, endpoint.port, ssl=tls)
     return wire
 
 
@@ -37,7 +37,7 @@ def _tls(options: dict[str, Any]) -> ssl.SSLContext:
     return context
 
 
-class Wire(asyncio.Protocol):
+class RespConnection(asyncio.Protocol):
     """RESP2, which every server speaks without being asked. `lost` is why it was lost, once it is."""
 
     def __init__(self, on_reply: Callable[[Any], None]) -> None:
@@ -47,7 +47,7 @@ class Wire(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._time = loop.time
         self.heard_at = loop.time()
-        self.served = False  # a proxy, or a Redis that is full, takes a connection only to close it
+        self.has_replied = False  # a proxy, or a Redis that is full, takes a connection only to close it
         self.lost: asyncio.Future[str] = loop.create_future()
 
     @property

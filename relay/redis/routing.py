@@ -15,46 +15,46 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from relay import timeouts
 from relay.redis.address import Endpoint
 from relay.redis.command_connection import Argument
-from relay.redis.errors import wrong_server
-from relay.redis.pool import Pool
-from relay.redis.topology import Servers
+from relay.redis.errors import may_be_wrong_server
+from relay.redis.pool import ConnectionPool
+from relay.redis.topology import Topology
 
 MOVING_PAUSE_S = 0.02
 
 
-class Routed:
+class RoutingClient:
     """All commands with their own timeout. Raises RedisError, OSError.
 
     A redirect is followed, and a slot that is on its way waited for, until `timeout_s` has passed: the command was not
     executed then. Nothing else is tried twice.
     """
 
-    def __init__(self, servers: Servers, timeout_s: float, connect_timeout_s: float, connections: int) -> None:
+    def __init__(self, servers: Topology, timeout_s: float, connect_timeout_s: float, connections: int) -> None:
         self._servers = servers
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._connections = connections
-        self._pools: dict[Endpoint, Pool] = {}
+        self._pools: dict[Endpoint, ConnectionPool] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        servers.on_change(self._leave_those_that_went)
+        servers.on_change(self._close_removed)
 
     def server_of(self, key: str) -> Endpoint | None:
         """None while it is not known."""
-        servers = self._servers.map
+        servers = self._servers.slot_map
         return servers.owner(key.encode()) if servers is not None else None
 
     @property
     def is_sharded(self) -> bool:
         """As far as is known."""
-        return self._servers.map is not None and self._servers.map.sharded
+        return self._servers.slot_map is not None and self._servers.slot_map.sharded
 
     async def sharded(self) -> bool:
         """Whether it is a Cluster: then pub/sub is by slot, too, and the verbs are SPUBLISH and SSUBSCRIBE."""
-        return (await self._servers.known()).sharded
+        return (await self._servers.resolve()).sharded
 
-    async def masters(self) -> list[Pool]:
+    async def masters(self) -> list[ConnectionPool]:
         """One for each of its servers."""
-        return [self._at(endpoint) for endpoint in (await self._servers.known()).masters()]
+        return [self._pool_for(endpoint) for endpoint in (await self._servers.resolve()).masters()]
 
     async def aclose(self) -> None:
         pools, self._pools = self._pools, {}
@@ -65,36 +65,36 @@ class Routed:
     async def execute(self, key: str, *command: Argument) -> Any:
         """One command about `key`."""
         name, redirects = key.encode(), 0
-        patience = timeouts.Timer(lambda: None)
+        deadline = timeouts.Timer(lambda: None)
         try:
             while True:
-                servers = await self._servers.known()
+                servers = await self._servers.resolve()
                 endpoint = servers.owner(name)
                 if endpoint is None:
-                    self._servers.doubt()
+                    self._servers.refresh()
                     raise ClusterDownError("no server has this slot")
                 if not redirects:
-                    patience.start(self._timeout_s)
+                    deadline.start(self._timeout_s)
                 try:
-                    return await self._at(endpoint).execute_command(*command)
+                    return await self._pool_for(endpoint).execute_command(*command)
                 except (AskError, TryAgainError) as error:
                     redirects += 1
                     if isinstance(error, MovedError):
                         self._servers.moved(error.slot_id, error.host, error.port, endpoint)
-                    if not servers.sharded or patience.due is None:
+                    if not servers.sharded or deadline.due is None:
                         raise
                     if redirects > 1 or not isinstance(error, MovedError):
                         await asyncio.sleep(MOVING_PAUSE_S)
                 except (RedisError, OSError) as error:
-                    if wrong_server(error):
-                        self._servers.doubt()
+                    if may_be_wrong_server(error):
+                        self._servers.refresh()
                     raise
         finally:
-            patience.stop()
+            deadline.stop()
 
-    def _at(self, endpoint: Endpoint) -> Pool:
+    def _pool_for(self, endpoint: Endpoint) -> ConnectionPool:
         if endpoint not in self._pools:
-            self._pools[endpoint] = Pool(
+            self._pools[endpoint] = ConnectionPool(
                 self._servers.address,
                 endpoint,
                 timeout_s=self._timeout_s,
@@ -103,14 +103,14 @@ class Routed:
             )
         return self._pools[endpoint]
 
-    def _leave_those_that_went(self) -> None:
-        servers = self._servers.map
+    def _close_removed(self) -> None:
+        servers = self._servers.slot_map
         for endpoint in self._pools.keys() - (servers.masters() if servers is not None else set()):
             task = asyncio.create_task(self._leave(self._pools.pop(endpoint)), name="leaving a server")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    async def _leave(self, pool: Pool) -> None:
+    async def _leave(self, pool: ConnectionPool) -> None:
         """What is under way may still be answered, or told where to go, until its own time is over."""
         try:
             pool.close_idle()

@@ -18,19 +18,19 @@ from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, NoPermissionError, RedisError, ResponseError
 
 from relay import logging
-from relay.redis.address import Address, Endpoint
-from relay.redis.command_connection import Link
-from relay.redis.errors import in_words
+from relay.redis.address import Endpoint, RedisAddress
+from relay.redis.command_connection import CommandConnection
+from relay.redis.errors import describe_redis_error
 
 ASK_TIMEOUT_S = 1.0  # of one server, about the others
 ASK_AT_ONCE = 3
 AGAIN_AFTER_S = 0.25
 SLOTS = 16384
 
-log = logging.get("servers")
+logger = logging.get_logger("servers")
 
 
-class Map(NamedTuple):
+class SlotMap(NamedTuple):
     """`owners`: the one server, or with `sharded` that of each slot of a Cluster, None where it has none."""
 
     sharded: bool
@@ -43,46 +43,46 @@ class Map(NamedTuple):
         return {endpoint for endpoint in self.owners if endpoint is not None}
 
 
-class Servers:
+class Topology:
     """`map`: what is known, None before anything is. `failures`: how often in a row nothing could be learned."""
 
-    def __init__(self, address: Address, *, quiet: bool = False) -> None:
+    def __init__(self, address: RedisAddress, *, quiet: bool = False) -> None:
         self.address = address
         self._quiet = quiet
-        self.map: Map | None = None
+        self.slot_map: SlotMap | None = None
         self._fixed = address.connection_class is UnixDomainSocketConnection
         if self._fixed:
-            self.map = Map(False, [address.seeds[0]])
+            self.slot_map = SlotMap(False, [address.seeds[0]])
         self._changed: list[Callable[[], None]] = []
         self._learning: asyncio.Task[None] | None = None
         self._learned_at = -AGAIN_AFTER_S
         self.failures = 0
-        self._trouble = logging.Trouble(log, "servers_unknown")
+        self._trouble = logging.FailureLog(logger, "servers_unknown")
 
     def on_change(self, changed: Callable[[], None]) -> None:
         """Have this called after every change of the map."""
         self._changed.append(changed)
 
-    async def known(self) -> Map:
+    async def resolve(self) -> SlotMap:
         """The map, learned now if it is not known yet. Raises RedisError, OSError."""
-        while self.map is None:
+        while self.slot_map is None:
             await asyncio.shield(self._learn())
-        return self.map
+        return self.slot_map
 
-    def doubt(self) -> None:
+    def refresh(self) -> None:
         """The map may be old: learn it anew, at most every AGAIN_AFTER_S."""
         if not self._fixed:
             self._learn()
 
     def moved(self, slot: int, host: str, port: int, said_by: Endpoint) -> None:
         """A server of a Cluster said that another one has this slot; without a host it means its own."""
-        if self.map is None or not self.map.sharded:
+        if self.slot_map is None or not self.slot_map.sharded:
             return  # of a Cluster that was taken for one server: nothing to be done with one slot
         owner = Endpoint(said_by.host if host in ("", "?") else host, port)
-        if self.map.owners[slot] != owner:
-            self.map.owners[slot] = owner
+        if self.slot_map.owners[slot] != owner:
+            self.slot_map.owners[slot] = owner
             self._tell()
-        self.doubt()  # where one slot moved, others did
+        self.refresh()  # where one slot moved, others did
 
     async def aclose(self) -> None:
         if self._learning is not None:
@@ -103,38 +103,38 @@ class Servers:
         if isinstance(error, Exception):
             self.failures += 1
             if not self._quiet:
-                self._trouble.failed(in_words(error))
+                self._trouble.failed(describe_redis_error(error))
         else:
             self.failures = 0
-            self._trouble.over()
+            self._trouble.succeeded()
 
     async def _learn_once(self) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._learned_at + AGAIN_AFTER_S - loop.time())
         self._learned_at = loop.time()
-        found = await _first(self._ways())
+        found = await _first_success(self._queries())
         self._fixed = self.address.kind == "plain" and not found.sharded
-        if found != self.map:
-            self.map = found
+        if found != self.slot_map:
+            self.slot_map = found
             self._tell()
 
     def _tell(self) -> None:
         for changed in self._changed:
             changed()
 
-    def _ways(self) -> list[Awaitable[Map]]:
+    def _queries(self) -> list[Awaitable[SlotMap]]:
         """A few servers to ask, at random: one that is cut off from the others may have an old answer."""
-        address, known = self.address, self.map
+        address, known = self.address, self.slot_map
         if address.kind == "sentinel":
-            return [_by_sentinel(address, seed) for seed in address.seeds]
+            return [_ask_sentinel(address, seed) for seed in address.seeds]
         asked = set(address.seeds) | (known.masters() if known is not None else set())
         some = random.sample(sorted(asked), min(ASK_AT_ONCE, len(asked)))
         if address.kind == "plain" and (known is None or not known.sharded):
-            return [_by_itself(address, address.seeds[0])]
-        return [_by_cluster(address, endpoint) for endpoint in some]
+            return [_ask_server(address, address.seeds[0])]
+        return [_ask_cluster(address, endpoint) for endpoint in some]
 
 
-async def _first(ways: list[Awaitable[Map]]) -> Map:
+async def _first_success(ways: list[Awaitable[SlotMap]]) -> SlotMap:
     """The first answer that is one. Raises the last failure."""
     failure: Exception = exceptions.ConnectionError("nobody to ask")
     tasks = [asyncio.ensure_future(way) for way in ways]
@@ -155,19 +155,19 @@ async def _first(ways: list[Awaitable[Map]]) -> Map:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _by_itself(address: Address, endpoint: Endpoint) -> Map:
+async def _ask_server(address: RedisAddress, endpoint: Endpoint) -> SlotMap:
     """A plain address: one server, unless it says that it is of a Cluster."""
     try:
         reply = await _ask(address, endpoint, "HELLO")
     except ResponseError:
-        return Map(False, [endpoint])  # it does not know HELLO: old, or something before it
+        return SlotMap(False, [endpoint])  # it does not know HELLO: old, or something before it
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=False)
     if dict(pairs).get(b"mode") != b"cluster":
-        return Map(False, [endpoint])
-    return await _by_cluster(address, endpoint)
+        return SlotMap(False, [endpoint])
+    return await _ask_cluster(address, endpoint)
 
 
-async def _by_cluster(address: Address, endpoint: Endpoint) -> Map:
+async def _ask_cluster(address: RedisAddress, endpoint: Endpoint) -> SlotMap:
     owners: list[Endpoint | None] = [None] * SLOTS
     for first, last, master, *_ in await _ask(address, endpoint, "CLUSTER", "SLOTS"):
         host = (master[0] or b"?").decode()
@@ -175,10 +175,10 @@ async def _by_cluster(address: Address, endpoint: Endpoint) -> Map:
         owners[first : last + 1] = [Endpoint(host, int(master[1]))] * (last + 1 - first)
     if not any(owners):
         raise ClusterDownError("no slot of the Cluster has a server")
-    return Map(True, owners)
+    return SlotMap(True, owners)
 
 
-async def _by_sentinel(address: Address, sentinel: Endpoint) -> Map:
+async def _ask_sentinel(address: RedisAddress, sentinel: Endpoint) -> SlotMap:
     asking = address._replace(options=address.sentinel_options)
     master = await _ask(asking, sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
     if not master:
@@ -189,12 +189,12 @@ async def _by_sentinel(address: Address, sentinel: Endpoint) -> Map:
     role = (await _ask(address, endpoint, "ROLE"))[0]
     if role != b"master":
         raise exceptions.ConnectionError(f"{endpoint.host}:{endpoint.port}, which a Sentinel named, is no master")
-    return Map(False, [endpoint])
+    return SlotMap(False, [endpoint])
 
 
-async def _ask(address: Address, endpoint: Endpoint, *command: str) -> Any:
-    link = await Link.open(address, endpoint, ASK_TIMEOUT_S)
+async def _ask(address: RedisAddress, endpoint: Endpoint, *command: str) -> Any:
+    link = await CommandConnection.open(address, endpoint, ASK_TIMEOUT_S)
     try:
-        return await link.ask(ASK_TIMEOUT_S, *command)
+        return await link.execute(ASK_TIMEOUT_S, *command)
     finally:
         link.abort()

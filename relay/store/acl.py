@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from relay.redis.errors import denied, missing_right
+from relay.redis.errors import is_permission_denied, missing_right
 from relay.store.keys import Keys
 
 _SOURCE = (files("relay.store") / "lua" / "acl.lua").read_text()
@@ -36,13 +36,13 @@ _SUBCOMMANDS = ("cluster", "script", "xgroup", "xinfo")
 Ask = Callable[..., Awaitable[Any]]
 
 
-def needed(*, sharded: bool = False) -> list[str]:
+def needed_rights(*, sharded: bool = False) -> list[str]:
     """The commands, as ACL SETUSER takes them; beside them keys and channels."""
     tables = (_ON_KEYS, _ON_CHANNELS[sharded], _OTHERS[sharded])
     return sorted(_right(command) for table in tables for command in _commands(table))
 
 
-async def missing(ask: Ask, prefix: str, *, sharded: bool) -> list[str]:
+async def missing_rights(ask: Ask, prefix: str, *, sharded: bool) -> list[str]:
     """Rights, as ACL SETUSER takes them, of which the server says that we lack them; [] if it cannot say.
 
     `ask`: it, with a command's words. Raises RedisError, OSError.
@@ -58,15 +58,15 @@ async def missing(ask: Ask, prefix: str, *, sharded: bool) -> list[str]:
     ]
 
 
-async def why(ask: Ask, key: str, error: Exception, *, sharded: bool) -> str:
+async def missing_for_script(ask: Ask, key: str, error: Exception, *, sharded: bool) -> str:
     """The right that a denied script lacks, as far as Redis says so or can be asked."""
     named = missing_right(error)
     if named.startswith("+"):
         return named
     try:
-        return " ".join(await missing(ask, Keys.prefix_of(key), sharded=sharded)) or named
+        return " ".join(await missing_rights(ask, Keys.prefix_of(key), sharded=sharded)) or named
     except (RedisError, OSError) as other:
-        return missing_right(other) if denied(other) else named
+        return missing_right(other) if is_permission_denied(other) else named
 
 
 def _lacking(found: dict[str, list[bool]], places: str) -> list[str]:

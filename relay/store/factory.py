@@ -9,13 +9,13 @@ from relay.redis.connections import Connections
 from relay.redis.pubsub.subscriber import Subscriber
 from relay.settings import Settings
 from relay.store.keys import Keys
-from relay.store.queue.admin import Caretaker
+from relay.store.queue.admin import QueueAdmin
 from relay.store.queue.backlog import Backlog
-from relay.store.queue.enqueue import Intake
-from relay.store.queue.policy import Policy, said
+from relay.store.queue.enqueue import JobSubmitter
+from relay.store.queue.policy import QueuePolicy, encode_policy
 from relay.store.queue.queue import Queue
 from relay.store.queue.reaper import Reaper
-from relay.store.queue.worker_registry import Offers
+from relay.store.queue.worker_registry import WorkerRegistry
 from relay.store.session.session_log import SessionLog
 
 
@@ -56,18 +56,18 @@ def queue(redis: Connections, settings: Settings) -> Queue:
     )
 
 
-def caretaker(redis: Connections, settings: Settings) -> Caretaker:
+def queue_admin(redis: Connections, settings: Settings) -> QueueAdmin:
     log, jobs = session_log(redis, settings), queue(redis, settings)
-    intake = Intake(log, jobs, redis.commands, look_ms=Policy.of(settings).look_ms)
-    return Caretaker(log, jobs, Backlog(redis.commands, Keys(settings.prefix)), intake)
+    submitter = JobSubmitter(log, jobs, redis.commands, look_ms=QueuePolicy.of(settings).look_ms)
+    return QueueAdmin(log, jobs, Backlog(redis.commands, Keys(settings.prefix)), submitter)
 
 
-def offers(redis: Connections, settings: Settings) -> Offers:
-    return Offers(redis.commands, Keys(settings.prefix))
+def worker_registry(redis: Connections, settings: Settings) -> WorkerRegistry:
+    return WorkerRegistry(redis.commands, Keys(settings.prefix))
 
 
 def subscriber(redis: Connections) -> Subscriber:
-    return Subscriber(redis.servers)
+    return Subscriber(redis.topology)
 
 
 def reaper(
@@ -80,9 +80,9 @@ def reaper(
     return Reaper(
         log,
         jobs,
-        policy=Policy.of(settings),
-        sentences=settings.sentences,
+        policy=QueuePolicy.of(settings),
+        sentences=settings.localized_messages,
         own_queue=own_queue,
-        said=said(settings) if own_queue is not None else "",
+        said=encode_policy(settings) if own_queue is not None else "",
         runs_here=runs_here,
     )

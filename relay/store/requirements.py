@@ -17,52 +17,59 @@ from relay import logging, metrics
 from relay.errors import SettingsError, StorageError
 from relay.redis.command_connection import Argument
 from relay.redis.connections import AnyRedis, Connections, ping
-from relay.redis.errors import cancellable, denied, lacks, missing_right, refused_entry, storage_error
-from relay.redis.pool import Pool
-from relay.redis.routing import Routed
+from relay.redis.errors import (
+    auth_failure,
+    cancellable,
+    is_permission_denied,
+    missing_right,
+    missing_right_text,
+    storage_error,
+)
+from relay.redis.pool import ConnectionPool
+from relay.redis.routing import RoutingClient
 from relay.store import acl
 
 SETTING = "maxmemory-policy"
 TRIES = 2  # before a start: the first may time out because everything else starts as well
 RETRY_S = 1.0
-LOOK_S = 30.0
+CHECK_EVERY_S = 30.0
 
-Server = Pool | Redis
+Server = ConnectionPool | Redis
 
-log = logging.get("redis")
+logger = logging.get_logger("redis")
 
 
-async def check(redis: AnyRedis, prefix: str) -> bool:
+async def check_requirements(redis: AnyRedis, prefix: str) -> bool:
     """Whether it is known to be fit; False if a server hides its policy.
 
     Raises StorageError if one does not answer; SettingsError if one evicts, denies us what we need of it, or is a
     Cluster without sharded pub/sub.
     """
-    if not isinstance(redis, Routed):
-        return await keep_everything([redis])
+    if not isinstance(redis, RoutingClient):
+        return await require_noeviction([redis])
     try:
         servers, sharded = await redis.masters(), await redis.sharded()
     except (RedisError, OSError) as error:
-        if denied(error):
+        if is_permission_denied(error):
             raise _lacking([missing_right(error)]) from error
         raise storage_error("PING", error) from error
     if sharded and not await _knows(servers[0], "SPUBLISH"):
         raise SettingsError("A Redis Cluster has to be of version 7.0 or newer: this one has no sharded pub/sub")
     for server in servers:
-        await allow_everything(server, prefix, sharded=sharded)
-    return await keep_everything(servers)
+        await require_rights(server, prefix, sharded=sharded)
+    return await require_noeviction(servers)
 
 
-async def allow_everything(server: Server, prefix: str, *, sharded: bool = False) -> None:
+async def require_rights(server: Server, prefix: str, *, sharded: bool = False) -> None:
     """As `check`, of one server's rights. One that cannot be asked just now is not accused."""
 
     async def ask(*command: Argument) -> Any:
         return await cancellable(server.execute_command(*command))
 
     try:
-        lacking = await acl.missing(ask, prefix, sharded=sharded)
+        lacking = await acl.missing_rights(ask, prefix, sharded=sharded)
     except (RedisError, OSError) as error:
-        if not denied(error):
+        if not is_permission_denied(error):
             failure = storage_error("rights", error)
             if failure.refused:
                 return
@@ -73,10 +80,12 @@ async def allow_everything(server: Server, prefix: str, *, sharded: bool = False
 
 
 def _lacking(lacking: Sequence[str]) -> SettingsError:
-    return SettingsError(f"The user of Redis may not do all that the relay needs: {lacks(' '.join(lacking))}")
+    return SettingsError(
+        f"The user of Redis may not do all that the relay needs: {missing_right_text(' '.join(lacking))}"
+    )
 
 
-async def keep_everything(servers: Sequence[Server]) -> bool:
+async def require_noeviction(servers: Sequence[Server]) -> bool:
     """As `check`, of these servers. `volatile-…` evicts as well: all our keys have a time to live."""
     policies = [await _policy(server) for server in servers]
     for policy in policies:
@@ -87,7 +96,7 @@ async def keep_everything(servers: Sequence[Server]) -> bool:
     return None not in policies
 
 
-async def refuse_unfit(redis_url: str, prefix: str, *, must_answer: bool = False) -> None:
+async def require_usable_redis(redis_url: str, prefix: str, *, must_answer: bool = False) -> None:
     """One look before a process listens or serves. Raises SettingsError.
 
     A Redis that is away refuses nothing, unless it `must_answer`: it is asked again by the process, which says so.
@@ -97,7 +106,7 @@ async def refuse_unfit(redis_url: str, prefix: str, *, must_answer: bool = False
     try:
         for _ in range(TRIES):
             try:
-                await check(redis.commands, prefix)
+                await check_requirements(redis.commands, prefix)
                 if must_answer:
                     await ping(redis.commands, "")  # a server that refuses its database only seems to hide its policy
                 return
@@ -109,56 +118,56 @@ async def refuse_unfit(redis_url: str, prefix: str, *, must_answer: bool = False
         raise SettingsError(f"--redis / RELAY_REDIS_URL names a Redis that cannot be used: {_reason(failure)}")
 
 
-class Fitness:
+class RequirementsMonitor:
     """What a process knows of its Redis. `against`: the sentence that speaks against serving, "" if there is none."""
 
     def __init__(self, redis: AnyRedis, prefix: str) -> None:
-        self.against = "Redis does not answer."
+        self.problem = "Redis does not answer."
         self._redis = redis
         self._prefix = prefix
-        self._said = ""
+        self._last_logged = ""
         self._hidden = False
-        self._bug = logging.Trouble(log, "fitness_failed")
+        self._bug = logging.FailureLog(logger, "fitness_failed")
 
-    async def look(self) -> None:
+    async def check_once(self) -> None:
         """Ask once. Raises nothing: what is new is logged."""
         try:
-            told = await check(self._redis, self._prefix)
+            told = await check_requirements(self._redis, self._prefix)
         except SettingsError as error:
-            self.against = f"{error}."
-            self._say(self.against)
+            self.problem = f"{error}."
+            self._log_if_new(self.problem)
         except StorageError as error:
-            if self.against and not self._said:  # one that was known stays known: its outages are told elsewhere
-                self._say(f"Redis cannot be used ({error}); is --redis / RELAY_REDIS_URL right?")
+            if self.problem and not self._last_logged:  # one that was known stays known: its outages are told elsewhere
+                self._log_if_new(f"Redis cannot be used ({error}); is --redis / RELAY_REDIS_URL right?")
         else:
-            if self._said:
-                log.info("ready")
-            self.against = self._said = ""
+            if self._last_logged:
+                logger.info("ready")
+            self.problem = self._last_logged = ""
             if not told and not self._hidden:
                 self._hidden = True
-                log.warning("policy_hidden", detail=f"Redis does not show its {SETTING}; it must be noeviction.")
+                logger.warning("policy_hidden", detail=f"Redis does not show its {SETTING}; it must be noeviction.")
 
     async def watch(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(RETRY_S if self.against else LOOK_S)
+            await asyncio.sleep(RETRY_S if self.problem else CHECK_EVERY_S)
             try:
-                await self.look()
-                self._bug.over()
+                await self.check_once()
+                self._bug.succeeded()
             except Exception as error:  # a gateway that is not ready would else never be again
                 metrics.bugs.labels("fitness").inc()
-                self._bug.broke(error)
+                self._bug.unexpected(error)
 
-    def _say(self, sentence: str) -> None:
-        if sentence != self._said:
-            self._said = sentence
-            log.error("not_ready", detail=sentence)
+    def _log_if_new(self, sentence: str) -> None:
+        if sentence != self._last_logged:
+            self._last_logged = sentence
+            logger.error("not_ready", detail=sentence)
 
 
 def _reason(failure: StorageError | None) -> str:
     """Without the command's name and the error's class."""
     error = failure and failure.__cause__
-    return refused_entry(error) or str(error)[:200].rstrip(".")
+    return auth_failure(error) or str(error)[:200].rstrip(".")
 
 
 async def _knows(server: Server, command: str) -> bool:

@@ -11,8 +11,8 @@ from redis.exceptions import NoScriptError, RedisError
 from relay.errors import StorageError
 from relay.redis.command_connection import Argument as Argument  # what scripts are given
 from relay.redis.connections import AnyRedis, execute
-from relay.redis.errors import denied, lacks, storage_error
-from relay.redis.routing import Routed
+from relay.redis.errors import is_permission_denied, missing_right_text, storage_error
+from relay.redis.routing import RoutingClient
 from relay.store import acl
 from relay.store.keys import lua_names
 
@@ -58,7 +58,7 @@ class Script:
                     await execute(redis, key, "SCRIPT LOAD", self.source)
             return await execute(redis, key, "EVALSHA", self._sha, 1, key, *arguments)
         except (RedisError, OSError) as error:
-            if denied(error):
+            if is_permission_denied(error):
                 raise await self._denied(redis, key, error) from error
             raise storage_error(self.name, error) from error
 
@@ -68,12 +68,12 @@ class Script:
         async def ask(*command: Argument) -> Any:
             return await execute(redis, key, *command)
 
-        sharded = isinstance(redis, Routed) and redis.is_sharded
-        lacking = await acl.why(ask, key, error, sharded=sharded)
-        return StorageError(f"{self.name}: {lacks(lacking)}", denied=True)
+        sharded = isinstance(redis, RoutingClient) and redis.is_sharded
+        lacking = await acl.missing_for_script(ask, key, error, sharded=sharded)
+        return StorageError(f"{self.name}: {missing_right_text(lacking)}", denied=True)
 
 
-async def read(redis: AnyRedis, *reads: tuple[str, ...]) -> list[Any]:
+async def read_atomically(redis: AnyRedis, *reads: tuple[str, ...]) -> list[Any]:
     """Several plain reads of one slot at one moment, each as its words. Raises StorageError."""
     words: list[Argument] = []
     for one in reads:

@@ -83,7 +83,7 @@ def fan_out() -> None:
 
 
 async def appending() -> None:
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         client = redis.asyncio.Redis.from_url(url)
         log = SessionLog(client, client, Keys("bench"), session_ttl_s=600, max_generations=200, max_requests=1000)
         rounds = []

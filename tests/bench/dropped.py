@@ -39,7 +39,7 @@ def dropped() -> None:
 
 
 async def _dropped() -> None:
-    with embedded.server() as url, tempfile.TemporaryDirectory() as directory:
+    with embedded.embedded_server() as url, tempfile.TemporaryDirectory() as directory:
         async with world(url, Path(directory)) as relay:
             gateway = await relay.gateway()
             await relay.worker("--tokens-per-second", "20", provider="demo", RELAY_CONCURRENCY=str(SESSIONS))

@@ -24,7 +24,7 @@ def first_byte() -> None:
 
 
 async def _first_byte() -> None:
-    with embedded.server() as url, tempfile.TemporaryDirectory() as directory:
+    with embedded.embedded_server() as url, tempfile.TemporaryDirectory() as directory:
         async with world(url, Path(directory)) as relay:
             relay.fake.script = Script(tokens=["Hello"])
             gateway = await relay.gateway()

@@ -86,7 +86,7 @@ class Filled:
 
 
 async def in_redis() -> None:
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with Redis.from_url(url, protocol=2) as redis:
             filled = Filled(redis)
             await filled.turns("warm", 1)  # the scripts
@@ -108,7 +108,7 @@ async def in_redis() -> None:
 
 
 async def in_gateway() -> None:
-    with embedded.server() as url, tempfile.TemporaryDirectory() as directory:
+    with embedded.embedded_server() as url, tempfile.TemporaryDirectory() as directory:
         async with Redis.from_url(url, protocol=2) as redis:
             environment = {"RELAY_REDIS_URL": url, "RELAY_PREFIX": "b", "RELAY_STALL_S": "600"}
             gateway = Process(["relay", "gateway", "--port", "0"], Path(directory), "gateway", environment)

@@ -45,7 +45,7 @@ def load() -> None:
 
 
 async def _load() -> None:
-    with embedded.server() as url, tempfile.TemporaryDirectory() as directory:
+    with embedded.embedded_server() as url, tempfile.TemporaryDirectory() as directory:
         async with world(url, Path(directory)) as relay:
             bench = Bench(relay)
             await bench.start()

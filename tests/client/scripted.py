@@ -10,7 +10,7 @@ import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from tests.protocol.logs import EPOCH, SESSION, Body
 
 TIMEOUT_S = 10.0
@@ -42,10 +42,10 @@ class Peer:
     async def send(self, **frame: Any) -> None:
         await self.websocket.send(msgspec.json.encode(frame), text=True)
 
-    async def command(self, kind: str, timeout_s: float = TIMEOUT_S) -> Frame:
+    async def command(self, kind: str, timeout_s: float = TIMEOUT_S) -> FrameDict:
         """The next command, which must be of this type."""
         async with asyncio.timeout(timeout_s):
-            command: Frame = msgspec.json.decode(await self.websocket.recv())
+            command: FrameDict = msgspec.json.decode(await self.websocket.recv())
         assert command["type"] == kind, command
         return command
 
@@ -57,7 +57,7 @@ class Peer:
         except TimeoutError:
             return
 
-    async def subscribed(self, *, at: int | None = None, **fields: Any) -> Frame:
+    async def subscribed(self, *, at: int | None = None, **fields: Any) -> FrameDict:
         """Take a `subscribe` and answer it: recovered if it has a cursor, unless told otherwise."""
         command = await self.command("subscribe")
         cursor = command.get("cursor")
@@ -66,14 +66,14 @@ class Peer:
         await self.send(**{"type": "subscribed", "id": command["id"], "at": start, "head": start, **known, **fields})
         return command
 
-    async def accepted(self, generation: str = "g1", *, duplicate: bool = False, **fields: Any) -> Frame:
+    async def accepted(self, generation: str = "g1", *, duplicate: bool = False, **fields: Any) -> FrameDict:
         """Take a `submit` and answer it."""
         command = await self.command("submit")
         known = {"id": command["id"], "session": command["session"], "generation": generation, "duplicate": duplicate}
         await self.send(**{"type": "accepted", **known, **fields})
         return command
 
-    async def live(self, seq: int, body: Body | Frame, session: str = SESSION) -> None:
+    async def live(self, seq: int, body: Body | FrameDict, session: str = SESSION) -> None:
         event = msgspec.json.decode(body) if isinstance(body, bytes) else body
         await self.send(**{"session": session, "seq": seq, **event})
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.client.answer_items import Data, End, Reader, Restart, Text
-from relay.client.following import Applied, Backlog, Rebuilt
-from relay.client.subscription import Channel, Listener
+from relay.client.following import Applied, PendingChanges, Rebuilt
+from relay.client.subscription import Subscription, SubscriptionListener
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
-from relay.protocol.view import Frame, SessionView
+from relay.protocol.view import FrameDict, SessionView
 from tests.protocol.logs import SESSION, Body, in_order, logs
 
 FAULTS = ["send"] * 8 + ["catchup"] * 3 + ["look"] * 4 + ["drop", "repeat", "cut", "new epoch", "lie", "unanswered"]
@@ -30,43 +30,43 @@ class Gateway:
         self.sent = 0
         self.subscribed = False
 
-    def answer(self, command: Frame, recovers: bool = True) -> Frame:
+    def answer(self, command: FrameDict, recovers: bool = True) -> FrameDict:
         cursor = command.get("cursor") or {}
         recovered = recovers and cursor.get("epoch") == f"e{self.epoch}"
         self.sent = cursor["seq"] if recovered else self.written if command.get("from") == "live" else 0
         self.subscribed = True
         return self._subscribed(recovered, command["id"])
 
-    def lose_everything(self) -> Frame:
+    def lose_everything(self) -> FrameDict:
         """The log begins a new life: the same events, from their beginning."""
         self.epoch += 1
         self.sent = 0
         return self._subscribed(False, None)
 
-    def live(self) -> Frame | None:
+    def live(self) -> FrameDict | None:
         """The next event; written now if nobody has seen it yet."""
         if self.sent == len(self.log):
             return None
         self.sent += 1
         self.written = max(self.written, self.sent)
-        frame: Frame = msgspec.json.decode(events.live_frame(SESSION, self.sent, self.log[self.sent - 1]))
+        frame: FrameDict = msgspec.json.decode(events.live_frame(SESSION, self.sent, self.log[self.sent - 1]))
         return frame
 
-    def catchup(self, upto: int) -> list[Frame]:
+    def catchup(self, upto: int) -> list[FrameDict]:
         entries = list(enumerate(self.log, 1))[self.sent : upto]
         merged = catchups(SESSION, self.sent, entries, upto, 300) if upto > self.sent else []
         self.sent = max(self.sent, upto)
         self.written = max(self.written, self.sent)
         return [msgspec.json.decode(frames.encode(frame)) for frame in merged]
 
-    def _subscribed(self, recovered: bool, reply_id: str | None) -> Frame:
+    def _subscribed(self, recovered: bool, reply_id: str | None) -> FrameDict:
         return {
             "type": "subscribed", "id": reply_id, "session": SESSION, "epoch": f"e{self.epoch}", "at": self.sent,
             "head": self.written, "recovered": recovered, "active": self._active(),
         }  # fmt: skip
 
-    def _active(self) -> list[Frame]:
-        active: dict[str, Frame] = {}
+    def _active(self) -> list[FrameDict]:
+        active: dict[str, FrameDict] = {}
         for body in self.log[: self.written]:
             event = msgspec.json.decode(body)
             if event["type"] == "end":
@@ -84,8 +84,8 @@ class Given:
     def __init__(self, generation: str) -> None:
         self.generation = generation
         self.reader = Reader()
-        self.parts: list[str | Frame] = []
-        self.end: Frame | None = None
+        self.parts: list[str | FrameDict] = []
+        self.end: FrameDict | None = None
 
     @property
     def text(self) -> str:
@@ -106,18 +106,18 @@ class Given:
                     self.end = frame
 
 
-class Changes(Listener):
+class Changes(SubscriptionListener):
     """What a following that is seldom read was given, put together again by the plainest rules."""
 
     def __init__(self) -> None:
-        self.backlog = Backlog()
+        self.backlog = PendingChanges()
         self.view = SessionView(SESSION)
         self.last = 0
 
-    def applied(self, frame: Frame) -> None:
+    def applied(self, frame: FrameDict) -> None:
         self.backlog.add(frame)
 
-    def rebuilding(self, frame: Frame) -> None:
+    def rebuilding(self, frame: FrameDict) -> None:
         self.backlog.restart(Rebuilt(frame["epoch"], frame["at"], frame["head"]))
 
     def read(self) -> None:
@@ -147,9 +147,9 @@ def texts(log: list[Body]) -> dict[str, dict[int, str]]:
     return written
 
 
-def order(log: list[Body], generation: str) -> list[str | Frame]:
+def order(log: list[Body], generation: str) -> list[str | FrameDict]:
     """Text and data of its last attempt, as the log has them."""
-    parts: list[str | Frame] = []
+    parts: list[str | FrameDict] = []
     for body in log:
         event = msgspec.json.decode(body)
         if event["type"] == "restart" and event["generation"] == generation:
@@ -159,10 +159,10 @@ def order(log: list[Body], generation: str) -> list[str | Frame]:
     return in_order(parts)
 
 
-def corrupted(frame: Frame) -> Frame:
+def corrupted(frame: FrameDict) -> FrameDict:
     """The same frame with another text of the same length, if it has any."""
 
-    def lie(event: Frame) -> Frame:
+    def lie(event: FrameDict) -> FrameDict:
         return {**event, "text": "x" * len(event["text"])} if event["type"] == "tokens" else event
 
     return {**lie(frame), "events": [lie(event) for event in frame["events"]]} if "events" in frame else lie(frame)
@@ -171,7 +171,7 @@ def corrupted(frame: Frame) -> Frame:
 async def play(log: list[Body], script: list[str], upto: list[int]) -> None:
     gateway, channel = (
         Gateway(log),
-        Channel(SESSION, start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 60),
+        Subscription(SESSION, start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 60),
     )
     changes = Changes()
     channel.listeners.add(changes)
@@ -180,8 +180,8 @@ async def play(log: list[Body], script: list[str], upto: list[int]) -> None:
     lied = False
     seeks = iter(upto * (len(script) + 1))
 
-    def take(frame: Frame) -> None:
-        channel.take(frame)
+    def take(frame: FrameDict) -> None:
+        channel.handle_frame(frame)
 
     def look() -> None:
         for one in given.values():
@@ -241,7 +241,7 @@ async def play(log: list[Body], script: list[str], upto: list[int]) -> None:
         assert (given[name].end is None) == (channel.view.generations[name].end is None)
 
 
-def _placed(part: str | Frame) -> str | Frame:
+def _placed(part: str | FrameDict) -> str | FrameDict:
     return part if isinstance(part, str) else {"value": part["value"], "at": part["at"]}
 
 

@@ -11,16 +11,16 @@ import pytest
 
 from relay import timeouts
 from relay.client import Answer, AnswerLost, Applied, Following, Lost, Rebuilt, Relay, SessionDeleted, Status
-from relay.client.following import Backlog
-from relay.client.missing import Missing
-from relay.client.subscription import KEEP_GENERATIONS, Channel
-from relay.protocol.view import Frame
+from relay.client.following import PendingChanges
+from relay.client.missing import MissingAnswers
+from relay.client.subscription import KEEP_GENERATIONS, Subscription
+from relay.protocol.view import FrameDict
 from tests.client.scripted import Peer, Scripted
 from tests.client.test_rules import asked, connected, followed, joined, upto
 from tests.protocol.logs import Story, message
 from tests.scenarios.processes import until
 
-ANOTHER_LOG: Frame = {
+ANOTHER_LOG: FrameDict = {
     "type": "subscribed", "session": "s", "epoch": "e2", "at": 0, "head": 0, "recovered": False, "active": [],
 }  # fmt: skip
 
@@ -28,7 +28,7 @@ ANOTHER_LOG: Frame = {
 @pytest.fixture
 def soon_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.client.connection.DEFAULT_LOST_AFTER_S", 0.1)
-    monkeypatch.setattr("relay.client.missing.LAST_CALL_S", 0)
+    monkeypatch.setattr("relay.client.missing.EXTRA_WAIT_S", 0)
 
 
 async def accepted(relay: Relay, peer: Peer) -> Answer:
@@ -63,14 +63,14 @@ async def test_a_session_that_was_deleted_is_not_remembered_for_an_answer_in_it(
         await peer.send(type="unsubscribed", session="s")
         with pytest.raises(SessionDeleted):
             await answer.end()
-        assert relay._desk._channels == {}
+        assert relay._dispatcher._subscriptions == {}
 
 
 async def test_an_answer_that_comes_after_its_submit_was_accepted_is_not_missing(gateway: Scripted) -> None:
     async with asked(gateway) as (relay, answer, peer, story):
         await peer.live(3, story.tokens(["Hel"]))
         await upto(answer, "Hel")
-        channel = relay._desk.channel("s")
+        channel = relay._dispatcher.subscription("s")
         assert channel is not None
         assert channel._missing.due is None
 
@@ -94,33 +94,33 @@ async def test_what_lies_in_the_socket_is_taken_before_an_answer_is_believed_to_
         assert joined(items) == "lo"
 
 
-def subscribed(channel: Channel, **fields: Any) -> None:
+def subscribed(channel: Subscription, **fields: Any) -> None:
     command = msgspec.json.decode(channel.subscribe(0.0))
-    channel.take({**ANOTHER_LOG, **fields, "id": command["id"]})
+    channel.handle_frame({**ANOTHER_LOG, **fields, "id": command["id"]})
 
 
 async def test_time_counts_only_once_the_whole_log_is_shown() -> None:
-    channel = Channel("s", start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 3600)
+    channel = Subscription("s", start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 3600)
     channel.connected()
     channel.expect("g1")
     assert channel._missing.due is None
     subscribed(channel, head=1)
     assert channel._missing.due is None
-    channel.take({"session": "s", "seq": 1, **msgspec.json.decode(message("g0"))})
+    channel.handle_frame({"session": "s", "seq": 1, **msgspec.json.decode(message("g0"))})
     assert channel._missing.due is not None
-    channel.take({"session": "s", "seq": 2, **msgspec.json.decode(Story("g1").status("queued"))})
+    channel.handle_frame({"session": "s", "seq": 2, **msgspec.json.decode(Story("g1").status("queued"))})
     assert channel._missing.due is None
 
 
 async def test_each_that_is_missing_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.client.missing.LAST_CALL_S", 0)
+    monkeypatch.setattr("relay.client.missing.EXTRA_WAIT_S", 0)
     lost: list[list[str]] = []
 
     def give_up(names: list[str]) -> None:
         lost.append(names)
         missing.watch(["b"] if "b" not in names else [])
 
-    missing = Missing(lambda: 0.3, give_up)
+    missing = MissingAnswers(lambda: 0.3, give_up)
     missing.watch(["a"])
     began = timeouts.now()
     await until(lambda: timeouts.now() >= began + 0.15, "half of its time")
@@ -130,11 +130,11 @@ async def test_each_that_is_missing_has_its_own_time(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_log_that_is_lost_again_and_again_leaves_only_so_many_that_may_come_back() -> None:
-    channel = Channel("s", start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 3600)
+    channel = Subscription("s", start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 3600)
     channel.connected()
     for number in range(KEEP_GENERATIONS + 50):
         subscribed(channel, epoch=f"e{number}")
-        channel.take({"session": "s", "seq": 1, **msgspec.json.decode(Story(f"g{number}").tokens(["x"]))})
+        channel.handle_frame({"session": "s", "seq": 1, **msgspec.json.decode(Story(f"g{number}").tokens(["x"]))})
     subscribed(channel, epoch="last")
     assert len(channel.view.missing) == KEEP_GENERATIONS
     assert list(channel.view.lost) == [f"g{number}" for number in range(50)]
@@ -143,7 +143,7 @@ async def test_a_log_that_is_lost_again_and_again_leaves_only_so_many_that_may_c
 
 @pytest.mark.parametrize("active", [set(), {"g1"}])
 def test_what_was_lost_is_told_before_what_follows_also_if_the_log_begins_anew_meanwhile(active: set[str]) -> None:
-    backlog, rebuilt = Backlog(), Rebuilt("e3", 0, 0)
+    backlog, rebuilt = PendingChanges(), Rebuilt("e3", 0, 0)
     backlog.add({"session": "s", "seq": 1, **msgspec.json.decode(message("g0"))})
     backlog.lose(["g1"])
     backlog.restart(rebuilt, active)
@@ -156,7 +156,7 @@ def test_what_was_lost_is_told_before_what_follows_also_if_the_log_begins_anew_m
 
 
 def test_who_does_not_read_is_told_the_newest_of_what_was_lost() -> None:
-    backlog = Backlog()
+    backlog = PendingChanges()
     for number in range(KEEP_GENERATIONS + 10):
         backlog.lose([f"g{number}"])
     assert backlog.take() == Lost(tuple(f"g{number}" for number in range(10, KEEP_GENERATIONS + 10)))

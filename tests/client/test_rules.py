@@ -31,8 +31,8 @@ from relay.client import (
     Text,
     connect,
 )
-from relay.client.subscription import Channel
-from relay.protocol.view import Frame
+from relay.client.subscription import Subscription
+from relay.protocol.view import FrameDict
 from tests.client.scripted import Peer, Scripted
 from tests.protocol.logs import Body, Story, message
 from tests.scenarios.processes import until
@@ -98,8 +98,8 @@ def restarts(items: list[Item]) -> int:
     return sum(isinstance(item, Restart) for item in items)
 
 
-def wrong_end(story: Story) -> Frame:
-    end: Frame = msgspec.json.decode(story.end())
+def wrong_end(story: Story) -> FrameDict:
+    end: FrameDict = msgspec.json.decode(story.end())
     return {**end, "crc32": end["crc32"] ^ 1}
 
 
@@ -233,7 +233,7 @@ async def test_an_answer_that_nobody_brings_back_or_ends_is_lost_in_the_end(
 ) -> None:
     """The gateways that followed it are gone with the data: no other knows that it is to be ended."""
     monkeypatch.setattr("relay.client.connection.DEFAULT_LOST_AFTER_S", 0.1)
-    monkeypatch.setattr("relay.client.missing.LAST_CALL_S", 0)
+    monkeypatch.setattr("relay.client.missing.EXTRA_WAIT_S", 0)
     async with asked(gateway) as (_, answer, peer, story):
         await peer.live(3, story.tokens(["Hel"]))
         await upto(answer, "Hel")
@@ -249,7 +249,7 @@ async def test_an_answer_that_lies_in_the_socket_is_not_lost_however_long_we_wer
     gateway: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relay.client.connection.DEFAULT_LOST_AFTER_S", 0.3)
-    monkeypatch.setattr("relay.client.missing.LAST_CALL_S", 0.3)
+    monkeypatch.setattr("relay.client.missing.EXTRA_WAIT_S", 0.3)
     async with asked(gateway) as (_, answer, peer, story):
         await peer.live(3, story.tokens(["Hel"]))
         await upto(answer, "Hel")
@@ -284,24 +284,24 @@ async def test_what_was_deleted_while_we_were_away_is_lost_in_the_end(
 
 @pytest.mark.parametrize("hindrance", ["disconnected", "degraded", "asking again"])
 async def test_time_in_which_nothing_can_be_heard_does_not_count_against_an_answer(hindrance: str) -> None:
-    channel = Channel("s", start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 3600)
+    channel = Subscription("s", start="start", cursor=None, answer_within_s=10, lost_after_s=lambda: 3600)
 
     def subscribed(epoch: str) -> None:
         frame = {"type": "subscribed", "session": "s", "epoch": epoch, "at": 0, "head": 0, "recovered": False}
-        channel.take({**frame, "active": [], "id": msgspec.json.decode(channel.subscribe(0.0))["id"]})
+        channel.handle_frame({**frame, "active": [], "id": msgspec.json.decode(channel.subscribe(0.0))["id"]})
 
     channel.connected()
     subscribed("e1")
-    channel.take({"session": "s", "seq": 1, **msgspec.json.decode(Story("g1").tokens(["Hel"]))})
+    channel.handle_frame({"session": "s", "seq": 1, **msgspec.json.decode(Story("g1").tokens(["Hel"]))})
     subscribed("e2")
     assert channel._missing.due is not None
     match hindrance:
         case "disconnected":
             channel.lost()
         case "degraded":
-            channel.take({"type": "degraded", "session": "s"})
+            channel.handle_frame({"type": "degraded", "session": "s"})
         case _:
-            channel.take({"session": "s", "seq": 9, **msgspec.json.decode(Story("g2").tokens(["gap"]))})
+            channel.handle_frame({"session": "s", "seq": 9, **msgspec.json.decode(Story("g2").tokens(["gap"]))})
     assert channel._missing.due is None, "nothing counts meanwhile"
     channel.connected()
     subscribed("e3")

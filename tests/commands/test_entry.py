@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from relay.commands import entry, main
-from relay.commands.errors import calmly
+from relay.commands.errors import report_errors
 from relay_workers import cli as worker_cli
 
 COMMANDS = pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_until_a_command_has_begun_a_ctrl_c_leaves(
 def test_a_command_that_has_begun_takes_it_itself(
     monkeypatch: pytest.MonkeyPatch, command: Callable[[], None], module: SimpleNamespace
 ) -> None:
-    monkeypatch.setattr(module, "app", calmly("relay")(lambda: signal.raise_signal(signal.SIGINT)))
+    monkeypatch.setattr(module, "app", report_errors("relay")(lambda: signal.raise_signal(signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt):
         command()
 
@@ -58,6 +58,6 @@ def test_where_it_was_ignored_it_stays_so(
     monkeypatch: pytest.MonkeyPatch, command: Callable[[], None], module: SimpleNamespace
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    monkeypatch.setattr(module, "app", calmly("relay")(lambda: signal.raise_signal(signal.SIGINT)))
+    monkeypatch.setattr(module, "app", report_errors("relay")(lambda: signal.raise_signal(signal.SIGINT)))
     command()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay.commands.send import Question
+from relay.commands.send import SendCommand
 from relay.protocol import events
 from tests.client.scripted import Scripted
 from tests.protocol.logs import Story, message
@@ -35,13 +35,13 @@ async def test_a_ctrl_c_says_what_is_known_of_the_answer(capsys: pytest.CaptureF
         said.append(capsys.readouterr().err)
         return sentence in "".join(said)
 
-    def leaves(question: Question, sentence: str) -> None:
+    def leaves(question: SendCommand, sentence: str) -> None:
         with pytest.raises(Left, match="130"):
             question._interrupted()
         assert have(f"relay: {sentence}\n")
 
     async with Scripted() as gateway:
-        question = Question(gateway.url, {"session": "s", "content": "q"})
+        question = SendCommand(gateway.url, {"session": "s", "content": "q"})
         asking = asyncio.create_task(question.ask())
         leaves(question, "left before the question was accepted")
         peer = await gateway.greeted()
@@ -66,7 +66,7 @@ async def test_a_ctrl_c_says_what_is_known_of_the_answer(capsys: pytest.CaptureF
 
 async def test_a_refusal_is_the_last_word(capsys: pytest.CaptureFixture[str]) -> None:
     async with Scripted() as gateway:
-        asking = asyncio.create_task(Question(gateway.url, {"session": "s", "content": "q"}).ask())
+        asking = asyncio.create_task(SendCommand(gateway.url, {"session": "s", "content": "q"}).ask())
         peer = await gateway.greeted()
         await peer.subscribed()
         submit = await peer.command("submit")
@@ -89,7 +89,7 @@ async def test_an_answer_that_others_ended_was_stopped_or_went_with_its_session(
     reply: dict[str, object], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with Scripted() as gateway:
-        asking = asyncio.create_task(Question(gateway.url, {"session": "s", "content": "q"}).ask())
+        asking = asyncio.create_task(SendCommand(gateway.url, {"session": "s", "content": "q"}).ask())
         peer = await gateway.greeted()
         await peer.subscribed()
         await peer.accepted("g1")
@@ -106,5 +106,5 @@ async def test_a_queue_that_no_worker_served_is_named(capsys: pytest.CaptureFixt
     sorry = events.Failure("no_worker", "Sorry.", retryable=True)
     end = events.End("g1", 1, "failed", 0, 0, 0, events.Timings(60_000), error=sorry)
     nobody: Any = None
-    assert await Question("http://127.0.0.1:1", {"queue": "typo"})._finish(nobody, nobody, end) == 1
+    assert await SendCommand("http://127.0.0.1:1", {"queue": "typo"})._finish(nobody, nobody, end) == 1
     assert "relay: Sorry. (no_worker) No worker served the queue typo." in capsys.readouterr().err

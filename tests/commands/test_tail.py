@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from relay.client import Lost, Status
-from relay.commands.tail import Transcript, lines
-from relay.commands.terminal import Screen
+from relay.commands.tail import TranscriptPrinter, lines
+from relay.commands.terminal import Terminal
 from relay.protocol.view import SessionView
 
 
-class Paper(Screen):
+class Paper(Terminal):
     def __init__(self) -> None:
         self.text, self.said = "", list[str]()
 
@@ -27,7 +27,7 @@ class Paper(Screen):
 
 def test_an_answer_that_is_lost_holds_up_none_after_it() -> None:
     view, paper = SessionView("s"), Paper()
-    transcript = Transcript(paper, view, live=False)
+    transcript = TranscriptPrinter(paper, view, live=False)
 
     def subscribed(epoch: str) -> None:
         reply: dict[str, Any] = {"epoch": epoch, "at": 0, "head": 0, "recovered": False, "active": []}

@@ -16,12 +16,11 @@ import pytest
 
 from relay.client import Applied
 from relay.commands.tail import lines
-from relay.commands.terminal import Screen, Waiting
+from relay.commands.terminal import Terminal, WaitNotice
 from tests.scenarios.processes import until
 
-_SEND = (
-    "from relay.commands.terminal import Screen; screen = Screen(); screen.write({text!r}); {more}screen.done(1, 'No.')"
-)
+_MAKE = "from relay.commands.terminal import Terminal; screen = Terminal(); "
+_SEND = _MAKE + "screen.write({text!r}); {more}screen.done(1, 'No.')"
 
 
 def printed(text: str, more: str, out: Path, err: Path | None) -> tuple[bytes, bytes]:
@@ -103,7 +102,7 @@ def outputs(monkeypatch: pytest.MonkeyPatch, *, stdout: bool, stderr: bool) -> I
 def test_no_control_character_of_a_text_reaches_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """However it is cut: a terminal joins what a model says in two tokens."""
     with outputs(monkeypatch, stdout=True, stderr=True) as seen:
-        screen = Screen()
+        screen = Terminal()
         for character in OBEYED:
             screen.write(f"a{character}")
             screen.write(f"[31m\tb{character}\n")
@@ -119,7 +118,7 @@ def test_no_control_character_of_a_text_reaches_a_terminal(monkeypatch: pytest.M
 
 def test_a_line_end_of_two_characters_is_one_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with outputs(monkeypatch, stdout=True, stderr=False) as seen:
-        screen = Screen()
+        screen = Terminal()
         screen.write("one\r")
         screen.write("\ntwo")
         assert seen.read(0) == "one\ntwo"
@@ -129,7 +128,7 @@ def test_json_on_a_terminal_says_the_same_without_what_a_terminal_obeys(monkeypa
     event: dict[str, object] = {"type": "tokens", "text": "ü" + "".join(OBEYED) + "\n\t"}
     line = lines(Applied(1, 1, [event]))[0]
     with outputs(monkeypatch, stdout=True, stderr=False) as seen:
-        Screen().lines(line)
+        Terminal().lines(line)
         text = seen.read(0)
     assert [character for character in text if character in OBEYED] == []
     assert json.loads(text) == {"seq": 1, **event}
@@ -138,7 +137,7 @@ def test_json_on_a_terminal_says_the_same_without_what_a_terminal_obeys(monkeypa
 def test_a_pipe_gets_the_text_byte_for_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(OBEYED) + "ü\r\n\t"
     with outputs(monkeypatch, stdout=False, stderr=True) as seen:
-        screen = Screen()
+        screen = Terminal()
         screen.write(text)
         screen.lines(text)
         assert seen.read(0) == text * 2
@@ -146,7 +145,7 @@ def test_a_pipe_gets_the_text_byte_for_byte(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_where_nobody_watches_each_trouble_is_a_line_and_so_is_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with outputs(monkeypatch, stdout=False, stderr=False) as seen:
-        screen = Screen()
+        screen = Terminal()
         for state in ("connecting", "asking", "queued", "preparing", "thinking", "streaming"):
             screen.state(state)
         screen.write("half")
@@ -178,7 +177,7 @@ def test_where_nobody_watches_each_trouble_is_a_line_and_so_is_its_end(monkeypat
 def test_a_state_on_a_terminal_keeps_to_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     with outputs(monkeypatch, stdout=True, stderr=True) as seen:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        screen = Screen()
+        screen = Terminal()
         screen.state("refused", "x" * 300)
         (shown,) = seen.read(1).split("\r\x1b[K")[1:]
         assert len(shown) == columns - 1
@@ -188,7 +187,7 @@ def test_a_state_on_a_terminal_keeps_to_one_row(monkeypatch: pytest.MonkeyPatch)
 
 def test_in_the_middle_of_a_text_a_terminal_shows_trouble_in_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     with outputs(monkeypatch, stdout=True, stderr=True) as seen:
-        screen = Screen()
+        screen = Terminal()
         screen.write("half")
         screen.state("thinking")
         screen.state("retrying", "provider")
@@ -199,7 +198,7 @@ def test_in_the_middle_of_a_text_a_terminal_shows_trouble_in_a_line_of_its_own(m
 async def test_on_a_terminal_a_gateway_that_is_slow_to_answer_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.commands.terminal._SLOW_S", 0.01)
     with outputs(monkeypatch, stdout=True, stderr=True) as seen:
-        slow = Waiting(Screen())
+        slow = WaitNotice(Terminal())
         slow.asked()
         said: list[str] = []
 
@@ -217,7 +216,7 @@ async def test_on_a_terminal_a_gateway_that_is_slow_to_answer_is_told_of(monkeyp
 
 async def test_what_is_in_the_way_is_not_taken_for_slowness(monkeypatch: pytest.MonkeyPatch) -> None:
     with outputs(monkeypatch, stdout=True, stderr=True) as seen:
-        waiting = Waiting(Screen())
+        waiting = WaitNotice(Terminal())
         waiting.asked()
         waiting.told("reconnecting", "")
         seen.read(1)

@@ -13,10 +13,10 @@ from redis.asyncio import Redis
 from relay.errors import StorageError
 from relay.follow.broadcast import Burst
 from relay.follow.follower import Follower
-from relay.follow.page_cache import Shelf
+from relay.follow.page_cache import PageCache
 from relay.follow.replay import Trimmed
 from relay.protocol.view import SessionView
-from relay.redis.pubsub.subscriber import Listener
+from relay.redis.pubsub.subscriber import ChannelListener
 from relay.store.keys import Keys
 from relay.store.session.replies import Opened, Page
 from relay.store.session.session_log import PAGE_BYTES, SessionLog
@@ -37,14 +37,14 @@ class Hearsay:
     """A source whose messages the test delivers, drops, doubles and reorders as it likes."""
 
     def __init__(self) -> None:
-        self.listener: Listener | None = None
+        self.listener: ChannelListener | None = None
         self.channel = ""
 
-    async def subscribe(self, channel: str, listener: Listener) -> None:
+    async def subscribe(self, channel: str, listener: ChannelListener) -> None:
         self.channel, self.listener = channel, listener
         listener.acknowledged()
 
-    def unsubscribe(self, channel: str, listener: Listener) -> None:
+    def unsubscribe(self, channel: str, listener: ChannelListener) -> None:
         if self.listener is listener:
             self.listener = None
 
@@ -122,7 +122,7 @@ class Recorder:
     def join(self, cursor: tuple[str, int] | None = None) -> bool:
         """Begin as a subscribe does; whether the cursor was honoured."""
         recovered = cursor is not None and self.follower.honours(*cursor)
-        self.follower.audience.viewers.add(self)
+        self.follower.broadcast.viewers.add(self)
         self._subscribed(cursor[1] if cursor is not None and recovered else 0, recovered)
         return recovered
 
@@ -138,7 +138,7 @@ class Recorder:
         assert burst.last == burst.first + len(burst.payloads) - 1
         if self.slow:
             self.version = self.follower.version
-            self.follower.audience.keeping_up.discard(self)
+            self.follower.broadcast.keeping_up.discard(self)
             return
         for payload in burst.payloads:
             self._show(payload)
@@ -159,7 +159,7 @@ class Recorder:
     def drain(self) -> None:
         """Take everything again, if it was slow."""
         self.slow = False
-        if self not in self.follower.audience.keeping_up and (self._task is None or self._task.done()):
+        if self not in self.follower.broadcast.keeping_up and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._catch_up())
             self._task.add_done_callback(lambda _: self._moved.set())
 
@@ -186,8 +186,8 @@ class Recorder:
             self._task.result()
 
     async def leave(self) -> None:
-        self.follower.audience.viewers.discard(self)
-        self.follower.audience.keeping_up.discard(self)
+        self.follower.broadcast.viewers.discard(self)
+        self.follower.broadcast.keeping_up.discard(self)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -202,7 +202,7 @@ class Recorder:
         }  # fmt: skip
         self.view.apply(frame)
         self.view.last = at  # a viewer that is new here and brings a cursor
-        self.follower.audience.keeping_up.discard(self)
+        self.follower.broadcast.keeping_up.discard(self)
         self._moved.set()
         if not self.slow:
             self.drain()
@@ -215,8 +215,8 @@ class Recorder:
 
     async def _catch_up(self) -> None:
         while not self.slow:
-            if self.view.last == self.follower.audience.flushed and self.view.epoch == self.follower.epoch:
-                self.follower.audience.keeping_up.add(self)
+            if self.view.last == self.follower.broadcast.flushed and self.view.epoch == self.follower.epoch:
+                self.follower.broadcast.keeping_up.add(self)
                 return
             life = self.lives
             try:
@@ -259,7 +259,7 @@ class Stage:
         self.log = session_log
         self.read = Read(redis if chance is None else Distant(redis, chance))  # type: ignore[arg-type]  # all it needs
         self.source = Hearsay()
-        self.shelf = Shelf(shelf_bytes)
+        self.shelf = PageCache(shelf_bytes)
         self._window_bytes = window_bytes
         self.follower = self.another("s")
         self.in_flight: list[bytes] = []
@@ -333,7 +333,7 @@ class Stage:
 
         `removed`: answers may be gone from it; who has seen one to its end goes on showing it.
         """
-        await self.follower.look()
+        await self.follower.sync()
         page = await self.log.range("s", 1)
         assert page is not None
         assert (self.follower.epoch, self.follower.frontier) == (page.epoch, page.head)

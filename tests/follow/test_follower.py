@@ -29,8 +29,8 @@ from tests.store.in_memory import answered, job_of, redis_in_memory, session_log
 def no_routine_looks() -> Iterator[None]:
     """So that what a test repairs was not repaired by a look that would have come anyway."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(follower_module, "LOOK_EVERY_S", 1000)
-        patch.setattr(follower_module, "IDLE_LOOK_S", 1000)
+        patch.setattr(follower_module, "SYNC_EVERY_S", 1000)
+        patch.setattr(follower_module, "IDLE_SYNC_S", 1000)
         yield
 
 
@@ -56,7 +56,7 @@ async def test_it_begins_at_the_head_of_a_log_that_has_events(stage: Stage) -> N
     await stage.tokens("Hel", "lo")
     await stage.follower.start()
     assert stage.source.channel == "t:s:{s}:events"
-    assert (stage.follower.frontier, stage.follower.audience.flushed) == (4, 4)
+    assert (stage.follower.frontier, stage.follower.broadcast.flushed) == (4, 4)
     assert stage.follower.active == {"g1": Active("g1", 1, "streaming")}
     viewer = stage.viewer()
     await viewer.reaches(4)
@@ -97,13 +97,13 @@ async def test_a_look_ends_with_its_follower_and_whoever_waits_for_it_hears_so(s
     await stage.follower.start()
     await stage.tokens("a")
     held = Held(stage.read)
-    looks = [asyncio.create_task(stage.follower.look()) for _ in range(3)]
+    looks = [asyncio.create_task(stage.follower.sync()) for _ in range(3)]
     await held.asked.wait()
     await stage.follower.aclose()
     for ended in await asyncio.gather(*looks, return_exceptions=True):
         assert isinstance(ended, StorageError)
     with pytest.raises(StorageError):
-        await stage.follower.look()
+        await stage.follower.sync()
     assert stage.follower._timer is not None
     assert stage.follower._timer.cancelled()
 
@@ -244,7 +244,7 @@ async def test_a_subscription_that_was_lost_for_a_while_is_made_good(stage: Stag
 
 
 async def test_silence_while_an_answer_is_open_makes_it_look(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(follower_module, "SYNC_EVERY_S", 0.01)
     await stage.writer()
     await stage.follower.start()
     viewer = stage.viewer()
@@ -254,7 +254,7 @@ async def test_silence_while_an_answer_is_open_makes_it_look(stage: Stage, monke
 
 
 async def test_an_answer_that_begins_makes_it_look_more_often(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(follower_module, "SYNC_EVERY_S", 0.01)
     await stage.follower.start()  # nothing is open: the next look is far away
     viewer = stage.viewer()
     await stage.writer()
@@ -267,20 +267,20 @@ async def test_an_answer_that_begins_makes_it_look_more_often(stage: Stage, monk
 async def test_what_is_expected_and_not_heard_of_is_looked_for_soon(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(follower_module, "SYNC_EVERY_S", 0.01)
     await stage.follower.start()
     viewer = stage.viewer()
     await stage.writer()  # admitted; nobody tells the follower
-    stage.follower.expect()
+    stage.follower.expect_event()
     await viewer.reaches(2)
 
 
 async def test_an_idle_session_is_looked_at_now_and_then(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "IDLE_LOOK_S", 0.01)
+    monkeypatch.setattr(follower_module, "IDLE_SYNC_S", 0.01)
     await stage.follower.start()
     viewer = stage.viewer()
     assert not stage.follower.active
-    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)  # once it has seen the first event it is idle no more
+    monkeypatch.setattr(follower_module, "SYNC_EVERY_S", 0.01)  # once it has seen the first event it is idle no more
     await stage.tokens("nobody heard this")
     await viewer.reaches(3)
 
@@ -326,7 +326,7 @@ async def test_a_log_that_is_gone_begins_anew_at_the_next_look(stage: Stage) -> 
     viewer = stage.viewer()
     await viewer.reaches(3)
     await stage.lose_everything()
-    await stage.follower.look()
+    await stage.follower.sync()
     assert (viewer.lives, viewer.view.last, viewer.view.generations) == (2, 0, {})
     assert (stage.follower.frontier, stage.follower.active) == (0, {})
 
@@ -337,7 +337,7 @@ async def test_messages_of_an_earlier_life_are_not_shown(stage: Stage) -> None:
     await stage.tokens("old", "older")
     late, stage.in_flight = stage.in_flight, []
     await stage.lose_everything()
-    await stage.follower.look()
+    await stage.follower.sync()
     stage.source.say(*late)
     await stage.tokens("new", generation="g2")
     stage.deliver()
@@ -355,7 +355,7 @@ async def test_a_log_that_went_back_begins_anew_for_its_viewers(stage: Stage) ->
     viewer = stage.viewer()
     await viewer.reaches(5)
     await stage.go_back_to(copy)
-    await stage.follower.look()
+    await stage.follower.sync()
     await viewer.reaches(3)
     assert viewer.lives == 2
     assert (stage.follower.frontier, viewer.view.generations["g1"].text) == (3, "a")
@@ -380,7 +380,7 @@ async def test_an_event_of_the_shorter_log_that_arrives_while_it_is_opened_is_no
         stage.source.say(b"%s 4 %s" % (page.epoch.encode(), page.entries[0][1]))
 
     stage.read.after_open = writes
-    await stage.follower.look()
+    await stage.follower.sync()
     await viewer.reaches(4)
     assert viewer.view.generations["g1"].state == "stopped"
 
@@ -400,7 +400,7 @@ async def test_an_event_of_the_old_life_that_arrives_while_the_new_one_is_opened
         stage.source.say(*late)
 
     stage.read.after_open = arrives
-    await stage.follower.look()
+    await stage.follower.sync()
     await stage.tokens("new", generation="g2")
     stage.deliver()
     await stage.everybody_has_everything()
@@ -414,7 +414,7 @@ async def test_a_look_comes_back_where_entries_are_lost(stage: Stage) -> None:
     await stage.tokens("b", "c")
     await stage.redis.delete("t:s:{s}:log")
     try:
-        await stage.follower.look()
+        await stage.follower.sync()
     except StorageError:
         pass  # saying that it cannot be done is an answer, too
 
@@ -447,7 +447,7 @@ async def test_a_cursor_below_the_floor_is_not_honoured_except_at_the_very_begin
     epoch = stage.follower.epoch
     assert stage.follower.honours(epoch, 2)
     await stage.log.admit(job_of("g2"))  # forgets g1: seqs 1 to 4
-    await stage.follower.look()
+    await stage.follower.sync()
     assert [stage.follower.honours(epoch, seq) for seq in range(8)] == [True] + [False] * 3 + [True] * 3 + [False]
     await stage.aclose()
 
@@ -598,7 +598,7 @@ async def test_a_message_that_overtakes_the_page_on_its_way_is_not_shown_twice(s
         stage.source.say(*stage.in_flight[:3])
 
     stage.read.after_range = overtakes
-    await stage.follower.look()
+    await stage.follower.sync()
     await viewer.reaches(5)
     stage.deliver()
     await stage.everybody_has_everything()
@@ -616,8 +616,8 @@ async def test_events_written_while_a_look_reads_are_found_too(stage: Stage) -> 
 
     stage.read.after_range = grows
     while late:
-        await stage.follower.look()
-    await stage.follower.look()
+        await stage.follower.sync()
+    await stage.follower.sync()
     await viewer.reaches(6)
     assert viewer.view.generations["g1"].text == "abcd"
 
@@ -710,7 +710,7 @@ async def _step(stage: Stage, what: str, number: int, lost: list[bytes]) -> None
             for _ in range(number % 4):
                 await asyncio.sleep(0)
         case "look":
-            await stage.follower.look()
+            await stage.follower.sync()
         case "lose" if number > 20:
             await stage.lose_everything()
         case "acknowledge":
@@ -754,7 +754,7 @@ async def test_events_that_come_while_it_reads_do_not_shift_what_late_joiners_ge
     await stage.tokens("a")
     await stage.follower.start()
     held = Held(stage.read)
-    look = asyncio.create_task(stage.follower.look())
+    look = asyncio.create_task(stage.follower.sync())
     await held.asked.wait()
     await stage.tokens("b", "c")
     stage.deliver()
@@ -794,9 +794,9 @@ async def test_all_who_ask_while_a_look_is_under_way_share_the_next(stage: Stage
     await stage.follower.start()
     stage.read.reads.clear()
     held = Held(stage.read)
-    first = asyncio.create_task(stage.follower.look())
+    first = asyncio.create_task(stage.follower.sync())
     await held.asked.wait()
-    others = [asyncio.create_task(stage.follower.look()) for _ in range(100)]
+    others = [asyncio.create_task(stage.follower.sync()) for _ in range(100)]
     await asyncio.sleep(0)
     others[0].cancel()  # it leaves; the look is not only its own
     held.go.set()

@@ -30,8 +30,8 @@ STEP = st.tuples(
 @pytest.fixture(autouse=True, scope="module")
 def no_routine_looks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(follower_module, "LOOK_EVERY_S", 1000)
-        patch.setattr(follower_module, "IDLE_LOOK_S", 1000)
+        patch.setattr(follower_module, "SYNC_EVERY_S", 1000)
+        patch.setattr(follower_module, "IDLE_SYNC_S", 1000)
         patch.setattr(visibility, "DEGRADED_AFTER_S", 1000)  # a machine may be slow without being in trouble
         yield
 
@@ -100,7 +100,7 @@ async def play(
 
 
 async def everybody_has_everything(world: Gateways, stage: Stage) -> None:
-    await stage.follower.look()
+    await stage.follower.sync()
     opened = await stage.log.open("s")
     assert opened is not None
     assert (stage.follower.epoch, stage.follower.frontier) == (opened.epoch, opened.head)
@@ -144,7 +144,7 @@ async def step(world: Gateways, what: str, number: int) -> None:
             for _ in range(number % 6):
                 await asyncio.sleep(0)
         case "look":
-            await stage.follower.look()
+            await stage.follower.sync()
         case "acknowledge" if stage.source.listener is not None:
             if number % 3:
                 stage.source.listener.acknowledged()

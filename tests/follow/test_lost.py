@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from relay.errors import StorageError
 from relay.follow import follower as follower_module
 from relay.follow import visibility
-from relay.store.session.replies import Rebuilt, Span
+from relay.store.session.replies import RebuildResult, Span
 from relay.store.session.session_log import SessionLog
 from tests.follow.following import Recorder, Stage
 from tests.scenarios.processes import until
@@ -38,7 +38,7 @@ async def rebuilt(writer: Writer) -> None:
     made = await writer.log.rebuild(
         job_of(writer.generation), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times
     )
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     writer.fence, writer.n = made.fence, 1
     said = writer.written["tokens"]
     writer.written["tokens"] = said[: made.tokens]
@@ -64,7 +64,7 @@ async def test_an_answer_that_was_lost_and_comes_back_is_shown_anew(stage: Stage
     writer, viewer = await shown(stage, "a", "b")
     before = stage.follower.epoch
     await stage.redis.flushall()
-    await stage.follower.look()
+    await stage.follower.sync()
     assert stage.follower.epoch != before
     assert viewer.told == ["degraded"]
     assert viewer.lives == 2
@@ -78,10 +78,10 @@ async def test_an_answer_that_was_lost_and_comes_back_is_shown_anew(stage: Stage
 async def test_it_is_restored_only_when_the_text_is_back(stage: Stage) -> None:
     writer, viewer = await shown(stage, "a")
     await stage.redis.flushall()
-    await stage.follower.look()
+    await stage.follower.sync()
     await writer.log.rebuild(job_of(), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times)
     for _ in range(3):
-        await stage.follower.look()
+        await stage.follower.sync()
     assert "g1" in viewer.view.generations
     assert viewer.told == ["degraded"]
 
@@ -89,15 +89,15 @@ async def test_it_is_restored_only_when_the_text_is_back(stage: Stage) -> None:
 async def test_one_that_is_back_and_then_ends_and_goes_unheard_is_missed_no_more(stage: Stage) -> None:
     writer, viewer = await shown(stage, "a")
     await stage.redis.flushall()
-    await stage.follower.look()
+    await stage.follower.sync()
     await writer.log.rebuild(job_of(), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times)
-    await stage.follower.look()
+    await stage.follower.sync()
     assert "g1" in stage.follower.missing  # its text is still to come
     assert await stage.log.stop("s", "g1")
     keeps_one = session_log_on(stage.redis, max_generations=1)
     for generation in ("g2", "g3"):
         await answered(keeps_one, job_of(generation), "b")
-    await stage.follower.look()
+    await stage.follower.sync()
     assert not stage.follower.missing
     await until_told(viewer, "degraded", "restored")
 
@@ -161,7 +161,7 @@ async def test_an_old_life_that_comes_back_is_not_continued(stage: Stage) -> Non
     writer, viewer = await shown(stage, "a")
     first, kept = stage.follower.epoch, await stage.copy()
     await stage.redis.flushall()
-    await stage.follower.look()
+    await stage.follower.sync()
     await rebuilt(writer)
     await stage.everybody_has_everything()
     await stage.go_back_to(kept)
@@ -177,7 +177,7 @@ async def test_entries_that_are_missing_are_not_waited_for(stage: Stage, where: 
     writer, viewer = await shown(stage, "a", "b", "c")
     stage.follower.window.clear()
     if where == "5-0":
-        await stage.follower.look()
+        await stage.follower.sync()
         await stage.tokens("d")
         stage.deliver()
         await viewer.reaches(6)
@@ -185,7 +185,7 @@ async def test_entries_that_are_missing_are_not_waited_for(stage: Stage, where: 
     before = stage.follower.epoch
     await stage.redis.xdel(stage.log.keys.session("s", "log"), where)
     late = stage.viewer()
-    await stage.follower.look()
+    await stage.follower.sync()
     await until(lambda: stage.follower.epoch != before, "another epoch")
     await rebuilt(writer)
     await stage.everybody_has_everything()
@@ -200,7 +200,7 @@ async def test_what_was_trimmed_is_no_loss(stage: Stage, clock: Clock) -> None:
     await viewer.reaches(6)
     before = stage.follower.epoch
     assert await stage.log.trim("s", "g1") is False
-    await stage.follower.look()
+    await stage.follower.sync()
     late = stage.viewer()
     await stage.everybody_has_everything()
     assert stage.follower.epoch == before
@@ -246,7 +246,7 @@ async def test_one_of_two_answers_is_lost_and_the_other_goes_on(redis: Redis, cl
     stage.deliver()
     await viewer.reaches(6)
     await stage.go_back_to(kept)
-    await stage.follower.look()
+    await stage.follower.sync()
     assert viewer.told == ["degraded"]
     await rebuilt(second)
     await rebuilt(first)
@@ -265,11 +265,11 @@ async def test_what_came_back_and_is_lost_again_before_its_text_was_there_is_end
     stage.follower.missing.__init__(0.2)  # type: ignore[misc]
     writer, viewer = await shown(stage, "a")
     await stage.redis.flushall()
-    await stage.follower.look()
+    await stage.follower.sync()
     await writer.log.rebuild(job_of(), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times)
-    await stage.follower.look()
+    await stage.follower.sync()
     await stage.redis.flushall()
-    await stage.follower.look()
+    await stage.follower.sync()
     assert viewer.told == ["degraded"]
     if bring:
         await rebuilt(writer)
@@ -283,8 +283,8 @@ async def test_what_was_forgotten_because_entries_are_missing_is_ended_if_nobody
     stage.follower.missing.__init__(0.4)  # type: ignore[misc]
     _, viewer = await shown(stage, "a", "b", "c")
     await stage.redis.xdel(stage.log.keys.session("s", "log"), "4-0", "5-0")
-    await stage.follower.look()
-    await stage.follower.look()
+    await stage.follower.sync()
+    await stage.follower.sync()
     assert "g1" in stage.follower.missing
     await until(lambda: not stage.follower.missing, "its end")
     await stage.everybody_has_everything()
@@ -297,7 +297,7 @@ async def test_what_was_forgotten_because_entries_are_missing_is_ended_if_nobody
 async def test_it_is_not_restored_by_what_came_back_between_a_look_and_the_search_for_it(stage: Stage) -> None:
     writer, viewer = await shown(stage, "a")
     await stage.redis.flushall()
-    await stage.follower.look()
+    await stage.follower.sync()
     span = stage.read.span
 
     async def came_back_meanwhile(session: str, generation: str) -> Span | None:
@@ -318,7 +318,7 @@ async def test_a_follower_that_has_applied_nothing_yet_notices_too(stage: Stage)
     kept = await stage.copy()
     await stage.tokens("seen")
     await stage.follower.start()
-    await stage.follower.look()
+    await stage.follower.sync()
     viewer = stage.viewer()
     await viewer.reaches(4)
     before = stage.follower.epoch

@@ -24,7 +24,7 @@ async def stage(redis: Redis, session_log: SessionLog) -> AsyncIterator[Stage]:
 async def looking_while(stage: Stage, happens: Callable[[], Awaitable[object]]) -> None:
     """A look, and what happens between the reply to its first read and what the look makes of it."""
     held = Held(stage.read)
-    look = asyncio.create_task(stage.follower.look())
+    look = asyncio.create_task(stage.follower.sync())
     await held.asked.wait()
     await happens()
     stage.read.after_range = None
@@ -42,7 +42,7 @@ async def come_back(stage: Stage, seq: int) -> Recorder:
     """A client with a cursor of this epoch; a follower looks before it is lent."""
     viewer = Recorder(stage.follower)
     viewer.view.resume(Cursor(stage.follower.epoch, seq))
-    await stage.follower.look()
+    await stage.follower.sync()
     viewer.join((stage.follower.epoch, seq))
     return viewer
 
@@ -100,7 +100,7 @@ async def test_an_event_too_large_for_the_window_that_overtakes_a_look_is_no_los
     epoch, lives = stage.follower.epoch, viewer.lives
     await looking_while(stage, lambda: heard(stage, "x" * 600))
     for _ in range(2):
-        await stage.follower.look()
+        await stage.follower.sync()
     await heard(stage, "c")
     await stage.everybody_has_everything()
     assert (stage.follower.epoch, viewer.lives, viewer.told) == (epoch, lives, [])
@@ -197,6 +197,6 @@ async def test_hints_that_come_late_repeat_nothing_of_what_was_read_merged(stage
         stage.source.say(*(late[1:] if reads == 2 else []))
 
     stage.read.after_range = between_two_reads
-    await stage.follower.look()
+    await stage.follower.sync()
     await stage.everybody_has_everything()
     assert viewer.text() == "abc"

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from relay.errors import StorageError
 from relay.follow import page_cache as pages_module
-from relay.follow.loss_detection import torn
-from relay.follow.page_cache import OtherLife, Pages, Shelf, Torn
+from relay.follow.loss_detection import entries_missing
+from relay.follow.page_cache import EntriesMissing, EpochChanged, PageCache, SessionPages
 from relay.follow.window import Entry
 from relay.redis import read_limiter
 from relay.redis.connections import POOL_CONNECTIONS
@@ -45,11 +45,11 @@ async def epoch_of(read: Read) -> str:
     return opened.epoch
 
 
-async def everything(pages: Pages, epoch: str, after: int, upto: int = HEAD) -> list[Entry]:
+async def everything(pages: SessionPages, epoch: str, after: int, upto: int = HEAD) -> list[Entry]:
     """As a replay asks."""
     found: list[Entry] = []
     while after < upto:
-        stretch = await pages.after(epoch, after, upto)
+        stretch = await pages.segment_after(epoch, after, upto)
         assert stretch.first <= after + 1 <= stretch.last
         found += [entry for block in stretch.blocks(after, upto) for entry in block.entries]
         after = stretch.last
@@ -63,7 +63,7 @@ async def log_of(read: Read) -> list[Entry]:
 
 
 async def test_readers_who_come_together_share_one_read_from_the_lowest_cursor(read: Read) -> None:
-    pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
+    pages, epoch = SessionPages("s", read, PageCache(PLENTY)), await epoch_of(read)
     cursors = [20, 0, 7, 39, 0, 12]
     held = Held(read)
     first = asyncio.create_task(everything(pages, epoch, 25))
@@ -79,7 +79,7 @@ async def test_readers_who_come_together_share_one_read_from_the_lowest_cursor(r
 
 
 async def test_who_comes_later_with_a_lower_cursor_reads_only_what_is_not_at_hand(read: Read) -> None:
-    pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
+    pages, epoch = SessionPages("s", read, PageCache(PLENTY)), await epoch_of(read)
     log = await log_of(read)
     for cursor in (30, 35, 20, 20, 0, 10):
         assert await everything(pages, epoch, cursor) == log[cursor:]
@@ -88,7 +88,7 @@ async def test_who_comes_later_with_a_lower_cursor_reads_only_what_is_not_at_han
 
 @pytest.mark.parametrize("page_bytes", [1, 300, 2000])
 async def test_a_log_longer_than_a_page_is_read_page_by_page_and_each_page_once(read: Read, page_bytes: int) -> None:
-    pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
+    pages, epoch = SessionPages("s", read, PageCache(PLENTY)), await epoch_of(read)
     read.page_bytes = page_bytes
     cursors = [random.Random(page_bytes).randrange(HEAD) for _ in range(50)]
     found = await asyncio.gather(*(everything(pages, epoch, cursor) for cursor in cursors))
@@ -98,8 +98,8 @@ async def test_a_log_longer_than_a_page_is_read_page_by_page_and_each_page_once(
 
 
 async def test_where_nothing_can_be_kept_everybody_still_gets_everything(read: Read) -> None:
-    shelf = Shelf(0)
-    pages, epoch = Pages("s", read, shelf), await epoch_of(read)
+    shelf = PageCache(0)
+    pages, epoch = SessionPages("s", read, shelf), await epoch_of(read)
     read.page_bytes = 500
     found = await asyncio.gather(*(everything(pages, epoch, cursor) for cursor in range(0, HEAD, 4)))
     log = await log_of(read)
@@ -110,9 +110,9 @@ async def test_where_nothing_can_be_kept_everybody_still_gets_everything(read: R
 async def test_the_page_asked_for_longest_ago_goes_first_whosever_it_is(redis: Redis, read: Read) -> None:
     epoch = await epoch_of(read)
     log = await log_of(read)
-    size = (await Pages("s", read, Shelf(PLENTY)).after(epoch, 0, HEAD)).size_bytes
-    shelf = Shelf(2 * size)
-    one, two, three = (Pages("s", read, shelf) for _ in range(3))
+    size = (await SessionPages("s", read, PageCache(PLENTY)).segment_after(epoch, 0, HEAD)).size_bytes
+    shelf = PageCache(2 * size)
+    one, two, three = (SessionPages("s", read, shelf) for _ in range(3))
     read.reads.clear()
     for pages in (one, two, one, three, one):  # `two` goes when `three` comes
         assert await everything(pages, epoch, 0) == log
@@ -126,8 +126,8 @@ async def test_the_page_asked_for_longest_ago_goes_first_whosever_it_is(redis: R
 
 async def test_what_nobody_asks_for_any_more_is_dropped(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages_module, "KEEP_S", 0.02)
-    shelf = Shelf(PLENTY)
-    pages, epoch = Pages("s", read, shelf), await epoch_of(read)
+    shelf = PageCache(PLENTY)
+    pages, epoch = SessionPages("s", read, shelf), await epoch_of(read)
     await everything(pages, epoch, 0)
     assert shelf.bytes > 0
     await until(lambda: shelf.bytes == 0)
@@ -136,7 +136,7 @@ async def test_what_nobody_asks_for_any_more_is_dropped(read: Read, monkeypatch:
 
 
 async def test_a_read_that_fails_fails_whoever_read_and_the_next_one_tries(read: Read) -> None:
-    pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
+    pages, epoch = SessionPages("s", read, PageCache(PLENTY)), await epoch_of(read)
     read.failures.append(StorageError("away"))
     found = await asyncio.gather(*(everything(pages, epoch, 0) for _ in range(3)), return_exceptions=True)
     log = await log_of(read)
@@ -145,7 +145,7 @@ async def test_a_read_that_fails_fails_whoever_read_and_the_next_one_tries(read:
 
 
 async def test_a_reader_who_leaves_while_he_reads_leaves_the_turn_to_the_next(read: Read) -> None:
-    pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
+    pages, epoch = SessionPages("s", read, PageCache(PLENTY)), await epoch_of(read)
     held = Held(read)
     leaves = asyncio.create_task(everything(pages, epoch, 0))
     await held.asked.wait()
@@ -158,49 +158,49 @@ async def test_a_reader_who_leaves_while_he_reads_leaves_the_turn_to_the_next(re
 
 
 async def test_pages_of_another_life_are_not_given(redis: Redis, read: Read) -> None:
-    pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
+    pages, epoch = SessionPages("s", read, PageCache(PLENTY)), await epoch_of(read)
     await everything(pages, epoch, 0)
     await redis.flushall()
     await admitted_and_claimed(session_log_on(redis))
     other = await epoch_of(read)
     assert [seq for seq, _ in await everything(pages, other, 0, 2)] == [1, 2]
-    with pytest.raises(OtherLife):
-        await pages.after(epoch, 0, HEAD)
+    with pytest.raises(EpochChanged):
+        await pages.segment_after(epoch, 0, HEAD)
 
 
 async def test_pages_from_before_something_was_forgotten_are_not_mixed_with_later_ones(redis: Redis) -> None:
     log = session_log_on(redis, max_generations=1)
     await answered(log, job_of("g1"), "one")
     read = Read(redis)
-    pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
-    assert (await pages.after(epoch, 2, 4)).version.floor == 0
+    pages, epoch = SessionPages("s", read, PageCache(PLENTY)), await epoch_of(read)
+    assert (await pages.segment_after(epoch, 2, 4)).version.floor == 0
     await log.admit(job_of("g2"))  # forgets g1: seqs 1 to 4
-    later = await pages.after(epoch, 0, 2)
+    later = await pages.segment_after(epoch, 0, 2)
     assert (later.version.floor, list(later.blocks(0, 2))) == (4, [])
-    assert (await pages.after(epoch, 3, 6)).version.floor == 4
+    assert (await pages.segment_after(epoch, 3, 6)).version.floor == 4
 
 
 async def test_entries_that_are_missing_above_the_floor_are_not_passed_over(redis: Redis, read: Read) -> None:
-    pages, epoch = Pages("s", read, Shelf(PLENTY)), await epoch_of(read)
+    pages, epoch = SessionPages("s", read, PageCache(PLENTY)), await epoch_of(read)
     await redis.delete("t:s:{s}:log")
-    with pytest.raises(Torn):
-        await pages.after(epoch, 3, HEAD)
+    with pytest.raises(EntriesMissing):
+        await pages.segment_after(epoch, 3, HEAD)
 
 
 async def test_what_was_trimmed_is_not_missing() -> None:
     def page(floor: int, *seqs: int) -> Page:
         return Page("e", 9, floor, [(seq, b"") for seq in seqs])
 
-    assert not torn(page(0, 4, 5), 3, 9)  # as far as the page goes
-    assert not torn(page(0), 9, 9)
-    assert torn(page(0), 8, 9)
-    assert torn(page(0, 5), 3, 9)
-    assert torn(page(0, 4, 6), 3, 9)
-    assert not torn(page(6, 2, 4, 7), 1, 9)
-    assert torn(page(6, 2, 4, 8), 1, 9)
-    assert not torn(page(6, 2), 1, 9)
-    assert not torn(page(9), 1, 9)
-    assert torn(page(6), 1, 9)
+    assert not entries_missing(page(0, 4, 5), 3, 9)  # as far as the page goes
+    assert not entries_missing(page(0), 9, 9)
+    assert entries_missing(page(0), 8, 9)
+    assert entries_missing(page(0, 5), 3, 9)
+    assert entries_missing(page(0, 4, 6), 3, 9)
+    assert not entries_missing(page(6, 2, 4, 7), 1, 9)
+    assert entries_missing(page(6, 2, 4, 8), 1, 9)
+    assert not entries_missing(page(6, 2), 1, 9)
+    assert not entries_missing(page(9), 1, 9)
+    assert entries_missing(page(6), 1, 9)
 
 
 async def test_reads_of_many_sessions_have_turns_so_that_a_stop_finds_a_connection(
@@ -232,7 +232,7 @@ async def test_reads_of_many_sessions_have_turns_so_that_a_stop_finds_a_connecti
 async def test_whoever_comes_whenever_gets_the_log_from_his_cursor_on(read: Read) -> None:
     epoch, log = await epoch_of(read), await log_of(read)
 
-    async def come(pages: Pages, cursor: int, pause: int) -> list[Entry]:
+    async def come(pages: SessionPages, cursor: int, pause: int) -> list[Entry]:
         for _ in range(pause):
             await asyncio.sleep(0)
         return await everything(pages, epoch, cursor)
@@ -241,8 +241,8 @@ async def test_whoever_comes_whenever_gets_the_log_from_his_cursor_on(read: Read
         chance = random.Random(seed)
         read.page_bytes = chance.choice([200, 1000, 4000])
         read.reads.clear()
-        shelf = Shelf(chance.choice([0, 500, 2000, 10_000, PLENTY]))
-        pages = Pages("s", read, shelf)
+        shelf = PageCache(chance.choice([0, 500, 2000, 10_000, PLENTY]))
+        pages = SessionPages("s", read, shelf)
         cursors = [chance.randrange(HEAD + 1) for _ in range(10)]
         found = await asyncio.gather(*(come(pages, cursor, chance.randrange(30)) for cursor in cursors))
         assert found == [log[cursor:] for cursor in cursors]

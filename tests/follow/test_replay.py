@@ -58,7 +58,7 @@ async def test_a_cursor_that_the_window_does_not_reach_gets_one_frame_from_log_a
 async def test_an_answer_that_was_trimmed_while_the_window_still_has_its_batches_is_not_doubled(stage: Stage) -> None:
     writer = await written(stage)
     await writer.end()
-    await stage.follower.look()
+    await stage.follower.sync()
     page = await stage.log.range("s", 4)
     assert page is not None
     stage.follower.window = Window(100_000)
@@ -94,9 +94,9 @@ async def test_looks_that_many_ask_for_at_once_are_at_most_two(stage: Stage) -> 
     await written(stage)
     stage.read.reads.clear()
     held = Held(stage.read)
-    asked = [asyncio.create_task(stage.follower.look()) for _ in range(100)]
+    asked = [asyncio.create_task(stage.follower.sync()) for _ in range(100)]
     await held.asked.wait()
-    asked += [asyncio.create_task(stage.follower.look()) for _ in range(100)]
+    asked += [asyncio.create_task(stage.follower.sync()) for _ in range(100)]
     await asyncio.sleep(0)
     held.go.set()
     await asyncio.gather(*asked)
@@ -106,10 +106,10 @@ async def test_looks_that_many_ask_for_at_once_are_at_most_two(stage: Stage) -> 
 async def test_whoever_asks_for_a_look_gets_one_that_began_after_he_asked(stage: Stage) -> None:
     await written(stage)
     held = Held(stage.read)
-    first = asyncio.create_task(stage.follower.look())
+    first = asyncio.create_task(stage.follower.sync())
     await held.asked.wait()
     await stage.tokens("late")  # not on the page that is on its way
-    second = asyncio.create_task(stage.follower.look())
+    second = asyncio.create_task(stage.follower.sync())
     await asyncio.sleep(0)
     held.go.set()
     await first
@@ -170,7 +170,7 @@ async def test_a_replay_that_paused_while_a_new_life_began_says_no_more(redis: R
     replay = Replay(stage.follower, stage.follower.pages, 10, 12, max_frame_bytes=100)
     assert (await anext(replay))[0] == 11
     await stage.lose_everything()
-    await stage.follower.look()
+    await stage.follower.sync()
     await stage.tokens("new", generation="g2")
     stage.deliver()
     assert stage.follower.window.holds(11)
@@ -189,11 +189,11 @@ async def test_what_is_missing_in_one_life_says_nothing_of_the_next(stage: Stage
     await held.asked.wait()
     stage.read.after_range = None
     await stage.log.rotate("s", follower.epoch, missing=True)
-    await follower.look()
+    await follower.sync()
     epoch = follower.epoch
     held.go.set()
     await asyncio.gather(late, return_exceptions=True)
-    await follower.look()
+    await follower.sync()
     assert follower.epoch == epoch
 
 
@@ -201,8 +201,8 @@ async def test_what_another_gateway_has_mended_is_not_mended_again(stage: Stage)
     await written(stage)
     follower, epoch = stage.follower, stage.follower.epoch
     await stage.log.rotate("s", epoch, missing=True)
-    follower.torn(epoch)  # of a page that was read before that
-    await follower.look()
+    follower.report_missing_entries(epoch)  # of a page that was read before that
+    await follower.sync()
     epoch = follower.epoch
-    await follower.look()
+    await follower.sync()
     assert follower.epoch == epoch

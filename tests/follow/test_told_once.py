@@ -12,23 +12,23 @@ from structlog.testing import capture_logs
 
 from relay import logging
 from relay.errors import StorageError
-from relay.failure_messages import Sentences
+from relay.failure_messages import FailureMessages
 from relay.follow import follower as follower_module
 from relay.follow import visibility
 from relay.follow.follower import Follower
-from relay.follow.page_cache import Shelf
+from relay.follow.page_cache import PageCache
 from relay.store import requirements
-from relay.store.queue.policy import Policy
+from relay.store.queue.policy import QueuePolicy
 from relay.store.queue.queue import Queue
 from relay.store.queue.reaper import Reaper
-from relay.store.requirements import Fitness
+from relay.store.requirements import RequirementsMonitor
 from relay.store.session.session_log import SessionLog
 from tests.follow.following import LOST, Hearsay, Read, Recorder, no_orphans
 from tests.scenarios.processes import until
 from tests.store.in_memory import LEASE_MS, Clock, job_of
 
 MANY = 20
-POLICY = Policy(LEASE_MS, 60_000, 3)
+POLICY = QueuePolicy(LEASE_MS, 60_000, 3)
 
 
 def levels(lines: list[MutableMapping[str, Any]], event: str) -> list[object]:
@@ -43,7 +43,7 @@ async def test_sessions_that_redis_refuses_to_read_are_one_line_for_all_rounds(
         job = job_of(f"g{number}", session=f"s{number}")
         assert await queue.enqueue(job, POLICY.look_ms)
         await redis.set(session_log.keys.session(job.session), "no hash")
-    reaper = Reaper(session_log, queue, policy=POLICY, sentences=Sentences("Sorry.", {}))
+    reaper = Reaper(session_log, queue, policy=POLICY, sentences=FailureMessages("Sorry.", {}))
     with capture_logs() as lines:
         for _ in range(3):
             clock.advance(ms=POLICY.look_ms + 1)
@@ -57,18 +57,18 @@ async def test_a_look_at_redis_that_always_breaks_is_one_error_and_its_end_is_to
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(requirements, "RETRY_S", 0.001)
-    monkeypatch.setattr(requirements, "LOOK_S", 0.001)
+    monkeypatch.setattr(requirements, "CHECK_EVERY_S", 0.001)
     looks = 0
 
-    async def look(self: Fitness) -> None:
+    async def look(self: RequirementsMonitor) -> None:
         nonlocal looks
         looks += 1
         if looks <= 5:
             raise ValueError("a bug")
 
-    monkeypatch.setattr(Fitness, "look", look)
+    monkeypatch.setattr(RequirementsMonitor, "check_once", look)
     with capture_logs() as lines:
-        watching = asyncio.create_task(Fitness(Redis(), "t").watch())
+        watching = asyncio.create_task(RequirementsMonitor(Redis(), "t").watch())
         await until(lambda: looks > 6, "it has looked on")
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -90,15 +90,15 @@ def now(monkeypatch: pytest.MonkeyPatch) -> Now:
     now = Now()
     monkeypatch.setattr(follower_module, "_RETRY_S", (0.001, 0.002))
     monkeypatch.setattr(visibility, "DEGRADED_AFTER_S", 0.01)
-    monkeypatch.setattr(follower_module._blind, "_clock", now)
-    monkeypatch.setattr(follower_module._blind, "_failures", 0)
-    for name, event in (("_degraded", "degraded"), ("_restored", "restored"), ("_anew", "session_began_anew")):
-        monkeypatch.setattr(follower_module, name, logging.Recurring(follower_module.log, event, clock=now))
+    monkeypatch.setattr(follower_module._sync_failures, "_clock", now)
+    monkeypatch.setattr(follower_module._sync_failures, "_failures", 0)
+    for name, event in (("_degraded", "degraded"), ("_restored", "restored"), ("_reloaded", "session_began_anew")):
+        monkeypatch.setattr(follower_module, name, logging.RateLimitedLog(follower_module.logger, event, clock=now))
     return now
 
 
 def followers_of(log: SessionLog, count: int = MANY) -> list[Follower]:
-    shelf = Shelf(1_000_000)
+    shelf = PageCache(1_000_000)
     return [
         Follower(
             f"s{number}",
@@ -161,7 +161,7 @@ async def test_a_loss_that_many_followers_find_is_a_line_with_the_first_of_them(
     await redis.flushall()
     with capture_logs() as lines:
         for follower in followers:
-            await follower.look()
+            await follower.sync()
     assert levels(lines, "session_began_anew") == ["warning"]
     assert sum(line["event"] == "session_began_anew" for line in lines) == MANY
     for follower in followers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.follow.broadcast import Audience
+from relay.follow.broadcast import Broadcast
 from relay.follow.window import WINDOW_EVENTS, OutOfOrder, Window
 
 
@@ -69,8 +69,8 @@ def test_what_does_not_follow_on_is_refused() -> None:
 
 
 async def test_nor_are_viewers_handed_it() -> None:
-    audience = Audience()
-    audience.begin(4)
+    audience = Broadcast()
+    audience.reset(4)
     audience.add(5, b"five")
     for seq in (4, 5, 7):
         with pytest.raises(OutOfOrder):

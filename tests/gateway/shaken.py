@@ -16,12 +16,12 @@ from redis.asyncio import Redis
 from relay.errors import StorageError
 from relay.follow.broadcast import Burst
 from relay.follow.follower import Follower
-from relay.follow.page_cache import Shelf
-from relay.gateway.follower_pool import Hub
+from relay.follow.page_cache import PageCache
+from relay.gateway.follower_pool import FollowerPool
 from relay.gateway.viewer import Viewer
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from relay.protocol.words import Cursor
-from relay.redis.pubsub.subscriber import Listener
+from relay.redis.pubsub.subscriber import ChannelListener
 from relay.store.keys import Keys
 from relay.store.session.replies import Page
 from relay.store.session.session_log import PAGE_BYTES, SessionLog
@@ -40,7 +40,7 @@ class Told:
     """Sink of one connection: has room when the test says so, and hands what it is sent to its client."""
 
     def __init__(self, client: Client) -> None:
-        self.turn = asyncio.Lock()
+        self.frame_lock = asyncio.Lock()
         self.open = asyncio.Event()
         self.open.set()
         self.gone = False
@@ -76,7 +76,7 @@ class Client:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.record: list[Frame] = []
+        self.record: list[FrameDict] = []
         self.complaints: list[str] = []
         self.alarms = 0  # times that it was told `degraded`
         self.viewer: Viewer | None = None
@@ -124,7 +124,7 @@ class Client:
             self.gate.give_back(self.viewer)
         self.viewer, self.gate, self.sink = None, None, Told(self)
 
-    def take(self, frame: Frame) -> None:
+    def take(self, frame: FrameDict) -> None:
         kind = frame["type"]
         if self._waiting and kind != "unsubscribed":
             if kind != "subscribed" or frame.get("id") != str(self._asked):
@@ -175,7 +175,7 @@ class Gate:
     def __init__(self, redis: Redis, chance: random.Random, window_bytes: int, turns: int) -> None:
         self.redis = Distant(redis, chance, turns)
         self.in_flight: list[bytes] = []
-        self._listener: Listener | None = None
+        self._listener: ChannelListener | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self._log = _Paged(
             self.redis,  # type: ignore[arg-type]  # as much of it as is asked for
@@ -186,8 +186,8 @@ class Gate:
             max_requests=1000,
         )
         self._window_bytes = window_bytes
-        self._shelf = Shelf(1_000_000)
-        self.hub = Hub(self._follower, linger_s=0)
+        self._shelf = PageCache(1_000_000)
+        self.hub = FollowerPool(self._follower, linger_s=0)
 
     def _follower(self, session: str) -> Follower:
         return Follower(
@@ -195,12 +195,12 @@ class Gate:
             lost_after_s=600, lost_members=LOST, orphaned=no_orphans,
         )  # fmt: skip
 
-    async def subscribe(self, channel: str, listener: Listener) -> None:
+    async def subscribe(self, channel: str, listener: ChannelListener) -> None:
         await self.redis.way()
         self._listener = listener
         listener.acknowledged()
 
-    def unsubscribe(self, channel: str, listener: Listener) -> None:
+    def unsubscribe(self, channel: str, listener: ChannelListener) -> None:
         if self._listener is listener:
             self._listener = None
 
@@ -352,7 +352,7 @@ class Shaken:
             gate.say(gate.in_flight[number % len(gate.in_flight)])
 
     def looks(self, number: int) -> None:
-        follower = self.gates[number % 2].hub.at_hand("s")
+        follower = self.gates[number % 2].hub.get("s")
         if follower is not None:
             self._looks.append(asyncio.create_task(self._look(follower)))
 
@@ -383,7 +383,7 @@ class Shaken:
     @staticmethod
     async def _look(follower: Follower) -> None:
         try:
-            await follower.look()
+            await follower.sync()
         except StorageError:
             pass  # it looks again
 

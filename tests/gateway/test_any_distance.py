@@ -52,8 +52,8 @@ WORLD = (st.sampled_from([0, 300, 4096]), st.integers(0, 6), st.integers(0, 10**
 def no_pauses() -> Iterator[None]:
     """What settles, settles by what is done, not by a look or a retry that comes with time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(follower, "LOOK_EVERY_S", 1000)
-        patch.setattr(follower, "IDLE_LOOK_S", 1000)
+        patch.setattr(follower, "SYNC_EVERY_S", 1000)
+        patch.setattr(follower, "IDLE_SYNC_S", 1000)
         patch.setattr(follower, "_RETRY_S", (0, 0))
         patch.setattr(viewer, "_RETRY_S", 0)
         patch.setattr(read_limiter, "FAILED_READ_S", 0)

@@ -12,7 +12,7 @@ import pytest
 
 from relay.gateway import follower_pool as hub_module
 from relay.gateway import http, requests
-from relay.gateway.follower_pool import Hub
+from relay.gateway.follower_pool import FollowerPool
 from tests.follow.following import Stage
 from tests.store.in_memory import Clock, redis_in_memory, session_log_on
 
@@ -25,20 +25,20 @@ async def busy_for_turns() -> None:
 
 async def test_a_look_before_a_follower_is_lent_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock().install(monkeypatch)
-    monkeypatch.setattr(hub_module, "LOOK_WITHIN_S", 0.3)
+    monkeypatch.setattr(hub_module, "SYNC_WITHIN_S", 0.3)
     async with redis_in_memory() as redis:
         stage = Stage(redis, session_log_on(redis))
-        hub = Hub(stage.another, linger_s=10)
+        hub = FollowerPool(stage.another, linger_s=10)
         await stage.tokens("private")
         watching = await hub.acquire("s")
         await stage.log.delete("s", 60_000)
-        look = watching.look
+        look = watching.sync
 
         async def look_while_busy() -> None:
             await busy_for_turns()
             await look()
 
-        monkeypatch.setattr(watching, "look", look_while_busy)
+        monkeypatch.setattr(watching, "sync", look_while_busy)
         lent = await hub.acquire("s")
         assert lent is not watching
         hub.release(watching)
@@ -55,8 +55,8 @@ async def test_it_is_ready_while_redis_answers(monkeypatch: pytest.MonkeyPatch) 
     gateway = SimpleNamespace(
         draining=asyncio.Event(),
         redis=SimpleNamespace(commands=None),
-        log=SimpleNamespace(keys=SimpleNamespace(queues="")),
-        fitness=SimpleNamespace(against=""),
+        session_log=SimpleNamespace(keys=SimpleNamespace(queues="")),
+        requirements=SimpleNamespace(problem=""),
     )
     monkeypatch.setattr(http, "gateway_of", lambda request: gateway)
     assert (await http.ready(None)).status_code == 200  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ import pytest
 from relay.gateway import submissions as submissions_module
 from relay.gateway.codecs import JSON
 from relay.gateway.connection import Connection
-from relay.gateway.follower_pool import Hub
-from relay.gateway.submissions import Accepted, answered_in_time
+from relay.gateway.follower_pool import FollowerPool
+from relay.gateway.submissions import Accepted, within_deadline
 from relay.protocol.commands import Submit
 from tests.follow.following import Stage
 from tests.gateway.test_viewer import Tray
@@ -53,7 +53,7 @@ class Held:
         self.go = asyncio.Event()
 
     async def submit(self, submit: Submit, language: str | None, by: float | None) -> Accepted:
-        async with answered_in_time("submit", by):
+        async with within_deadline("submit", by):
             self.begun.append(submit.request_id)
             await self.go.wait()
         return Accepted("g1", duplicate=False)
@@ -62,7 +62,7 @@ class Held:
 class Peer:
     """A client of one connection, without a wire."""
 
-    def __init__(self, hub: Hub | None = None) -> None:
+    def __init__(self, hub: FollowerPool | None = None) -> None:
         self.sink, self.held = LiveTray(), Held()
         self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.connection = Connection(
@@ -135,16 +135,18 @@ async def test_a_drain_of_a_connection_that_asked_nothing_closes_it_at_once() ->
 
 
 @pytest.fixture
-async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Hub, Stage]]:
+async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FollowerPool, Stage]]:
     Clock().install(monkeypatch)
     async with redis_in_memory() as redis:
         stage = Stage(redis, session_log_on(redis))
-        made = Hub(stage.another, linger_s=10)
+        made = FollowerPool(stage.another, linger_s=10)
         yield made, stage
         await made.aclose()
 
 
-async def test_a_session_that_is_deleted_while_it_is_subscribed_again_still_counts(hub: tuple[Hub, Stage]) -> None:
+async def test_a_session_that_is_deleted_while_it_is_subscribed_again_still_counts(
+    hub: tuple[FollowerPool, Stage],
+) -> None:
     lender, stage = hub
     peer = Peer(lender)
     peer.says(type="subscribe", id="1", session="s")
@@ -163,7 +165,7 @@ async def test_a_connection_that_is_cancelled_while_it_leaves_gives_back_what_it
     Clock().install(monkeypatch)
     async with redis_in_memory() as redis:
         stage = Stage(redis, session_log_on(redis))
-        hub = Hub(lambda _: stage.follower, linger_s=0)
+        hub = FollowerPool(lambda _: stage.follower, linger_s=0)
         before = asyncio.all_tasks()
         peer = Peer(hub)
         peer.says(type="subscribe", session="s", id="sub")

@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 
 from relay.errors import ClientError
 from relay.follow.follower import Follower
-from relay.follow.page_cache import Shelf
+from relay.follow.page_cache import PageCache
 from relay.gateway.event_stream import EventStream, Framing
-from relay.gateway.follower_pool import Hub
+from relay.gateway.follower_pool import FollowerPool
 from relay.gateway.pulse import ViewerLimits
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
@@ -31,17 +31,17 @@ class Gateway(SimpleNamespace):
     """As much of one as an event stream asks for."""
 
     redis: Redis
-    log: SessionLog
-    hub: Hub
+    session_log: SessionLog
+    followers: FollowerPool
 
     def stream(self, generation: str | None, cursor: Cursor | None = None, start: str = "start") -> EventStream:
         return EventStream(self, "s", cursor, start, generation)  # type: ignore[arg-type]
 
     async def look(self) -> None:
         """The follower that is here looks."""
-        follower = self.hub.at_hand("s")
+        follower = self.followers.get("s")
         assert follower is not None
-        await follower.look()
+        await follower.sync()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
                 session,
                 log,
                 made[-1],
-                Shelf(1_000_000),
+                PageCache(1_000_000),
                 window_bytes=4096,
                 max_frame_bytes=262144,
                 lost_after_s=60,
@@ -65,9 +65,9 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
                 orphaned=no_orphans,
             )
 
-        hub = Hub(follower, linger_s=10)
+        hub = FollowerPool(follower, linger_s=10)
         limits = ViewerLimits(buffer_bytes=65536, heartbeat_s=15, stall_s=60)
-        yield Gateway(redis=redis, log=log, hub=hub, viewer_limits=limits, draining=asyncio.Event())
+        yield Gateway(redis=redis, session_log=log, followers=hub, viewer_limits=limits, draining=asyncio.Event())
         await hub.aclose()
 
 
@@ -97,15 +97,15 @@ async def _answer(stream: EventStream, client: Client) -> None:
 async def test_a_session_deleted_as_its_stream_begins_leaves_no_stream_that_waits_for_ever(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await admitted_and_claimed(gateway.log, "g1")
-    span_of = gateway.log.span
+    await admitted_and_claimed(gateway.session_log, "g1")
+    span_of = gateway.session_log.span
 
     async def span_and_then_nothing(session: str, generation: str) -> Span | None:
         span = await span_of(session, generation)
-        await gateway.log.delete("s", 60_000)
+        await gateway.session_log.delete("s", 60_000)
         return span
 
-    monkeypatch.setattr(gateway.log, "span", span_and_then_nothing)
+    monkeypatch.setattr(gateway.session_log, "span", span_and_then_nothing)
     client = Client()
     with pytest.raises(ClientError, match="deleted"):
         await _answer(gateway.stream("g1"), client)
@@ -115,9 +115,9 @@ async def test_a_session_deleted_as_its_stream_begins_leaves_no_stream_that_wait
 async def test_a_follower_that_has_not_heard_of_the_new_life_yet_looks_before_anybody_is_refused(
     gateway: Gateway,
 ) -> None:
-    gateway.hub.release(await gateway.hub.acquire("s"))  # it lingers
-    await gateway.log.delete("s", 60_000)
-    writer = await admitted_and_claimed(gateway.log, "g1")
+    gateway.followers.release(await gateway.followers.acquire("s"))  # it lingers
+    await gateway.session_log.delete("s", 60_000)
+    writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("exact text")
     await writer.end()
     client = Client()
@@ -127,11 +127,14 @@ async def test_a_follower_that_has_not_heard_of_the_new_life_yet_looks_before_an
 
 
 async def test_a_single_event_of_another_generation_is_neither_shown_nor_taken_for_the_end(gateway: Gateway) -> None:
-    one, other = await admitted_and_claimed(gateway.log, "g1"), await admitted_and_claimed(gateway.log, "g2")
-    follower = await gateway.hub.acquire("s")
+    one, other = (
+        await admitted_and_claimed(gateway.session_log, "g1"),
+        await admitted_and_claimed(gateway.session_log, "g2"),
+    )
+    follower = await gateway.followers.acquire("s")
     await one.tokens("mine")
     await other.end()
-    await follower.look()  # so that the events stand in its window, from where a single one comes as it is
+    await follower.sync()  # so that the events stand in its window, from where a single one comes as it is
     last = follower.frontier
     client = Client()
     answer = asyncio.create_task(_answer(gateway.stream("g1", Cursor(follower.epoch, last - 1)), client))
@@ -139,16 +142,16 @@ async def test_a_single_event_of_another_generation_is_neither_shown_nor_taken_f
     await one.tokens("more of mine")
     await one.end()
     while not answer.done():
-        await follower.look()
+        await follower.sync()
         await asyncio.sleep(0)
     await answer
     assert b"more of mine" in client.body
     assert b"g2" not in client.body
-    gateway.hub.release(follower)
+    gateway.followers.release(follower)
 
 
 async def test_what_has_ended_has_nothing_live(gateway: Gateway) -> None:
-    writer = await admitted_and_claimed(gateway.log, "g1")
+    writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.end()
     client = Client()
     await _answer(gateway.stream("g1", start="live"), client)
@@ -167,41 +170,41 @@ def test_catchups_stay_within_the_bound_although_line_breaks_are_escaped(text: s
 async def test_a_generation_that_redis_has_lost_is_streamed_until_it_is_back_or_ended(
     gateway: Gateway, start: str
 ) -> None:
-    writer = await admitted_and_claimed(gateway.log, "g1")
+    writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("exact text")
-    follower = await gateway.hub.acquire("s")
+    follower = await gateway.followers.acquire("s")
     await gateway.redis.flushall()
-    await follower.look()
+    await follower.sync()
     client = Client()
     answer = asyncio.create_task(_answer(gateway.stream("g1", start=start), client))
     await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
-    assert await gateway.log.bury("s", "g1", 1, LOST)
-    await follower.look()
+    assert await gateway.session_log.bury("s", "g1", 1, LOST)
+    await follower.sync()
     await answer
     assert (client.status, client.body.count(b"event: end")) == (200, 1)
     with pytest.raises(ClientError, match="no such"):
         await _answer(gateway.stream("g2"), Client())
-    gateway.hub.release(follower)
+    gateway.followers.release(follower)
 
 
 async def test_a_new_epoch_as_its_stream_begins_is_no_reason_to_refuse_it(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await admitted_and_claimed(gateway.log, "g1")
-    span_of = gateway.log.span
+    await admitted_and_claimed(gateway.session_log, "g1")
+    span_of = gateway.session_log.span
 
     async def span_and_then_another_epoch(session: str, generation: str) -> Span | None:
-        monkeypatch.setattr(gateway.log, "span", span_of)
+        monkeypatch.setattr(gateway.session_log, "span", span_of)
         span = await span_of(session, generation)
         assert span is not None
-        await gateway.log.rotate("s", span.epoch, missing=False)
+        await gateway.session_log.rotate("s", span.epoch, missing=False)
         return span
 
-    monkeypatch.setattr(gateway.log, "span", span_and_then_another_epoch)
+    monkeypatch.setattr(gateway.session_log, "span", span_and_then_another_epoch)
     client = Client()
     answer = asyncio.create_task(_answer(gateway.stream("g1"), client))
     await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
-    await gateway.log.stop("s", "g1")
+    await gateway.session_log.stop("s", "g1")
     await gateway.look()
     await answer
     assert client.body.count(b"event: end") == 1
@@ -213,19 +216,19 @@ async def test_what_ends_while_its_live_stream_begins_has_nothing_live(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, moment: str, followed: bool
 ) -> None:
     """Whichever read of the log it is whose reply the end overtakes."""
-    writer = await admitted_and_claimed(gateway.log, "g1")
+    writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("a")
     if followed:
-        gateway.hub.release(await gateway.hub.acquire("s"))  # it lingers
-    read = getattr(gateway.log, moment)
+        gateway.followers.release(await gateway.followers.acquire("s"))  # it lingers
+    read = getattr(gateway.session_log, moment)
 
     async def and_then_it_ends(*arguments: Any, **named: Any) -> Any:
         reply = await read(*arguments, **named)
-        monkeypatch.setattr(gateway.log, moment, read)
+        monkeypatch.setattr(gateway.session_log, moment, read)
         await writer.end()
         return reply
 
-    monkeypatch.setattr(gateway.log, moment, and_then_it_ends)
+    monkeypatch.setattr(gateway.session_log, moment, and_then_it_ends)
     client = Client()
     answer = asyncio.create_task(_answer(gateway.stream("g1", start="live"), client))
     subscribed = asyncio.create_task(client.subscribed.wait())
@@ -258,11 +261,11 @@ async def test_a_stream_of_a_generation_whose_end_was_lost_with_redis_is_over(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has ended, so nobody will bring it back."""
-    writer = await admitted_and_claimed(gateway.log, "g1")
+    writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("a")
     await writer.end()
-    follower = await gateway.hub.acquire("s")
-    pages, reads = gateway.log.range, 0
+    follower = await gateway.followers.acquire("s")
+    pages, reads = gateway.session_log.range, 0
 
     async def lost_before_the_page(*arguments: Any, **named: Any) -> Any:
         nonlocal reads
@@ -271,19 +274,19 @@ async def test_a_stream_of_a_generation_whose_end_was_lost_with_redis_is_over(
             await gateway.redis.flushall()
         return await pages(*arguments, **named)
 
-    monkeypatch.setattr(gateway.log, "range", lost_before_the_page)
+    monkeypatch.setattr(gateway.session_log, "range", lost_before_the_page)
     client = Client()
     await _answer(gateway.stream("g1"), client)
     assert b'"code":"not_found"' in client.body
-    gateway.hub.release(follower)
+    gateway.followers.release(follower)
 
 
 async def test_after_a_delete_elsewhere_a_stream_shows_nothing_of_what_was_deleted(gateway: Gateway) -> None:
     """This gateway follows the session, and has heard nothing of it yet."""
-    writer = await admitted_and_claimed(gateway.log, "g1")
+    writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("private")
-    watching = await gateway.hub.acquire("s")
-    await gateway.log.delete("s", 60_000)
+    watching = await gateway.followers.acquire("s")
+    await gateway.session_log.delete("s", 60_000)
     client = Client()
     answer = asyncio.create_task(_answer(gateway.stream(None), client))
     await asyncio.wait_for(client.subscribed.wait(), WAIT_S)
@@ -293,13 +296,13 @@ async def test_after_a_delete_elsewhere_a_stream_shows_nothing_of_what_was_delet
     await answer
     assert b"private" not in client.body
     assert b"unsubscribed" not in client.body
-    gateway.hub.release(watching)
+    gateway.followers.release(watching)
 
 
 @pytest.mark.parametrize("times", range(1, 9))
 async def test_a_stream_that_is_cancelled_again_and_again_leaves_nothing_behind(gateway: Gateway, times: int) -> None:
     """As a cancel scope does it: at every await that follows."""
-    await admitted_and_claimed(gateway.log, "g1")  # so that there is something to catch up with
+    await admitted_and_claimed(gateway.session_log, "g1")  # so that there is something to catch up with
     client = Client()
 
     async def never_taken(message: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from relay.errors import ClientError
 from relay.follow.follower import Follower
 from relay.gateway import follower_pool as hub_module
-from relay.gateway.follower_pool import Hub
+from relay.gateway.follower_pool import FollowerPool
 from relay.gateway.waiting import until_ended
 from relay.protocol.words import Cursor
 from tests.follow.following import Stage
@@ -26,13 +26,13 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
         yield Stage(redis, session_log_on(redis))
 
 
-async def missing(stage: Stage, hub: Hub) -> Follower:
+async def missing(stage: Stage, hub: FollowerPool) -> Follower:
     """The session's follower, given back; an answer that it has shown is lost."""
     follower = await hub.acquire("s")
     await stage.tokens("a")
-    await follower.look()
+    await follower.sync()
     await stage.redis.flushall()
-    await follower.look()
+    await follower.sync()
     assert follower.missing
     hub.release(follower)
     return follower
@@ -42,12 +42,12 @@ async def test_a_follower_that_stays_because_of_what_is_missing_costs_no_time(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_module, "LEAVE_EVERY_S", 0.05)
-    hub = Hub(lambda _: stage.follower, linger_s=0)
+    hub = FollowerPool(lambda _: stage.follower, linger_s=0)
     asked: list[str] = []
 
     def leave(session: str, entry: hub_module._Entry) -> None:
         asked.append(session)
-        Hub._leave(hub, session, entry)
+        FollowerPool._leave(hub, session, entry)
 
     monkeypatch.setattr(hub, "_leave", leave)
     follower = await missing(stage, hub)
@@ -55,16 +55,16 @@ async def test_a_follower_that_stays_because_of_what_is_missing_costs_no_time(
         await asyncio.sleep(0)
     assert len(asked) <= 2
     assert await stage.log.bury("s", "g1", 1, b"{}")
-    await follower.look()
+    await follower.sync()
     await until(lambda: stage.source.listener is None, "its end")
     await hub.aclose()
 
 
 async def test_a_follower_whose_session_was_deleted_does_not_stay_because_of_what_is_missing(stage: Stage) -> None:
-    hub = Hub(lambda _: stage.follower, linger_s=0.01)
+    hub = FollowerPool(lambda _: stage.follower, linger_s=0.01)
     follower = await missing(stage, hub)
     await stage.log.delete("s", 60_000)
-    await follower.look()
+    await follower.sync()
     await until(lambda: stage.source.listener is None, "its end")
     await hub.aclose()
 
@@ -72,15 +72,15 @@ async def test_a_follower_whose_session_was_deleted_does_not_stay_because_of_wha
 async def test_who_waits_for_an_answer_of_a_session_that_is_deleted_hears_so_whatever_pub_sub_lost(
     stage: Stage,
 ) -> None:
-    hub = Hub(lambda _: stage.follower, linger_s=0.01)
+    hub = FollowerPool(lambda _: stage.follower, linger_s=0.01)
     await stage.tokens("a")
     follower = await hub.acquire("s")
     assert "g1" in follower.active
-    gateway = SimpleNamespace(hub=hub, log=stage.log, draining=asyncio.Event())
+    gateway = SimpleNamespace(followers=hub, session_log=stage.log, draining=asyncio.Event())
     waiting = asyncio.create_task(until_ended(gateway, "s", "g1", 30, asyncio.Event().wait))  # type: ignore[arg-type]
-    await until(lambda: bool(follower.audience.viewers), "it waits")
+    await until(lambda: bool(follower.broadcast.viewers), "it waits")
     await stage.log.delete("s", 60_000)
-    await follower.look()
+    await follower.sync()
     with pytest.raises(ClientError, match="deleted"):
         await asyncio.wait_for(waiting, TIMEOUT_S)
     hub.release(follower)
@@ -92,7 +92,7 @@ async def test_who_comes_after_a_delete_elsewhere_is_not_lent_the_follower_of_wh
     stage: Stage, brings: str
 ) -> None:
     """Its hint is on its way, or was lost; the one who deleted has his answer already, and so may everybody."""
-    hub = Hub(stage.another, linger_s=10)
+    hub = FollowerPool(stage.another, linger_s=10)
     await stage.tokens("private")
     watching = await hub.acquire("s")
     cursor = {
@@ -113,7 +113,7 @@ async def test_who_comes_after_a_delete_elsewhere_is_not_lent_the_follower_of_wh
 async def test_an_answer_deleted_elsewhere_after_its_epoch_had_changed_unseen_is_missed_no_more(stage: Stage) -> None:
     """Nobody may bring it back: its mark is there."""
     stage.follower.missing.__init__(0.2)  # type: ignore[misc]  # soon over
-    hub = Hub(lambda _: stage.follower, linger_s=0.01)
+    hub = FollowerPool(lambda _: stage.follower, linger_s=0.01)
     await stage.tokens("a")
     follower = await hub.acquire("s")
     viewer = stage.viewer()
@@ -121,7 +121,7 @@ async def test_an_answer_deleted_elsewhere_after_its_epoch_had_changed_unseen_is
     await stage.log.rotate("s", follower.epoch, missing=False)
     await stage.log.delete("s", 60_000)
     await stage.log.open("s")  # somebody has begun a new session of that name
-    await follower.look()
+    await follower.sync()
     await until(lambda: follower.deleted or not follower.missing, "nothing is missing")
     await until(lambda: follower.deleted or not follower.degraded, "it is restored")
     await viewer.leave()

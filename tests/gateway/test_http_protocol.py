@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from relay import logging
 from relay.gateway import http_protocol
-from relay.gateway.event_stream import hung_up
+from relay.gateway.event_stream import until_disconnected
 from tests.gateway.serving import serving
 from tests.scenarios.processes import until
 
@@ -30,7 +30,7 @@ async def test_an_answer_that_runs_is_told_of_the_hang_up_though_other_requests_
 
     async def stream(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        hang_up = asyncio.create_task(hung_up(receive))
+        hang_up = asyncio.create_task(until_disconnected(receive))
         while not hang_up.done():  # what is written is how the server itself learns of it: it does not read ahead
             await send({"type": "http.response.body", "body": b"it goes on", "more_body": True})
             await asyncio.wait([hang_up], timeout=0.01)
@@ -92,7 +92,7 @@ async def test_a_head_without_end_is_cut_off_before_it_costs_anything(beginning:
     told = asyncio.Event()
 
     async def listening(scope: Scope, receive: Receive, send: Send) -> None:
-        await hung_up(receive)
+        await until_disconnected(receive)
         told.set()
 
     async with serving(listening) as connect:
@@ -185,7 +185,7 @@ _NO_REQUESTS = [
 async def test_what_is_no_request_is_counted_and_said_once_a_minute_without_a_byte_of_it(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, words: str
 ) -> None:
-    monkeypatch.setattr(http_protocol, "_refused", logging.Recurring(logging.get("http"), "bad_request"))
+    monkeypatch.setattr(http_protocol, "_refused", logging.RateLimitedLog(logging.get_logger("http"), "bad_request"))
     before = REGISTRY.get_sample_value("relay_bad_requests_total") or 0
     with capture_logs() as lines:
         async with serving(_short) as connect:
@@ -349,7 +349,7 @@ async def test_a_connection_that_comes_when_the_server_goes_is_not_waited_for() 
     state = ServerState()
     config = uvicorn.Config(never, lifespan="off", log_config=None)
     config.load()
-    http_protocol.go(state)
+    http_protocol.mark_stopping(state)
     loop = asyncio.get_running_loop()
     made = lambda: http_protocol.RelayHttpProtocol(config=config, server_state=state, app_state={})  # noqa: E731
     async with await loop.create_server(made, "127.0.0.1", 0) as listening:

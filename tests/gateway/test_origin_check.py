@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
+from starlette.routing import Route, WebSocketRoute
 from structlog.testing import capture_logs
 
 from relay.gateway.app import app
@@ -25,7 +26,7 @@ HANDSHAKE = (
 HOST = b"Host: 127.0.0.1:8080\r\n"
 
 
-class Answer(NamedTuple):
+class GuardResponse(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
@@ -40,7 +41,7 @@ class Knocking:
     def __init__(self, connect: Callable[[], Awaitable[Streams]]) -> None:
         self._connect = connect
 
-    async def raw(self, request: bytes) -> Answer:
+    async def raw(self, request: bytes) -> GuardResponse:
         """The answer's head, and as much of its body as that promises."""
         reader, writer = await self._connect()
         try:
@@ -51,15 +52,15 @@ class Knocking:
             status, length = int(first.split(" ")[1]), int(headers.get("content-length", 0))
             if request.startswith(b"HEAD") or status == 101:
                 length = 0
-            return Answer(status, headers, await asyncio.wait_for(reader.readexactly(length), PATIENCE_S))
+            return GuardResponse(status, headers, await asyncio.wait_for(reader.readexactly(length), PATIENCE_S))
         finally:
             writer.transport.abort()
 
-    async def get(self, path: str, host: str = "127.0.0.1:8080", origin: str | None = None) -> Answer:
+    async def get(self, path: str, host: str = "127.0.0.1:8080", origin: str | None = None) -> GuardResponse:
         sent = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n" + (f"Origin: {origin}\r\n" if origin else "") + "\r\n"
         return await self.raw(sent.encode("latin-1"))
 
-    async def shake_hands(self, path: str, host: str = "127.0.0.1:8080", origin: str | None = None) -> Answer:
+    async def shake_hands(self, path: str, host: str = "127.0.0.1:8080", origin: str | None = None) -> GuardResponse:
         sent = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n" + (f"Origin: {origin}\r\n" if origin else "")
         return await self.raw(sent.encode("latin-1") + HANDSHAKE + b"\r\n")
 
@@ -269,3 +270,14 @@ async def test_whatever_is_sent_is_their_fault_and_no_traceback_of_ours(caplog: 
     assert [record for record in caplog.records if record.levelno > logging.WARNING or record.exc_info] == []
     assert {line["log_level"] for line in lines} == {"warning", "debug"}  # those of a minute but the first
     assert max(len(str(line)) for line in [*lines, *told]) < 1000
+
+
+async def test_no_root_path_begins_as_an_address_of_the_gateway_does() -> None:
+    gateway = Gateway(Settings(redis_url="redis://127.0.0.1:1/0"))
+    paths = [route.path for route in app(gateway).routes if isinstance(route, Route | WebSocketRoute)]
+    await gateway.redis.aclose()
+    ours = {path.split("/")[1] for path in paths} - {"", "{path:path}"}  # the page; what is no WebSocket of ours
+    assert ours >= {"v1", "healthz"}
+    for first in ours:
+        with pytest.raises(ValueError, match="begin as an address of the gateway"):
+            Settings(root_path=f"/{first}")

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 
 from relay.errors import SettingsError
-from relay.gateway.server import listen, listen_together, server
+from relay.gateway.server import listen, listen_shared, server
 from relay.settings import load
 
 HINT = "; choose another port with --port / RELAY_PORT, 0 for a free one"
@@ -62,7 +62,7 @@ async def test_what_is_accepted_first_of_all_inherits_what_every_connection_does
         found.extend(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in sockets)
 
     monkeypatch.setattr(uvicorn.Server, "startup", startup)
-    ours = listen_together("127.0.0.1", 0, 2)
+    ours = listen_shared("127.0.0.1", 0, 2)
     await server(load(redis_url="redis://127.0.0.1:1/0")).startup(sockets=ours)
     for sock in ours:
         sock.close()

@@ -41,11 +41,13 @@ class Gateway:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self.log: SessionLog = session_log_on(redis, max_generations=2)
+        self.session_log: SessionLog = session_log_on(redis, max_generations=2)
         self.queue: Queue = queue_on(redis)
         menu: Any = SimpleNamespace(check=_on_offer, serves=lambda queue: True)
-        hub: Any = SimpleNamespace(at_hand=lambda session: None)
-        self._submissions = Submissions(menu, self.log, self.queue, redis, hub, look_ms=LOOK_MS, mark_ms=1000)
+        hub: Any = SimpleNamespace(get=lambda session: None)
+        self._submissions = Submissions(
+            menu, self.session_log, self.queue, redis, hub, look_ms=LOOK_MS, tombstone_ms=1000
+        )
 
     async def submit(self, request_id: str = "r", **fields: Any) -> Accepted:
         asked = fields or {"content": "why?"}
@@ -55,7 +57,7 @@ class Gateway:
         """The next job's, by a worker; its generation."""
         job = await next_job(self.queue)
         assert job is not None
-        await (await claimed(self.log, job)).end()
+        await (await claimed(self.session_log, job)).end()
         await self.queue.done("default", "s", job.generation)
         return job.generation
 
@@ -80,7 +82,7 @@ async def test_a_submit_whose_answer_is_not_kept_any_more_is_not_found(gateway: 
     await gateway.submit()
     await gateway.answer()
     for generation in ("g1", "g2"):
-        await answered(gateway.log, job_of(generation))
+        await answered(gateway.session_log, job_of(generation))
     with pytest.raises(ClientError) as refused:
         await gateway.submit()
     assert (refused.value.code, refused.value.retryable) == ("not_found", False)
@@ -92,15 +94,15 @@ async def test_a_submit_whose_answer_is_not_kept_any_more_is_not_found(gateway: 
 
 async def test_a_submit_that_is_answered_and_forgotten_before_it_is_accepted_is_told_so(gateway: Gateway) -> None:
     """Nobody has deleted anything; but there is nothing to wait for either."""
-    admit = gateway.log.admit
+    admit = gateway.session_log.admit
 
     async def overtaken(job: Job) -> Admitted | None:
-        gateway.log.admit = admit  # type: ignore[method-assign]
+        gateway.session_log.admit = admit  # type: ignore[method-assign]
         for one in (job, job_of("g1"), job_of("g2")):
-            await answered(gateway.log, one)
+            await answered(gateway.session_log, one)
         return await admit(job)
 
-    gateway.log.admit = overtaken  # type: ignore[method-assign]
+    gateway.session_log.admit = overtaken  # type: ignore[method-assign]
     for _ in range(2):  # and when it is sent again
         with pytest.raises(ClientError, match="not kept any more") as refused:
             await gateway.submit()
@@ -113,8 +115,8 @@ async def test_a_submit_whose_answer_is_to_come_back_is_a_duplicate(gateway: Gat
     first = await gateway.submit()
     job = await next_job(gateway.queue)
     assert job is not None
-    writer = await claimed(gateway.log, job)
-    await gateway.log.rotate("s", writer.claim.epoch, missing=True)
+    writer = await claimed(gateway.session_log, job)
+    await gateway.session_log.rotate("s", writer.claim.epoch, missing=True)
     assert await gateway.submit() == Accepted(first.generation, duplicate=True)
 
 
@@ -124,12 +126,12 @@ async def test_a_retry_that_waits_is_queued_again_as_it_was_though_what_it_retri
     await gateway.answer()
     retry = await gateway.submit("r2", retry_of=first.generation)
     job = await next_job(gateway.queue)
-    await answered(gateway.log, job_of("g9"))
-    assert await gateway.log.snapshots.generation("s", first.generation) is None
+    await answered(gateway.session_log, job_of("g9"))
+    assert await gateway.session_log.snapshots.generation("s", first.generation) is None
     await gateway.redis.delete(*await gateway.redis.keys("t:q:*"))
     assert await gateway.submit("r2", retry_of=first.generation) == Accepted(retry.generation, duplicate=True)
     assert await next_job(gateway.queue) == job
-    assert (await snapshot(gateway.log, retry.generation))["message"]["content"] == "why?"
+    assert (await snapshot(gateway.session_log, retry.generation))["message"]["content"] == "why?"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ async def test_a_retry_that_waits_is_queued_again_as_it_was_though_what_it_retri
 async def test_who_waits_for_an_answer_that_is_gone_is_told_why(gateway: Gateway, deleted: bool, said: str) -> None:
     """Others took its place beyond the bound before anybody here had heard of its end; or somebody deleted it."""
     follower: Any = SimpleNamespace(
-        session="s", active={}, missing={}, deleted=deleted, audience=SimpleNamespace(viewers=set(), keeping_up=set())
+        session="s", active={}, missing={}, deleted=deleted, broadcast=SimpleNamespace(viewers=set(), keeping_up=set())
     )
     with pytest.raises(ClientError) as refused:
         await waiting._ended(gateway, follower, "g1", [])  # type: ignore[arg-type]
@@ -159,9 +161,9 @@ async def test_a_delete_that_has_used_up_its_time_begins_nothing_more(monkeypatc
         return [Stopped(f"g{number}", already_ended=False) for number in range(50)]
 
     log: Any = SimpleNamespace(delete=delete)
-    hub: Any = SimpleNamespace(at_hand=lambda session: None)
+    hub: Any = SimpleNamespace(get=lambda session: None)
     nothing: Any = None
-    submissions = Submissions(nothing, log, nothing, nothing, hub, look_ms=LOOK_MS, mark_ms=1000)
-    monkeypatch.setattr(submissions._intake, "tidy", never)
+    submissions = Submissions(nothing, log, nothing, nothing, hub, look_ms=LOOK_MS, tombstone_ms=1000)
+    monkeypatch.setattr(submissions._submitter, "clean_up_after_stop", never)
     await submissions.delete("s")
     assert begun == ["g0"]

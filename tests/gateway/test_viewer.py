@@ -25,7 +25,7 @@ class Tray:
     """A sink that has room when the test says so, and keeps what it was given."""
 
     def __init__(self) -> None:
-        self.turn = asyncio.Lock()
+        self.frame_lock = asyncio.Lock()
         self.frames: list[dict[str, Any]] = []
         self.bursts = 0
         self.open = asyncio.Event()
@@ -160,12 +160,12 @@ async def test_a_viewer_whose_peer_has_left_holds_up_nobody(stage: Stage) -> Non
 async def test_restored_comes_behind_what_was_missed(stage: Stage, tray: Tray, lost: bool) -> None:
     await stage.tokens("a")
     await settled(stage)
-    stage.follower.audience.degraded()
+    stage.follower.broadcast.degraded()
     if lost:
-        stage.follower.audience.restart()
+        stage.follower.broadcast.restart()
     await stage.tokens("b")
     stage.deliver()
-    stage.follower.audience.restored()  # in the turn in which a look has found it
+    stage.follower.broadcast.restored()  # in the turn in which a look has found it
     await settled(stage)
     assert [frame["type"] for frame in tray.frames][-1] == "restored"
     assert tray.spans()[-1][1] == 4
@@ -179,11 +179,11 @@ async def test_who_was_told_that_it_is_degraded_and_subscribes_again_is_told_tha
     first.begin(None, "start", None)
     await stage.tokens("a")
     await settled(stage)
-    stage.follower.audience.degraded()
+    stage.follower.broadcast.degraded()
     tray.open.clear()
     await stage.tokens("b")
     await settled(stage)
-    stage.follower.audience.restored()  # there is no room for what it lacks
+    stage.follower.broadcast.restored()  # there is no room for what it lacks
     await first.aclose()
     tray.frames.clear()
     second.begin(None, "start", None, earlier=first)
@@ -212,7 +212,7 @@ async def test_all_the_catch_ups_of_a_connection_together_hold_its_buffer_and_on
     sink = AsgiSink(take_nothing, JSON, 2000)
     viewers = [Viewer(stage.follower, sink, lambda _: None) for _ in range(50)]
     for viewer in viewers:
-        stage.follower.audience.viewers.add(viewer)
+        stage.follower.broadcast.viewers.add(viewer)
         viewer._catch_up()  # without the 50 replies to `subscribe`, which have their own bound
     for _ in range(500):
         await asyncio.sleep(0)
@@ -270,11 +270,11 @@ async def test_what_an_earlier_life_has_forgotten_begins_no_later_one_anew(
     await settled(stage)
     stage.follower.window.clear()
     with monkeypatch.context() as patched:
-        patched.setattr(stage.follower.pages, "after", forgotten)
+        patched.setattr(stage.follower.pages, "segment_after", forgotten)
         tray.open.set()
         await asyncio.wait_for(asked.wait(), WAIT_S)
     await stage.log.rotate("s", stage.follower.epoch, missing=False)
-    await stage.follower.look()
+    await stage.follower.sync()
     go.set()
     await settled(stage)
     assert [frame["type"] for frame in tray.frames].count("subscribed") == 2

@@ -288,14 +288,14 @@ MUTANTS = [
     Mutant(
         "a page that was merged beyond what is shown",
         "relay/follow/replay.py",
-        [Change("        self._reach(stretch.version.floor)\n", "")],
+        [Change('        self._extend_to_floor(stretch.version.floor)\n', '')],
         [],
         [_VERSIONS + "a_replay_whose_page_was_merged_beyond_what_is_shown_waits_for_that"],
     ),
     Mutant(
         "a cursor below the floor is honoured",
         "relay/follow/follower.py",
-        [Change("self.floor <= seq <= self.audience.flushed", "seq <= self.audience.flushed")],
+        [Change('self.floor <= seq <= self.broadcast.flushed', 'seq <= self.broadcast.flushed')],
         [_DOUBTS + "a_cursor_into_what_was_merged_since_is_not_honoured"],
         [_FOLLOWER + "a_cursor_below_the_floor_is_not_honoured_except_at_the_very_beginning"],
     ),
@@ -309,7 +309,7 @@ MUTANTS = [
     Mutant(
         "an accepted answer that nobody misses",
         "relay/client/answer.py",
-        [Change("        channel.expect(generation)\n", "")],
+        [Change('        subscription.expect(generation)\n', '')],
         [],
         [_MISSING + "an_answer_that_was_accepted_and_never_came_is_lost_for_all_who_follow"],
     ),
@@ -376,7 +376,7 @@ MUTANTS = [
     Mutant(
         "appends that are counted on after a rebuild",
         "workers/relay_workers/writing/flusher.py",
-        [Change("                self._delivery.begin_anew()\n", "")],
+        [Change('                self._delivery.reset()\n', '')],
         [],
         [_REBUILDING + "what_is_left_is_not_said_again"],
     ),
@@ -568,7 +568,12 @@ MUTANTS = [
     Mutant(
         "a duplicate of nothing",
         "relay/gateway/submissions.py",
-        [Change("elif await self._log.is_forgotten(submit.session, submit.request_id, generation):", "elif False:")],
+        [
+            Change(
+                "elif await self._session_log.is_forgotten(submit.session, submit.request_id, generation):",
+                "elif False:",
+            )
+        ],
         [],
         ["tests/gateway/test_submissions.py::test_a_submit_whose_answer_is_not_kept_any_more_is_not_found"],
     ),
@@ -646,21 +651,21 @@ MUTANTS = [
     Mutant(
         "a log that a closed terminal breaks",
         "relay/logging.py",
-        [Change("cast(TextIO, _WhoeverReads(sys.stderr))", "sys.stderr")],
+        [Change('cast(TextIO, _LossyStream(sys.stderr))', 'sys.stderr')],
         ["tests/scenarios/commands/test_terminal_closed.py::test_relay_dev_ends_and_leaves_nothing_behind"],
         ["tests/test_logging.py::test_a_log_that_nobody_reads_any_more_breaks_nothing"],
     ),
     Mutant(
         "what came back and ended unheard is missed for ever",
         "relay/follow/follower.py",
-        [Change("            self.missing.begun(self.active)\n", "")],
+        [Change('            self.missing.reloaded(self.active)\n', '')],
         [],
         ["tests/follow/test_lost.py::test_one_that_is_back_and_then_ends_and_goes_unheard_is_missed_no_more"],
     ),
     Mutant(
         "a dropped connection takes fresh ones along",
         "relay/redis/pool.py",
-        [Change("            self._leave_stale()", "            self.close_idle()")],
+        [Change('            self._close_stale()', '            self.close_idle()')],
         [],
         [_POOL + "one_that_was_dropped_takes_none_along_that_were_heard_of_since"],
     ),
@@ -751,7 +756,7 @@ MUTANTS = [
     Mutant(
         "an unserved queue in the first moment of a process",
         "relay/store/queue/reaper.py",
-        [Change("self._clock(), max(self._trouble_at, self._began_at))", "self._clock(), self._trouble_at)")],
+        [Change('self._clock(), max(self._last_outage_at, self._began_at))', 'self._clock(), self._last_outage_at)')],
         [],
         [_UNSERVED + "a_process_that_starts_lets_workers_start_too"],
     ),
@@ -836,7 +841,7 @@ MUTANTS = [
     Mutant(
         "a terminal that does what a model says",
         "relay/commands/terminal.py",
-        [Change("self._put(visible(text) if self._terminal else text)", "self._put(text)")],
+        [Change('self._put(escape_controls(text) if self._terminal else text)', 'self._put(text)')],
         [],
         ["tests/commands/test_terminal.py::test_no_control_character_of_a_text_reaches_a_terminal"],
     ),
@@ -872,7 +877,7 @@ MUTANTS = [
     Mutant(
         "a start without the rights that it takes",
         "relay/store/requirements.py",
-        [Change("        await allow_everything(server, prefix, sharded=sharded)\n", "        pass\n")],
+        [Change('        await require_rights(server, prefix, sharded=sharded)\n', '        pass\n')],
         [],
         [_RIGHTS + "a_right_that_is_missing_is_named_before_a_start"],
     ),
@@ -955,7 +960,7 @@ MUTANTS = [
     Mutant(
         "a log event that no document has",
         "relay/store/queue/reaper.py",
-        [Change('log.info("queue_served"', 'log.info("queue_is_served"')],
+        [Change('logger.info("queue_served"', 'logger.info("queue_is_served"')],
         [],
         ["tests/test_logging.py::test_the_documents_have_every_event_of_the_log_and_no_other"],
     ),

@@ -9,7 +9,7 @@ import msgspec
 
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
-from relay.protocol.view import Frame, SessionView
+from relay.protocol.view import FrameDict, SessionView
 from tests.protocol.logs import SESSION, Body, Story, in_order
 
 
@@ -39,7 +39,7 @@ class Life:
         seq: int = cursor["seq"]
         return seq == 0 or self.floor <= seq <= self.head
 
-    def subscribed(self, at: int, *, recovered: bool, active: list[Frame] | None = None) -> Frame:
+    def subscribed(self, at: int, *, recovered: bool, active: list[FrameDict] | None = None) -> FrameDict:
         return {
             "type": "subscribed", "session": SESSION, "epoch": self.epoch, "at": at, "head": self.head,
             "recovered": recovered, "active": active or [],
@@ -91,7 +91,7 @@ class Screen:
         self.sent = 0
         self.wire: list[bytes] = []
         self.start = start
-        self.asked: Frame | None = None
+        self.asked: FrameDict | None = None
         self.ask()
 
     @property
@@ -136,12 +136,12 @@ class Screen:
         if outcome in ("gap", "mismatch"):
             self.ask()
 
-    def _begin(self, life: Life, frame: Frame) -> None:
+    def _begin(self, life: Life, frame: FrameDict) -> None:
         self.life, self.sent, self.wire = life, frame["at"], []
         assert self.view.apply(frame) == "applied"
 
 
-def _active(stories: dict[str, Story]) -> list[Frame]:
+def _active(stories: dict[str, Story]) -> list[FrameDict]:
     return [
         {"generation": name, "attempt": story.attempt, "state": "streaming" if story.texts else "queued"}
         for name, story in stories.items()
@@ -163,5 +163,5 @@ def state(view: SessionView) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bare(event: Frame) -> Frame:
+def _bare(event: FrameDict) -> FrameDict:
     return {name: value for name, value in event.items() if name not in ("session", "seq")}

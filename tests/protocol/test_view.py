@@ -10,31 +10,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.protocol.view import Frame, SessionView
+from relay.protocol.view import FrameDict, SessionView
 from relay.protocol.words import Cursor
 from tests.protocol.logs import Story, message
 
 ACTIVE = {"generation": "g1", "attempt": 1, "state": "streaming"}
 
 
-def subscribed(at: int = 0, *, recovered: bool = False, epoch: str = "e1", active: list[Frame] | None = None) -> Frame:
+def subscribed(
+    at: int = 0, *, recovered: bool = False, epoch: str = "e1", active: list[FrameDict] | None = None
+) -> FrameDict:
     return {
         "type": "subscribed", "session": "s", "epoch": epoch, "at": at, "head": at, "recovered": recovered,
         "active": active or [],
     }  # fmt: skip
 
 
-def live(seq: int, body: bytes | dict[str, Any]) -> Frame:
+def live(seq: int, body: bytes | dict[str, Any]) -> FrameDict:
     event = msgspec.json.decode(body) if isinstance(body, bytes) else body
     return {"session": "s", "seq": seq, **event}
 
 
-def catchup(first: int, last: int, *bodies: bytes) -> Frame:
+def catchup(first: int, last: int, *bodies: bytes) -> FrameDict:
     events = [msgspec.json.decode(body) for body in bodies]
     return {"type": "catchup", "session": "s", "from": first, "seq": last, "events": events}
 
 
-def end(text: str, count: int, attempt: int = 1, **changed: Any) -> Frame:
+def end(text: str, count: int, attempt: int = 1, **changed: Any) -> FrameDict:
     encoded = text.encode()
     return {
         "type": "end", "generation": "g1", "attempt": attempt, "reason": "complete", "count": count,
@@ -42,7 +44,7 @@ def end(text: str, count: int, attempt: int = 1, **changed: Any) -> Frame:
     }  # fmt: skip
 
 
-def begin(view: SessionView, at: int = 0, *, start: str = "start", **named: Any) -> Frame:
+def begin(view: SessionView, at: int = 0, *, start: str = "start", **named: Any) -> FrameDict:
     """Subscribe, and take the reply; returns the command."""
     command = view.subscribe(start=start)
     assert view.apply({**subscribed(at, **named), "id": command["id"]}) == "applied"
@@ -115,7 +117,7 @@ def test_frames_of_another_session_or_of_none_are_dropped() -> None:
 # Subscribing
 
 
-def asked(view: SessionView, **named: Any) -> Frame:
+def asked(view: SessionView, **named: Any) -> FrameDict:
     """The subscribe command without its id, which differs every time."""
     command = view.subscribe(**named)
     assert isinstance(command.pop("id"), str)

@@ -8,11 +8,11 @@ import pytest
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
 from relay.errors import SettingsError
-from relay.redis.address import Address, Endpoint, parse
+from relay.redis.address import Endpoint, RedisAddress, parse_address
 
 
-def plain(*seeds: tuple[str, int], **options: Any) -> Address:
-    return Address("plain", tuple(Endpoint(*seed) for seed in seeds), Connection, options)
+def plain(*seeds: tuple[str, int], **options: Any) -> RedisAddress:
+    return RedisAddress("plain", tuple(Endpoint(*seed) for seed in seeds), Connection, options)
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def plain(*seeds: tuple[str, int], **options: Any) -> Address:
         ("redis://host?health_check_interval=5", plain(("host", 6379), health_check_interval=5)),
     ],
 )
-def test_one_server(url: str, address: Address) -> None:
-    assert parse(url) == address
+def test_one_server(url: str, address: RedisAddress) -> None:
+    assert parse_address(url) == address
 
 
 @pytest.mark.parametrize(
@@ -41,19 +41,19 @@ def test_one_server(url: str, address: Address) -> None:
     ],
 )
 def test_a_unix_socket(url: str, path: str, options: dict[str, Any]) -> None:
-    assert parse(url) == Address("plain", (Endpoint(path, 0),), UnixDomainSocketConnection, options)
+    assert parse_address(url) == RedisAddress("plain", (Endpoint(path, 0),), UnixDomainSocketConnection, options)
 
 
 @pytest.mark.parametrize("scheme", ["redis+cluster", "redis-cluster", "Redis+Cluster"])
 def test_a_cluster_by_any_number_of_its_servers(scheme: str) -> None:
-    address = parse(f"{scheme}://:pw@a:1,[::1]:2,c/0?client_name=x")
+    address = parse_address(f"{scheme}://:pw@a:1,[::1]:2,c/0?client_name=x")
     seeds = (Endpoint("a", 1), Endpoint("::1", 2), Endpoint("c", 6379))
-    assert address == Address("cluster", seeds, Connection, {"password": "pw", "client_name": "x", "db": 0})
+    assert address == RedisAddress("cluster", seeds, Connection, {"password": "pw", "client_name": "x", "db": 0})
 
 
 @pytest.mark.parametrize("scheme", ["redis+sentinel", "redis-sentinel"])
 def test_sentinels_with_their_own_credentials(scheme: str) -> None:
-    address = parse(f"{scheme}://me:pw@a,b:5/my%20master/2?sentinel_username=su&sentinel_password=s%2Fp")
+    address = parse_address(f"{scheme}://me:pw@a,b:5/my%20master/2?sentinel_username=su&sentinel_password=s%2Fp")
     assert address.seeds == (Endpoint("a", 26379), Endpoint("b", 5))
     assert (address.kind, address.service) == ("sentinel", "my master")
     assert address.options == {"username": "me", "password": "pw", "db": 2}
@@ -62,7 +62,7 @@ def test_sentinels_with_their_own_credentials(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["rediss", "rediss+cluster", "rediss+sentinel"])
 def test_tls_goes_to_servers_and_sentinels(scheme: str) -> None:
-    address = parse(f"{scheme}://a:1/{'m' if 'sentinel' in scheme else ''}?ssl_check_hostname=no")
+    address = parse_address(f"{scheme}://a:1/{'m' if 'sentinel' in scheme else ''}?ssl_check_hostname=no")
     assert address.connection_class is SSLConnection
     assert address.options == {"ssl_check_hostname": False}
     if address.kind == "sentinel":
@@ -71,7 +71,7 @@ def test_tls_goes_to_servers_and_sentinels(scheme: str) -> None:
 
 def test_what_our_clients_decide_for_themselves_cannot_be_changed_by_the_url() -> None:
     url = "redis://host?socket_timeout=60&max_connections=1&decode_responses=yes&retry_on_timeout=yes&protocol=2"
-    assert parse(url) == plain(("host", 6379))
+    assert parse_address(url) == plain(("host", 6379))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,6 @@ def test_what_our_clients_decide_for_themselves_cannot_be_changed_by_the_url() -
 )
 def test_a_mistake_is_named_and_no_password_is(url: str, why: str) -> None:
     with pytest.raises(SettingsError, match=f"^--redis / RELAY_REDIS_URL cannot be used: .*{why}") as error:
-        parse(url.replace("://", "://:geheim@", 1) if "geheim" not in url and url.startswith("redis") else url)
+        parse_address(url.replace("://", "://:geheim@", 1) if "geheim" not in url and url.startswith("redis") else url)
     assert "geheim" not in str(error.value)
     assert error.value.__cause__ is None

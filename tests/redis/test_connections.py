@@ -24,7 +24,7 @@ from relay import embedded
 from relay.errors import SettingsError, StorageError
 from relay.redis.connections import Connections, call
 from relay.redis.errors import storage_error
-from relay.store.scripts import read
+from relay.store.scripts import read_atomically
 from tests.redis.answering import pong, server_that
 from tests.store.in_memory import admitted_and_claimed, session_log_on
 
@@ -127,7 +127,7 @@ def test_only_an_answer_about_the_command_itself_is_a_refusal(error: Exception) 
 
 
 async def test_an_append_that_finds_no_memory_is_not_refused_and_one_that_finds_another_type_is() -> None:
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         redis = Connections(url)
         writer = await admitted_and_claimed(session_log_on(redis.append))
         await call(redis.commands, "CONFIG", "SET", "maxmemory", "1")
@@ -146,7 +146,7 @@ async def test_reads_at_one_moment_answer_each_for_itself(redis: Redis) -> None:
     await redis.set("a", "1")
     await redis.hset("h", mapping={"x": "2"})
     reads = ("GET", "a"), ("GET", "none"), ("HMGET", "h", "x", "y"), ("HGETALL", "h")
-    assert await read(redis, *reads) == [b"1", None, [b"2", None], [b"x", b"2"]]
+    assert await read_atomically(redis, *reads) == [b"1", None, [b"2", None], [b"x", b"2"]]
 
 
 @pytest.mark.parametrize("url", ["", "localhost", "http://localhost", "redis://localhost:port"])

@@ -14,10 +14,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from relay.errors import StorageError
 from relay.redis import command_connection, connections
-from relay.redis.address import parse
-from relay.redis.command_connection import Link
+from relay.redis.address import parse_address
+from relay.redis.command_connection import CommandConnection
 from relay.redis.connections import Connections, call
-from relay.redis.pool import Pool
+from relay.redis.pool import ConnectionPool
 from tests.redis.answering import pong, server_that
 from tests.scenarios.processes import until
 
@@ -56,9 +56,9 @@ class Server:
                     await done
 
 
-def pool_to(url: str) -> Pool:
-    address = parse(url)
-    return Pool(address, address.seeds[0], timeout_s=TIMEOUT_S, connect_timeout_s=60, connections=2)
+def pool_to(url: str) -> ConnectionPool:
+    address = parse_address(url)
+    return ConnectionPool(address, address.seeds[0], timeout_s=TIMEOUT_S, connect_timeout_s=60, connections=2)
 
 
 async def test_a_reply_that_came_while_we_were_busy_ourselves_is_taken_however_late_it_is() -> None:
@@ -306,15 +306,15 @@ async def test_closing_fails_what_is_under_way_and_what_waits(monkeypatch: pytes
 
 
 async def test_a_connection_that_is_made_while_all_are_closed_is_closed_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Link] = []
-    open_link = Link.open
+    made: list[CommandConnection] = []
+    open_link = CommandConnection.open
 
-    async def open_and_close_all(*arguments: Any) -> Link:
+    async def open_and_close_all(*arguments: Any) -> CommandConnection:
         made.append(await open_link(*arguments))
         await pool.aclose()
         return made[0]
 
-    monkeypatch.setattr(Link, "open", open_and_close_all)
+    monkeypatch.setattr(CommandConnection, "open", open_and_close_all)
     server = Server()
     async with server_that(server) as url:
         pool = pool_to(url)

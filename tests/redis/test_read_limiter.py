@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from relay.errors import StorageError
 from relay.follow import visibility
 from relay.follow.follower import Follower
-from relay.follow.page_cache import Shelf
+from relay.follow.page_cache import PageCache
 from relay.store.session.session_log import SessionLog
 from tests.follow.following import LOST, Hearsay, Recorder, no_orphans
 from tests.scenarios.processes import until
@@ -52,7 +52,7 @@ async def slow(session_log: SessionLog, monkeypatch: pytest.MonkeyPatch) -> Slow
 
 @pytest.fixture
 async def viewers(slow: Slow, session_log: SessionLog) -> AsyncIterator[list[Recorder]]:
-    shelf = Shelf(1_000_000)
+    shelf = PageCache(1_000_000)
     followers = [
         Follower(
             f"s{number}",
@@ -92,7 +92,7 @@ async def test_a_subscription_that_is_lost_for_many_sessions_makes_nobody_degrad
     slow.read_s, slow.reads = READ_S, 0
     a_subscription_connection_is_lost(viewers)
     await until(lambda: slow.reads >= MANY, "everybody has looked")
-    await asyncio.gather(*(viewer.follower.look() for viewer in viewers))
+    await asyncio.gather(*(viewer.follower.sync() for viewer in viewers))
     assert told(viewers) == []
 
 
@@ -118,7 +118,7 @@ async def test_a_log_that_alone_cannot_be_read_is_out_of_sight_though_others_are
 async def _keep_looking(viewers: list[Recorder]) -> None:
     while True:
         for viewer in viewers:
-            await viewer.follower.look()
+            await viewer.follower.sync()
             await asyncio.sleep(0)
 
 

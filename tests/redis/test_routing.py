@@ -13,8 +13,8 @@ from relay.errors import StorageError
 from relay.redis.connections import Connections, call, publish_verb
 from relay.settings import load
 from relay.store import factory
-from relay.store.requirements import check
-from relay.store.scripts import read
+from relay.store.requirements import check_requirements
+from relay.store.scripts import read_atomically
 from relay.store.session.session_log import SessionLog
 from tests.scenarios.processes import until
 from tests.scenarios.redis_cluster import Cluster, cluster, leads
@@ -65,11 +65,11 @@ async def key_on(servers: Cluster, server: Server) -> str:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 async def test_a_server_of_a_cluster_leads_to_all_of_it_under_a_plain_address(servers: Cluster, seed: int) -> None:
     redis = Connections(f"redis://127.0.0.1:{servers.masters[seed].port}/0")
-    await check(redis.commands, "t")
+    await check_requirements(redis.commands, "t")
     assert await publish_verb(redis.append) == "SPUBLISH"
     for key in KEYS:
         await call(redis.commands, "SET", key, key)
-        assert await read(redis.commands, ("GET", key), ("GET", f"{{{key}}}n")) == [key.encode(), None]
+        assert await read_atomically(redis.commands, ("GET", key), ("GET", f"{{{key}}}n")) == [key.encode(), None]
     assert [len(await server.redis.keys()) for server in servers.masters] == [
         sum([await servers.owner(key) is server for key in KEYS]) for server in servers.masters
     ]
@@ -78,13 +78,15 @@ async def test_a_server_of_a_cluster_leads_to_all_of_it_under_a_plain_address(se
 
 async def test_who_asks_the_wrong_server_is_led_on_and_learns(servers: Cluster, redis: Connections) -> None:
     await call(redis.commands, "SET", "k", "1")
-    found = redis.servers.map
+    found = redis.topology.slot_map
     assert found is not None
     right = found.owner(b"k")
     found.owners[:] = [next(iter(found.masters() - {right}))] * len(found.owners)
     assert await call(redis.commands, "GET", "k") == b"1"
     assert found.owner(b"k") == right
-    await until(lambda: redis.servers.map is not None and len(redis.servers.map.masters()) == 3, "the whole map")
+    await until(
+        lambda: redis.topology.slot_map is not None and len(redis.topology.slot_map.masters()) == 3, "the whole map"
+    )
 
 
 async def test_an_append_waits_for_a_slot_that_is_on_its_way_and_is_done_once(

@@ -9,7 +9,7 @@ import pytest
 from relay.errors import RelayError, StorageError
 from relay.redis.connections import Connections, call, publish_verb
 from relay.redis.topology import AGAIN_AFTER_S, SLOTS
-from relay.store.requirements import check
+from relay.store.requirements import check_requirements
 from tests.redis.answering import pong, saying, server_that
 from tests.scenarios.processes import free_port
 
@@ -61,7 +61,7 @@ async def test_a_cluster_without_sharded_pub_sub_is_refused_by_name() -> None:
         answers["CLUSTER"] = all_slots(b"$9\r\n127.0.0.1\r\n", port_of(url))
         redis = Connections(url)
         with pytest.raises(RelayError, match=r"7\.0 or newer"):
-            await check(redis.commands, "t")
+            await check_requirements(redis.commands, "t")
         await redis.aclose()
 
 
@@ -115,7 +115,7 @@ async def test_a_service_that_no_sentinel_knows_is_named() -> None:
     async with server_that(saying(SENTINEL=b"*-1\r\n")) as sentinel:
         redis = Connections(f"redis+sentinel://127.0.0.1:{port_of(sentinel)}/mine")
         with pytest.raises(StorageError, match="knows no service mine"):
-            await check(redis.commands, "t")
+            await check_requirements(redis.commands, "t")
         await redis.aclose()
 
 
@@ -134,7 +134,7 @@ async def test_many_that_come_at_once_learn_it_once_and_doubts_are_looked_into_i
         loop = asyncio.get_running_loop()
         began = loop.time()
         while asked < 4:
-            redis.servers.doubt()
+            redis.topology.refresh()
             await asyncio.sleep(0.001)
         assert loop.time() - began >= 2 * AGAIN_AFTER_S
         await redis.aclose()
@@ -144,8 +144,8 @@ async def test_a_plain_server_is_never_asked_again() -> None:
     async with server_that(pong) as url:
         redis = Connections(url)
         await call(redis.commands, "PING")
-        known = redis.servers.map
-        redis.servers.doubt()
+        known = redis.topology.slot_map
+        redis.topology.refresh()
         await call(redis.commands, "PING")
-        assert redis.servers.map is known
+        assert redis.topology.slot_map is known
         await redis.aclose()

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 
 COUNTS = {
     "lost": "tokens of the shown attempt that never came, reasoning included",
@@ -40,14 +40,14 @@ class Verdict:
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     shown: str = ""
-    end: Frame | None = None
+    end: FrameDict | None = None
 
     def count(self, what: str, note: str, times: int = 1) -> None:
         assert what in COUNTS
         self.counts[what] += times
         self.notes.append(f"{what} ({COUNTS[what]}) +{times}: {note}")
 
-    def assert_clean(self) -> Frame:
+    def assert_clean(self) -> FrameDict:
         """The end; AssertionError with every count and where it was found, if there is any."""
         listed = "\n  ".join(self.notes[:20])
         assert not self.counts, f"{self.generation}: {dict(self.counts)}\n  {listed}"
@@ -56,7 +56,7 @@ class Verdict:
 
 
 def judge(
-    record: Sequence[Frame],
+    record: Sequence[FrameDict],
     generation: str,
     said: str,
     reason: str = "complete",
@@ -93,13 +93,13 @@ class _Sequence:
         self._epoch: str | None = None
         self._last = 0
 
-    def subscribed(self, frame: Frame) -> None:
+    def subscribed(self, frame: FrameDict) -> None:
         here = (self._epoch, self._last)
         if frame["recovered"] and self._epoch is not None and (frame["epoch"], frame["at"]) != here:
             self._verdict.count("cursor", f"at {frame['epoch']}:{frame['at']}, the client stood at {here}")
         self._epoch, self._last = frame["epoch"], frame["at"]
 
-    def frame(self, frame: Frame) -> None:
+    def frame(self, frame: FrameDict) -> None:
         last: int = frame["seq"]
         first: int = frame.get("from", last)
         if first <= self._last:
@@ -117,11 +117,11 @@ class _Answer:
         self._attempts: dict[int, list[tuple[int, int, str]]] = {}  # attempt → (index, count, text) as they came
         self._reasoned: dict[int, list[tuple[int, int, str]]] = {}
         self._attempt = 0
-        self._ends: list[Frame] = []
+        self._ends: list[FrameDict] = []
         self._begun_before: int | None = None  # attempt whose first tokens lie before what this client asked for
         self._known = False  # whether anything of this session was subscribed to before
 
-    def subscribed(self, frame: Frame) -> None:
+    def subscribed(self, frame: FrameDict) -> None:
         if frame["recovered"] and self._known:
             return  # the client keeps what it has
         self._known = True
@@ -129,7 +129,7 @@ class _Answer:
         running = {one["generation"]: one["attempt"] for one in frame["active"] if frame["at"] > 0}
         self._begun_before = running.get(self._verdict.generation)
 
-    def event(self, event: Frame) -> None:
+    def event(self, event: FrameDict) -> None:
         attempt, name = event["attempt"], f"{event['type']} of attempt {event['attempt']}"
         if self._ends:
             self._verdict.count("second_end" if event["type"] == "end" else "after_end", name)

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from relay.protocol.view import Frame, Generation, SessionView
+from relay.protocol.view import FrameDict, Generation, SessionView
 from tests.scenarios.checker import judge
 from tests.scenarios.processes import TIMEOUT_S
 
@@ -33,22 +33,22 @@ class Client:
         self.session = session
         self.headers = headers or {}  # of the handshake, besides its own
         self.view = SessionView(session)
-        self.frames: list[Frame] = []  # every log frame and `subscribed`, over all connections
+        self.frames: list[FrameDict] = []  # every log frame and `subscribed`, over all connections
         self.raw: list[bytes] = []  # the same, as they came
         self.kinds: list[str] = []  # types of all frames
-        self.record: list[Frame] = []  # those that the rules let it take: what the checker judges
+        self.record: list[FrameDict] = []  # those that the rules let it take: what the checker judges
         self.holes = False  # it follows one generation only
         self.wrong: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
-        self.after_end: list[Frame] = []
+        self.after_end: list[FrameDict] = []
         self.unsubscribed = 0  # times that it was told so unasked
         self.notices: list[tuple[str, float]] = []  # degraded and restored, and their loop times
-        self.welcome: Frame = {}
+        self.welcome: FrameDict = {}
         self.connection: ClientConnection | None = None
         self.gone = asyncio.Event()  # the other side has hung up
         self.heard_at = 0.0  # loop time of the last frame of any kind
         self._reader: asyncio.Task[None] | None = None
-        self._replies: dict[str, asyncio.Future[Frame]] = {}
+        self._replies: dict[str, asyncio.Future[FrameDict]] = {}
         self.news = asyncio.Condition()
         self._next_id = 0
 
@@ -101,12 +101,12 @@ class Client:
             self.connection.transport.abort()
             self.connection = None
 
-    async def command(self, **fields: Any) -> Frame:
+    async def command(self, **fields: Any) -> FrameDict:
         """Send a command with an id of its own; its reply, `error` included."""
         reply = await self.begin(**fields)
         return await asyncio.wait_for(reply, TIMEOUT_S)
 
-    async def begin(self, **fields: Any) -> asyncio.Future[Frame]:
+    async def begin(self, **fields: Any) -> asyncio.Future[FrameDict]:
         assert self.connection is not None
         self._next_id += 1
         name = str(fields.get("id") or f"c{self._next_id}")
@@ -114,7 +114,7 @@ class Client:
         await self.connection.send(self._coding.encode({"id": name, **fields}), text=self.codec == "json")
         return reply
 
-    async def subscribe(self, *, start: str = "start") -> Frame:
+    async def subscribe(self, *, start: str = "start") -> FrameDict:
         """Follow the session from the cursor, if there is one."""
         return await self.command(**self.view.subscribe(start=start))
 
@@ -126,7 +126,7 @@ class Client:
         assert reply["type"] == "accepted", reply
         return str(reply["generation"])
 
-    async def stop(self, generation: str) -> Frame:
+    async def stop(self, generation: str) -> FrameDict:
         return await self.command(type="stop", session=self.session, generation=generation)
 
     async def until(self, condition: Any, what: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -163,7 +163,7 @@ class Client:
         finally:
             self.gone.set()
 
-    def take(self, frame: Frame, raw: bytes = b"") -> None:
+    def take(self, frame: FrameDict, raw: bytes = b"") -> None:
         """Apply one frame and judge it."""
         self.kinds.append(frame["type"])
         if frame.get("session") == self.session and (frame["type"] == "subscribed" or "seq" in frame):
@@ -184,7 +184,7 @@ class Client:
         if reply is not None and not reply.done():
             reply.set_result(frame)
 
-    def _judge(self, frame: Frame) -> None:
+    def _judge(self, frame: FrameDict) -> None:
         if frame["type"] == "subscribed" and not frame["recovered"]:
             self.ends.clear()
         events = frame["events"] if frame["type"] == "catchup" else [frame]
@@ -198,7 +198,7 @@ class Client:
 
 def check(
     client: Client, generation: str, text: str, reason: str = "complete", voided: Sequence[str] | None = None
-) -> Frame:
+) -> FrameDict:
     """The client was sent `text`, byte for byte, as the contract promises it, and shows it. Returns the end."""
     end = judge(client.record, generation, text, reason, voided=voided, holes=client.holes).assert_clean()
     assert client.shown(generation).text.encode() == text.encode()

@@ -25,7 +25,7 @@ def _templates() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         yield url
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from tests.scenarios.client import Client
 from tests.scenarios.processes import TIMEOUT_S
 
@@ -46,7 +46,7 @@ class EventSource:
         self.client = client
         self.status = 0
         self.headers: dict[str, str] = {}
-        self.events: list[tuple[str | None, str, Frame]] = []  # (id, event, data)
+        self.events: list[tuple[str | None, str, FrameDict]] = []  # (id, event, data)
         self.comments: list[str] = []
         self.retry: int | None = None
         self.body = b""  # of a refusal

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from tests.fakes.script import Api, Call
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import TIMEOUT_S, Process, free_port
@@ -52,7 +52,9 @@ class Table:
         workers = await asyncio.gather(*starting)
         return cls(relay, gateway, dict(zip(kinds, workers, strict=True)), list(providers))
 
-    async def ask(self, question: str, text: str, code: str, *, queue: str = "steady", silent: bool = False) -> Frame:
+    async def ask(
+        self, question: str, text: str, code: str, *, queue: str = "steady", silent: bool = False
+    ) -> FrameDict:
         """Its end, once a viewer and a snapshot have shown this text and no other. `silent`: what is held stays so."""
         session = re.sub("[^a-z0-9]+", "-", question)
         async with Client(self.gateway.url, session) as client:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from tests.fakes.provider import Call
 from tests.scenarios.client import Client, check
 from tests.scenarios.event_source import EventSource
@@ -115,7 +115,7 @@ class Viewer:
         finally:
             await self.client.cut()
 
-    async def _alive_until(self, wanted: asyncio.Future[Frame]) -> bool:
+    async def _alive_until(self, wanted: asyncio.Future[FrameDict]) -> bool:
         """Whether it came, before the connection was over."""
         gone: asyncio.Future[Any] = asyncio.ensure_future(self.client.gone.wait())
         either: list[asyncio.Future[Any]] = [wanted, gone]
@@ -172,7 +172,7 @@ class Viewers:
         self.late.start(self._sent(late) if provider_is_asked else None)
         return str(reply["generation"])
 
-    async def saw(self, generation: str, text: str, reason: str = "complete") -> Frame:
+    async def saw(self, generation: str, text: str, reason: str = "complete") -> FrameDict:
         """All of them come to the same end, with exactly this text, and nothing follows it."""
         for viewer in self.all:
             await viewer.ended(generation)

@@ -18,7 +18,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import Sentinel
 
-from relay.redis.address import parse
+from relay.redis.address import parse_address
 from tests.fakes.provider import FakeProvider, Script
 from tests.scenarios.processes import START_S, TIMEOUT_S, Process, until
 
@@ -175,7 +175,7 @@ class World:
 
 def client(redis_url: str) -> redis.asyncio.Redis:
     """redis-py's own client of whatever kind of Redis; none of ours has a part in it."""
-    address = parse(redis_url)
+    address = parse_address(redis_url)
     if address.kind == "cluster":
         nodes = [ClusterNode(*seed) for seed in address.seeds]
         tls = address.connection_class is SSLConnection

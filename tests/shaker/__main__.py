@@ -33,7 +33,7 @@ from relay.settings import Settings
 from relay.store.keys import Keys
 from relay.store.session.session_log import SessionLog
 from relay_workers import worker
-from relay_workers.asking.provider_pool import lineup
+from relay_workers.asking.provider_pool import provider_pool
 from tests import sink_order
 from tests.fakes.provider import FakeProvider
 from tests.scenarios.processes import until
@@ -101,7 +101,7 @@ def main() -> int:
     tally = Tally(options.seed)
     for module in (sinks, event_stream):
         sink_order.watch(module, lambda complaint: tally.count("order", complaint))
-    with tempfile.TemporaryDirectory() as directory, embedded.server() as redis_url:
+    with tempfile.TemporaryDirectory() as directory, embedded.embedded_server() as redis_url:
         asyncio.run(shake(options, redis_url, Path(directory), tally))
     print(tally.table())
     return 1 if tally.wrong or not tally.done["verdicts"] else 0
@@ -182,7 +182,7 @@ async def _gateway(chosen: Settings) -> AsyncIterator[str]:
 async def _worker(chosen: Settings) -> AsyncIterator[None]:
     stopping, at_once = asyncio.Event(), asyncio.Event()
     at_once.set()
-    working = asyncio.create_task(worker.run(chosen, lineup(chosen), stopping, at_once), name="worker")
+    working = asyncio.create_task(worker.run(chosen, provider_pool(chosen), stopping, at_once), name="worker")
     try:
         yield
     finally:

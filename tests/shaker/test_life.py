@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from relay.protocol.words import Reason
 from tests.shaker.figures import Model, Tally
 from tests.shaker.life import Life
@@ -22,10 +22,10 @@ from tests.store.in_memory import admitted_and_claimed, redis_in_memory, session
 class Lived:
     """A life whose one answer was ended for `reason`; `frames`: what a stream of it was to be sent."""
 
-    def __init__(self, life: Life, tally: Tally, frames: list[Frame]) -> None:
+    def __init__(self, life: Life, tally: Tally, frames: list[FrameDict]) -> None:
         self.life, self.tally, self.frames = life, tally, frames
 
-    def seen(self, *frames: Frame, came_too_late: bool = False) -> None:
+    def seen(self, *frames: FrameDict, came_too_late: bool = False) -> None:
         """By a stream of that answer, which is over."""
         book = Book("stream", lambda *_: None, self.life._alarm)
         for frame in frames:

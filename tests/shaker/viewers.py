@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, WebSocketException
 from websockets.typing import Subprotocol
 
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 
 CONNECT_S = 20.0
 STAYS_S = (0.05, 2.5)
@@ -32,7 +32,7 @@ class Book:
         self, name: str, on_event: Callable[[Book, str], None], on_alarm: Callable[[Book], None], *, live: bool = False
     ) -> None:
         self.name = name
-        self.record: list[Frame] = []
+        self.record: list[FrameDict] = []
         self.asked_s = 0.0
         self.epoch = ""
         self.last = 0
@@ -55,7 +55,7 @@ class Book:
         begun = [frame for frame in self.record if frame["type"] == "subscribed" and not frame["recovered"]]
         return int(begun[-1]["at"]) if begun else 0
 
-    def take(self, frame: Frame) -> None:
+    def take(self, frame: FrameDict) -> None:
         if frame["type"] == "subscribed":
             self.epoch, self.last = frame["epoch"], frame["at"]
         elif "seq" in frame:
@@ -151,7 +151,7 @@ class WebSocketViewer(Viewer):
     async def _subscribe(self, connection: Any, codec: Any) -> str:
         self._asked += 1
         self.book.asked_s = asyncio.get_running_loop().time()
-        command: Frame = {"type": "subscribe", "id": f"n{self._asked}", "session": self._session}
+        command: FrameDict = {"type": "subscribe", "id": f"n{self._asked}", "session": self._session}
         if self.book.cursor:
             command["cursor"] = {"epoch": self.book.epoch, "seq": self.book.last}
         elif self.book.start == "live":

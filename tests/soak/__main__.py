@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, help="keep what the processes log in this directory")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as directory, embedded.server() as redis_url:
+    with tempfile.TemporaryDirectory() as directory, embedded.embedded_server() as redis_url:
         logs = options.logs or Path(directory)
         logs.mkdir(parents=True, exist_ok=True)
         tally = asyncio.run(soak(options, redis_url, logs))

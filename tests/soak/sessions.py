@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from tests.fakes.provider import FakeProvider
 from tests.fakes.script import Body, Script, prompt_of
 from tests.scenarios.client import Client
@@ -111,7 +111,7 @@ class Session:
             self._tally.breaks("question", f"{question}, {generation}: shown under {wrong}")
         await self._judge_calls(question, generation, asked_s)
 
-    async def _stop(self, generation: str) -> Frame:
+    async def _stop(self, generation: str) -> FrameDict:
         await asyncio.sleep(self._chance.uniform(0, 3))
         self._tally.fault("answer stopped by a viewer", self.name)
         return await self._chance.choice(self.viewers).ask(type="stop", session=self.name, generation=generation)
@@ -156,7 +156,7 @@ class Session:
             self._tally.answers["no end"] += 1
             self._tally.breaks("missing_end", f"{self.asking}\n    {standing}")
 
-    def _judge(self, question: str, generation: str, ends: list[End], stopped: Frame | None) -> None:
+    def _judge(self, question: str, generation: str, ends: list[End], stopped: FrameDict | None) -> None:
         reason, code, text, _ = ends[0]
         self._tally.answers[f"{reason} {code}".strip()] += 1
         self.known[generation] = ends[0]

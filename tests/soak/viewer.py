@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
-from relay.protocol.view import Frame, Generation, SessionView
+from relay.protocol.view import FrameDict, Generation, SessionView
 from tests.scenarios.client import Client
 from tests.soak.figures import Tally
 
@@ -63,7 +63,7 @@ class Viewer(Client):
             self._tally.reconnects += 1
             await asyncio.sleep(random.uniform(0.05, min(3.0, 0.3 * 2 ** min(failures, 4))))
 
-    async def ask(self, **command: Any) -> Frame:
+    async def ask(self, **command: Any) -> FrameDict:
         """The reply to a command that bears a repeat, however often it takes; errors that may pass are waited out."""
         while True:
             try:
@@ -119,7 +119,7 @@ class Viewer(Client):
         if self.connection is not None:
             self.connection.transport.abort()
 
-    def take(self, frame: Frame, raw: bytes = b"") -> None:
+    def take(self, frame: FrameDict, raw: bytes = b"") -> None:
         if frame.get("session") == self.session and "seq" in frame and self.view.waiting:
             return  # of an earlier subscription
         before = (self.view.epoch, self.view.last, self.wrong.total())
@@ -176,7 +176,7 @@ class Viewer(Client):
             await self.cut()
 
 
-def _brief(frame: Frame) -> str:
+def _brief(frame: FrameDict) -> str:
     named = {name: frame[name] for name in ("from", "seq", "at", "head", "recovered", "epoch") if name in frame}
     events = frame.get("events", [frame])
     what = [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay.protocol import frames
 from relay.protocol.compact import catchups
-from relay.protocol.view import Frame, Generation, SessionView
+from relay.protocol.view import FrameDict, Generation, SessionView
 from relay.protocol.words import Cursor
 from tests.protocol.logs import SESSION, Body, Story, logs, message
 from tests.static import javascript
@@ -43,7 +43,7 @@ class Model:
         self.steps: list[Step] = []
         self.outcomes: list[tuple[Any, dict[str, Any]]] = []
 
-    def subscribe(self, start: str = "start") -> Frame:
+    def subscribe(self, start: str = "start") -> FrameDict:
         command = self.view.subscribe(start=start)
         self._note("subscribe", start, command)
         return command
@@ -63,7 +63,7 @@ class Model:
     def give_up(self, names: list[str]) -> None:
         self._note("giveUp", names, sorted(self.view.give_up(names)))
 
-    def apply(self, frame: Frame) -> str:
+    def apply(self, frame: FrameDict) -> str:
         outcome = self.view.apply(frame)
         self._note("apply", frame, outcome)
         return outcome
@@ -80,22 +80,22 @@ class Server:
         self.epoch = epoch
         self.bodies = bodies
         self.at = 0
-        self.sent: list[Frame] = []
+        self.sent: list[FrameDict] = []
 
-    def live(self) -> Frame | None:
+    def live(self) -> FrameDict | None:
         if self.at >= len(self.bodies):
             return None
         self.at += 1
         return self._keep({"session": SESSION, "seq": self.at, **msgspec.json.decode(self.bodies[self.at - 1])})
 
-    def catchup(self, length: int, max_bytes: int) -> list[Frame]:
+    def catchup(self, length: int, max_bytes: int) -> list[FrameDict]:
         upto = min(len(self.bodies), self.at + length)
         entries = list(enumerate(self.bodies, start=1))[self.at : upto]
         found = [frames.encode(frame) for frame in catchups(SESSION, self.at, entries, upto, max_bytes)]
         self.at = upto
         return [self._keep(msgspec.json.decode(frame)) for frame in found]
 
-    def subscribed(self, command: Frame | None, live: bool = False) -> Frame:
+    def subscribed(self, command: FrameDict | None, live: bool = False) -> FrameDict:
         cursor = (command or {}).get("cursor")
         recovered, self.at = False, len(self.bodies) // 2 if live and cursor is None else 0
         if cursor is not None and cursor["epoch"] == self.epoch and cursor["seq"] <= len(self.bodies):
@@ -106,9 +106,9 @@ class Server:
         }  # fmt: skip
         return reply if command is None else {**reply, "id": command["id"]}
 
-    def active(self, head: int) -> list[Frame]:
+    def active(self, head: int) -> list[FrameDict]:
         """The generations without an end when the log was that long."""
-        found: dict[str, Frame] = {}
+        found: dict[str, FrameDict] = {}
         for body in self.bodies[:head]:
             event = msgspec.json.decode(body)
             if event["type"] == "end":
@@ -119,7 +119,7 @@ class Server:
                 }  # fmt: skip
         return list(found.values())
 
-    def _keep(self, frame: Frame) -> Frame:
+    def _keep(self, frame: FrameDict) -> FrameDict:
         self.sent.append(frame)
         return frame
 
@@ -135,7 +135,7 @@ def plans(draw: st.DrawFn) -> Model:
     command = model.subscribe("live" if live else "start")
     model.apply(server.subscribed(command, live))
     for _ in range(draw(st.integers(0, 25))):
-        arriving: list[Frame] = []
+        arriving: list[FrameDict] = []
         match draw(st.sampled_from(MOVES)):
             case "next":
                 arriving = [frame] if (frame := server.live()) else []

@@ -17,8 +17,8 @@ from relay.store.jobs import Job
 from relay.store.keys import Keys
 from relay.store.queue import policy
 from relay.store.queue.backlog import Backlog
-from relay.store.queue.enqueue import Intake
-from relay.store.queue.worker_registry import Offer, Offers
+from relay.store.queue.enqueue import JobSubmitter
+from relay.store.queue.worker_registry import Offer, WorkerRegistry
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import LEASE_MS, Writer, queue_on, session_log_on
@@ -42,12 +42,12 @@ async def run_every_script(redis: Redis, look: Look) -> None:
 
 async def _queue(look: Look, redis: Redis) -> None:
     queue = queue_on(redis)
-    offers, backlog = Offers(redis, KEYS), Backlog(redis, KEYS)
-    await offers.make([Offer(QUEUE, "PROVIDER", "MODEL", ["MODEL"], "WORKER", "open")])
+    offers, backlog = WorkerRegistry(redis, KEYS), Backlog(redis, KEYS)
+    await offers.publish([Offer(QUEUE, "PROVIDER", "MODEL", ["MODEL"], "WORKER", "open")])
     await queue.announce(QUEUE)
     for number, priority in enumerate(PRIORITIES):
         await queue.enqueue(job(number, priority=priority), LOOK_MS)
-    said = policy.said(settings.load(lease_s=10.0, queue_timeout_s=60.0))
+    said = policy.encode_policy(settings.load(lease_s=10.0, queue_timeout_s=60.0))
     await queue.due(QUEUE, 10, LOOK_MS, said)
     await look()
     await queue.serve(QUEUE)
@@ -56,7 +56,7 @@ async def _queue(look: Look, redis: Redis) -> None:
     await queue.requeue(QUEUE, SESSION, "GENERATION0", 0)
     await backlog.counts(QUEUE)
     await redis.delete(KEYS.queue(QUEUE, "jobs"), KEYS.queue(QUEUE, "entries"))
-    await queue.put_back(job(0), LOOK_MS)
+    await queue.ensure_row(job(0), LOOK_MS)
     await look()
     await queue.done(QUEUE, SESSION, "GENERATION0", "worker_lost")
     await look()
@@ -112,7 +112,7 @@ async def _asked_again(look: Look, log: SessionLog, redis: Redis) -> None:
     stopped = await log.stop(SESSION, "GENERATION2")
     assert stopped is not None
     await look()
-    await Intake(log, queue_on(redis), redis, look_ms=LOOK_MS).tidy(SESSION, stopped)
+    await JobSubmitter(log, queue_on(redis), redis, look_ms=LOOK_MS).clean_up_after_stop(SESSION, stopped)
     await log.admit(job(3))
     error = {"error": {"code": "worker_lost", "message": "SENTENCE", "retryable": True}}
     await log.reap(SESSION, "GENERATION3", "0", msgspec.json.encode(error), "worker_lost")

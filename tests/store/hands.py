@@ -8,17 +8,17 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from relay.protocol import events
-from relay.store.session.replies import Claim, Outcome
+from relay.store.session.replies import Claim, WriteOutcome
 from relay.store.session.session_log import Append, SessionLog
 from relay_workers.writing.batching import Batch, Totals
-from relay_workers.writing.writer import Control
+from relay_workers.writing.writer import ControlEvent
 from tests.store.in_memory import LEASE_MS, Clock
 
 Fate = Literal["ok", "lost", "fails", "late"]
-Call = Callable[[], Awaitable[Outcome]]
+Call = Callable[[], Awaitable[WriteOutcome]]
 
 
-class Answer:
+class ExpectedAnswer:
     """One generation as it has to be. `holders`: everybody who ever claimed it; only the last may write."""
 
     def __init__(self, generation: str) -> None:
@@ -27,23 +27,23 @@ class Answer:
         self.tokens: list[str] = []
         self.controls: list[bytes] = []
         self.ended: str | None = None
-        self.ender: Hand | None = None
+        self.ender: WorkerModel | None = None
         self.leased_until_ms = 0
-        self.holders: list[Hand] = []
+        self.holders: list[WorkerModel] = []
 
     @property
     def text(self) -> str:
         return "".join(self.tokens)
 
 
-class Hand:
+class WorkerModel:
     """One claim's writer, as delivery.py is one: one write in flight, numbered after the last that was acknowledged.
 
     `left`: writes not acknowledged. `gone`: it was refused, and has let go.
     """
 
-    def __init__(self, log: SessionLog, clock: Clock, answer: Answer, claim: Claim) -> None:
-        self.left: deque[Batch | Control] = deque()
+    def __init__(self, log: SessionLog, clock: Clock, answer: ExpectedAnswer, claim: Claim) -> None:
+        self.left: deque[Batch | ControlEvent] = deque()
         self.gone = False
         self._log = log
         self._clock = clock
@@ -67,7 +67,7 @@ class Hand:
 
     def says(self, texts: list[str]) -> None:
         before, index = self._totals, len(self._said)
-        self._totals = before.and_then("tokens", "".join(texts))
+        self._totals = before.extended("tokens", "".join(texts))
         self._said = [*self._said, *texts]
         self.left.append(Batch("tokens", self._attempt, index, texts, before, self._totals))
 
@@ -75,7 +75,7 @@ class Hand:
         self._noted += 1
         note = f"{self._noted} of {self._fence}"
         body = events.encode(events.Data(self._answer.generation, self._attempt, "note", note))
-        self.left.append(Control("data", body))
+        self.left.append(ControlEvent("data", body))
 
     def restarts(self) -> None:
         """Void what waits, but not the write in hand: that may have landed."""
@@ -84,7 +84,7 @@ class Hand:
         self._attempt += 1
         self._said, self._totals = [], Totals()
         event = events.Restart(self._answer.generation, self._attempt, "provider_failed")
-        self.left.append(Control("restart", events.encode(event), attempt=self._attempt))
+        self.left.append(ControlEvent("restart", events.encode(event), attempt=self._attempt))
 
     def divides(self, *, singles: bool) -> None:
         """The write in hand is in doubt: from here on it goes in parts."""
@@ -102,7 +102,7 @@ class Hand:
             return None
         write, number = self.left[0], self._done + 1
 
-        async def call() -> Outcome:
+        async def call() -> WriteOutcome:
             outcome = await self._send(write, number)
             self._note(write, outcome)
             return outcome
@@ -118,7 +118,7 @@ class Hand:
             return None
         said = len(self._said)
 
-        async def call() -> Outcome:
+        async def call() -> WriteOutcome:
             answer = self._answer
             outcome = await self._log.end("s", answer.generation, self._fence, "complete", b"{}", said, "a")
             if outcome.what == "written":
@@ -137,9 +137,9 @@ class Hand:
             assert fate == "lost" or outcome.what != "behind"
         return None if fate == "fails" else call
 
-    async def _send(self, write: Batch | Control, number: int) -> Outcome:
+    async def _send(self, write: Batch | ControlEvent, number: int) -> WriteOutcome:
         generation = self._answer.generation
-        if isinstance(write, Control):
+        if isinstance(write, ControlEvent):
             control = Append(write.kind, write.body, index=write.attempt)
             return await self._log.append("s", generation, self._fence, number, LEASE_MS, control)
         count, text = len(write.texts), write.text
@@ -147,7 +147,7 @@ class Hand:
         batch = Append("tokens", events.encode(event), write.index, count, text, *write.after)
         return await self._log.append("s", generation, self._fence, number, LEASE_MS, batch)
 
-    def _note(self, write: Batch | Control, outcome: Outcome) -> None:
+    def _note(self, write: Batch | ControlEvent, outcome: WriteOutcome) -> None:
         """What a write has come to, whoever still waits for it, is what it may come to."""
         answer = self._answer
         if outcome.what == "repeated":
@@ -158,7 +158,7 @@ class Hand:
         assert self.rightful, "written under a fence that another claim has raised"
         assert answer.ended is None, "written after the end"
         answer.leased_until_ms = self._clock.now_ms + LEASE_MS
-        if isinstance(write, Control):
+        if isinstance(write, ControlEvent):
             assert write.body not in answer.controls, "written twice"
             answer.controls.append(write.body)
             if write.kind == "restart":
@@ -169,7 +169,7 @@ class Hand:
         answer.tokens += write.texts
         assert write.after.crc32 == zlib.crc32(answer.text.encode())
 
-    def _refused(self, outcome: Outcome) -> None:
+    def _refused(self, outcome: WriteOutcome) -> None:
         if outcome.what == "stale":
             assert not self.rightful
         elif outcome.what == "ended":
@@ -177,7 +177,7 @@ class Hand:
         else:
             assert outcome.what == "behind", outcome
 
-    def _acknowledged(self, write: Batch | Control, outcome: Outcome) -> None:
+    def _acknowledged(self, write: Batch | ControlEvent, outcome: WriteOutcome) -> None:
         if outcome.what not in ("written", "repeated"):
             assert outcome.what in ("stale", "ended"), f"{outcome} to the write in hand, though nothing was lost"
             self.gone = True

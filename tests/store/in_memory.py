@@ -19,7 +19,7 @@ from relay.redis.connections import AnyRedis
 from relay.store.jobs import Job
 from relay.store.keys import Keys
 from relay.store.queue.queue import Queue
-from relay.store.session.replies import Claim, Outcome
+from relay.store.session.replies import Claim, WriteOutcome
 from relay.store.session.session_log import Append, SessionLog
 from relay_workers.writing.batching import Kind
 
@@ -110,27 +110,27 @@ class Writer:
         self.n = 0
         self.written: dict[Kind, list[str]] = {"tokens": [], "reasoning": [], "data": []}
 
-    async def status(self, state: State) -> Outcome:
+    async def status(self, state: State) -> WriteOutcome:
         return await self._append("status", events.Status(self.generation, self.attempt, state), text=state)
 
-    async def data(self, value: Any) -> Outcome:
+    async def data(self, value: Any) -> WriteOutcome:
         event = events.Data(self.generation, self.attempt, "note", value)
         self.written["data"].append(events.encode(event).decode())
         return await self._append("data", event, index=len(self.written["data"]) - 1, count=1)
 
-    async def restart(self) -> Outcome:
+    async def restart(self) -> WriteOutcome:
         self.attempt += 1
         self.written = {"tokens": [], "reasoning": [], "data": []}
         event = events.Restart(self.generation, self.attempt, "worker_lost")
         return await self._append("restart", event, index=self.attempt)
 
-    async def tokens(self, *texts: str) -> Outcome:
+    async def tokens(self, *texts: str) -> WriteOutcome:
         return await self._batch("tokens", events.Tokens, texts)
 
-    async def reasoning(self, *texts: str) -> Outcome:
+    async def reasoning(self, *texts: str) -> WriteOutcome:
         return await self._batch("reasoning", events.Reasoning, texts)
 
-    async def end(self, reason: Reason = "complete", message_id: str = "", **members: Any) -> Outcome:
+    async def end(self, reason: Reason = "complete", message_id: str = "", **members: Any) -> WriteOutcome:
         count = len(self.written["tokens"])
         return await self.log.end(
             self.session, self.generation, self.fence, reason, msgspec.json.encode(members), count, message_id
@@ -138,7 +138,7 @@ class Writer:
 
     async def _batch(
         self, kind: Kind, event: type[events.Tokens | events.Reasoning], texts: tuple[str, ...]
-    ) -> Outcome:
+    ) -> WriteOutcome:
         index = len(self.written[kind])
         self.written[kind] += texts
         so_far = "".join(self.written["tokens"]).encode()
@@ -152,7 +152,7 @@ class Writer:
             crc32=zlib.crc32(so_far),
         )
 
-    async def _append(self, kind: str, event: events.Event, **arguments: Any) -> Outcome:
+    async def _append(self, kind: str, event: events.Event, **arguments: Any) -> WriteOutcome:
         self.n += 1
         append = Append(kind, events.encode(event), **arguments)
         return await self.log.append(self.session, self.generation, self.fence, self.n, LEASE_MS, append)

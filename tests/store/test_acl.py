@@ -23,7 +23,7 @@ from relay.redis.pubsub.subscriber import Subscriber
 from relay.store import acl, factory
 from relay.store.keys import Keys
 from relay.store.queue.worker_registry import Offer
-from relay.store.requirements import Fitness, check
+from relay.store.requirements import RequirementsMonitor, check_requirements
 from relay.store.session.replies import Claim
 from tests.scenarios import acl_user
 from tests.scenarios.processes import until
@@ -33,7 +33,7 @@ from tests.scenarios.redis_servers import binary
 from tests.store.in_memory import LEASE_MS, Writer, job_of
 
 LUA = Path(__file__).parents[2] / "relay" / "store"
-RIGHTS = acl.needed()
+RIGHTS = acl.needed_rights()
 PLACES = [f"~{acl_user.PREFIX}:*", f"&{acl_user.PREFIX}:*"]
 
 
@@ -53,7 +53,9 @@ def redis_server(directory: Path) -> Iterator[str]:
 @pytest.fixture(scope="module", params=["embedded", pytest.param("redis-server", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of Valkey, which names the command that a script lacks, and of a Redis that may not (7.0)."""
-    serving = embedded.server() if request.param == "embedded" else redis_server(tmp_path_factory.mktemp("redis"))
+    serving = (
+        embedded.embedded_server() if request.param == "embedded" else redis_server(tmp_path_factory.mktemp("redis"))
+    )
     with serving as url:
         yield url
 
@@ -109,11 +111,11 @@ async def everything_once(url: str) -> None:
 
 async def _everything_once(redis: Connections, loaded: settings.Settings) -> None:
     log, queue, offers = (
-        factory.session_log(redis, loaded), factory.queue(redis, loaded), factory.offers(redis, loaded),
+        factory.session_log(redis, loaded), factory.queue(redis, loaded), factory.worker_registry(redis, loaded),
     )  # fmt: skip
-    caretaker, reaper = factory.caretaker(redis, loaded), factory.reaper(log, queue, loaded, "default")
+    caretaker, reaper = factory.queue_admin(redis, loaded), factory.reaper(log, queue, loaded, "default")
     await ping(redis.commands, "")
-    await offers.make([Offer("default", "demo", "m")])
+    await offers.publish([Offer("default", "demo", "m")])
     await log.open("s")
     for number in range(5):  # more than are kept
         job = job_of(f"g{number}", message_id="m", retry_of=f"g{number - 1}" if number else None)
@@ -122,7 +124,7 @@ async def _everything_once(redis: Connections, loaded: settings.Settings) -> Non
         assert await log.admit_or_refuse(job) is not None
         assert await queue.take("default")
         await queue.requeue("default", "s", job.generation, 0)
-        marks = await queue.marks("default")
+        marks = await queue.newest_entry_ids("default")
         assert await queue.take("default")
         await queue.wait("default", marks, 1)
         claim = await log.claim("s", job.generation, "w", LEASE_MS, 10)
@@ -145,7 +147,7 @@ async def _everything_once(redis: Connections, loaded: settings.Settings) -> Non
     await caretaker.jobs("default", ["dead"], 10)
     await caretaker.drop(await caretaker.retry("g4"))
     await reaper._round()
-    await queue.knows("default", "s", "g4")
+    await queue.has_job("default", "s", "g4")
     await log.delete("s", 1000, [], [])
 
 
@@ -173,13 +175,13 @@ def test_the_documentation_gives_what_is_needed_and_nothing_else() -> None:
     assert (command, setuser, user, reset, on) == ("ACL", "SETUSER", acl_user.USER, "reset", "on")
     assert password == f">{acl_user.PASSWORD}"
     assert sorted(given) == sorted([*PLACES, *RIGHTS, "+config|get"])
-    of_a_cluster = set(acl.needed(sharded=True)) - set(RIGHTS) | {"+command|info"}
+    of_a_cluster = set(acl.needed_rights(sharded=True)) - set(RIGHTS) | {"+command|info"}
     assert sorted(acl_user.cluster_line()) == sorted(["ACL", "SETUSER", acl_user.USER, *of_a_cluster])
 
 
 async def test_the_user_of_the_documentation_may_do_everything_and_uses_every_right(url: str, admin: Redis) -> None:
     redis = Connections(as_user(url))
-    assert await check(redis.commands, acl_user.PREFIX)
+    assert await check_requirements(redis.commands, acl_user.PREFIX)
     await redis.aclose()
     await admin.config_resetstat()
     await everything_once(as_user(url))
@@ -195,7 +197,7 @@ async def test_a_right_that_is_missing_is_named_before_a_start(url: str, admin: 
     redis = Connections(as_user(url))
     async with without(admin, right):
         with pytest.raises(SettingsError) as refused:
-            await check(redis.commands, acl_user.PREFIX)
+            await check_requirements(redis.commands, acl_user.PREFIX)
     await redis.aclose()
     assert f"lacks a right: {right} (docs/operations.md" in str(refused.value)
     assert acl_user.PASSWORD not in str(refused.value)
@@ -239,7 +241,7 @@ async def test_a_subscription_that_meets_a_right_that_is_missing_names_it(
 ) -> None:
     monkeypatch.setattr(server_feed, "PING_AFTER_S", 0.01)
     redis, channel = Connections(as_user(url)), Keys(acl_user.PREFIX).session("s", "events")
-    subscriber = Subscriber(redis.servers)
+    subscriber = Subscriber(redis.topology)
     with capture_logs() as lines:
         subscriber.start()
         async with without(admin, right):
@@ -271,16 +273,16 @@ class Deaf:
 
 async def test_a_process_says_which_right_was_taken_away_and_when_it_is_back(url: str, admin: Redis) -> None:
     redis = Connections(as_user(url))
-    fitness = Fitness(redis.commands, acl_user.PREFIX)
+    fitness = RequirementsMonitor(redis.commands, acl_user.PREFIX)
     with capture_logs() as lines:
-        await fitness.look()
+        await fitness.check_once()
         async with without(admin, "+hset"):
             for _ in range(3):
-                await fitness.look()
-            assert "+hset" in fitness.against
-        await fitness.look()
+                await fitness.check_once()
+            assert "+hset" in fitness.problem
+        await fitness.check_once()
     assert [line["event"] for line in lines] == ["not_ready", "ready"]
-    assert fitness.against == ""
+    assert fitness.problem == ""
     await redis.aclose()
 
 
@@ -300,7 +302,7 @@ async def test_several_that_are_missing_are_named_at_once(url: str, admin: Redis
     with pytest.raises(
         SettingsError, match=re.escape(f"lacks a right: +time +zadd ~{acl_user.PREFIX}:* &{acl_user.PREFIX}:* (")
     ):
-        await check(redis.commands, acl_user.PREFIX)
+        await check_requirements(redis.commands, acl_user.PREFIX)
     await redis.aclose()
 
 
@@ -327,19 +329,19 @@ async def test_in_a_cluster_the_second_line_is_all_that_comes_on_top(tmp_path: P
                 await server.ask(*words)
         await everything_once(as_user(servers.url))
         redis = Connections(as_user(servers.url))
-        assert await check(redis.commands, acl_user.PREFIX)
+        assert await check_requirements(redis.commands, acl_user.PREFIX)
         assert [await server.ask("ACL", "LOG") for server in servers.masters] == [[]] * len(servers.masters)
         for right in ("+spublish", "+ssubscribe", "+sunsubscribe"):  # on one server of three
             await servers.masters[2].ask("ACL", "SETUSER", acl_user.USER, f"-{right[1:]}")
             with pytest.raises(SettingsError, match=re.escape(f"lacks a right: {right} (")):
-                await check(redis.commands, acl_user.PREFIX)
+                await check_requirements(redis.commands, acl_user.PREFIX)
             await servers.masters[2].ask("ACL", "SETUSER", acl_user.USER, right)
         await redis.aclose()
         for server in servers.masters:
             await server.ask("ACL", "SETUSER", acl_user.USER, "-cluster|slots")
         redis = Connections(as_user(servers.url))
         with pytest.raises(SettingsError, match=re.escape("lacks a right: +cluster|slots (")):
-            await check(redis.commands, acl_user.PREFIX)
+            await check_requirements(redis.commands, acl_user.PREFIX)
         await redis.aclose()
 
 
@@ -349,13 +351,13 @@ async def test_behind_sentinels_role_is_all_that_comes_on_top(tmp_path: Path) ->
         await servers.master.ask(*acl_user.user_line())
         redis = Connections(as_user(servers.url))
         with pytest.raises(SettingsError, match=re.escape("lacks a right: +role (")):
-            await check(redis.commands, acl_user.PREFIX)
+            await check_requirements(redis.commands, acl_user.PREFIX)
         await servers.master.ask("ACL", "SETUSER", acl_user.USER, "+role")
-        assert await check(redis.commands, acl_user.PREFIX)
+        assert await check_requirements(redis.commands, acl_user.PREFIX)
         for sentinel in servers.sentinels:
             await sentinel.ask("ACL", "SETUSER", "default", "-sentinel|get-master-addr-by-name")
         other = Connections(as_user(servers.url))
         with pytest.raises(SettingsError, match=re.escape("lacks a right: +sentinel|get-master-addr-by-name (")):
-            await check(other.commands, acl_user.PREFIX)
+            await check_requirements(other.commands, acl_user.PREFIX)
         await other.aclose()
         await redis.aclose()

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from relay.store.session.replies import Claim
 from tests.examples import tries
 from tests.follow.following import Recorder, Stage
-from tests.store.hands import Answer, Call, Fate, Hand
+from tests.store.hands import Call, ExpectedAnswer, Fate, WorkerModel
 from tests.store.in_memory import LEASE_MS, Clock, head, job_of, redis_in_memory, session_log_on, snapshot
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class History(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.clock = Clock()
         self.clock.install(self.patch)
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, ExpectedAnswer] = {}
         self.late: list[Call] = []
         self.lost: list[bytes] = []
         self.looks: list[asyncio.Task[None]] = []
@@ -69,7 +69,7 @@ class History(RuleBasedStateMachine):
             return
         assert not answer.ended
         assert self.clock.now_ms >= answer.leased_until_ms, "taken from a worker that was alive"
-        Hand(self.stage.log, self.clock, answer, claim)
+        WorkerModel(self.stage.log, self.clock, answer, claim)
 
     @rule(name=NAMES, which=NUMBER, texts=TEXTS)
     def says(self, name: str, which: int, texts: list[str]) -> None:
@@ -144,7 +144,7 @@ class History(RuleBasedStateMachine):
         """Whatever comes next, comes while the look is under way; whoever asked for it may leave before it is over."""
 
         async def look() -> None:
-            self.looks.append(asyncio.create_task(self.stage.follower.look()))
+            self.looks.append(asyncio.create_task(self.stage.follower.sync()))
 
         self._do(look())
         if cancelled:
@@ -227,15 +227,15 @@ class History(RuleBasedStateMachine):
     def _say(self, payload: bytes) -> None:
         self._in_loop(lambda: self.stage.source.say(payload))
 
-    def _answer(self, name: str) -> Answer:
+    def _answer(self, name: str) -> ExpectedAnswer:
         if name not in self.answers:
             admitted = self._do(self.stage.log.admit(job_of(name)))
             assert admitted is not None
             assert admitted.fresh
-            self.answers[name] = Answer(name)
+            self.answers[name] = ExpectedAnswer(name)
         return self.answers[name]
 
-    def _hands(self, name: str, which: int) -> list[Hand]:
+    def _hands(self, name: str, which: int) -> list[WorkerModel]:
         """The rightful one mostly; now and then one that has lost its claim and does not know it."""
         holders = self.answers[name].holders if name in self.answers else []
         return [holders[-1 if which < 20 else which % len(holders)]] if holders else []

@@ -123,7 +123,7 @@ async def brought_back(stage: Stage, redis: Redis) -> int:
     await stage.claim("g9")
     await redis.flushall()
     await stage.rebuild("g9")
-    standing = await stage.log.standing("s", "g9")
+    standing = await stage.log.generation_fields("s", "g9")
     assert standing is not None
     return int(standing["fence"])
 

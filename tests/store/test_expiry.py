@@ -19,7 +19,7 @@ from relay.errors import StorageError
 from relay.protocol import events
 from relay.store.keys import Keys
 from relay.store.queue.backlog import Backlog
-from relay.store.queue.worker_registry import Offer, Offers
+from relay.store.queue.worker_registry import Offer, WorkerRegistry
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import Append
 from tests.store.in_memory import LEASE_MS, Clock, job_of, queue_on, session_log_on
@@ -91,7 +91,7 @@ STEPS: list[Step] = [
     lambda on: on.log.release("s", "g1", on.claims["g1"].fence),
     lambda on: on.queue.requeue("default", "s", "g1", 0),
     lambda on: on.claim("g1", "w2"),
-    lambda on: on.queue.put_back(job_of(), LOOK_MS),
+    lambda on: on.queue.ensure_row(job_of(), LOOK_MS),
     lambda on: on.queue.look_at("default", "s", "g1", 1),
     lambda on: on.queue.due("default", 10, LOOK_MS, "policy"),
     lambda on: on.queue.serve("default"),
@@ -121,8 +121,8 @@ STEPS: list[Step] = [
     lambda on: on.log.range("s", 1),
     lambda on: Backlog(on.redis, on.log.keys).counts("default"),
     lambda on: on.queue.discard("default", "s", "g3"),
-    lambda on: Offers(on.redis, Keys("t")).make([OFFER]),
-    lambda on: Offers(on.redis, Keys("t"))._run([], [b"another"]),
+    lambda on: WorkerRegistry(on.redis, Keys("t")).publish([OFFER]),
+    lambda on: WorkerRegistry(on.redis, Keys("t"))._run([], [b"another"]),
     lambda on: on.log.delete("s", 60_000, ["another"], ["one"]),
     lambda on: on.log.delete("s", 60_000, ["another"], ["one"]),
     lambda on: on.open(),

@@ -14,8 +14,8 @@ from relay import embedded
 from relay.errors import StorageError
 from relay.store.keys import Keys
 from relay.store.queue.queue import Queue
-from relay.store.queue.worker_registry import Offer, Offers
-from relay.store.session.replies import Refused
+from relay.store.queue.worker_registry import Offer, WorkerRegistry
+from relay.store.session.replies import ClaimRefused
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import (
     LEASE_MS,
@@ -35,7 +35,7 @@ MARK_MS = 60_000
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         yield url
 
 
@@ -133,7 +133,7 @@ async def test_what_nobody_claims_ends(full: Full) -> None:
     assert await full.log.reap("s", "g2", "0", b'{"error":{"code":"no_worker"}}')
     await full.room()
     claim = await full.log.claim("s", "g2", "w2", LEASE_MS, 20)
-    assert isinstance(claim, Refused)
+    assert isinstance(claim, ClaimRefused)
     assert claim.why == "ended"
 
 
@@ -193,8 +193,8 @@ async def test_followers_begin_and_workers_are_known(full: Full) -> None:
     opened = await full.log.open("s")
     assert opened is not None
     assert [active.generation for active in opened.active] == ["g2", "g1"]
-    offers = Offers(full.redis, Keys("t"))
-    await offers.make([Offer("default", "demo", "m")])
+    offers = WorkerRegistry(full.redis, Keys("t"))
+    await offers.publish([Offer("default", "demo", "m")])
     assert len(await offers.current()) == 1
 
 

@@ -12,17 +12,17 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from relay import settings
-from relay.failure_messages import Sentences
+from relay.failure_messages import FailureMessages
 from relay.store import jobs, shapes
 from relay.store.jobs import Job
 from relay.store.keys import Keys
-from relay.store.queue.admin import Caretaker
+from relay.store.queue.admin import QueueAdmin
 from relay.store.queue.backlog import Backlog
-from relay.store.queue.enqueue import Intake
-from relay.store.queue.policy import Policy
+from relay.store.queue.enqueue import JobSubmitter
+from relay.store.queue.policy import QueuePolicy
 from relay.store.queue.queue import Queue
 from relay.store.queue.reaper import Reaper
-from relay.store.queue.worker_registry import Offer, Offers
+from relay.store.queue.worker_registry import Offer, WorkerRegistry
 from relay.store.session.session_log import SessionLog
 from relay_workers.consumer import Consumer
 from relay_workers.limits import consumer_limits
@@ -32,7 +32,7 @@ from tests.workers.test_consumer import Endless, Silence
 
 LOOK_MS = 1000
 TIMEOUT_S = 60
-POLICY = Policy(LEASE_MS, TIMEOUT_S * 1000, 3)
+POLICY = QueuePolicy(LEASE_MS, TIMEOUT_S * 1000, 3)
 MORE = b'"options":{"seed":7}'
 JOBS = "t:q:{default}:jobs"
 
@@ -60,7 +60,7 @@ async def stored(redis: Redis, generation: str = "g1", key: str = JOBS) -> Any:
 
 
 def reaper_of(session_log: SessionLog, queue: Queue, clock: Clock) -> Reaper:
-    return Reaper(session_log, queue, policy=POLICY, sentences=Sentences("Sorry.", {}), clock=clock.time)
+    return Reaper(session_log, queue, policy=POLICY, sentences=FailureMessages("Sorry.", {}), clock=clock.time)
 
 
 async def swept(reaper: Reaper, clock: Clock, s: float = POLICY.look_ms / 1000) -> None:
@@ -76,13 +76,13 @@ async def test_a_job_that_is_put_back_says_all_that_it_said(queue: Queue, redis:
     job = await next_job(queue)
     assert job is not None
     await redis.flushall()
-    await queue.put_back(job, LOOK_MS)
+    await queue.ensure_row(job, LOOK_MS)
     assert await stored(redis) == msgspec.json.decode(jobs.encode(job_of())) | {"options": {"seed": 7}}
 
 
 async def test_a_retry_asks_with_all_that_was_asked_with(session_log: SessionLog, queue: Queue, redis: Redis) -> None:
-    caretaker = Caretaker(
-        session_log, queue, Backlog(redis, Keys("t")), Intake(session_log, queue, redis, look_ms=LOOK_MS)
+    caretaker = QueueAdmin(
+        session_log, queue, Backlog(redis, Keys("t")), JobSubmitter(session_log, queue, redis, look_ms=LOOK_MS)
     )
     await queue.announce("default")
     await queue.enqueue(with_more(job_of()), LOOK_MS)
@@ -98,7 +98,7 @@ async def test_a_retry_asks_with_all_that_was_asked_with(session_log: SessionLog
 async def test_an_offer_of_a_later_release_is_read_as_far_as_it_is_known(redis: Redis, clock: Clock) -> None:
     offer = {"queue": "q", "provider": "p", "model": "m", "speaks": ["audio"], "v": shapes.OFFER + 1}
     await redis.zadd(Keys("t").offers, {msgspec.json.encode(offer): clock.now_ms + 1000})
-    (read,) = await Offers(redis, Keys("t")).current()
+    (read,) = await WorkerRegistry(redis, Keys("t")).current()
     assert msgspec.structs.replace(read, v=1) == Offer("q", "p", "m")
 
 
@@ -169,7 +169,7 @@ async def test_its_answer_is_not_lost_with_its_row(
     clock.advance(ms=LEASE_MS)
     await reaper.end_orphan("s", "g1")
     assert (await snapshot(session_log))["state"] == "queued"
-    assert await queue.knows("default", "s", "g1")
+    assert await queue.has_job("default", "s", "g1")
     assert await queue.names() == ["default"]
     assert await redis.hget(JOBS, "s g1") == later(job_of())
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from relay_workers.asking.breaker import Breaker
-from relay_workers.asking.provider_pool import Lineup, Seat
+from relay_workers.asking.provider_pool import ProviderPool, ProviderSlot
 from relay_workers.providers.base import Provider
 
 
-def alone(provider: Provider) -> Lineup:
-    return Lineup([Seat(provider, Breaker(5, 15))])
+def alone(provider: Provider) -> ProviderPool:
+    return ProviderPool([ProviderSlot(provider, Breaker(5, 15))])

@@ -6,7 +6,7 @@ from relay.settings import Settings
 from relay.store.queue.queue import Queue
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import SessionLog
-from relay_workers.asking.provider_pool import Lineup
+from relay_workers.asking.provider_pool import ProviderPool
 from relay_workers.generation import Generation
 from relay_workers.limits import generation_limits
 from relay_workers.writing.claimed import Claimed
@@ -14,7 +14,7 @@ from tests.store.in_memory import job_of
 
 
 def generation_of(
-    claim: Claim, worker: str, lineup: Lineup, log: SessionLog, queue: Queue, settings: Settings
+    claim: Claim, worker: str, lineup: ProviderPool, log: SessionLog, queue: Queue, settings: Settings
 ) -> Generation:
     claimed = Claimed(job_of(), claim, worker, int(settings.lease_s * 1000))
     return Generation(claimed, lineup, log, queue, generation_limits(settings))

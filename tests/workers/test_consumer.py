@@ -12,11 +12,11 @@ from redis.asyncio import Redis
 
 from relay import settings
 from relay.errors import StorageError
-from relay.redis.pubsub.subscriber import Listener
+from relay.redis.pubsub.subscriber import ChannelListener
 from relay.store.jobs import Job
 from relay.store.keys import Keys
 from relay.store.queue.queue import Queue
-from relay.store.session.replies import Admitted, Claim, Refused
+from relay.store.session.replies import Admitted, Claim, ClaimRefused
 from relay.store.session.session_log import SessionLog
 from relay_workers.consumer import Consumer
 from relay_workers.limits import consumer_limits
@@ -38,9 +38,9 @@ from tests.workers.alone import alone
 class Silence:
     """A control channel on which nobody speaks."""
 
-    async def subscribe(self, channel: str, listener: Listener) -> None: ...
+    async def subscribe(self, channel: str, listener: ChannelListener) -> None: ...
 
-    def unsubscribe(self, channel: str, listener: Listener) -> None: ...
+    def unsubscribe(self, channel: str, listener: ChannelListener) -> None: ...
 
 
 class Endless:
@@ -100,7 +100,7 @@ async def test_a_worker_that_finds_a_dead_answer_tidies_up_and_keeps_its_letter(
             )
         )
         async with asyncio.timeout(10):
-            while await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
+            while await queue.has_job("default", "s", "g1"):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             stopping.set()
             await running
@@ -146,7 +146,7 @@ class Log(SessionLog):
             await self.after_admit.pop()()
         return admitted
 
-    async def claim(self, *arguments: Any) -> Claim | Refused:
+    async def claim(self, *arguments: Any) -> Claim | ClaimRefused:
         claim = await super().claim(*arguments)
         if self.after_claim:
             await self.after_claim.pop()()
@@ -184,11 +184,11 @@ async def turns() -> None:
 
 
 def takes_no_more(consumer: Consumer) -> bool:
-    return consumer._leaving
+    return consumer._draining
 
 
 def gives_back(consumer: Consumer) -> bool:
-    return consumer._giving_back
+    return consumer._handing_over
 
 
 async def test_what_a_take_has_brought_as_its_worker_goes_is_there_for_the_next_at_once() -> None:
@@ -228,7 +228,7 @@ async def test_what_was_claimed_as_its_worker_goes_is_given_back_and_no_worker_i
             await log.claimed.wait()
             await leave(gives_back)
             log.heard.set()
-        standing = await log.standing("s", "g1")
+        standing = await log.generation_fields("s", "g1")
         assert standing is not None
         assert standing["claims"] == standing["handed"] == "1"
         assert await next_job(queue) == job_of()
@@ -249,7 +249,7 @@ async def test_a_job_that_is_admitted_as_its_worker_goes_is_not_claimed() -> Non
             await here.wait()
             await leave(gives_back)
             on.set()
-        standing = await log.standing("s", "g1")
+        standing = await log.generation_fields("s", "g1")
         assert standing is not None
         assert "claims" not in standing
         assert await next_job(queue) == job_of()
@@ -266,7 +266,7 @@ async def test_a_job_that_redis_loses_between_take_and_admit_has_a_row_while_it_
         await queue.enqueue(job_of(), 1000)
         async with working(log, queue) as (provider, _):
             await provider.asked.wait()
-            while not await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
+            while not await queue.has_job("default", "s", "g1"):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert await queue.names() == ["default"]
             assert (await queue.take("default", 8)) == []  # a row, and nothing for others to take
@@ -280,7 +280,7 @@ async def test_a_job_that_redis_loses_between_admit_and_claim_is_made_and_has_a_
         await queue.enqueue(job_of(), 1000)
         async with working(log, queue) as (provider, _):
             await provider.asked.wait()
-            while not await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
+            while not await queue.has_job("default", "s", "g1"):  # noqa: ASYNC110
                 await asyncio.sleep(0)
         assert await next_job(queue) == job_of()
 
@@ -301,7 +301,7 @@ async def test_a_row_is_put_back_though_redis_fails_at_first(monkeypatch: pytest
         await queue.enqueue(job_of(), 1000)
         async with working(log, queue) as (provider, _):
             await provider.asked.wait()
-            while not await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
+            while not await queue.has_job("default", "s", "g1"):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert await queue.names() == ["default"]
 
@@ -323,5 +323,5 @@ async def test_a_job_that_redis_has_lost_has_a_row_also_if_the_first_reply_to_it
         await queue.enqueue(job_of(), 1000)
         async with working(log, queue) as (provider, _):
             await provider.asked.wait()
-            while not await queue.knows("default", "s", "g1"):  # noqa: ASYNC110
+            while not await queue.has_job("default", "s", "g1"):  # noqa: ASYNC110
                 await asyncio.sleep(0)

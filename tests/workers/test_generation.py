@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from relay import settings
 from relay.errors import StorageError
 from relay.store.keys import Keys
-from relay.store.session.replies import Claim, Outcome
+from relay.store.session.replies import Claim, WriteOutcome
 from relay.store.session.session_log import SessionLog
 from relay_workers.providers.base import Finished, Part, Prompt, Text
 from tests.store.in_memory import SESSION_TTL_S, job_of, queue_on, redis_in_memory, session_log_on, snapshot
@@ -38,7 +38,7 @@ class LosesTheReplyToTheEnd(SessionLog):
 
     lost = False
 
-    async def end(self, *arguments: Any, **named: Any) -> Outcome:
+    async def end(self, *arguments: Any, **named: Any) -> WriteOutcome:
         outcome = await super().end(*arguments, **named)
         if not self.lost:
             self.lost = True

@@ -108,7 +108,7 @@ async def test_it_is_late_when_half_of_it_is_over_and_not_when_all_is(ago_s: flo
 
 async def test_a_write_shows_that_renewing_is_no_trouble_any_more_and_the_lifeline_does_not() -> None:
     with capture_logs() as lines:
-        trouble = logging.Trouble(logging.get("test"), "renewal_failed")
+        trouble = logging.FailureLog(logging.get_logger("test"), "renewal_failed")
         lease = Lease(600, time.monotonic(), trouble)
         trouble.failed("away")
         lease.renewed(time.monotonic())

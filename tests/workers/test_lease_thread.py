@@ -17,12 +17,12 @@ from relay.redis.connections import Connections, call
 from relay.settings import Settings, load
 from relay.store import factory
 from relay.store.keys import Keys
-from relay.store.session.replies import Outcome
+from relay.store.session.replies import WriteOutcome
 from relay.store.session.session_log import SessionLog
 from relay_workers import lease_thread as lifeline_module
 from relay_workers.lease import Lease
-from relay_workers.lease_thread import Lifeline, Renewal
-from relay_workers.queue_heartbeat import Serving
+from relay_workers.lease_thread import LeaseThread, Renewal
+from relay_workers.queue_heartbeat import QueueHeartbeat
 from tests.scenarios.processes import TIMEOUT_S, until
 from tests.store.in_memory import Writer, admitted_and_claimed
 
@@ -31,7 +31,7 @@ LEASE_S = 1.0
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         yield url
 
 
@@ -47,12 +47,12 @@ async def session_log(settings: Settings) -> AsyncIterator[SessionLog]:
     await redis.aclose()
 
 
-def lifeline_of(settings: Settings) -> Lifeline:
-    return Lifeline(settings.lease_s, partial(factory.connect, settings))
+def lifeline_of(settings: Settings) -> LeaseThread:
+    return LeaseThread(settings.lease_s, partial(factory.connect, settings))
 
 
 @pytest.fixture
-async def lifeline(settings: Settings) -> AsyncIterator[Lifeline]:
+async def lifeline(settings: Settings) -> AsyncIterator[LeaseThread]:
     made = lifeline_of(settings)
     await made.start()
     yield made
@@ -64,13 +64,13 @@ def renewal_of(writer: Writer, fence: int | None = None) -> Renewal:
 
 
 async def lease_ms(session_log: SessionLog) -> int:
-    standing = await session_log.standing("s", "g1")
+    standing = await session_log.generation_fields("s", "g1")
     assert standing is not None
     return int(standing["lease"])
 
 
 async def test_a_lease_is_renewed_while_the_loop_is_blocked_for_longer_than_it_lasts(
-    session_log: SessionLog, lifeline: Lifeline
+    session_log: SessionLog, lifeline: LeaseThread
 ) -> None:
     writer = await admitted_and_claimed(session_log)
     lease = Lease(LEASE_S, time.monotonic())
@@ -93,21 +93,21 @@ class Said:
         self.times += 1
 
 
-def late_serving(queue: Any, stopping: asyncio.Event) -> Serving:
-    serving = Serving(queue, "default", stopping)
-    serving._said_at -= 3600
+def late_serving(queue: Any, stopping: asyncio.Event) -> QueueHeartbeat:
+    serving = QueueHeartbeat(queue, "default", stopping)
+    serving._sent_at -= 3600
     return serving
 
 
 async def test_a_worker_whose_loop_is_blocked_says_from_here_that_it_serves_its_queue(settings: Settings) -> None:
     redis = Connections(settings.redis_url)
     queue, lifeline = factory.queue(redis, settings), lifeline_of(settings)
-    lifeline.serving = late_serving(queue, asyncio.Event())
+    lifeline.queue_heartbeat = late_serving(queue, asyncio.Event())
     await lifeline.start()
     until_s = time.monotonic() + TIMEOUT_S
-    while lifeline.serving.is_late and time.monotonic() < until_s:
+    while lifeline.queue_heartbeat.is_late and time.monotonic() < until_s:
         time.sleep(0.01)  # noqa: ASYNC251
-    assert not lifeline.serving.is_late
+    assert not lifeline.queue_heartbeat.is_late
     await lifeline.aclose()
     assert await call(redis.commands, "GET", Keys(settings.prefix).queue("default", "served")) is not None
     await redis.aclose()
@@ -116,19 +116,19 @@ async def test_a_worker_whose_loop_is_blocked_says_from_here_that_it_serves_its_
 @pytest.mark.parametrize("why", ["late", "in time", "to go", "blocked for ever"])
 async def test_it_says_so_only_for_a_worker_that_lives_and_is_late(settings: Settings, why: str) -> None:
     lifeline, stopping, said = lifeline_of(settings), asyncio.Event(), Said()
-    lifeline.serving = late_serving(said, stopping)
+    lifeline.queue_heartbeat = late_serving(said, stopping)
     if why == "in time":
-        await lifeline.serving.say()
+        await lifeline.queue_heartbeat.send()
         said.times = 0
     if why == "to go":
         stopping.set()
     if why == "blocked for ever":
-        lifeline._seen_at -= 3600
+        lifeline._loop_alive_at -= 3600
     await lifeline._serve(said)  # type: ignore[arg-type]
     assert said.times == (why == "late")
 
 
-async def test_what_redis_says_otherwise_is_left_to_the_worker(session_log: SessionLog, lifeline: Lifeline) -> None:
+async def test_what_redis_says_otherwise_is_left_to_the_worker(session_log: SessionLog, lifeline: LeaseThread) -> None:
     writer = await admitted_and_claimed(session_log)
     asked: list[int] = []
 
@@ -142,7 +142,7 @@ async def test_what_redis_says_otherwise_is_left_to_the_worker(session_log: Sess
     await until(lambda: not lease.is_held, "it has run out")
 
 
-async def test_what_was_removed_is_not_renewed_any_more(session_log: SessionLog, lifeline: Lifeline) -> None:
+async def test_what_was_removed_is_not_renewed_any_more(session_log: SessionLog, lifeline: LeaseThread) -> None:
     writer = await admitted_and_claimed(session_log)
     lease = Lease(LEASE_S, time.monotonic())
     lifeline.add(lease, lambda: renewal_of(writer))
@@ -151,7 +151,7 @@ async def test_what_was_removed_is_not_renewed_any_more(session_log: SessionLog,
 
 
 async def test_a_loop_that_is_blocked_for_ever_is_given_up(
-    session_log: SessionLog, lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch
+    session_log: SessionLog, lifeline: LeaseThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifeline_module, "BLOCKED_S", 0.1)
     writer = await admitted_and_claimed(session_log)
@@ -177,11 +177,11 @@ class Held:
         self.asked: list[int] = []
         self.go = threading.Event()
 
-    async def renew(self, session: str, generation: str, fence: int, *_: object) -> Outcome:
+    async def renew(self, session: str, generation: str, fence: int, *_: object) -> WriteOutcome:
         self.asked.append(fence)
         while not self.go.is_set():  # noqa: ASYNC110 - it is set in another thread
             await asyncio.sleep(0.01)
-        return Outcome("written")
+        return WriteOutcome("written")
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def asked_for(fence: int) -> Callable[[], Renewal]:
 
 
 async def test_whoever_is_cancelled_while_a_renewal_is_under_way_waits_for_it_and_costs_no_other_lease_anything(
-    held: Held, lifeline: Lifeline
+    held: Held, lifeline: LeaseThread
 ) -> None:
     """Cancelled, its worker releases the lease next."""
     lease = late_lease()
@@ -229,7 +229,7 @@ async def test_whoever_is_cancelled_while_a_renewal_is_under_way_waits_for_it_an
 
 
 async def test_a_lease_that_a_bug_keeps_from_being_renewed_costs_the_others_nothing(
-    held: Held, lifeline: Lifeline
+    held: Held, lifeline: LeaseThread
 ) -> None:
     def broken() -> Renewal:
         raise ZeroDivisionError

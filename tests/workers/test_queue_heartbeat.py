@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from relay.errors import StorageError
 from relay_workers import queue_heartbeat as serving_module
-from relay_workers.queue_heartbeat import Serving
+from relay_workers.queue_heartbeat import QueueHeartbeat
 from tests.store.in_memory import queue_on, redis_in_memory
 
 
@@ -35,14 +35,14 @@ class Away:
 
 
 async def test_it_says_so_again_and_again_and_no_more_once_it_is_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_module, "SERVE_S", 0.01)
+    monkeypatch.setattr(serving_module, "HEARTBEAT_EVERY_S", 0.01)
     queue, stopping = Away(), asyncio.Event()
-    keeping = asyncio.create_task(Serving(queue, "default", stopping).keep())  # type: ignore[arg-type]
+    keeping = asyncio.create_task(QueueHeartbeat(queue, "default", stopping).keep())  # type: ignore[arg-type]
     await queue.until_said(3)
     stopping.set()
     async with asyncio.timeout(20):
         await keeping
-    assert not Serving(queue, "default", stopping).is_late  # type: ignore[arg-type]
+    assert not QueueHeartbeat(queue, "default", stopping).is_late  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ async def test_it_says_so_again_and_again_and_no_more_once_it_is_to_go(monkeypat
 async def test_what_goes_wrong_ends_nothing_and_is_told_once(
     monkeypatch: pytest.MonkeyPatch, error: Exception, told: tuple[str, str]
 ) -> None:
-    monkeypatch.setattr(serving_module, "SERVE_S", 0.01)
+    monkeypatch.setattr(serving_module, "HEARTBEAT_EVERY_S", 0.01)
     queue, stopping = Away(), asyncio.Event()
     queue.away = error
     with capture_logs() as lines:
-        serving = Serving(queue, "default", stopping)  # type: ignore[arg-type]
+        serving = QueueHeartbeat(queue, "default", stopping)  # type: ignore[arg-type]
         for _ in range(3):
-            await serving.say()
+            await serving.send()
         queue.away = None
-        await serving.say()
+        await serving.send()
     lines = [line for line in lines if line["log_level"] != "debug"]
     assert [(line["event"], line["log_level"]) for line in lines] == [told, ("recovered", "info")]
     assert queue.said == 1
@@ -68,7 +68,7 @@ async def test_what_goes_wrong_ends_nothing_and_is_told_once(
 
 async def test_what_it_says_expires_and_is_of_redis_time() -> None:
     async with redis_in_memory() as redis:
-        await Serving(queue_on(redis), "default", asyncio.Event()).say()
+        await QueueHeartbeat(queue_on(redis), "default", asyncio.Event()).send()
         assert await queue_on(redis).silent_ms("default") < 60_000
         assert await _ttl_ms(redis) > 0
 

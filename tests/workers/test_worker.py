@@ -12,13 +12,13 @@ from relay_workers import worker
 
 
 async def test_a_bug_in_one_offer_costs_that_one_and_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "LOOK_S", 0.001)
+    monkeypatch.setattr(worker, "PUBLISH_EVERY_S", 0.001)
     offered = asyncio.Event()
 
     class Odd:
         looks = made = 0
 
-        def measure(self) -> None:
+        def update_gauges(self) -> None:
             self.looks += 1
             if self.looks <= 3:
                 raise ValueError("a bug")
@@ -26,7 +26,7 @@ async def test_a_bug_in_one_offer_costs_that_one_and_is_told_once(monkeypatch: p
         def offers(self, queue: str, name: str) -> list[Any]:
             return [queue, name]
 
-        async def make_known(self, offers: list[Any]) -> None:
+        async def try_publish(self, offers: list[Any]) -> None:
             assert offers == ["default", "w"]
             self.made += 1
             if self.made == 2:  # what the first one changed is in the log by now
@@ -34,7 +34,7 @@ async def test_a_bug_in_one_offer_costs_that_one_and_is_told_once(monkeypatch: p
 
     odd: Any = Odd()
     with capture_logs() as lines:
-        keeping = asyncio.create_task(worker._keep_offering(odd, odd, "default", "w", asyncio.Event()))
+        keeping = asyncio.create_task(worker._publish_offers(odd, odd, "default", "w", asyncio.Event()))
         async with asyncio.timeout(20):
             await offered.wait()
         keeping.cancel()

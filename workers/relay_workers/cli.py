@@ -7,13 +7,13 @@ import asyncio
 import typer
 
 from relay import logging
-from relay.commands.errors import calmly
+from relay.commands.errors import report_errors
 from relay.commands.options import APP, HELP, PACE, PROVIDER, REDIS, Command, load, option
 from relay.settings import Settings
-from relay.stop_signals import when_told_to_stop
-from relay.store.requirements import refuse_unfit
+from relay.stop_signals import on_stop_signal
+from relay.store.requirements import require_usable_redis
 from relay_workers import event_loop, worker
-from relay_workers.asking.provider_pool import lineup
+from relay_workers.asking.provider_pool import provider_pool
 
 app = typer.Typer(context_settings=HELP, pretty_exceptions_enable=False, add_completion=True)
 
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 @app.command(cls=Command)
-@calmly("relay-worker")
+@report_errors("relay-worker")
 def serve(
     queue: str = option("queue", "Queue to serve"),
     redis: str = REDIS,
@@ -51,9 +51,9 @@ def serve(
 
 async def _until_signalled(loaded: Settings) -> None:
     stopping, at_once = asyncio.Event(), asyncio.Event()
-    when_told_to_stop(lambda: (at_once if stopping.is_set() else stopping).set())
-    asked = lineup(loaded)  # first: what is wrong with its settings needs no Redis to be said
-    await refuse_unfit(loaded.redis_url, loaded.prefix)
+    on_stop_signal(lambda: (at_once if stopping.is_set() else stopping).set())
+    asked = provider_pool(loaded)  # first: what is wrong with its settings needs no Redis to be said
+    await require_usable_redis(loaded.redis_url, loaded.prefix)
     await worker.run(loaded, asked, stopping, at_once)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        logging.get("worker").error("task_left", task=task.get_name())  # nobody awaits it: a bug of ours
+        logging.get_logger("worker").error("task_left", task=task.get_name())  # nobody awaits it: a bug of ours

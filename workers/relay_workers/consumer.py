@@ -18,21 +18,21 @@ from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import StorageError
 from relay.redis.connections import BLOCK_S
-from relay.redis.pubsub.subscriber import Source
+from relay.redis.pubsub.subscriber import ChannelSource
 from relay.store.jobs import Job
 from relay.store.queue.queue import Queue
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import SessionLog
-from relay_workers.asking.provider_pool import Lineup
+from relay_workers.asking.provider_pool import ProviderPool
 from relay_workers.generation import Generation, GenerationLimits
-from relay_workers.lease_thread import Lifeline
+from relay_workers.lease_thread import LeaseThread
 from relay_workers.writing.claimed import Claimed
 
 _CLAIMS = 3  # tries in a row of what Redis loses between admit and claim; after that it counts as an outage
-AT_ONCE = 8  # jobs per round trip: one at a time starves the last of many; all at once starves other workers
+MAX_TAKE = 8  # jobs per round trip: one at a time starves the last of many; all at once starves other workers
 _RETRY_S = 0.5
 
-log = logging.get("consumer")
+logger = logging.get_logger("consumer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,63 +57,63 @@ class Consumer:
         self,
         session_log: SessionLog,
         queue: Queue,
-        source: Source,
-        lineup: Lineup,
+        source: ChannelSource,
+        providers: ProviderPool,
         name: str,
         limits: ConsumerLimits,
-        lifeline: Lifeline | None = None,
+        lease_thread: LeaseThread | None = None,
     ) -> None:
-        self._lifeline = lifeline
+        self._lease_thread = lease_thread
         self.worker = f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
-        self._log = session_log
+        self._session_log = session_log
         self._queue = queue
         self._source = source
-        self._lineup = lineup
+        self._providers = providers
         self._name = name
         self._limits = limits
-        self._room = limits.concurrency  # jobs that may be taken now
+        self._free_slots = limits.concurrency  # jobs that may be taken now
         self._freed = asyncio.Event()
-        self._leaving = False
-        self._giving_back = False  # nothing is claimed any more
-        self._trouble = logging.Trouble(log, "take_failed", queue=name)
-        self._unknown = logging.Recurring(log, "control_ignored")
+        self._draining = False
+        self._handing_over = False  # nothing is claimed any more
+        self._trouble = logging.FailureLog(logger, "take_failed", queue=name)
+        self._unknown = logging.RateLimitedLog(logger, "control_ignored")
         self._claiming: set[str] = set()  # generations; a reaper may have sent one again meanwhile
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, stopping: asyncio.Event, at_once: asyncio.Event) -> None:
+    async def run(self, stopping: asyncio.Event, hand_over_now: asyncio.Event) -> None:
         """Until `stopping` is set; then finishes what fits `grace_s`, or until `at_once`, and hands over the rest."""
         listening = asyncio.create_task(
-            self._source.subscribe(self._log.keys.worker(self.worker), self), name="control channel"
+            self._source.subscribe(self._session_log.keys.worker(self.worker), self), name="control channel"
         )
         taking = asyncio.create_task(self._take_jobs(), name="consumer")
         told = asyncio.create_task(stopping.wait(), name="stopping")
         await asyncio.wait([taking, told], return_when=asyncio.FIRST_COMPLETED)
-        self._leaving = True
+        self._draining = True
         for task in (taking, told, listening):
             task.cancel()
         await asyncio.gather(taking, told, listening, return_exceptions=True)
         failure = None if taking.cancelled() else taking.exception()
-        await self._finish(at_once)
-        self._source.unsubscribe(self._log.keys.worker(self.worker), self)
+        await self._finish(hand_over_now)
+        self._source.unsubscribe(self._session_log.keys.worker(self.worker), self)
         if failure is not None:
             raise failure
 
-    def runs(self, generation: str) -> bool:
+    def is_running(self, generation: str) -> bool:
         """Whether it is made here just now."""
         return generation in self._running
 
-    async def _finish(self, at_once: asyncio.Event) -> None:
+    async def _finish(self, hand_over_now: asyncio.Event) -> None:
         if self._tasks:
-            log.info("finishing", running=len(self._tasks), grace_s=self._limits.grace_s)
+            logger.info("finishing", running=len(self._tasks), grace_s=self._limits.grace_s)
             running = set(self._tasks)  # as of now: they may all be over by the first step of what waits for them
             finishing = asyncio.create_task(asyncio.wait(running, timeout=self._limits.grace_s), name="finishing")
-            hurried = asyncio.create_task(at_once.wait(), name="at once")
+            hurried = asyncio.create_task(hand_over_now.wait(), name="at once")
             await asyncio.wait([finishing, hurried], return_when=asyncio.FIRST_COMPLETED)
             for helper in (finishing, hurried):
                 helper.cancel()
             await asyncio.gather(finishing, hurried, return_exceptions=True)
-        self._giving_back = True
+        self._handing_over = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -126,7 +126,7 @@ class Consumer:
     def message(self, payload: bytes) -> None:
         verb, _, rest = payload.decode(errors="replace").partition(" ")
         if verb != "stop":  # of a later release (shapes.py): what has ended, the next write or renewal finds
-            self._unknown.told(verb=verb[:64])
+            self._unknown.log(verb=verb[:64])
         elif (running := self._running.get(rest.partition(" ")[0])) is not None:
             running.stop()
 
@@ -135,28 +135,28 @@ class Consumer:
 
     async def _take_jobs(self) -> None:
         while True:
-            while not self._room:
+            while not self._free_slots:
                 self._freed.clear()
                 await self._freed.wait()
-            for job in await self._next_jobs(min(self._room, AT_ONCE)):
-                self._room -= 1
-                task = asyncio.create_task(self._see_through(job), name=f"job {job.generation}")
+            for job in await self._next_jobs(min(self._free_slots, MAX_TAKE)):
+                self._free_slots -= 1
+                task = asyncio.create_task(self._process(job), name=f"job {job.generation}")
                 self._tasks.add(task)
                 task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._room += 1
+        self._free_slots += 1
         self._freed.set()
 
     async def _next_jobs(self, most: int) -> list[Job]:
         while True:
             try:
                 jobs = await self._take(most)
-                self._trouble.over()
+                self._trouble.succeeded()
                 if jobs:
                     return jobs
-                marks = await self._queue.marks(self._name)
+                marks = await self._queue.newest_entry_ids(self._name)
                 if jobs := await self._take(most):  # what came before the marks were drawn
                     return jobs
                 await self._queue.wait(self._name, marks, int(BLOCK_S * 1000))
@@ -178,12 +178,12 @@ class Consumer:
                 jobs = await taking
             except StorageError as error:
                 metrics.storage_errors.labels("consumer").inc()
-                log.warning("take_failed", queue=self._name, detail=str(error))
+                logger.warning("take_failed", queue=self._name, detail=str(error))
             else:
-                await asyncio.gather(*map(self._give_back, jobs))  # whoever kills us waits for no round trips
+                await asyncio.gather(*map(self._requeue, jobs))  # whoever kills us waits for no round trips
             raise
 
-    async def _see_through(self, job: Job) -> None:
+    async def _process(self, job: Job) -> None:
         """One job from taken to done. What goes wrong with Redis here leaves it to the reapers."""
         crashpoint("claim.taken")
         try:
@@ -191,14 +191,14 @@ class Consumer:
                 await self._claim_and_run(job)
         except StorageError as error:
             metrics.storage_errors.labels("consumer").inc()
-            log.warning("job_left", session=job.session, generation=job.generation, detail=str(error))
+            logger.warning("job_left", session=job.session, generation=job.generation, detail=str(error))
         except Exception:
             metrics.bugs.labels("consumer").inc()
-            log.exception("job_failed", session=job.session, generation=job.generation)
+            logger.exception("job_failed", session=job.session, generation=job.generation)
 
     async def _claim_and_run(self, job: Job) -> None:
         self._claiming.add(job.generation)
-        claiming = asyncio.create_task(self._claim_in_the_end(job), name=f"claim {job.generation}")
+        claiming = asyncio.create_task(self._claim_with_retries(job), name=f"claim {job.generation}")
         try:
             claim = await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -211,19 +211,19 @@ class Consumer:
         if claim is not None:
             await self._run(job, claim)
 
-    async def _claim_in_the_end(self, job: Job) -> Claim | None:
+    async def _claim_with_retries(self, job: Job) -> Claim | None:
         """Asks for as long as Redis is away or full: its entry has been read, so nobody else would see the job before
         a reaper does, and that one may find that it has waited too long. None: it is not for us.
         """
-        trouble = logging.Trouble(log, "claim_failed", session=job.session, generation=job.generation)
+        trouble = logging.FailureLog(logger, "claim_failed", session=job.session, generation=job.generation)
         in_doubt = False  # an earlier try may have made the generation
         while True:
             try:
                 claim = await self._claim(job)
-                trouble.over()
+                trouble.succeeded()
                 return claim._replace(fresh=claim.fresh or in_doubt) if claim is not None else None
             except StorageError as error:
-                if error.refused or self._leaving:
+                if error.refused or self._draining:
                     raise
                 in_doubt = True
                 metrics.storage_errors.labels("consumer").inc()
@@ -232,19 +232,21 @@ class Consumer:
 
     async def _claim(self, job: Job) -> Claim | None:
         for _ in range(_CLAIMS):
-            admitted = await self._log.admit_or_refuse(job)
+            admitted = await self._session_log.admit_or_refuse(job)
             crashpoint("claim.admitted")
-            if admitted is None or not admitted.stands(job.generation):
+            if admitted is None or not admitted.accepts(job.generation):
                 # Its request_id belongs to another generation, or the session has no room: it was never accepted. Or
                 # the session was deleted.
                 await self._queue.done(job.queue, job.session, job.generation)
                 metrics.claims.labels("foreign").inc()
                 return None
-            if self._giving_back:
-                await self._give_back(job)
+            if self._handing_over:
+                await self._requeue(job)
                 return None
             exchanges = (self._limits.history_turns + 1) // 2
-            claim = await self._log.claim(job.session, job.generation, self.worker, self._limits.lease_ms, exchanges)
+            claim = await self._session_log.claim(
+                job.session, job.generation, self.worker, self._limits.lease_ms, exchanges
+            )
             crashpoint("claim.claimed")
             if isinstance(claim, Claim):
                 metrics.claims.labels("claimed").inc()
@@ -254,7 +256,7 @@ class Consumer:
                 case "unknown":
                     continue
                 case "ended":
-                    await self._tidy(job)
+                    await self._finish_job(job)
                 case "leased":
                     pass
                 case _:
@@ -264,7 +266,7 @@ class Consumer:
 
     async def _run(self, job: Job, claim: Claim) -> None:
         claimed, limits = Claimed(job, claim, self.worker, self._limits.lease_ms), self._limits.generation
-        generation = Generation(claimed, self._lineup, self._log, self._queue, limits, self._lifeline)
+        generation = Generation(claimed, self._providers, self._session_log, self._queue, limits, self._lease_thread)
         self._running[job.generation] = generation
         metrics.running.inc()
         try:
@@ -277,33 +279,33 @@ class Consumer:
             del self._running[job.generation]
         crashpoint("end.appended")
         if ended:
-            await self._tidy(job)
+            await self._finish_job(job)
         crashpoint("end.done")
 
-    async def _tidy(self, job: Job) -> None:
+    async def _finish_job(self, job: Job) -> None:
         """Nobody may have tidied up after a reaper that ended it: then its letter is still to be written."""
-        dead = await self._log.dead(job.session, job.generation)
+        dead = await self._session_log.dead(job.session, job.generation)
         await self._queue.done(job.queue, job.session, job.generation, dead)
 
     async def _hand_over(self, job: Job, fence: int) -> None:
         """This worker goes: another one may begin at once. If Redis is away, the lease runs out instead."""
         try:
-            await self._log.release(job.session, job.generation, fence)
+            await self._session_log.release(job.session, job.generation, fence)
         except StorageError as error:
             metrics.storage_errors.labels("consumer").inc()
-            log.warning("hand_over_failed", session=job.session, generation=job.generation, detail=str(error))
+            logger.warning("hand_over_failed", session=job.session, generation=job.generation, detail=str(error))
             return
-        await self._give_back(job)
+        await self._requeue(job)
 
-    async def _give_back(self, job: Job) -> None:
+    async def _requeue(self, job: Job) -> None:
         """What was taken and is nobody's: another worker need not wait until nobody can have it any more.
 
         Should Redis have lost it, what it takes to make it anew is here, and perhaps only here.
         """
         try:
-            await self._queue.put_back(job, self._limits.look_ms)
+            await self._queue.ensure_row(job, self._limits.look_ms)
             await self._queue.requeue(job.queue, job.session, job.generation, 0)
-            log.info("handed_over", session=job.session, generation=job.generation)
+            logger.info("handed_over", session=job.session, generation=job.generation)
         except StorageError as error:
             metrics.storage_errors.labels("consumer").inc()
-            log.warning("hand_over_failed", session=job.session, generation=job.generation, detail=str(error))
+            logger.warning("hand_over_failed", session=job.session, generation=job.generation, detail=str(error))

@@ -15,10 +15,10 @@ from typing import Any
 
 from relay import logging, metrics
 
-_PYTHONS = signal.default_int_handler
+_DEFAULT_SIGINT_HANDLER = signal.default_int_handler
 
-log = logging.get("loop")
-_escaped = {event: logging.Recurring(log, event) for event in ("exit_ignored", "unretrieved")}
+logger = logging.get_logger("loop")
+_escaped = {event: logging.RateLimitedLog(logger, event) for event in ("exit_ignored", "unretrieved")}
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -34,9 +34,9 @@ def run(main: Coroutine[Any, Any, None]) -> None:
             except (SystemExit, KeyboardInterrupt) as error:
                 if running.done():
                     break
-                if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is _PYTHONS:
+                if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is _DEFAULT_SIGINT_HANDLER:
                     raise  # a Ctrl-C before main has handled any
-                _tell("exit_ignored", error)
+                _report("exit_ignored", error)
         running.result()
 
 
@@ -55,15 +55,15 @@ async def _to_its_end(main: Coroutine[Any, Any, None]) -> None:
 def _unretrieved(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if error is None:
-        _escaped["unretrieved"].told(level=ERROR, detail=context["message"])
+        _escaped["unretrieved"].log(level=ERROR, detail=context["message"])
     else:
-        _tell("unretrieved", error)
+        _report("unretrieved", error)
 
 
-def _tell(event: str, error: BaseException) -> None:
+def _report(event: str, error: BaseException) -> None:
     """Class and place, never the text."""
     places = [f"{frame.f_code.co_filename}:{line}" for frame, line in walk_tb(error.__traceback__)]
     metrics.bugs.labels("loop").inc()
     place = places[-1] if places else "an unknown place"
-    _escaped[event].told((type(error), place), level=ERROR, error=type(error).__name__, place=place)
-    log.debug(event, places=places)
+    _escaped[event].log((type(error), place), level=ERROR, error=type(error).__name__, place=place)
+    logger.debug(event, places=places)

@@ -15,29 +15,29 @@ from typing import Any
 
 from relay import logging, metrics, timeouts
 from relay.errors import StorageError
-from relay.failure_messages import Sentences
+from relay.failure_messages import FailureMessages
 from relay.protocol import events
 from relay.protocol.words import FailureCode, new_id
 from relay.store.queue.queue import Queue
 from relay.store.session.session_log import SessionLog
-from relay_workers.asking.answer_request import Answer
-from relay_workers.asking.background_call import left_upstream
+from relay_workers.asking.answer_request import AnswerRequest
+from relay_workers.asking.background_call import resumable_call
 from relay_workers.asking.call import CallLimits, TooLong
-from relay_workers.asking.failover import Rules
+from relay_workers.asking.failover import FailoverRules
 from relay_workers.asking.history import HistoryLimits, prompt_for
-from relay_workers.asking.provider_pool import Lineup
+from relay_workers.asking.provider_pool import ProviderPool
 from relay_workers.lease import Lease
-from relay_workers.lease_thread import Lifeline, Renewal
+from relay_workers.lease_thread import LeaseThread, Renewal
 from relay_workers.providers.base import Finished, Prompt, ProviderError, describe
 from relay_workers.writing.arrivals import Arrivals
 from relay_workers.writing.claimed import Claimed
 from relay_workers.writing.delivery import Rejected
-from relay_workers.writing.flusher import Flusher, FlushLimits, LetGo
+from relay_workers.writing.flusher import Flusher, FlushLimits, OwnershipLost
 from relay_workers.writing.rebuilding import Rebuilder, RebuildLimits
 
 _RETRY_S = 0.3
 
-log = logging.get("generation")
+logger = logging.get_logger("generation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class GenerationLimits:
     answer_timeout_s: float
     prompt_timeout_s: float
     history: HistoryLimits
-    failover: Rules
+    failover: FailoverRules
     call: CallLimits
     flush: FlushLimits
     rebuild: RebuildLimits
-    sentences: Sentences
+    sentences: FailureMessages
 
 
 class Generation:
@@ -60,28 +60,28 @@ class Generation:
     def __init__(
         self,
         claimed: Claimed,
-        lineup: Lineup,
+        providers: ProviderPool,
         session_log: SessionLog,
         queue: Queue,
         limits: GenerationLimits,
-        lifeline: Lifeline | None = None,
+        lease_thread: LeaseThread | None = None,
     ) -> None:
         self._job, self._claim, _, self._lease_ms = claimed
-        self._lifeline = lifeline
+        self._lifeline = lease_thread
         self._queue = queue
-        self._lineup = lineup
+        self._lineup = providers
         self._session_log = session_log
         self._limits = limits
-        self._log = log.bind(session=claimed.session, generation=claimed.generation, fence=self._claim.fence)
-        self._renewing = logging.Trouble(self._log, "renewal_failed")
-        self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._logger = logger.bind(session=claimed.session, generation=claimed.generation, fence=self._claim.fence)
+        self._renewing = logging.FailureLog(self._logger, "renewal_failed")
+        self._stop_requested: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._arrivals = Arrivals(claimed_s=time.monotonic())
-        self._answer: Answer | None = None
-        self._upstream = left_upstream(lineup, self._claim)
+        self._request: AnswerRequest | None = None
+        self._background_call = resumable_call(providers, self._claim)
         self._lease = Lease(self._lease_ms / 1000, self._claim.asked_s, self._renewing)
         self._outcome = ("", "")  # reason and error code of the end that we said
         rebuilder = Rebuilder(claimed, session_log, queue, self._arrivals, limits.rebuild, _now_ms)
-        resumes = self._upstream is not None
+        resumes = self._background_call is not None
         self._flusher = Flusher(claimed, session_log, rebuilder, self._lease, limits.flush, _now_ms, resumes=resumes)
 
     @property
@@ -91,8 +91,8 @@ class Generation:
 
     def stop(self) -> None:
         """A gateway says that it was stopped: its end is written already, only the stream is left to close."""
-        if not self._told.done():
-            self._told.set_result(None)
+        if not self._stop_requested.done():
+            self._stop_requested.set_result(None)
 
     async def run(self) -> bool:
         """True if the generation has ended, by us or by a stop; False if another worker has it now."""
@@ -100,35 +100,35 @@ class Generation:
             self._lifeline.add(self._lease, self._renewal)
         try:
             ended = await self._run()
-            if self._answer is not None:
-                await self._answer.settle()
+            if self._request is not None:
+                await self._request.settle()
             return ended
         finally:
             if self._lifeline is not None:
                 await self._lifeline.remove(self._lease)
-            if self._answer is not None:
-                await self._answer.aclose()
+            if self._request is not None:
+                await self._request.aclose()
 
     async def _run(self) -> bool:
-        if self._claim.shown and self._upstream is None:
+        if self._claim.shown and self._background_call is None:
             self._flusher.restart("worker_lost")
         if not self._flusher.shown:
             self._flusher.status("preparing")
-        let_go: LetGo | None = None
+        ownership_lost: OwnershipLost | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(self._lease.keep(self._renew)), tasks.create_task(self._listen())]
+                helpers = [tasks.create_task(self._lease.keep(self._renew)), tasks.create_task(self._until_stopped())]
                 if self._claim.fresh:
-                    helpers.append(tasks.create_task(self._put_back()))
+                    helpers.append(tasks.create_task(self._ensure_row()))
                 await self._flush(tasks.create_task(self._produce()))
                 for helper in helpers:
                     helper.cancel()
-        except* LetGo as refusals:
-            let_go = next(error for error in refusals.exceptions if isinstance(error, LetGo))
-        if let_go is not None:
-            return await self._let_go(let_go.why)
+        except* OwnershipLost as refusals:
+            ownership_lost = next(error for error in refusals.exceptions if isinstance(error, OwnershipLost))
+        if ownership_lost is not None:
+            return await self._abandon(ownership_lost.why)
         metrics.generations.labels(*self._outcome).inc()
-        self._log.info(
+        self._logger.info(
             "ended", fence=self.fence, reason=self._outcome[0], code=self._outcome[1], provider=self._provider
         )
         metrics.answer_s.observe(time.monotonic() - self._arrivals.claimed_s)
@@ -148,17 +148,17 @@ class Generation:
         """Have the question answered and say the last word, whatever happens."""
         try:
             async with timeouts.timeout(self._limits.answer_timeout_s):
-                self._answer = Answer(
+                self._request = AnswerRequest(
                     self._lineup.candidates(self._job),
                     self._flusher,
                     self._limits.failover,
                     self._limits.call,
                     self._arrivals,
-                    upstream=self._upstream,
+                    background_call=self._background_call,
                     lease=self._lease,
-                    log=self._log,
+                    log=self._logger,
                 )
-                self._complete(await self._answer.ask(self._prompt))
+                self._complete(await self._request.ask(self._prompt))
         except TimeoutError:
             self._fail("provider_timeout", retryable=True, detail={"deadline": "answer_timeout_s"})
         except ProviderError as error:
@@ -174,7 +174,7 @@ class Generation:
             # Also a cancellation that nobody asked for: it has escaped from a provider's own tasks. A group of tasks
             # takes one that ends by it for done, and the flusher would wait for the last word for ever.
             metrics.bugs.labels("generation").inc()
-            self._log.exception("generation_failed")
+            self._logger.exception("generation_failed")
             self._fail("internal", retryable=True, detail=describe(error))
 
     async def _prompt(self) -> Prompt:
@@ -200,22 +200,22 @@ class Generation:
         sentence = self._limits.sentences.choose(self._job.language)
         self._outcome = ("failed", code)
         self._flusher.end("failed", events.failed(code, sentence, retryable=retryable, provider=self._provider))
-        self._log.warning("failed", code=code, provider=self._provider, **detail)
-        if self._answer is not None:
-            self._answer.cancel()
+        self._logger.warning("failed", code=code, provider=self._provider, **detail)
+        if self._request is not None:
+            self._request.cancel()
 
     @property
     def _provider(self) -> str | None:
         """Who was asked last."""
-        return self._answer.seat.name if self._answer is not None else None
+        return self._request.slot.name if self._request is not None else None
 
-    async def _put_back(self) -> None:
+    async def _ensure_row(self) -> None:
         """Redis may have lost the job since it was taken; then nobody would find it, should we die."""
-        trouble = logging.Trouble(self._log, "put_back_failed")
+        trouble = logging.FailureLog(self._logger, "put_back_failed")
         while True:
             try:
-                await self._queue.put_back(self._job, self._limits.rebuild.look_ms)
-                trouble.over()
+                await self._queue.ensure_row(self._job, self._limits.rebuild.look_ms)
+                trouble.succeeded()
                 return
             except StorageError as error:
                 metrics.storage_errors.labels("queue").inc()
@@ -225,8 +225,8 @@ class Generation:
     def _renewal(self) -> Renewal:
         """As of now; also read from the lifeline's thread."""
         # The count first: in the middle of a rebuild one of the old fence must not be given with the new one.
-        done = self._flusher.done
-        return Renewal(self._job.session, self._job.generation, self._flusher.fence, done, self._mark)
+        done = self._flusher.last_acked
+        return Renewal(self._job.session, self._job.generation, self._flusher.fence, done, self._resume_handle)
 
     async def _renew(self) -> bool:
         session, generation, fence, done, mark = self._renewal()
@@ -236,33 +236,33 @@ class Generation:
             metrics.storage_errors.labels("lease").inc()
             self._renewing.failed(error)
             return False
-        self._renewing.over()
+        self._renewing.succeeded()
         if outcome.what == "ended" and self._outcome[0]:
             return False  # by our own end, perhaps, whose reply was lost: its retry tells
         if self._flusher.rebuilding or fence != self._flusher.fence:
             return False  # the rebuild tells whether we may go on
         if outcome.what == "ended":
-            raise LetGo(outcome.what)
+            raise OwnershipLost(outcome.what)
         if outcome.what != "written":
             self._flusher.rebuild()
         return outcome.what == "written"
 
     @property
-    def _mark(self) -> str:
-        return self._answer.mark if self._answer is not None else self._claim.left.mark
+    def _resume_handle(self) -> str:
+        return self._request.mark if self._request is not None else self._claim.progress.resume_handle
 
-    async def _listen(self) -> None:
-        await self._told
-        raise LetGo("ended")
+    async def _until_stopped(self) -> None:
+        await self._stop_requested
+        raise OwnershipLost("ended")
 
-    async def _let_go(self, why: str) -> bool:
+    async def _abandon(self, why: str) -> bool:
         """Everything of ours is cancelled and closed by now."""
         closed_s = time.monotonic()
         metrics.abandoned.labels(why).inc()
-        if why == "ended" and self._answer is not None:
-            self._answer.cancel()
+        if why == "ended" and self._request is not None:
+            self._request.cancel()
             await self._account_for_stop(closed_s)
-        self._log.info("let_go", why=why)
+        self._logger.info("let_go", why=why)
         return why == "ended"
 
     async def _account_for_stop(self, closed_s: float) -> None:
@@ -271,7 +271,7 @@ class Generation:
             ago_ms = await self._session_log.since_stop_ms(self._job.session, self._job.generation)
         except StorageError as error:
             metrics.storage_errors.labels("stop").inc()
-            self._log.warning("stop_unaccounted", detail=str(error))
+            self._logger.warning("stop_unaccounted", detail=str(error))
             return
         if ago_ms is not None:  # else it was deleted, or another worker has ended it
             ended_s = time.monotonic() - ago_ms / 1000

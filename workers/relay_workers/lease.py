@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from relay.logging import Trouble
+from relay.logging import FailureLog
 
 
 class Lease:
@@ -15,7 +15,7 @@ class Lease:
     `trouble`: with renewing it.
     """
 
-    def __init__(self, lease_s: float, asked_s: float, trouble: Trouble | None = None) -> None:
+    def __init__(self, lease_s: float, asked_s: float, trouble: FailureLog | None = None) -> None:
         self._trouble = trouble
         self._lease_s = lease_s
         self._until_s = asked_s + lease_s
@@ -44,7 +44,7 @@ class Lease:
         """Renewed by a write that was asked for then: nothing else may renew it again."""
         self.renewed(asked_s)
         if self._trouble is not None:
-            self._trouble.over()
+            self._trouble.succeeded()
 
     def renew_now(self) -> None:
         """Something is to be kept with it."""

@@ -24,13 +24,13 @@ from relay.store.factory import Stores
 from relay.store.queue.queue import Queue
 from relay.store.session.session_log import SessionLog
 from relay_workers.lease import Lease
-from relay_workers.queue_heartbeat import Serving
+from relay_workers.queue_heartbeat import QueueHeartbeat
 
 BLOCKED_S = 60.0
 _SEEN_S = 0.5  # how often the worker's loop shows that it has turns
 _LOOK_S = 1.0  # how often, at most, this thread looks
 
-log = logging.get("lifeline")
+logger = logging.get_logger("lifeline")
 
 
 class Renewal(NamedTuple):
@@ -39,27 +39,27 @@ class Renewal(NamedTuple):
     session: str
     generation: str
     fence: int
-    done: int
-    mark: str
+    last_acked: int
+    resume_handle: str
 
 
-class Lifeline:
+class LeaseThread:
     """`start` it in the worker's loop; `aclose` it there after everything that holds a lease.
 
     `connect`: called in the thread, for connections of its own. `serving`: set before `start`.
     """
 
     def __init__(self, lease_s: float, connect: Callable[[], Stores]) -> None:
-        self.serving: Serving | None = None
+        self.queue_heartbeat: QueueHeartbeat | None = None
         self._connect = connect
         self._lease_s = lease_s
         self._lease_ms = int(lease_s * 1000)
         self._leases: dict[Lease, Callable[[], Renewal]] = {}
         self._renewing: dict[Lease, Future[None]] = {}
-        self._seen_at = time.monotonic()
+        self._loop_alive_at = time.monotonic()
         self._given_up = False
         self._trouble, self._bug = (
-            logging.Trouble(log, "renewal_failed", settled_s=logging.SETTLED_S) for _ in range(2)
+            logging.FailureLog(logger, "renewal_failed", settled_s=logging.SETTLED_S) for _ in range(2)
         )
         self._seeing: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._keep, name="lifeline", daemon=True)
@@ -67,7 +67,7 @@ class Lifeline:
         self._over: Future[None] = Future()
 
     async def start(self) -> None:
-        self._seeing = asyncio.create_task(self._see(), name="lifeline")
+        self._seeing = asyncio.create_task(self._show_loop_alive(), name="lifeline")
         self._thread.start()
 
     async def aclose(self) -> None:
@@ -89,9 +89,9 @@ class Lifeline:
         if (renewing := self._renewing.get(lease)) is not None:
             await _until_over(renewing)
 
-    async def _see(self) -> None:
+    async def _show_loop_alive(self) -> None:
         while True:
-            self._seen_at = time.monotonic()
+            self._loop_alive_at = time.monotonic()
             await asyncio.sleep(_SEEN_S)
 
     # In the thread
@@ -101,7 +101,7 @@ class Lifeline:
             asyncio.run(self._run())
         except Exception:
             metrics.bugs.labels("lifeline").inc()
-            log.exception("lifeline_failed")
+            logger.exception("lifeline_failed")
         finally:
             self._over.set_result(None)
 
@@ -118,19 +118,23 @@ class Lifeline:
 
     async def _look(self, session_log: SessionLog) -> None:
         late = [lease for lease in list(self._leases) if lease.is_late]
-        blocked_s = time.monotonic() - self._seen_at
+        blocked_s = time.monotonic() - self._loop_alive_at
         if late and blocked_s > BLOCKED_S:
             if not self._given_up:
-                log.error("worker_blocked", seconds=round(blocked_s), leases=len(late))
+                logger.error("worker_blocked", seconds=round(blocked_s), leases=len(late))
             self._given_up = True
             return
         self._given_up = False
         await asyncio.gather(*(self._renew(session_log, lease) for lease in late))
 
     async def _serve(self, queue: Queue) -> None:
-        if self.serving is None or not self.serving.is_late or time.monotonic() - self._seen_at > BLOCKED_S:
+        if (
+            self.queue_heartbeat is None
+            or not self.queue_heartbeat.is_late
+            or time.monotonic() - self._loop_alive_at > BLOCKED_S
+        ):
             return
-        await self.serving.say(queue)
+        await self.queue_heartbeat.send(queue)
 
     async def _renew(self, session_log: SessionLog, lease: Lease) -> None:
         under_way = self._renewing[lease] = Future()
@@ -144,14 +148,14 @@ class Lifeline:
             if outcome.what == "written":
                 lease.renewed(asked_s)
                 metrics.lifelines.inc()
-                self._trouble.over()
-                self._bug.over()
+                self._trouble.succeeded()
+                self._bug.succeeded()
         except StorageError as error:
             metrics.storage_errors.labels("lifeline").inc()
             self._trouble.failed(error)
         except Exception as error:  # the others are still to be renewed
             metrics.bugs.labels("lifeline").inc()
-            self._bug.broke(error)
+            self._bug.unexpected(error)
         finally:
             del self._renewing[lease]
             under_way.set_result(None)

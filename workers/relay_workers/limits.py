@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from relay.settings import Settings
-from relay.store.queue.policy import Policy
+from relay.store.queue.policy import QueuePolicy
 from relay_workers.asking.call import CallLimits
-from relay_workers.asking.failover import Rules
+from relay_workers.asking.failover import FailoverRules
 from relay_workers.asking.history import HistoryLimits
 from relay_workers.consumer import ConsumerLimits
 from relay_workers.generation import GenerationLimits
-from relay_workers.writing.delivery import Patience
+from relay_workers.writing.delivery import DeliveryLimits
 from relay_workers.writing.flusher import FlushLimits
 from relay_workers.writing.rebuilding import RebuildLimits
 
 
 def consumer_limits(settings: Settings) -> ConsumerLimits:
-    policy = Policy.of(settings)
+    policy = QueuePolicy.of(settings)
     return ConsumerLimits(
         concurrency=settings.concurrency,
         grace_s=settings.grace_s,
@@ -31,10 +31,10 @@ def generation_limits(settings: Settings) -> GenerationLimits:
         answer_timeout_s=settings.answer_timeout_s,
         prompt_timeout_s=settings.first_token_timeout_s,
         history=history_limits(settings),
-        failover=Rules(
+        failover=FailoverRules(
             retries=settings.provider_retries,
             retry_s=settings.provider_retry_ms / 1000,
-            patience_s=settings.first_token_timeout_s,
+            retry_within_s=settings.first_token_timeout_s,
             midway=settings.failover == "restart",
         ),
         call=CallLimits(
@@ -46,7 +46,7 @@ def generation_limits(settings: Settings) -> GenerationLimits:
         flush=FlushLimits(
             batch_size=settings.batch_size,
             batch_linger_ms=settings.batch_linger_ms,
-            patience=Patience(
+            patience=DeliveryLimits(
                 retries=settings.flush_retries,
                 retry_ms=settings.flush_retry_ms,
                 retry_max_ms=settings.retry_max_ms,
@@ -54,8 +54,8 @@ def generation_limits(settings: Settings) -> GenerationLimits:
                 lost_after_ms=settings.lost_after_s * 1000,
             ),
         ),
-        rebuild=RebuildLimits(look_ms=Policy.of(settings).look_ms),
-        sentences=settings.sentences,
+        rebuild=RebuildLimits(look_ms=QueuePolicy.of(settings).look_ms),
+        sentences=settings.localized_messages,
     )
 
 

@@ -21,8 +21,8 @@ from relay.errors import SettingsError
 
 REQUEST_TIMEOUT_S = 2.0  # for the whole request: whoever says or takes it byte by byte would else hold up the rest
 
-log = logging.get("metrics")
-_failing = logging.Recurring(log, "scrape_failed")
+logger = logging.get_logger("metrics")
+_failing = logging.RateLimitedLog(logger, "scrape_failed")
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def metrics_port(host: str, port: int) -> Iterator[int]:
 
 def _listen(host: str, port: int) -> _Server:
     try:
-        return (_ServerV6 if ":" in host else _Server)((host, port), _Page)
+        return (_ServerV6 if ":" in host else _Server)((host, port), _MetricsHandler)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SettingsError(
@@ -52,7 +52,7 @@ def _listen(host: str, port: int) -> _Server:
         ) from None
 
 
-class _Page(BaseHTTPRequestHandler):
+class _MetricsHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(404)
@@ -82,7 +82,7 @@ class _Server(TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """socketserver prints a traceback for a scraper that hung up."""
-        _failing.told(detail=type(sys.exception()).__name__)
+        _failing.log(detail=type(sys.exception()).__name__)
 
 
 def _cut(connection: socket.socket) -> None:

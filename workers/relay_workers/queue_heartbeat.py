@@ -12,43 +12,43 @@ import time
 from relay import logging, metrics
 from relay.errors import StorageError
 from relay.store.queue.queue import Queue
-from relay.store.queue.unserved import SERVE_S
+from relay.store.queue.unserved import HEARTBEAT_EVERY_S
 
-_LATE_S = 2 * SERVE_S
+_LATE_S = 2 * HEARTBEAT_EVERY_S
 
-log = logging.get("serving")
+logger = logging.get_logger("serving")
 
 
-class Serving:
+class QueueHeartbeat:
     """One worker's word for its queue `name`, until `stopping` is set."""
 
     def __init__(self, queue: Queue, name: str, stopping: asyncio.Event) -> None:
         self.name = name
         self._queue = queue
         self._stopping = stopping
-        self._said_at = time.monotonic()
-        self._trouble = logging.Trouble(log, "serve_failed", queue=name)
-        self._bug = logging.Trouble(log, "serving_failed", queue=name)
+        self._sent_at = time.monotonic()
+        self._trouble = logging.FailureLog(logger, "serve_failed", queue=name)
+        self._bug = logging.FailureLog(logger, "serving_failed", queue=name)
 
     @property
     def is_late(self) -> bool:
-        return not self._stopping.is_set() and time.monotonic() - self._said_at > _LATE_S
+        return not self._stopping.is_set() and time.monotonic() - self._sent_at > _LATE_S
 
     async def keep(self) -> None:
         while not self._stopping.is_set():
-            await self.say()
-            await asyncio.sleep(SERVE_S)
+            await self.send()
+            await asyncio.sleep(HEARTBEAT_EVERY_S)
 
-    async def say(self, queue: Queue | None = None) -> None:
+    async def send(self, queue: Queue | None = None) -> None:
         """If Redis answers; the next time does otherwise. `queue`: on connections of another thread's."""
         try:
             await (queue or self._queue).serve(self.name)
-            self._said_at = time.monotonic()
-            self._trouble.over()
-            self._bug.over()
+            self._sent_at = time.monotonic()
+            self._trouble.succeeded()
+            self._bug.succeeded()
         except StorageError as error:
             metrics.storage_errors.labels("serving").inc()
             self._trouble.failed(error)
         except Exception as error:  # the next second may do better, and else the lifeline says it
             metrics.bugs.labels("serving").inc()
-            self._bug.broke(error)
+            self._bug.unexpected(error)

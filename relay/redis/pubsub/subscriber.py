@@ -17,17 +17,17 @@ from typing import Protocol
 
 from relay import logging, metrics
 from relay.redis.address import Endpoint
-from relay.redis.pubsub.server_feed import Feed
-from relay.redis.topology import Servers
+from relay.redis.pubsub.server_feed import ServerFeed
+from relay.redis.topology import Topology
 
-_PLACE_AFTER_S = 0.02  # of a change: not at once, as two servers may each say that the other one has a slot
-_PLACE_AGAIN_S = 0.25  # while nobody is known to have a channel's slot, or its server will not publish it now
+_ASSIGN_AFTER_S = 0.02  # of a change: not at once, as two servers may each say that the other one has a slot
+_ASSIGN_RETRY_S = 0.25  # while nobody is known to have a channel's slot, or its server will not publish it now
 _UNREADABLE_S = 60.0  # without a message that cannot be read; then the next one is told again
 
-log = logging.get("subscription")
+logger = logging.get_logger("subscription")
 
 
-class Listener(Protocol):
+class ChannelListener(Protocol):
     """What a channel's follower hears. Called on the event loop; must not block or raise."""
 
     def acknowledged(self) -> None:
@@ -39,32 +39,32 @@ class Listener(Protocol):
         """Nothing is heard of Redis here: hints may not come for a while. `acknowledged` need not follow."""
 
 
-class Source(Protocol):
+class ChannelSource(Protocol):
     """Where a follower's hints come from."""
 
-    async def subscribe(self, channel: str, listener: Listener) -> None:
+    async def subscribe(self, channel: str, listener: ChannelListener) -> None:
         """Returns once the subscription is in force; `acknowledged` has been called by then."""
 
-    def unsubscribe(self, channel: str, listener: Listener) -> None:
+    def unsubscribe(self, channel: str, listener: ChannelListener) -> None:
         """Nothing more for this listener; a later one of the same channel is left alone."""
 
 
 class Subscriber:
     """The process's subscriptions. `start` before, `aclose` after everything else."""
 
-    def __init__(self, servers: Servers) -> None:
-        self._servers = servers
-        self._listeners: dict[bytes, Listener] = {}
+    def __init__(self, servers: Topology) -> None:
+        self._topology = servers
+        self._listeners: dict[bytes, ChannelListener] = {}
         self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
-        self._places: dict[bytes, Feed] = {}
-        self._feeds: dict[Endpoint, Feed] = {}
+        self._assigned: dict[bytes, ServerFeed] = {}
+        self._feeds: dict[Endpoint, ServerFeed] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._unreadable = logging.Trouble(log, "message_failed", settled_s=_UNREADABLE_S)
+        self._unreadable = logging.FailureLog(logger, "message_failed", settled_s=_UNREADABLE_S)
 
     def start(self) -> None:
-        self._servers.on_change(self._place_soon)
-        self._servers.doubt()
+        self._topology.on_change(self._assign_soon)
+        self._topology.refresh()
 
     async def aclose(self) -> None:
         if self._timer is not None:
@@ -72,26 +72,26 @@ class Subscriber:
         self._listeners.clear()
         await asyncio.gather(*(feed.aclose() for feed in self._feeds.values()), *self._leaving)
 
-    async def subscribe(self, channel: str, listener: Listener) -> None:
+    async def subscribe(self, channel: str, listener: ChannelListener) -> None:
         """One listener per channel. Waits for the acknowledgement as long as its caller lets it."""
         name = channel.encode()
         self._listeners[name] = listener
         acknowledged = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(name, []).append(acknowledged)
-        if (feed := self._places.get(name)) is not None:
+        if (feed := self._assigned.get(name)) is not None:
             feed.subscribe(name)
         else:
-            self._place(name)
+            self._assign(name)
         await acknowledged
 
-    def unsubscribe(self, channel: str, listener: Listener) -> None:
+    def unsubscribe(self, channel: str, listener: ChannelListener) -> None:
         name = channel.encode()
         if self._listeners.get(name) is not listener:
             return
         del self._listeners[name]
         for waiting in self._waiting.pop(name, []):
             waiting.cancel()
-        if (feed := self._places.pop(name, None)) is not None:
+        if (feed := self._assigned.pop(name, None)) is not None:
             feed.unsubscribe(name)
 
     # What feeds say
@@ -101,10 +101,10 @@ class Subscriber:
             return
         try:
             listener.message(payload)
-            self._unreadable.over()
+            self._unreadable.succeeded()
         except Exception as error:  # would cost all others their connection; it is no message of ours, perhaps
             metrics.bugs.labels("subscription").inc()
-            self._unreadable.broke(error, channel=name.decode(errors="replace"))
+            self._unreadable.unexpected(error, channel=name.decode(errors="replace"))
             listener.lost()
 
     def acknowledged(self, name: bytes) -> None:
@@ -120,46 +120,46 @@ class Subscriber:
                 listener.lost()
 
     def silent(self) -> None:
-        self._servers.doubt()
+        self._topology.refresh()
 
-    def turned_away(self, names: Iterable[bytes], *, moved: bool) -> None:
+    def rejected(self, names: Iterable[bytes], *, moved: bool) -> None:
         for name in names:
-            self._places.pop(name, None)
-        self._servers.doubt()
-        self._place_soon(_PLACE_AFTER_S if moved else _PLACE_AGAIN_S)
+            self._assigned.pop(name, None)
+        self._topology.refresh()
+        self._assign_soon(_ASSIGN_AFTER_S if moved else _ASSIGN_RETRY_S)
 
     def moved(self, slot: int, host: str, port: int, said_by: Endpoint) -> None:
-        self._servers.moved(slot, host, port, said_by)
+        self._topology.moved(slot, host, port, said_by)
 
     # Where channels are asked for
 
-    def _place_soon(self, after_s: float = _PLACE_AFTER_S) -> None:
+    def _assign_soon(self, after_s: float = _ASSIGN_AFTER_S) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(after_s, self._place_all)
+            self._timer = asyncio.get_running_loop().call_later(after_s, self._assign_all)
 
-    def _place_all(self) -> None:
+    def _assign_all(self) -> None:
         self._timer = None
         for name in tuple(self._listeners):
-            self._place(name)
-        servers = self._servers.map
+            self._assign(name)
+        servers = self._topology.slot_map
         gone = self._feeds.keys() - servers.masters() if servers is not None else ()
         for endpoint in gone:
             task = asyncio.create_task(self._feeds.pop(endpoint).aclose(), name="leaving a feed")
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    def _place(self, name: bytes) -> None:
+    def _assign(self, name: bytes) -> None:
         """Ask for a channel where it is published, unless that has been done."""
-        servers = self._servers.map
+        servers = self._topology.slot_map
         owner = servers.owner(name) if servers is not None else None
-        placed = self._places.get(name)
+        placed = self._assigned.get(name)
         if servers is None or owner is None:
-            self._servers.doubt()
-            self._place_soon(_PLACE_AGAIN_S)
+            self._topology.refresh()
+            self._assign_soon(_ASSIGN_RETRY_S)
         elif placed is None or placed.endpoint != owner:
             if placed is not None:
                 placed.unsubscribe(name)
             if owner not in self._feeds:
-                self._feeds[owner] = Feed(self._servers.address, owner, servers.sharded, self)
-            self._places[name] = self._feeds[owner]
-            self._places[name].subscribe(name)
+                self._feeds[owner] = ServerFeed(self._topology.address, owner, servers.sharded, self)
+            self._assigned[name] = self._feeds[owner]
+            self._assigned[name].subscribe(name)

@@ -16,21 +16,21 @@ from relay.errors import RelayError, UnreadableJob
 from relay.protocol.words import GENERATION, QUEUE, new_id
 from relay.store import jobs
 from relay.store.jobs import Job
-from relay.store.queue.backlog import Backlog, Counts, Letter, Open
-from relay.store.queue.enqueue import Intake
+from relay.store.queue.backlog import Backlog, DeadLetter, OpenJob, QueueCounts
+from relay.store.queue.enqueue import JobSubmitter
 from relay.store.queue.queue import Queue
 from relay.store.session.replies import Admitted, Deleted, Stopped
 from relay.store.session.session_log import SessionLog
 
-MAX_LOOKED_AT = 100_000  # open jobs of one queue, for one list
-LOOKS_AT_ONCE = 32
+MAX_SCANNED_JOBS = 100_000  # open jobs of one queue, for one list
+CONCURRENT_READS = 32
 
 T = TypeVar("T")
-State = Literal["running", "waiting", "dead"]
-STATES: tuple[State, ...] = get_args(State)
+JobState = Literal["running", "waiting", "dead"]
+JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 
 
-class Line(msgspec.Struct, frozen=True):
+class JobSummary(msgspec.Struct, frozen=True):
     """One job. `age_s`: since it was accepted; of a dead one since it died. None: nobody knows any more.
 
     `waiting`: no worker holds it. `lost_workers`, `attempt`, `owner` and `running_s` (since its first claim) are what
@@ -40,7 +40,7 @@ class Line(msgspec.Struct, frozen=True):
     queue: str
     generation: str
     session: str
-    state: State
+    state: JobState
     age_s: float | None
     priority: str
     lost_workers: int | None = None
@@ -50,28 +50,28 @@ class Line(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-class Caretaker:
+class QueueAdmin:
     """Of the queues under one prefix."""
 
-    def __init__(self, session_log: SessionLog, queue: Queue, backlog: Backlog, intake: Intake) -> None:
-        self._log = session_log
+    def __init__(self, session_log: SessionLog, queue: Queue, backlog: Backlog, submitter: JobSubmitter) -> None:
+        self._session_log = session_log
         self._queue = queue
         self._backlog = backlog
-        self._intake = intake
+        self._intake = submitter
 
-    async def queues(self) -> list[Counts]:
+    async def queues(self) -> list[QueueCounts]:
         """Every queue that was submitted to, by name."""
         return [await self._backlog.counts(name) for name in sorted(await self._queue.names())]
 
-    async def jobs(self, queue: str, states: Collection[State], limit: int) -> list[Line]:
+    async def jobs(self, queue: str, states: Collection[JobState], limit: int) -> list[JobSummary]:
         """At most `limit` jobs in these states: the open ones by when they were queued, then the dead, newest first."""
-        await self._known(queue)
+        await self._require_known_queue(queue)
         now_ms = (await self._backlog.counts(queue)).now_ms
-        lines: list[Line] = []
+        lines: list[JobSummary] = []
         if set(states) & {"waiting", "running"}:
             lines = await self._open(queue, states, limit, now_ms)
         if "dead" in states and len(lines) < limit:
-            letters = (await self._backlog.letters(queue))[: limit - len(lines)]
+            letters = (await self._backlog.dead_letters(queue))[: limit - len(lines)]
             for some in _chunks(letters):
                 lines += await asyncio.gather(*(self._dead_line(letter, now_ms) for letter in some))
         return lines
@@ -82,33 +82,33 @@ class Caretaker:
         However often this is tried and wherever it was interrupted, it makes one generation; the letter goes last.
         """
         found = await self._find(generation, queue)
-        if isinstance(found, Open):
+        if isinstance(found, OpenJob):
             raise RelayError(f"{generation} is not dead: it waits or runs in the queue {found.queue}")
-        job = await self._again(found)
-        made = await self._made(job)
+        job = await self._retry_job(found)
+        made = await self._ensure_generation(job)
         crashpoint("retry.made")
         await self._queue.discard(found.queue, found.session, generation)
         return made
 
-    async def drop(self, generation: str, queue: str | None = None) -> State | Literal["ended"]:
+    async def drop(self, generation: str, queue: str | None = None) -> JobState | Literal["ended"]:
         """A dead letter is thrown away, any other job is stopped; what it was until then."""
         found = await self._find(generation, queue)
-        if isinstance(found, Letter):
+        if isinstance(found, DeadLetter):
             await self._queue.discard(found.queue, found.session, generation)
             return "dead"
         stopped = await self._stop(found) or Stopped(generation, already_ended=False)
-        await self._intake.tidy(found.session, stopped._replace(queue=found.queue))
+        await self._intake.clean_up_after_stop(found.session, stopped._replace(queue=found.queue))
         if stopped.already_ended:
             return "ended"
         return "running" if stopped.owner else "waiting"
 
-    async def _open(self, queue: str, states: Collection[State], limit: int, now_ms: int) -> list[Line]:
-        found: dict[str, Open] = {}
-        async for page in self._backlog.pages(queue):
+    async def _open(self, queue: str, states: Collection[JobState], limit: int, now_ms: int) -> list[JobSummary]:
+        found: dict[str, OpenJob] = {}
+        async for page in self._backlog.open_job_pages(queue):
             found |= {one.generation: one for one in page}
-            if len(found) >= MAX_LOOKED_AT:
+            if len(found) >= MAX_SCANNED_JOBS:
                 break
-        lines: list[Line] = []
+        lines: list[JobSummary] = []
         for some in _chunks(sorted(found.values(), key=lambda one: one.queued_ms)):
             looks = await asyncio.gather(*(self._open_line(one, now_ms) for one in some))
             lines += [line for line in looks if line is not None and line.state in states]
@@ -116,67 +116,67 @@ class Caretaker:
                 break
         return lines[:limit]
 
-    async def _open_line(self, job: Open, now_ms: int) -> Line | None:
+    async def _open_line(self, job: OpenJob, now_ms: int) -> JobSummary | None:
         """None: it has ended, and is about to leave the queue."""
-        standing = await self._log.standing(job.session, job.generation) or {}
-        if standing.get("state") == "ended":
+        fields = await self._session_log.generation_fields(job.session, job.generation) or {}
+        if fields.get("state") == "ended":
             return None
-        since_ms = int(standing.get("accepted", job.queued_ms)) or now_ms
-        runs = int(standing.get("lease", 0)) > now_ms and "owner" in standing
-        return Line(
+        since_ms = int(fields.get("accepted", job.queued_ms)) or now_ms
+        runs = int(fields.get("lease", 0)) > now_ms and "owner" in fields
+        return JobSummary(
             queue=job.queue,
             generation=job.generation,
             session=job.session,
             state="running" if runs else "waiting",
             age_s=_seconds(now_ms - since_ms),
             priority=job.priority,
-            lost_workers=_lost(standing, runs),
-            attempt=int(standing["attempt"]) if standing else None,
-            owner=standing["owner"] if runs else None,
-            running_s=_seconds(now_ms - int(standing["claimed"])) if runs and "claimed" in standing else None,
+            lost_workers=_lost_workers(fields, runs),
+            attempt=int(fields["attempt"]) if fields else None,
+            owner=fields["owner"] if runs else None,
+            running_s=_seconds(now_ms - int(fields["claimed"])) if runs and "claimed" in fields else None,
         )
 
-    async def _dead_line(self, letter: Letter, now_ms: int) -> Line:
-        standing = await self._log.standing(letter.session, letter.generation)
-        return Line(
+    async def _dead_line(self, letter: DeadLetter, now_ms: int) -> JobSummary:
+        fields = await self._session_log.generation_fields(letter.session, letter.generation)
+        return JobSummary(
             queue=letter.queue,
             generation=letter.generation,
             session=letter.session,
             state="dead",
             age_s=_seconds(now_ms - letter.died_ms),
             priority=letter.priority,
-            lost_workers=_lost(standing, runs=False) if standing is not None else None,
-            attempt=int(standing["attempt"]) if standing is not None else None,
+            lost_workers=_lost_workers(fields, runs=False) if fields is not None else None,
+            attempt=int(fields["attempt"]) if fields is not None else None,
             reason=letter.reason,
         )
 
-    async def _find(self, generation: str, queue: str | None) -> Letter | Open:
+    async def _find(self, generation: str, queue: str | None) -> DeadLetter | OpenJob:
         """Raises RelayError: there is none."""
         if not GENERATION.match(generation):
             raise RelayError("a generation has 1-64 characters of A-Z a-z 0-9 _ -")
         if queue is not None:
-            await self._known(queue)
+            await self._require_known_queue(queue)
         names = [queue] if queue is not None else await self._queue.names()
         for name in names:
-            for letter in await self._backlog.letters(name):
+            for letter in await self._backlog.dead_letters(name):
                 if letter.generation == generation:
                     return letter
         for name in names:
-            async for page in self._backlog.pages(name, f"* {generation}"):
+            async for page in self._backlog.open_job_pages(name, f"* {generation}"):
                 return page[0]
         where = f"the queue {queue}" if queue is not None else "any queue"
         raise RelayError(f"there is no job {generation} in {where}; it may have ended")
 
-    async def _known(self, queue: str) -> None:
+    async def _require_known_queue(self, queue: str) -> None:
         """Raises RelayError unless the queue is in use. One that reapers have forgotten may have letters left."""
         if not QUEUE.match(queue):
             raise RelayError("a queue has 1-64 characters of A-Z a-z 0-9 _ -")
         if queue not in await self._queue.names() and not any((await self._backlog.counts(queue))[1:4]):
             raise RelayError(f"there is no queue {queue}")
 
-    async def _again(self, letter: Letter) -> Job:
+    async def _retry_job(self, letter: DeadLetter) -> Job:
         """The job that takes the dead one's place, with all that it was asked with."""
-        body = await self._backlog.body(letter)
+        body = await self._backlog.job_body(letter)
         if body is None:
             raise RelayError(f"{letter.generation} has just been retried or dropped by somebody else")
         try:
@@ -185,16 +185,16 @@ class Caretaker:
             raise RelayError(f"this release cannot read the job of {letter.generation}: {error}") from None
         if letter.reason == "unreadable":
             return job  # it never became a generation: now it may
-        if await self._log.standing(job.session, job.generation) is None:
+        if await self._session_log.generation_fields(job.session, job.generation) is None:
             raise RelayError(f"the session of {letter.generation} is gone, or has forgotten it; drop the letter")
         # No client's request_id has control characters: nobody but a retry can come by this one.
         return msgspec.structs.replace(
             job, generation=new_id("g"), request_id=f"\x1fretry {job.generation}", retry_of=job.generation
         )
 
-    async def _made(self, job: Job) -> str:
+    async def _ensure_generation(self, job: Job) -> str:
         try:
-            known = await self._log.find_request(job.session, job.request_id)
+            known = await self._session_log.find_request(job.session, job.request_id)
         except Deleted:
             raise RelayError(f"the session of {job.retry_of or job.generation} was deleted") from None
         if not await self._queue.announce(job.queue):
@@ -218,23 +218,23 @@ class Caretaker:
             await self._intake.enqueue(msgspec.structs.replace(job, generation=known[0]))
         return known[0]
 
-    async def _stop(self, found: Open) -> Stopped | None:
+    async def _stop(self, found: OpenJob) -> Stopped | None:
         """None: there is nothing to stop, and never will be."""
         session, generation = found.session, found.generation
-        stopped = await self._log.stop(session, generation)
+        stopped = await self._session_log.stop(session, generation)
         if stopped is None:
             # Durable, and not admitted yet. Whoever submitted it may still be about to; so it has to end, not to go.
             try:
                 job = await self._queue.job(found.queue, session, generation)
             except UnreadableJob:
                 job = None
-            if job is not None and await self._log.admit_or_refuse(job) is not None:
-                stopped = await self._log.stop(session, generation)
+            if job is not None and await self._session_log.admit_or_refuse(job) is not None:
+                stopped = await self._session_log.stop(session, generation)
         return stopped
 
 
-def _lost(standing: dict[str, str], runs: bool) -> int:
-    return int(standing.get("claims", 0)) - int(standing.get("handed", 0)) - runs
+def _lost_workers(fields: dict[str, str], runs: bool) -> int:
+    return int(fields.get("claims", 0)) - int(fields.get("handed", 0)) - runs
 
 
 def _seconds(ms: int) -> float:
@@ -242,4 +242,4 @@ def _seconds(ms: int) -> float:
 
 
 def _chunks(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[at : at + LOOKS_AT_ONCE] for at in range(0, len(items), LOOKS_AT_ONCE)]
+    return [items[at : at + CONCURRENT_READS] for at in range(0, len(items), CONCURRENT_READS)]

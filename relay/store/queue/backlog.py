@@ -12,13 +12,13 @@ from relay.protocol.words import PRIORITIES
 from relay.redis.connections import AnyRedis, call
 from relay.store import jobs
 from relay.store.keys import Keys
-from relay.store.queue.queue import MAX_DEAD
-from relay.store.scripts import queue_script, read
+from relay.store.queue.queue import MAX_DEAD_LETTERS
+from relay.store.scripts import queue_script, read_atomically
 
 PAGE = 500
 
 
-class Counts(NamedTuple):
+class QueueCounts(NamedTuple):
     """Of one queue: jobs that no worker has read, the other open ones, dead letters.
 
     `oldest_s`: how long the oldest has been waiting; None: none waits. `now_ms` by Redis' clock.
@@ -32,7 +32,7 @@ class Counts(NamedTuple):
     now_ms: int
 
 
-class Open(NamedTuple):
+class OpenJob(NamedTuple):
     """A job that waits or runs. `queued_ms`: by when its entry was made, the last time; 0: it never had one."""
 
     queue: str
@@ -42,7 +42,7 @@ class Open(NamedTuple):
     queued_ms: int
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     """A job that died. `reason`: `worker_lost` or `unreadable`; `died_ms` by Redis' clock."""
 
     queue: str
@@ -64,15 +64,15 @@ class Backlog:
         self._redis = redis
         self._keys = keys
 
-    async def counts(self, queue: str) -> Counts:
+    async def counts(self, queue: str) -> QueueCounts:
         reply = await _COUNTS(self._redis, self._keys.queue(queue), *PRIORITIES)
         now_ms, jobs_, waiting, dead = (int(reply[place]) for place in (0, 1, 2, 4))
         oldest_s = max(0, now_ms - int(reply[3])) / 1000 if reply[3] else None
         # An entry may outlive its job until a worker comes across it.
         waiting = min(waiting, jobs_)
-        return Counts(queue, waiting, jobs_ - waiting, dead, oldest_s if waiting else None, now_ms)
+        return QueueCounts(queue, waiting, jobs_ - waiting, dead, oldest_s if waiting else None, now_ms)
 
-    async def pages(self, queue: str, match: str = "*") -> AsyncIterator[list[Open]]:
+    async def open_job_pages(self, queue: str, match: str = "*") -> AsyncIterator[list[OpenJob]]:
         """The open jobs whose name matches, a bounded page at a time, in no order; one may come twice.
 
         What is open all the while comes for certain.
@@ -80,35 +80,37 @@ class Backlog:
         cursor = "0"
         while True:
             key = self._keys.queue(queue, "entries")
-            [(at, flat)] = await read(self._redis, ("HSCAN", key, cursor, "MATCH", match, "COUNT", str(PAGE)))
+            [(at, flat)] = await read_atomically(
+                self._redis, ("HSCAN", key, cursor, "MATCH", match, "COUNT", str(PAGE))
+            )
             if flat:
                 pairs = zip(flat[::2], flat[1::2], strict=True)
                 yield [_open(queue, name.decode(), entry.decode()) for name, entry in pairs]
             if (cursor := at.decode()) == "0":
                 return
 
-    async def letters(self, queue: str) -> list[Letter]:
+    async def dead_letters(self, queue: str) -> list[DeadLetter]:
         """The newest first; never more than MAX_DEAD."""
         key = self._keys.queue(queue, "dead")
-        [flat] = await read(self._redis, ("ZREVRANGE", key, "0", str(MAX_DEAD - 1), "WITHSCORES"))
+        [flat] = await read_atomically(self._redis, ("ZREVRANGE", key, "0", str(MAX_DEAD_LETTERS - 1), "WITHSCORES"))
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return [_letter(queue, row.decode(), int(float(died_ms))) for row, died_ms in pairs]
 
-    async def body(self, letter: Letter) -> bytes | None:
+    async def job_body(self, letter: DeadLetter) -> bytes | None:
         """The whole job as it was enqueued; None: somebody else has taken the letter."""
         body: bytes | None = await call(self._redis, "HGET", self._keys.queue(letter.queue, "letters"), letter.name)
         return body
 
 
-def _open(queue: str, name: str, entry: str) -> Open:
+def _open(queue: str, name: str, entry: str) -> OpenJob:
     session, generation = name.split(" ")
     priority, _, entry_id = entry.partition(" ")
-    return Open(queue, session, generation, priority, int(entry_id.partition("-")[0]))
+    return OpenJob(queue, session, generation, priority, int(entry_id.partition("-")[0]))
 
 
-def _letter(queue: str, row: str, died_ms: int) -> Letter:
+def _letter(queue: str, row: str, died_ms: int) -> DeadLetter:
     session, generation, priority, reason = row.split(" ")
-    return Letter(queue, session, generation, priority, reason, died_ms)
+    return DeadLetter(queue, session, generation, priority, reason, died_ms)
 
 
 _COUNTS = queue_script("counts")

@@ -17,11 +17,11 @@ from relay.store.session.session_log import SessionLog
 NotAdmitted = Literal["queue_full", "session_full", "deleted", "forgotten"]
 
 
-class Intake:
+class JobSubmitter:
     """`look_ms`: when a reaper first looks at what was enqueued."""
 
     def __init__(self, session_log: SessionLog, queue: Queue, redis: AnyRedis, *, look_ms: int) -> None:
-        self._log = session_log
+        self._session_log = session_log
         self._queue = queue
         self._redis = redis
         self._look_ms = look_ms
@@ -37,11 +37,11 @@ class Intake:
             return "queue_full"
         crashpoint("submit.enqueued")
 
-        admitted = await self._log.admit_or_refuse(job)
+        admitted = await self._session_log.admit_or_refuse(job)
         crashpoint("submit.admitted")
-        if admitted is not None and admitted.stands(job.generation):
+        if admitted is not None and admitted.accepts(job.generation):
             if admitted.fresh:
-                await self._queue.put_back(job, self._look_ms)
+                await self._queue.ensure_row(job, self._look_ms)
             return admitted
         # A twin of this submit was faster, or there is no room; what we enqueued is nobody's.
         await self._queue.done(job.queue, job.session, job.generation)
@@ -56,19 +56,19 @@ class Intake:
 
         Then the queue may have lost what the session remembers; where it has not, enqueueing again changes nothing.
         """
-        standing = await self._log.standing(session, generation)
-        if standing is None or standing["state"] == "ended" or "claimed" in standing:
+        fields = await self._session_log.generation_fields(session, generation)
+        if fields is None or fields["state"] == "ended" or "claimed" in fields:
             return None
-        return standing
+        return fields
 
     async def enqueue(self, job: Job) -> bool:
         """Make the job durable; False if the queue is full."""
         return await self._queue.enqueue(job, self._look_ms)
 
-    async def tidy(self, session: str, stopped: Stopped) -> None:
+    async def clean_up_after_stop(self, session: str, stopped: Stopped) -> None:
         """After a stop: tell the worker, empty the queue of the job and of its letter. The stop holds without."""
         if stopped.owner:
-            verb, channel = await publish_verb(self._redis), self._log.keys.worker(stopped.owner)
+            verb, channel = await publish_verb(self._redis), self._session_log.keys.worker(stopped.owner)
             await call(self._redis, verb, channel, f"stop {stopped.generation}")
         if stopped.queue:
             await self._queue.done(stopped.queue, session, stopped.generation)

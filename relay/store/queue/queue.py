@@ -15,13 +15,13 @@ from relay.redis.connections import AnyRedis, call
 from relay.store import jobs
 from relay.store.jobs import Job
 from relay.store.keys import Keys
-from relay.store.scripts import queue_script, read
+from relay.store.scripts import queue_script, read_atomically
 
-log = logging.get("queue")
-_unreadable = logging.Recurring(log, "job_left")
+logger = logging.get_logger("queue")
+_unreadable = logging.RateLimitedLog(logger, "job_left")
 
 MAX_QUEUES = 1000
-MAX_DEAD = 1000  # letters of one queue, the newest
+MAX_DEAD_LETTERS = 1000  # letters of one queue, the newest
 MAX_TRIMS = 100_000  # rows; who ends beyond them keeps its batches until the session goes
 
 
@@ -91,14 +91,14 @@ class Queue:
         )
         return bool(reply != b"full")
 
-    async def put_back(self, job: Job, look_ms: int) -> None:
+    async def ensure_row(self, job: Job, look_ms: int) -> None:
         """Give an accepted job its row again if Redis has lost it since it was enqueued; else this changes nothing.
 
         Whoever has made the job's generation does so after that: nobody else will look whether the row is still there.
         """
-        if await self.knows(job.queue, job.session, job.generation):
+        if await self.has_job(job.queue, job.session, job.generation):
             return
-        log.warning("row_put_back", queue=job.queue, session=job.session, generation=job.generation)
+        logger.warning("row_put_back", queue=job.queue, session=job.session, generation=job.generation)
         await self.announce(job.queue)
         await self.enqueue(job, look_ms, held=True)
 
@@ -107,7 +107,7 @@ class Queue:
         name = jobs.job_name(session, generation)
         body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), name)
         if body is not None:
-            log.warning("row_put_back", queue=queue, session=session, generation=generation)
+            logger.warning("row_put_back", queue=queue, session=session, generation=generation)
             await self.announce(queue)
             await self._enqueue(queue, name, "normal", body, look_ms, held=True)  # its priority stands with its entry
 
@@ -123,10 +123,10 @@ class Queue:
             except UnreadableJob as error:
                 metrics.storage_errors.labels("queue").inc()
                 level = WARNING if isinstance(error, LaterJob) else ERROR
-                _unreadable.told(level, level=level, queue=queue, detail=str(error))
+                _unreadable.log(level, level=level, queue=queue, detail=str(error))
         return found
 
-    async def marks(self, queue: str) -> dict[str, str]:
+    async def newest_entry_ids(self, queue: str) -> dict[str, str]:
         """The newest entry id of each of the queue's streams: what `wait` waits beyond."""
         marks = {}
         for name in PRIORITIES:
@@ -147,10 +147,10 @@ class Queue:
         body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), jobs.job_name(session, generation))
         return jobs.read(body) if body is not None else None
 
-    async def knows(self, queue: str, session: str, generation: str) -> bool:
+    async def has_job(self, queue: str, session: str, generation: str) -> bool:
         """Whether a job is still open, and has a row by which a reaper finds it."""
         name = jobs.job_name(session, generation)
-        job, row = await read(
+        job, row = await read_atomically(
             self._commands,
             ("HEXISTS", self._keys.queue(queue, "jobs"), name),
             ("ZSCORE", self._keys.queue(queue), name),
@@ -163,7 +163,7 @@ class Queue:
         `dead`: why it goes to the dead letters, if it is still here.
         """
         key, name = self._keys.queue(queue), jobs.job_name(session, generation)
-        wrote = await _DONE(self._commands, key, name, self._trim_ms, self._ttl_ms, MAX_TRIMS, dead, MAX_DEAD)
+        wrote = await _DONE(self._commands, key, name, self._trim_ms, self._ttl_ms, MAX_TRIMS, dead, MAX_DEAD_LETTERS)
         if wrote:
             metrics.dead_letters.labels(dead).inc()
 
@@ -174,7 +174,7 @@ class Queue:
     async def sizes(self, queue: str) -> tuple[int, int]:
         """How many jobs wait or run, and how many are dead."""
         keys = (self._keys.queue(queue, name) for name in ("open", "dead"))
-        backlog, dead = await read(self._commands, *(("ZCARD", key) for key in keys))
+        backlog, dead = await read_atomically(self._commands, *(("ZCARD", key) for key in keys))
         return int(backlog), int(dead)
 
     async def due(self, queue: str, page: int, look_ms: int, policy: str = "") -> Due:
@@ -206,7 +206,7 @@ class Queue:
 
     async def silent_ms(self, queue: str) -> int:
         """How long no worker has said that it serves this queue; 0 where that is not known."""
-        served, (seconds, microseconds) = await read(
+        served, (seconds, microseconds) = await read_atomically(
             self._commands, ("GET", self._keys.queue(queue, "served")), ("TIME",)
         )
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000

@@ -16,13 +16,13 @@ from typing import Literal, TypeVar, get_args
 from relay import logging, metrics
 from relay.crashpoints import crashpoint
 from relay.errors import LaterJob, StorageError, UnreadableJob
-from relay.failure_messages import Sentences
+from relay.failure_messages import FailureMessages
 from relay.protocol import events
 from relay.redis.clock_steps import ClockSteps
 from relay.store import jobs
-from relay.store.queue.policy import Policy
+from relay.store.queue.policy import QueuePolicy
 from relay.store.queue.queue import Queue
-from relay.store.queue.unserved import Unserved, is_silent
+from relay.store.queue.unserved import UnservedQueues, is_silent
 from relay.store.session.session_log import SessionLog
 
 T = TypeVar("T")
@@ -34,9 +34,9 @@ Action = Literal["requeued", "gone", "admitted", "dropped", "ended", "no_worker"
 PAGE = 100
 _FORGET_LEFT_S = 600.0  # many looks after it became a letter, or somebody else admitted it
 
-log = logging.get("reaper")
+logger = logging.get_logger("reaper")
 _stepped, _look_refused, _trim_refused = (
-    logging.Recurring(log, event) for event in ("clock_stepped", "look_refused", "trim_refused")
+    logging.RateLimitedLog(logger, event) for event in ("clock_stepped", "look_refused", "trim_refused")
 )
 
 
@@ -51,26 +51,26 @@ class Reaper:
         session_log: SessionLog,
         queue: Queue,
         *,
-        policy: Policy,
-        sentences: Sentences,
+        policy: QueuePolicy,
+        sentences: FailureMessages,
         own_queue: str | None = None,
         said: str = "",
         runs_here: Callable[[str], bool] = lambda generation: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runs_here = runs_here
-        self._log = session_log
+        self._session_log = session_log
         self._queue = queue
         self._policy = policy
-        self._said = said
+        self._own_policy = said
         self._sentences = sentences
         self._own = {own_queue} if own_queue is not None else set()
         self._clock = clock
-        self._trouble_at = self._began_at = -math.inf
-        self._sweeping = logging.Trouble(log, "sweep_failed")
-        self._bug = logging.Trouble(log, "reaper_failed")
+        self._last_outage_at = self._began_at = -math.inf
+        self._sweeping = logging.FailureLog(logger, "sweep_failed")
+        self._bug = logging.FailureLog(logger, "reaper_failed")
         self._steps: dict[str, ClockSteps] = {}  # by queue: each may lie on another server
-        self._unserved = Unserved()
+        self._unserved = UnservedQueues()
         self._reported: set[str] = set()  # queues that were said to be without a worker
         self._left: dict[str, float] = {}  # jobs that are left to a later release's reapers, and until when
 
@@ -82,23 +82,23 @@ class Reaper:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))
             try:
                 await self._round()
-                self._sweeping.over()
-                self._bug.over()
+                self._sweeping.succeeded()
+                self._bug.succeeded()
             except StorageError as error:
-                self._trouble_at = self._clock()
+                self._last_outage_at = self._clock()
                 metrics.storage_errors.labels("reaper").inc()
                 self._sweeping.failed(error)
             except Exception as error:  # without its reaper a process would let answers hang
                 metrics.bugs.labels("reaper").inc()
-                self._bug.broke(error)
+                self._bug.unexpected(error)
 
     async def _round(self) -> None:
         sizes: dict[str, tuple[int, int]] = {}
-        for name in self._own | set(await self._promptly(self._queue.names())):
+        for name in self._own | set(await self._note_slow_reply(self._queue.names())):
             await self.sweep(name)
             sizes[name] = await self._queue.sizes(name)
         self._steps = {name: steps for name, steps in self._steps.items() if name in sizes}
-        self._unserved.keep(sizes)
+        self._unserved.retain(sizes)
         forgotten_s = self._clock() - _FORGET_LEFT_S
         self._left = {name: until_s for name, until_s in self._left.items() if until_s > forgotten_s}
         self._report_unserved({name for name, (backlog, _) in sizes.items() if backlog}, sizes.keys())
@@ -115,31 +115,31 @@ class Reaper:
             return
         served = {queue for queue in self._reported & known if self._unserved.is_heard_of(queue)}
         for queue in sorted(served):
-            log.info("queue_served", queue=queue)
+            logger.info("queue_served", queue=queue)
         for queue in sorted(unserved & busy - self._reported):
-            log.warning("queue_unserved", queue=queue)
+            logger.warning("queue_unserved", queue=queue)
         self._reported = (self._reported & known - served) | unserved & busy
 
     def _unserved_in_s(self, queue: str) -> float:
         """How long until it is sure that no living worker serves it; 0 or less: it is."""
-        return self._unserved.left_s(queue, self._clock(), max(self._trouble_at, self._began_at))
+        return self._unserved.left_s(queue, self._clock(), max(self._last_outage_at, self._began_at))
 
     async def sweep(self, queue: str) -> None:
         """One page of one queue. Raises StorageError."""
-        said = self._said if queue in self._own else ""
+        said = self._own_policy if queue in self._own else ""
         asked_at = self._clock()
-        due = await self._promptly(self._queue.due(queue, PAGE, self._policy.look_ms, said))
-        policy = self._policy.with_said(due.policy)
+        due = await self._note_slow_reply(self._queue.due(queue, PAGE, self._policy.look_ms, said))
+        policy = self._policy.with_stored(due.policy)
         steps = self._steps.setdefault(queue, ClockSteps())
         if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):
-            self._trouble_at = self._clock()
-            _stepped.told(queue=queue)
+            self._last_outage_at = self._clock()
+            _stepped.log(queue=queue)
         self._unserved.note(queue, due.silent_ms, self._clock(), heard=due.heard)
         for session, generation in due.rows:
-            what = await self._look_if_it_can(queue, session, generation, due.now_ms, policy)
+            what = await self._try_reap(queue, session, generation, due.now_ms, policy)
             metrics.reaped.labels(what).inc()
             if what not in get_args(Idle):
-                log.info("reaped", what=what, session=session, generation=generation, queue=queue)
+                logger.info("reaped", what=what, session=session, generation=generation, queue=queue)
         for session, generation in due.trims:
             await self._trim(queue, session, generation)
 
@@ -149,11 +149,11 @@ class Reaper:
         Where only its row is lost, put that back. A job that cannot be read is as good as lost, unless it is one of a
         later release: that one's workers can. Raises StorageError.
         """
-        standing = await self._log.standing(session, generation)
-        if standing is None or standing["state"] == "ended" or self._clock() - self._trouble_at < self._policy.lease_s:
+        fields = await self._session_log.generation_fields(session, generation)
+        if fields is None or fields["state"] == "ended" or self._clock() - self._last_outage_at < self._policy.lease_s:
             return
-        queue = standing["queue"]
-        if await self._queue.knows(queue, session, generation):
+        queue = fields["queue"]
+        if await self._queue.has_job(queue, session, generation):
             return
         try:
             job = await self._queue.job(queue, session, generation)
@@ -163,34 +163,34 @@ class Reaper:
         except UnreadableJob:
             job = None
         if job is not None:
-            await self._queue.put_back(job, self._policy.look_ms)  # only its row is lost
+            await self._queue.ensure_row(job, self._policy.look_ms)  # only its row is lost
             return
-        metrics.reaped.labels(await self._fail(queue, session, generation, standing, "storage")).inc()
+        metrics.reaped.labels(await self._fail(queue, session, generation, fields, "storage")).inc()
 
-    async def _promptly(self, reply: Awaitable[T]) -> T:
+    async def _note_slow_reply(self, reply: Awaitable[T]) -> T:
         """A reply that took long is trouble too: while a frozen Redis held it up, nobody could renew a lease."""
         asked_at = self._clock()
         answer = await reply
         if self._clock() - asked_at > self._policy.lease_s / 3:
-            self._trouble_at = self._clock()
+            self._last_outage_at = self._clock()
         return answer
 
-    async def _look_if_it_can(
-        self, queue: str, session: str, generation: str, now_ms: int, policy: Policy
+    async def _try_reap(
+        self, queue: str, session: str, generation: str, now_ms: int, policy: QueuePolicy
     ) -> Idle | Action:
         """A session that Redis lost in part may refuse for good; nobody else's answer may wait for it."""
         try:
-            return await self._look(queue, session, generation, now_ms, policy)
+            return await self._reap_one(queue, session, generation, now_ms, policy)
         except StorageError as error:
             if not error.refused:
                 raise
             metrics.storage_errors.labels("reaper").inc()
-            _look_refused.told(session=session, generation=generation, detail=str(error))
+            _look_refused.log(session=session, generation=generation, detail=str(error))
             return "refused"
 
     async def _trim(self, queue: str, session: str, generation: str) -> None:
         try:
-            while await self._log.trim(session, generation):
+            while await self._session_log.trim(session, generation):
                 pass
             metrics.reaped.labels("trimmed").inc()
         except StorageError as error:
@@ -198,37 +198,41 @@ class Reaper:
                 raise
             # Of a log that Redis lost in part. It keeps its batches; nobody else's answer may wait for it.
             metrics.storage_errors.labels("trim").inc()
-            _trim_refused.told(session=session, generation=generation, detail=str(error))
+            _trim_refused.log(session=session, generation=generation, detail=str(error))
         await self._queue.trimmed(queue, session, generation)
 
-    async def _look(self, queue: str, session: str, generation: str, now_ms: int, policy: Policy) -> Idle | Action:
-        standing = await self._log.standing(session, generation)
-        if standing is None:
+    async def _reap_one(
+        self, queue: str, session: str, generation: str, now_ms: int, policy: QueuePolicy
+    ) -> Idle | Action:
+        fields = await self._session_log.generation_fields(session, generation)
+        if fields is None:
             return await self._admit(queue, session, generation, policy)
-        if standing["state"] == "ended":
-            await self._queue.done(queue, session, generation, standing.get("dead", ""))
+        if fields["state"] == "ended":
+            await self._queue.done(queue, session, generation, fields.get("dead", ""))
             return "ended"
-        lease = int(standing.get("lease", 0))
+        lease = int(fields.get("lease", 0))
         if lease > now_ms:
             await self._queue.look_at(queue, session, generation, min(lease, now_ms + policy.look_ms) + 1)
             return "alive"
         if self._runs_here(generation):
             return "alive"  # whatever became of its lease: its own worker is to renew it, or to let go
-        if self._clock() - self._trouble_at < policy.lease_s:
+        if self._clock() - self._last_outage_at < policy.lease_s:
             # While Redis was away, or its clock stepped, everybody's leases ran out: first let the living renew theirs.
             return "waiting"
-        lost = int(standing.get("claims", 0)) - int(standing.get("handed", 0))
+        lost = int(fields.get("claims", 0)) - int(fields.get("handed", 0))
         if lost >= policy.max_takeovers:
-            return await self._fail(queue, session, generation, standing, "worker_lost")
-        since_ms = max(lease, int(standing["accepted"]))  # when somebody had it last
-        if now_ms - since_ms - self._skipped_ms(queue, since_ms) > policy.queue_timeout_ms and self._knows(policy):
-            return await self._fail(queue, session, generation, standing, "no_worker")
+            return await self._fail(queue, session, generation, fields, "worker_lost")
+        since_ms = max(lease, int(fields["accepted"]))  # when somebody had it last
+        if now_ms - since_ms - self._skipped_ms(queue, since_ms) > policy.queue_timeout_ms and self._is_warmed_up(
+            policy
+        ):
+            return await self._fail(queue, session, generation, fields, "no_worker")
         what = await self._queue.requeue(queue, session, generation, policy.lease_ms)
-        if what == "gone" or "claimed" in standing or "unserved" in standing:
+        if what == "gone" or "claimed" in fields or "unserved" in fields:
             return what
-        return "unserved" if await self._tell_unserved(queue, session, generation, now_ms) else what
+        return "unserved" if await self._report_no_worker(queue, session, generation, now_ms) else what
 
-    async def _tell_unserved(self, queue: str, session: str, generation: str, now_ms: int) -> bool:
+    async def _report_no_worker(self, queue: str, session: str, generation: str, now_ms: int) -> bool:
         left_s = self._unserved_in_s(queue)
         if left_s > 0:
             if left_s * 1000 < self._policy.look_ms:
@@ -237,17 +241,17 @@ class Reaper:
         # A page takes its time, and a worker may have come meanwhile.
         if not is_silent(await self._queue.silent_ms(queue)):
             return False
-        return await self._log.unserved(session, generation)
+        return await self._session_log.unserved(session, generation)
 
     def _skipped_ms(self, queue: str, since_ms: int) -> int:
         return self._steps[queue].skipped_ms(since_ms) if queue in self._steps else 0
 
-    def _knows(self, policy: Policy) -> bool:
+    def _is_warmed_up(self, policy: QueuePolicy) -> bool:
         """After a start the whole machine may have been off until now: its workers come, too, and take what waits."""
         return self._clock() - self._began_at >= min(policy.lease_s, policy.queue_timeout_ms / 1000)
 
     async def _admit(
-        self, queue: str, session: str, generation: str, policy: Policy
+        self, queue: str, session: str, generation: str, policy: QueuePolicy
     ) -> Literal["admitted", "dropped", "later"]:
         """A gateway died between making the job durable and admitting it; its client may never ask again."""
         try:
@@ -257,18 +261,18 @@ class Reaper:
             if isinstance(error, LaterJob) and self._is_left(name, policy):
                 return "later"
             self._left.pop(name, None)
-            log.error("job_dropped", session=session, generation=generation, detail=str(error))
+            logger.error("job_dropped", session=session, generation=generation, detail=str(error))
             await self._queue.done(queue, session, generation, "unreadable")
             return "dropped"
         if job is not None:
-            admitted = await self._log.admit_or_refuse(job)
-            if admitted is not None and admitted.stands(generation):
-                await self._queue.put_back(job, self._policy.look_ms)
+            admitted = await self._session_log.admit_or_refuse(job)
+            if admitted is not None and admitted.accepts(generation):
+                await self._queue.ensure_row(job, self._policy.look_ms)
                 return "admitted"
         await self._queue.done(queue, session, generation)
         return "dropped"
 
-    def _is_left(self, name: str, policy: Policy) -> bool:
+    def _is_left(self, name: str, policy: QueuePolicy) -> bool:
         """A later release's reaper is to admit it: for as long as a job may wait for a worker, from when we saw it."""
         now_s = self._clock()
         return now_s < self._left.setdefault(name, now_s + policy.queue_timeout_ms / 1000)
@@ -278,15 +282,15 @@ class Reaper:
         queue: str,
         session: str,
         generation: str,
-        standing: dict[str, str],
+        fields: dict[str, str],
         code: Literal["no_worker", "worker_lost", "storage"],
     ) -> Idle | Action:
-        members = events.failed(code, self._sentences.choose(standing.get("language")), retryable=True)
+        members = events.failed(code, self._sentences.choose(fields.get("language")), retryable=True)
         dead = code if code == "worker_lost" else ""
-        if not await self._log.reap(session, generation, standing["fence"], members, dead):
+        if not await self._session_log.reap(session, generation, fields["fence"], members, dead):
             return "alive"
         crashpoint("reap.reaped")
         # Not what we have just said: a frozen worker may have woken up and ended it a moment before.
-        await self._queue.done(queue, session, generation, await self._log.dead(session, generation))
+        await self._queue.done(queue, session, generation, await self._session_log.dead(session, generation))
         metrics.generations.labels("failed", code).inc()
         return code

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-SERVE_S = 1.0
+HEARTBEAT_EVERY_S = 1.0
 SILENT_S = 6.0
 SURE_S = 2.0
 
 
-class Unserved:
+class UnservedQueues:
     """Fed with what `due` says of each queue. Times are this process's own."""
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class Unserved:
         elif heard:
             self._since.pop(queue, None)
 
-    def left_s(self, queue: str, now_s: float, calm_since_s: float) -> float:
+    def left_s(self, queue: str, now_s: float, stable_since_s: float) -> float:
         """How long until it is sure, if nobody comes; 0 or less: it is.
 
         `calm_since_s`: since when this process could see, and workers could say, that they live.
         """
-        calm_s = calm_since_s + SILENT_S - now_s
+        calm_s = stable_since_s + SILENT_S - now_s
         if queue in self._since:
             return max(calm_s, self._since[queue] + SURE_S - now_s)
         return max(calm_s, SILENT_S + SURE_S - self._silent_s.get(queue, 0.0))
@@ -43,7 +43,7 @@ class Unserved:
     def is_heard_of(self, queue: str) -> bool:
         return queue not in self._since
 
-    def keep(self, queues: Collection[str]) -> None:
+    def retain(self, queues: Collection[str]) -> None:
         """Forget all others."""
         for known in (self._silent_s, self._since):
             for queue in known.keys() - queues:

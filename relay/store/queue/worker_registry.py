@@ -21,7 +21,7 @@ RENEW_S = 5.0
 MAX_OFFERS = 1000
 _FRESH_S = 1.0
 
-log = logging.get("offers")
+logger = logging.get_logger("offers")
 
 
 BreakerState = Literal["closed", "half_open", "open"]  # as relay_breaker_state counts them
@@ -46,7 +46,7 @@ _decode = msgspec.json.Decoder(Offer).decode
 _OFFER = queue_script("offer")
 
 
-class Offers:
+class WorkerRegistry:
     """The offers under one prefix, and those that this process makes."""
 
     def __init__(self, redis: AnyRedis, keys: Keys) -> None:
@@ -57,9 +57,9 @@ class Offers:
         self._current: list[Offer] = []
         self._read_at = -math.inf
         self._reading = asyncio.Lock()
-        self._trouble = logging.Trouble(log, "offer_failed")
+        self._trouble = logging.FailureLog(logger, "offer_failed")
 
-    async def make(self, offers: Sequence[Offer]) -> None:
+    async def publish(self, offers: Sequence[Offer]) -> None:
         """They stand for TTL_S, in place of those that this process made before. Raises StorageError."""
         bodies = [msgspec.json.encode(offer, order="deterministic") for offer in offers]
         if bodies == self._made and time.monotonic() - self._made_at < RENEW_S:
@@ -70,11 +70,11 @@ class Offers:
         await self._run(bodies, withdrawn)
         self._made, self._made_at = bodies, time.monotonic()
 
-    async def make_known(self, offers: Sequence[Offer]) -> None:
+    async def try_publish(self, offers: Sequence[Offer]) -> None:
         """The same if Redis answers; another call does otherwise."""
         try:
-            await self.make(offers)
-            self._trouble.over()
+            await self.publish(offers)
+            self._trouble.succeeded()
         except StorageError as error:
             metrics.storage_errors.labels("offers").inc()
             self._trouble.failed(error)

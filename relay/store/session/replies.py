@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from relay.protocol.frames import Active
-from relay.store.session.versions import Change, Version
+from relay.store.session.versions import LogVersion, Trim
 
 
 class Deleted(Exception):
@@ -25,8 +25,8 @@ class Opened(NamedTuple):
     trims: int = 0
 
     @property
-    def version(self) -> Version:
-        return Version(self.floor, self.trims)
+    def version(self) -> LogVersion:
+        return LogVersion(self.floor, self.trims)
 
 
 class Running(NamedTuple):
@@ -57,11 +57,11 @@ class Page(NamedTuple):
     floor: int
     entries: list[tuple[int, bytes]]
     trims: int = 0
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Trim, ...] = ()
 
     @property
-    def version(self) -> Version:
-        return Version(self.floor, self.trims, self.changes)
+    def version(self) -> LogVersion:
+        return LogVersion(self.floor, self.trims, self.changes)
 
 
 class Admitted(NamedTuple):
@@ -72,15 +72,15 @@ class Admitted(NamedTuple):
     body_hash: str
     state: str
 
-    def stands(self, generation: str) -> bool:
+    def accepts(self, generation: str) -> bool:
         """Whether a job's generation exists and is its own: else the job is to be dropped."""
         return self.generation == generation and self.state not in ("deleted", "forgotten")
 
 
-class Left(NamedTuple):
+class AttemptProgress(NamedTuple):
     """What a worker that is gone has left of its attempt: tokens and data written, their crc32, the provider's mark."""
 
-    mark: str
+    resume_handle: str
     tokens: int
     reasoning: int
     crc32: int
@@ -102,7 +102,7 @@ class Claim(NamedTuple):
     epoch: str
     head: int
     times: dict[str, int]
-    left: Left = Left("", 0, 0, 0)
+    progress: AttemptProgress = AttemptProgress("", 0, 0, 0)
     asked_s: float = 0.0
     fresh: bool = False
 
@@ -110,7 +110,7 @@ class Claim(NamedTuple):
 Buried = Literal["buried", "known", "deleted"]  # by this call; it is there, running or ended; it went with its session
 
 
-class Rebuilt(NamedTuple):
+class RebuildResult(NamedTuple):
     """What stands in the log of a generation that was rebuilt: its attempt, tokens of text and reasoning, and data.
 
     `crc32`: of that text.
@@ -129,7 +129,7 @@ class Rebuilt(NamedTuple):
 WhyRefused = Literal["unknown", "ended", "leased"]
 
 
-class Refused(NamedTuple):
+class ClaimRefused(NamedTuple):
     """A claim that was not granted; `leased`: for `left_ms` more."""
 
     why: WhyRefused
@@ -139,7 +139,7 @@ class Refused(NamedTuple):
 What = Literal["written", "repeated", "stale", "ended", "unknown", "behind"]
 
 
-class Outcome(NamedTuple):
+class WriteOutcome(NamedTuple):
     """What became of a write; `unknown`, `behind`: Redis has lost something.
 
     `seq` and `epoch`, where it was written, say where the log stands.

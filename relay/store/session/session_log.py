@@ -17,34 +17,34 @@ from relay.protocol.frames import Active
 from relay.protocol.words import Reason, new_epoch
 from relay.redis.address import Endpoint
 from relay.redis.connections import AnyRedis, call, publish_verb, server_of
-from relay.redis.read_limiter import Turns
+from relay.redis.read_limiter import ReadLimiter
 from relay.store.jobs import Job
 from relay.store.keys import Keys
-from relay.store.scripts import Argument, Script, read, session_script
+from relay.store.scripts import Argument, Script, read_atomically, session_script
 from relay.store.session.replies import (
     Admitted,
+    AttemptProgress,
     Buried,
     Claim,
+    ClaimRefused,
     Deleted,
-    Left,
     Moment,
     Opened,
-    Outcome,
     Page,
-    Rebuilt,
-    Refused,
+    RebuildResult,
     Running,
     Span,
     Stopped,
     What,
     WhyRefused,
+    WriteOutcome,
 )  # fmt: skip
 from relay.store.session.snapshots import Snapshots
-from relay.store.session.versions import Change
+from relay.store.session.versions import Trim
 
 EMPTY_SESSION_TTL_S = 60
 PAGE_BYTES = 1024 * 1024
-MAX_MARKS = 2000
+MAX_TOMBSTONES = 2000
 REFUSED_MS = 600_000  # that a job which found no room stays refused: whoever else admits it is sooner
 TRIM_ENTRIES = 500
 TRIM_BYTES = 1024 * 1024
@@ -98,13 +98,13 @@ class SessionLog:
         self._ttl_ms = session_ttl_s * 1000
         self._verb = publish_verb  # None: what the kind of Redis asks for
         self._bounds = (max_generations, max_requests)
-        self._turns: dict[Endpoint | None, Turns] = {}
+        self._read_limiters: dict[Endpoint | None, ReadLimiter] = {}
 
     # What gateways do
 
     def answered_at(self, session: str) -> float:
         """When a read was answered last by the server of this session, by `timeouts.now`."""
-        return self._turns_of(session).answered_at
+        return self._limiter_of(session).answered_at
 
     async def open(self, session: str, *, create: bool = True, known: str = "") -> Opened | None:
         """The state to begin following with; makes the session unless told not to (then None if there is none).
@@ -133,7 +133,7 @@ class SessionLog:
             return None
         epoch, head, floor, flat, trims, *rest = reply
         entries = [(int(seq), body) for seq, body in zip(flat[::2], flat[1::2], strict=True)]
-        changes = tuple(map(Change._make, zip(*(map(int, rest[place::3]) for place in range(3)), strict=True)))
+        changes = tuple(map(Trim._make, zip(*(map(int, rest[place::3]) for place in range(3)), strict=True)))
         return Page(epoch.decode(), int(head), int(floor), entries, int(trims), changes)
 
     async def moment(self, session: str, limit: int) -> Moment | None:
@@ -151,7 +151,7 @@ class SessionLog:
 
     async def find_request(self, session: str, request_id: str) -> tuple[str, str] | None:
         """(generation, body hash) of a request_id that was admitted. Raises Deleted if it went with its session."""
-        value, deleted = await read(
+        value, deleted = await read_atomically(
             self._commands,
             ("HGET", self.keys.session(session, "requests"), request_id),
             ("ZSCORE", self.keys.session(session, "deleted"), f"r {request_id}"),
@@ -168,7 +168,7 @@ class SessionLog:
 
         One that Redis has lost keeps its place, or loses its request_id as well.
         """
-        known, state, place = await read(
+        known, state, place = await read_atomically(
             self._commands,
             ("HGET", self.keys.session(session, "requests"), request_id),
             ("HGET", self.keys.generation(session, generation), "state"),
@@ -178,7 +178,7 @@ class SessionLog:
 
     async def span(self, session: str, generation: str) -> Span | None:
         """None: there is no such generation."""
-        epoch, first, (state, last) = await read(
+        epoch, first, (state, last) = await read_atomically(
             self._commands,
             ("HGET", self.keys.session(session), "epoch"),
             ("ZSCORE", self.keys.session(session, "generations"), generation),
@@ -208,7 +208,7 @@ class SessionLog:
     async def admit_or_refuse(self, job: Job) -> Admitted | None:
         """As `admit`, but None is final: nobody can admit it any more, and its job may be dropped."""
         while (admitted := await self.admit(job)) is None:
-            what = await self._run(_REFUSE, job.session, job.generation, MAX_MARKS, REFUSED_MS)
+            what = await self._run(_REFUSE, job.session, job.generation, MAX_TOMBSTONES, REFUSED_MS)
             if what[0] == b"refused":
                 return None
         return admitted  # perhaps by somebody else, who found room a moment later
@@ -230,7 +230,7 @@ class SessionLog:
         `epochs` and `generations` that the caller has shown are not to come back either, should Redis have lost them.
         """
         marks = [f"e {epoch}" for epoch in epochs] + [f"g {generation}" for generation in generations]
-        what, *rest = await self._run(_DELETE, session, mark_ms, MAX_MARKS, *marks)
+        what, *rest = await self._run(_DELETE, session, mark_ms, MAX_TOMBSTONES, *marks)
         if what == b"unknown":
             return None
         names = [item.decode() for item in rest]
@@ -245,19 +245,19 @@ class SessionLog:
         self, session: str, generation: str, attempt: int, members: bytes, reason: Reason = "failed"
     ) -> Buried:
         """End a lost generation, unless it is back, or went with its session."""
-        reply = await self._run(_BURY, session, generation, attempt, _inner(members), new_epoch(), reason)
+        reply = await self._run(_BURY, session, generation, attempt, _without_braces(members), new_epoch(), reason)
         return _BURIED[reply[0]]
 
     # What workers do
 
     async def claim(
         self, session: str, generation: str, worker: str, lease_ms: int, history_turns: int
-    ) -> Claim | Refused:
+    ) -> Claim | ClaimRefused:
         asked_s = time.monotonic()
         reply = await self._run(_CLAIM, session, generation, worker, lease_ms, history_turns)
         what, *rest = reply
         if what != b"claimed":
-            return Refused(_WHY_REFUSED[what], int(rest[0]) if rest else 0)
+            return ClaimRefused(_WHY_REFUSED[what], int(rest[0]) if rest else 0)
         fence, attempt, shown, history, epoch, head, accepted, claimed, (mark, *counts) = rest
         return Claim(
             int(fence),
@@ -267,11 +267,13 @@ class SessionLog:
             epoch.decode(),
             int(head),
             {"accepted": int(accepted), "claimed": int(claimed)},
-            Left(mark.decode(), *map(int, counts)),
+            AttemptProgress(mark.decode(), *map(int, counts)),
             asked_s,
         )
 
-    async def append(self, session: str, generation: str, fence: int, n: int, lease_ms: int, event: Append) -> Outcome:
+    async def append(
+        self, session: str, generation: str, fence: int, n: int, lease_ms: int, event: Append
+    ) -> WriteOutcome:
         """One event, exactly once."""
         reply = await self._write(
             _APPEND, session, generation, fence, n, lease_ms, event.kind, event.body, event.index, event.count,
@@ -289,33 +291,35 @@ class SessionLog:
         count: int,
         message_id: str = "",
         done: int = 0,
-    ) -> Outcome:
+    ) -> WriteOutcome:
         """The worker's `end`; `members` is a JSON object of what only the worker knows. `done`: as for `renew`."""
         return self._outcome(
-            await self._write(_END, session, generation, fence, reason, _inner(members), count, message_id, done)
+            await self._write(
+                _END, session, generation, fence, reason, _without_braces(members), count, message_id, done
+            )
         )
 
     async def since_stop_ms(self, session: str, generation: str) -> int | None:
         """How long ago it was stopped, by Redis' clock; None: it was not, or is forgotten."""
         key = self.keys.generation(session, generation)
-        (reason, over), (seconds, microseconds) = await read(
+        (reason, over), (seconds, microseconds) = await read_atomically(
             self._commands, ("HMGET", key, "reason", "over"), ("TIME",)
         )
         return int(seconds) * 1000 + int(microseconds) // 1000 - int(over) if reason == b"stopped" else None
 
     async def renew(
         self, session: str, generation: str, fence: int, lease_ms: int, done: int = 0, mark: str = ""
-    ) -> Outcome:
+    ) -> WriteOutcome:
         """`done`: number of the last append that was acknowledged. `mark`: what the next worker finds as `Left.mark`.
 
         `renewed` has no seq and counts as `written`.
         """
         reply = await self._script(self._leases, _RENEW, session, generation, fence, lease_ms, done, mark)
-        return Outcome("written" if reply[0] == b"renewed" else _WHAT[reply[0]])
+        return WriteOutcome("written" if reply[0] == b"renewed" else _WHAT[reply[0]])
 
     async def rebuild(
         self, job: Job, fence: int, worker: str, lease_ms: int, epochs: Iterable[str], seq: int, times: dict[str, int]
-    ) -> Rebuilt | Outcome:
+    ) -> RebuildResult | WriteOutcome:
         """Make a generation again that Redis has lost, or a part of it, while `worker` held it under `fence`.
 
         `epochs`: that it has written in; `seq`: of its last acknowledged write. `times`: as the claim told them.
@@ -326,9 +330,9 @@ class SessionLog:
             job.request_id, job.body_hash, job.message_event(), job.queued_event(), *_flatten(fields),
         )  # fmt: skip
         if what != b"rebuilt":
-            return Outcome(_WHAT[what])
+            return WriteOutcome(_WHAT[what])
         new_fence, life, head, attempt, *counts = rest
-        return Rebuilt(int(new_fence), life.decode(), int(head), int(attempt), *map(int, counts))
+        return RebuildResult(int(new_fence), life.decode(), int(head), int(attempt), *map(int, counts))
 
     async def release(self, session: str, generation: str, fence: int) -> bool:
         """Give it back, if it is held; False: Redis has lost it."""
@@ -337,7 +341,7 @@ class SessionLog:
 
     # What reapers do
 
-    async def standing(self, session: str, generation: str) -> dict[str, str] | None:
+    async def generation_fields(self, session: str, generation: str) -> dict[str, str] | None:
         """state, fence, claims, handed, lease, claimed, accepted, queue, owner, attempt, dead, language, unserved.
 
         Absent ones are missing. None: it was not admitted, or Redis has lost its session.
@@ -346,7 +350,7 @@ class SessionLog:
             "state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue", "owner", "attempt", "dead",
             "language", "unserved",
         ]  # fmt: skip
-        there, values = await read(
+        there, values = await read_atomically(
             self._commands,
             ("EXISTS", self.keys.session(session)),
             ("HMGET", self.keys.generation(session, generation), *names),
@@ -360,7 +364,7 @@ class SessionLog:
 
         `dead`: why its job belongs in the dead letters.
         """
-        what = (await self._run(_REAP, session, generation, fence, _inner(members), dead))[0]
+        what = (await self._run(_REAP, session, generation, fence, _without_braces(members), dead))[0]
         return bool(what != b"alive")
 
     async def unserved(self, session: str, generation: str) -> bool:
@@ -379,14 +383,14 @@ class SessionLog:
         return bool(reply[0] == b"more")
 
     async def _read(self, script: Script, session: str, *arguments: Argument) -> Any:
-        async with self._turns_of(session).next():
+        async with self._limiter_of(session).slot():
             return await self._run(script, session, *arguments)
 
-    def _turns_of(self, session: str) -> Turns:
+    def _limiter_of(self, session: str) -> ReadLimiter:
         server = server_of(self._commands, self.keys.session(session))
-        if server not in self._turns:
-            self._turns[server] = Turns()
-        return self._turns[server]
+        if server not in self._read_limiters:
+            self._read_limiters[server] = ReadLimiter()
+        return self._read_limiters[server]
 
     async def _run(self, script: Script, session: str, *arguments: Argument) -> Any:
         return await self._script(self._commands, script, session, *arguments)
@@ -399,10 +403,10 @@ class SessionLog:
         return await script(redis, self.keys.session(session), session, self._ttl_ms, verb, *arguments)
 
     @staticmethod
-    def _outcome(reply: list[bytes]) -> Outcome:
+    def _outcome(reply: list[bytes]) -> WriteOutcome:
         seq = int(reply[1]) if len(reply) > 1 else 0
         epoch = reply[2].decode() if len(reply) > 2 else ""
-        return Outcome(_WHAT[reply[0]], seq, epoch)
+        return WriteOutcome(_WHAT[reply[0]], seq, epoch)
 
 
 def _stored_fields(job: Job) -> dict[str, str]:
@@ -421,7 +425,7 @@ def _flatten(fields: dict[str, str]) -> list[str]:
     return [part for pair in fields.items() for part in pair]
 
 
-def _inner(members: bytes) -> bytes:
+def _without_braces(members: bytes) -> bytes:
     """A JSON object without its braces, to be spliced into another."""
     return members[1:-1]
 

@@ -15,7 +15,7 @@ import msgspec
 from relay.errors import StorageError
 from relay.redis.connections import AnyRedis, call
 from relay.store.keys import Keys
-from relay.store.scripts import read
+from relay.store.scripts import read_atomically
 from relay.store.session.replies import Moment, Running
 
 _TRIES = 5
@@ -58,7 +58,7 @@ class Snapshots:
         turns: list[dict[str, Any]] = []
         for name in completed:
             key = self._keys.generation(session, name)
-            (message_id, content, answer_id, last), text = await read(
+            (message_id, content, answer_id, last), text = await read_atomically(
                 self._redis,
                 ("HMGET", key, "message_id", "content", "answer_id", "last"),
                 ("GET", self._keys.generation(session, name, "text")),
@@ -78,7 +78,7 @@ class Snapshots:
 
     async def _at(self, session: str, limit: int, moment: Moment) -> dict[str, Any]:
         """Raises _Moved."""
-        generations = [await self._then(session, name, moment) for name in moment.generations]
+        generations = [await self._as_of(session, name, moment) for name in moment.generations]
         turns = await self.turns(session, moment.completed, moment.head)
         epoch, head = await call(self._redis, "HMGET", self._keys.session(session), "epoch", "seq")
         if epoch is None or epoch.decode() != moment.epoch or int(head) < moment.head:
@@ -91,7 +91,7 @@ class Snapshots:
             "generations": [found for found in generations if found is not None],
         }
 
-    async def _then(self, session: str, name: str, moment: Moment) -> dict[str, Any] | None:
+    async def _as_of(self, session: str, name: str, moment: Moment) -> dict[str, Any] | None:
         """One generation as it was at that moment; None if it was not there, or is forgotten. Raises _Moved."""
         stored = await self._stored(session, name)  # one at a time: each may hold max_answer_bytes
         if stored is None:
@@ -101,7 +101,7 @@ class Snapshots:
         return _snapshot(name, stored) if _ended_by(stored.fields.get("last"), moment.head) else None
 
     async def _stored(self, session: str, name: str) -> _Stored | None:
-        fields, text, reasoning, data = await read(
+        fields, text, reasoning, data = await read_atomically(
             self._redis,
             ("HGETALL", self._keys.generation(session, name)),
             ("GET", self._keys.generation(session, name, "text")),

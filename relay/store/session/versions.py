@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Change(NamedTuple):
+class Trim(NamedTuple):
     """What the count of trims came to with it, and between which seqs entries were merged or removed."""
 
     trims: int
@@ -16,7 +16,7 @@ class Change(NamedTuple):
     last: int
 
 
-class Version(NamedTuple):
+class LogVersion(NamedTuple):
     """Of one epoch's entries. `floor`: at and below it they may have changed; `trims`: how often some have.
 
     `changes`: the newest of them; what was long ago is told in one. An earlier release raises the floor alone.
@@ -24,12 +24,12 @@ class Version(NamedTuple):
 
     floor: int = 0
     trims: int = 0
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Trim, ...] = ()
 
-    def is_same(self, other: Version) -> bool:
+    def is_same(self, other: LogVersion) -> bool:
         return (self.floor, self.trims) == (other.floor, other.trims)
 
-    def continues(self, earlier: Version, after: int) -> bool:
+    def continues(self, earlier: LogVersion, after: int) -> bool:
         """Whether what follows `after` in this version is what is lacking behind what `earlier` had up to there.
 
         It is not where `after` lies inside a change: a part of a text may have moved from behind it to before it.
@@ -42,4 +42,4 @@ class Version(NamedTuple):
         return not any(change.first <= after < change.last for change in since)
 
 
-BEFORE_ANY_CHANGE = Version()
+UNTRIMMED = LogVersion()

@@ -17,7 +17,7 @@ from relay import embedded, logging
 from relay.redis.connections import Connections, call, publish_verb
 from relay.redis.pubsub import server_feed
 from relay.redis.pubsub.subscriber import Subscriber
-from relay.redis.resp_connection import Wire, connect
+from relay.redis.resp_connection import RespConnection, connect_resp
 from tests.scenarios.processes import free_port, until
 from tests.scenarios.redis_cluster import Cluster, cluster
 from tests.scenarios.redis_servers import Server, running
@@ -48,7 +48,7 @@ class Desk:
 
     def __init__(self, url: str) -> None:
         self.redis = Connections(url)
-        self.subscriber = Subscriber(self.redis.servers)
+        self.subscriber = Subscriber(self.redis.topology)
 
     async def listen(self, channel: str) -> Ear:
         ear = Ear()
@@ -93,7 +93,7 @@ async def channels_of(servers: Cluster) -> list[str]:
 
 
 async def test_who_left_hears_nothing_and_who_comes_after_him_does() -> None:
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with desk(url) as here:
             first = await here.listen("c")
             await here.reaches("c", first, "one")
@@ -110,7 +110,7 @@ async def test_who_cannot_read_what_is_said_looks_and_costs_nobody_else_the_conn
         def message(self, payload: bytes) -> None:
             raise ValueError
 
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with desk(url) as here:
             ear, foreign = await here.listen("c"), Foreign()
             await here.subscriber.subscribe("d", foreign)
@@ -127,7 +127,7 @@ async def test_however_many_messages_cannot_be_read_one_traceback_is_logged() ->
             if payload != b"ours":
                 raise ValueError
 
-    with embedded.server() as url, capture_logs() as lines:
+    with embedded.embedded_server() as url, capture_logs() as lines:
         async with desk(url) as here:
             ear = Foreign()
             await here.subscriber.subscribe("c", ear)
@@ -146,7 +146,7 @@ async def test_a_subscription_that_is_refused_again_and_again_is_told_once_and_s
 ) -> None:
     """A right that is missing: what it does not need one for is answered each time."""
     monkeypatch.setattr(logging, "SETTLED_S", 1.5)  # longer than from one try to the next
-    with embedded.server() as url, capture_logs() as lines:
+    with embedded.embedded_server() as url, capture_logs() as lines:
 
         def said(event: str) -> list[str]:
             return [line["log_level"] for line in lines if line["event"] == event]
@@ -171,13 +171,13 @@ async def test_a_subscription_that_is_refused_again_and_again_is_told_once_and_s
 async def test_a_feed_goes_on_after_what_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     failures = [ValueError("a host that is none")]
 
-    async def fails_once(*arguments: Any) -> Wire:
+    async def fails_once(*arguments: Any) -> RespConnection:
         if failures:
             raise failures.pop()
-        return await connect(*arguments)
+        return await connect_resp(*arguments)
 
-    monkeypatch.setattr(server_feed, "connect", fails_once)
-    with embedded.server() as url:
+    monkeypatch.setattr(server_feed, "connect_resp", fails_once)
+    with embedded.embedded_server() as url:
         async with desk(url) as here:
             await here.reaches("c", await here.listen("c"), "one")
     assert not failures
@@ -187,7 +187,7 @@ async def test_a_connection_that_is_made_again_at_once_is_one_reason_to_look_and
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server_feed, "BLIP_S", 5)
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with desk(url) as here:
             ears = await asyncio.gather(*(here.listen(f"c{number}") for number in range(50)))
             for times in (2, 3):
@@ -197,7 +197,7 @@ async def test_a_connection_that_is_made_again_at_once_is_one_reason_to_look_and
 
 
 async def test_a_connection_that_cannot_be_made_again_is_told_to_every_listener_once() -> None:
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with desk(url) as here:
             ears = [await here.listen(f"c{number}") for number in range(3)]
             await call(here.redis.commands, "CONFIG", "SET", "maxclients", "1")
@@ -212,7 +212,7 @@ async def test_a_subscription_waits_for_a_server_that_is_not_there_yet(tmp_path:
     async with desk(server.url) as here:
         ear = Ear()
         waiting = asyncio.create_task(here.subscriber.subscribe("c", ear))
-        await until(lambda: here.redis.servers.failures > 1, "it has been tried")
+        await until(lambda: here.redis.topology.failures > 1, "it has been tried")
         assert not waiting.done()
         async with running([server]):
             await waiting
@@ -282,7 +282,7 @@ async def test_nobody_is_there_and_it_is_tried_in_measure(tmp_path: Path) -> Non
     async with desk(f"redis+cluster://127.0.0.1:{free_port()}") as here:
         waiting = asyncio.create_task(here.subscriber.subscribe("c", Ear()))
         began = asyncio.get_running_loop().time()
-        await until(lambda: here.redis.servers.failures >= 4, "it has been tried")
+        await until(lambda: here.redis.topology.failures >= 4, "it has been tried")
         assert asyncio.get_running_loop().time() - began >= 3 * 0.25
         waiting.cancel()
         await asyncio.wait([waiting])

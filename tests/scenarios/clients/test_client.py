@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 import pytest
 
 from relay.client import Answer, Applied, Change, End, RequestRefused, Restart, Text, connect
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from tests.fakes.script import Script
 from tests.scenarios.processes import until
 from tests.scenarios.wire import Wire
@@ -126,7 +126,7 @@ async def test_a_saved_cursor_gives_exactly_the_rest_and_many_sessions_share_a_c
     async with connect(gateway.url) as client:
         answers = [await client.submit(f"s{number % 5}", f"q{number}") for number in range(10)]
         assert [await read(answer) for answer in answers] == [(TEXT, 0, "complete")] * 10
-        events: list[Frame] = []
+        events: list[FrameDict] = []
         async with client.follow("s0") as following:
             while sum(event["type"] == "end" for event in events) < 1:
                 events += await applied(anext(following))
@@ -146,7 +146,7 @@ async def test_a_saved_cursor_gives_exactly_the_rest_and_many_sessions_share_a_c
         assert "".join(part["text"] for part in parts) == TEXT
 
 
-async def applied(step: Awaitable[Change]) -> list[Frame]:
+async def applied(step: Awaitable[Change]) -> list[FrameDict]:
     change = await asyncio.wait_for(step, 20)
     assert isinstance(change, Applied), change
     return change.events

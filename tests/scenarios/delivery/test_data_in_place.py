@@ -84,7 +84,7 @@ class Scene:
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     """With a server of its own, which may be emptied."""
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with world(url, tmp_path) as made:
             made.settings["RELAY_TRIM_AFTER_S"] = "1"
             yield Scene(made, tmp_path)

@@ -30,7 +30,7 @@ TEXT = "".join(TOKENS)
 @pytest.fixture
 async def alone(tmp_path: Path) -> AsyncIterator[World]:
     """A world with a server of its own, which may be filled."""
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with world(url, tmp_path) as made:
             yield made
 

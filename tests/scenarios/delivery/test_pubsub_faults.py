@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from relay.follow.follower import IDLE_LOOK_S, LOOK_EVERY_S
+from relay.follow.follower import IDLE_SYNC_S, SYNC_EVERY_S
 from tests.fakes.provider import Script
 from tests.scenarios.processes import TIMEOUT_S, until
 from tests.scenarios.proxy import Proxy
@@ -17,7 +17,7 @@ from tests.scenarios.world import Gateway, World
 
 TOKENS = [f"w{number} 🙂 " for number in range(250)]
 TEXT = "".join(TOKENS)
-SOON_S = (LOOK_EVERY_S + IDLE_LOOK_S) / 2  # by the look at an open and silent answer, not by that at an idle session
+SOON_S = (SYNC_EVERY_S + IDLE_SYNC_S) / 2  # by the look at an open and silent answer, not by that at an idle session
 
 
 @pytest.fixture(autouse=True)

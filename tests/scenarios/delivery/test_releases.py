@@ -90,7 +90,7 @@ def _count(client: Client, generation: str) -> int:
 @pytest.fixture
 async def sides(tmp_path: Path, code: Path) -> AsyncIterator[Sides]:
     """On a server of their own, which is emptied."""
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         (tmp_path / "old").mkdir()
         (tmp_path / "new").mkdir()
         async with world(url, tmp_path / "new") as new:

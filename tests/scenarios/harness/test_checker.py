@@ -7,48 +7,48 @@ from typing import Any
 
 import pytest
 
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from tests.scenarios.checker import COUNTS, judge
 
 TEXT = "Hello there, 🙂 world"
 PIECES = [(0, 1, "Hello"), (1, 2, " there,"), (3, 2, " 🙂 world")]
 
 
-def subscribed(at: int = 0, *, recovered: bool = False, epoch: str = "e", active: Any = ()) -> Frame:
+def subscribed(at: int = 0, *, recovered: bool = False, epoch: str = "e", active: Any = ()) -> FrameDict:
     return {"type": "subscribed", "session": "s", "epoch": epoch, "at": at, "recovered": recovered, "active": active}
 
 
-def tokens(seq: int, index: int, count: int, text: str, attempt: int = 1) -> Frame:
+def tokens(seq: int, index: int, count: int, text: str, attempt: int = 1) -> FrameDict:
     event = {"type": "tokens", "session": "s", "seq": seq, "generation": "g", "attempt": attempt}
     return {**event, "index": index, "count": count, "text": text}
 
 
-def thought(seq: int, index: int, count: int) -> Frame:
+def thought(seq: int, index: int, count: int) -> FrameDict:
     return {**tokens(seq, index, count, "hm " * count), "type": "reasoning"}
 
 
-def end(seq: int, text: str = TEXT, count: int = 5, **fields: Any) -> Frame:
+def end(seq: int, text: str = TEXT, count: int = 5, **fields: Any) -> FrameDict:
     proof = {"count": count, "text_bytes": len(text.encode()), "crc32": zlib.crc32(text.encode())}
     event = {"type": "end", "session": "s", "seq": seq, "generation": "g", "attempt": 1, "reason": "complete"}
     return {**event, **proof, **fields}
 
 
-def status(seq: int, attempt: int = 1, kind: str = "status", generation: str = "g") -> Frame:
+def status(seq: int, attempt: int = 1, kind: str = "status", generation: str = "g") -> FrameDict:
     return {"type": kind, "session": "s", "seq": seq, "generation": generation, "attempt": attempt}
 
 
-def whole(first: int = 1) -> list[Frame]:
+def whole(first: int = 1) -> list[FrameDict]:
     """A clean answer: a status, three batches and the end, as seqs `first` … `first + 4`."""
     batches = [tokens(first + 1 + at, *piece) for at, piece in enumerate(PIECES)]
     return [status(first), *batches, end(first + 4)]
 
 
-def catchup(first: int, last: int, *events: Frame) -> Frame:
+def catchup(first: int, last: int, *events: FrameDict) -> FrameDict:
     bare = [{name: value for name, value in event.items() if name not in ("session", "seq")} for event in events]
     return {"type": "catchup", "session": "s", "from": first, "seq": last, "events": bare}
 
 
-def later(by: int, *frames: Frame) -> list[Frame]:
+def later(by: int, *frames: FrameDict) -> list[FrameDict]:
     return [{**frame, "seq": frame["seq"] + by} for frame in frames]
 
 
@@ -70,7 +70,7 @@ CLEAN = {
     "joined live": [subscribed(2, active=[{"generation": "g", "attempt": 1}]), B, C, E],
 }  # fmt: skip
 
-WRONG: dict[str, tuple[list[Frame], dict[str, int]]] = {
+WRONG: dict[str, tuple[list[FrameDict], dict[str, int]]] = {
     "tokens in the middle were lost": (
         [subscribed(), S, A, {**C, "seq": 3}, {**E, "seq": 4}], {"lost": 2, "text": 1}
     ),

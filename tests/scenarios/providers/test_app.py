@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.client import Applied, Data, Text, connect
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import START_S, until
 from tests.scenarios.world import World
@@ -130,7 +130,7 @@ def _expected() -> list[str | dict[str, object]]:
     return [*shown, parts.pop()]
 
 
-def _order(parts: Sequence[str | Frame]) -> list[str | dict[str, object]]:
+def _order(parts: Sequence[str | FrameDict]) -> list[str | dict[str, object]]:
     found: list[str | dict[str, object]] = []
     for part in parts:
         if not isinstance(part, str):
@@ -171,7 +171,7 @@ async def test_data_keeps_its_place_in_the_text_for_everybody_and_for_good(
             await asyncio.gather(live.ended(generation), late.ended(generation), answer.end())
             slow.connection.transport.resume_reading()
             await slow.ended(generation)
-            taken: list[str | Frame] = []
+            taken: list[str | FrameDict] = []
             while not taken or taken[-1] != "end":  # it has not read until now: merged
                 change = await anext(following)
                 for event in change.events if isinstance(change, Applied) else []:

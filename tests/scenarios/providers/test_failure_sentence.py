@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay.failure_messages import BUILT_IN, ENGLISH
-from relay.protocol.view import Frame
+from relay.protocol.view import FrameDict
 from tests.fakes.provider import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.world import Gateway, World
@@ -18,7 +18,7 @@ BROWSER = {"Accept-Language": "de-CH,de;q=0.9,en;q=0.8"}
 PATH = "/v1/sessions/s"
 
 
-async def asked(gateway: Gateway, body: Frame, headers: dict[str, str] | None = None) -> Frame:
+async def asked(gateway: Gateway, body: FrameDict, headers: dict[str, str] | None = None) -> FrameDict:
     """The ended generation of a question over HTTP."""
     status, ended, _ = await gateway.http("POST", f"{PATH}/generations?wait=20", body, headers)
     assert status == 200, ended

@@ -24,7 +24,7 @@ LOST_AFTER_S = 3
 @pytest.fixture
 async def relay(tmp_path: Path) -> AsyncIterator[World]:
     """A world with a server of its own, which may be emptied."""
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with world(url, tmp_path) as made:
             made.fake.script = Script(tokens=TOKENS, hold_before=50)
             made.settings["RELAY_LOST_AFTER_S"] = str(LOST_AFTER_S)

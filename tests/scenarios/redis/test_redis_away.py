@@ -22,7 +22,7 @@ TOKENS = [f"w{number} " for number in range(200)]
 @pytest.fixture
 async def relay(tmp_path: Path) -> AsyncIterator[World]:
     """A world with a server of its own, which may be frozen."""
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with world(url, tmp_path) as made:
             yield made
 

@@ -26,7 +26,7 @@ COMMANDS = [
 @pytest.fixture
 async def relay(tmp_path: Path) -> AsyncIterator[World]:
     """A world with a server of its own, whose policy may be changed."""
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with world(url, tmp_path) as made:
             yield made
 

@@ -126,7 +126,7 @@ class Talk:
 @pytest.fixture
 async def alone(tmp_path: Path) -> AsyncIterator[World]:
     """With a Redis of its own."""
-    with embedded.server() as url:
+    with embedded.embedded_server() as url:
         async with world(url, tmp_path) as relay:
             yield relay
 

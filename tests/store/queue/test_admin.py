@@ -11,9 +11,9 @@ from relay.errors import RelayError, StorageError
 from relay.protocol.commands import Turn
 from relay.store.jobs import Job
 from relay.store.keys import Keys
-from relay.store.queue.admin import Caretaker, State
+from relay.store.queue.admin import JobState, QueueAdmin
 from relay.store.queue.backlog import Backlog
-from relay.store.queue.enqueue import Intake
+from relay.store.queue.enqueue import JobSubmitter
 from relay.store.queue.queue import Queue
 from relay.store.session.replies import Admitted
 from relay.store.session.session_log import SessionLog
@@ -32,7 +32,7 @@ from tests.store.in_memory import (
 )
 
 LOOK_MS = 1000
-ALL: tuple[State, ...] = ("running", "waiting", "dead")
+ALL: tuple[JobState, ...] = ("running", "waiting", "dead")
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def backlog(redis: Redis) -> Backlog:
     return Backlog(redis, Keys("t"))
 
 
-def caretaker_of(redis: Redis, session_log: SessionLog, queue: Queue) -> Caretaker:
-    intake = Intake(session_log, queue, redis, look_ms=LOOK_MS)
-    return Caretaker(session_log, queue, Backlog(redis, Keys("t")), intake)
+def caretaker_of(redis: Redis, session_log: SessionLog, queue: Queue) -> QueueAdmin:
+    intake = JobSubmitter(session_log, queue, redis, look_ms=LOOK_MS)
+    return QueueAdmin(session_log, queue, Backlog(redis, Keys("t")), intake)
 
 
 @pytest.fixture
-def caretaker(redis: Redis, session_log: SessionLog, queue: Queue) -> Caretaker:
+def caretaker(redis: Redis, session_log: SessionLog, queue: Queue) -> QueueAdmin:
     return caretaker_of(redis, session_log, queue)
 
 
@@ -68,14 +68,14 @@ async def dead(session_log: SessionLog, queue: Queue, generation: str = "g1", /,
 
 
 async def letters(backlog: Backlog) -> list[str]:
-    return [letter.generation for letter in await backlog.letters("default")]
+    return [letter.generation for letter in await backlog.dead_letters("default")]
 
 
 # Retry
 
 
 async def test_a_retry_asks_the_same_with_everything_that_was_asked_with(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, backlog: Backlog
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, backlog: Backlog
 ) -> None:
     asked: dict[str, Any] = {
         "priority": "high", "provider": "demo", "model": "m", "max_tokens": 7, "system": "Be brief.",
@@ -96,7 +96,7 @@ async def test_a_retry_asks_the_same_with_everything_that_was_asked_with(
 
 
 async def test_a_retry_that_dies_too_can_be_retried(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, backlog: Backlog
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, backlog: Backlog
 ) -> None:
     await dead(session_log, queue)
     first = await caretaker.retry("g1")
@@ -110,7 +110,7 @@ async def test_a_retry_that_dies_too_can_be_retried(
 
 @pytest.mark.parametrize("where", ["announce", "enqueue", "admit", "discard"])
 async def test_a_retry_that_is_interrupted_anywhere_makes_one_generation_in_the_end(
-    caretaker: Caretaker,
+    caretaker: QueueAdmin,
     session_log: SessionLog,
     queue: Queue,
     backlog: Backlog,
@@ -139,7 +139,7 @@ async def test_a_retry_that_is_interrupted_anywhere_makes_one_generation_in_the_
         made = await caretaker.retry("g1")
     while (job := await next_job(queue)) is not None:  # what a worker does with each job
         admitted = await session_log.admit(job)
-        if admitted is None or not admitted.stands(job.generation):
+        if admitted is None or not admitted.accepts(job.generation):
             await queue.done("default", "s", job.generation)
     retries = [name for name in await generations(session_log, 100) if name != "g1"]
     assert len(retries) == 1
@@ -148,7 +148,7 @@ async def test_a_retry_that_is_interrupted_anywhere_makes_one_generation_in_the_
 
 
 async def test_a_retry_whose_job_redis_lost_has_it_again_when_it_is_tried_again(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await dead(session_log, queue)
     with monkeypatch.context() as patched:
@@ -164,7 +164,7 @@ async def test_a_retry_whose_job_redis_lost_has_it_again_when_it_is_tried_again(
 
 
 async def test_where_there_is_no_room_the_letter_stays(
-    redis: Redis, session_log: SessionLog, queue: Queue, backlog: Backlog, caretaker: Caretaker
+    redis: Redis, session_log: SessionLog, queue: Queue, backlog: Backlog, caretaker: QueueAdmin
 ) -> None:
     await dead(session_log, queue)
     await accepted(session_log, queue, "g2")
@@ -180,7 +180,7 @@ async def test_where_there_is_no_room_the_letter_stays(
 
 
 async def test_a_dead_job_whose_session_is_gone_is_not_retried_and_its_session_not_made_again(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, backlog: Backlog, redis: Redis
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, backlog: Backlog, redis: Redis
 ) -> None:
     await dead(session_log, queue)
     await redis.delete(*await redis.keys("t:s:*"))
@@ -195,7 +195,7 @@ async def test_a_dead_job_whose_session_is_gone_is_not_retried_and_its_session_n
 
 
 async def test_a_letter_of_another_release_stays_and_can_be_dropped(
-    caretaker: Caretaker, queue: Queue, redis: Redis, backlog: Backlog
+    caretaker: QueueAdmin, queue: Queue, redis: Redis, backlog: Backlog
 ) -> None:
     await queue.announce("default")
     await queue.enqueue(job_of(), LOOK_MS)
@@ -210,7 +210,7 @@ async def test_a_letter_of_another_release_stays_and_can_be_dropped(
 
 
 async def test_what_an_older_release_could_not_read_is_asked_as_it_was_by_one_that_can(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, backlog: Backlog
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, backlog: Backlog
 ) -> None:
     """It had not been admitted."""
     await queue.announce("default")
@@ -222,7 +222,7 @@ async def test_what_an_older_release_could_not_read_is_asked_as_it_was_by_one_th
     assert await letters(backlog) == []
 
 
-async def test_only_dead_jobs_are_retried(caretaker: Caretaker, session_log: SessionLog, queue: Queue) -> None:
+async def test_only_dead_jobs_are_retried(caretaker: QueueAdmin, session_log: SessionLog, queue: Queue) -> None:
     await accepted(session_log, queue)
     with pytest.raises(RelayError, match="g1 is not dead"):
         await caretaker.retry("g1")
@@ -230,7 +230,7 @@ async def test_only_dead_jobs_are_retried(caretaker: Caretaker, session_log: Ses
 
 @pytest.mark.parametrize("verb", ["retry", "drop"])
 async def test_what_is_not_there_is_said(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, verb: str
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, verb: str
 ) -> None:
     await dead(session_log, queue)
     await accepted(session_log, queue, "g3", queue="other")
@@ -252,8 +252,8 @@ async def test_a_retry_brings_back_nothing_of_a_session_that_is_deleted_meanwhil
     class Deletes(SessionLog):
         """Just after it was asked whether the dead generation is still there."""
 
-        async def standing(self, session: str, generation: str) -> dict[str, str] | None:
-            found = await super().standing(session, generation)
+        async def generation_fields(self, session: str, generation: str) -> dict[str, str] | None:
+            found = await super().generation_fields(session, generation)
             assert await self.delete(session, 60_000)
             return found
 
@@ -290,7 +290,7 @@ async def test_a_retry_that_is_answered_and_forgotten_before_it_is_admitted_was_
 
 
 async def test_dropping_a_job_that_runs_stops_it_and_tells_its_worker(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, redis: Redis
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, redis: Redis
 ) -> None:
     job = await accepted(session_log, queue)
     await next_job(queue)
@@ -308,7 +308,7 @@ async def test_dropping_a_job_that_runs_stops_it_and_tells_its_worker(
 
 
 async def test_dropping_a_job_that_waits_ends_it(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, backlog: Backlog
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, backlog: Backlog
 ) -> None:
     await accepted(session_log, queue)
     assert await caretaker.drop("g1", "default") == "waiting"
@@ -318,7 +318,7 @@ async def test_dropping_a_job_that_waits_ends_it(
 
 
 async def test_dropping_a_job_that_is_not_admitted_yet_leaves_an_end_for_whoever_admits_it(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue
 ) -> None:
     await queue.announce("default")
     await queue.enqueue(job_of(), LOOK_MS)
@@ -330,7 +330,7 @@ async def test_dropping_a_job_that_is_not_admitted_yet_leaves_an_end_for_whoever
 
 
 async def test_dropping_what_has_ended_and_was_not_tidied_up_tidies_it_up(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, redis: Redis
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, redis: Redis
 ) -> None:
     writer = await claimed(session_log, await accepted(session_log, queue))
     await writer.end()
@@ -343,7 +343,7 @@ async def test_dropping_what_has_ended_and_was_not_tidied_up_tidies_it_up(
 
 
 async def test_a_list_says_of_each_job_what_its_session_says(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, clock: Clock
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, clock: Clock
 ) -> None:
     await dead(session_log, queue, "died", session="other")
     lost = await accepted(session_log, queue, "lost")
@@ -370,7 +370,7 @@ async def test_a_list_says_of_each_job_what_its_session_says(
 
 
 async def test_a_list_is_of_the_states_that_were_asked_for_and_no_longer_than_that(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue, clock: Clock
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue, clock: Clock
 ) -> None:
     for number in range(5):
         await accepted(session_log, queue, f"w{number}")
@@ -380,7 +380,7 @@ async def test_a_list_is_of_the_states_that_were_asked_for_and_no_longer_than_th
         clock.advance(ms=1)
     await claimed(session_log, job_of("w1"))
 
-    async def names(states: tuple[State, ...], limit: int) -> list[str]:
+    async def names(states: tuple[JobState, ...], limit: int) -> list[str]:
         return [line.generation for line in await caretaker.jobs("default", states, limit)]
 
     assert await names(("waiting",), 100) == ["w0", "w2", "w3", "w4"]
@@ -391,7 +391,7 @@ async def test_a_list_is_of_the_states_that_were_asked_for_and_no_longer_than_th
 
 
 async def test_what_has_ended_is_not_listed_though_its_row_is_still_there(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue
 ) -> None:
     writer = await claimed(session_log, await accepted(session_log, queue))
     await writer.end()
@@ -399,7 +399,7 @@ async def test_what_has_ended_is_not_listed_though_its_row_is_still_there(
 
 
 async def test_all_queues_are_counted_by_name_and_an_unknown_one_is_no_empty_list(
-    caretaker: Caretaker, session_log: SessionLog, queue: Queue
+    caretaker: QueueAdmin, session_log: SessionLog, queue: Queue
 ) -> None:
     await accepted(session_log, queue, "g1", queue="slow")
     await accepted(session_log, queue, "g2", queue="fast")

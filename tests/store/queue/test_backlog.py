@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from relay.store.keys import Keys
-from relay.store.queue.backlog import Backlog, Counts, Letter, Open
+from relay.store.queue.backlog import Backlog, DeadLetter, OpenJob, QueueCounts
 from relay.store.queue.queue import Queue
 from tests.store.in_memory import SESSION_TTL_S, Clock, job_of, next_job
 
@@ -25,7 +25,7 @@ async def died(queue: Queue, generation: str, reason: str = "worker_lost", **fie
 
 
 async def listed(backlog: Backlog, match: str = "*") -> set[str]:
-    return {one.generation async for page in backlog.pages("default", match) for one in page}
+    return {one.generation async for page in backlog.open_job_pages("default", match) for one in page}
 
 
 # Counts
@@ -34,8 +34,8 @@ async def listed(backlog: Backlog, match: str = "*") -> set[str]:
 async def test_a_queue_that_never_was_has_nothing_and_is_not_made_by_looking(
     backlog: Backlog, redis: Redis, clock: Clock
 ) -> None:
-    assert await backlog.counts("default") == Counts("default", 0, 0, 0, None, clock.now_ms)
-    assert await backlog.letters("default") == []
+    assert await backlog.counts("default") == QueueCounts("default", 0, 0, 0, None, clock.now_ms)
+    assert await backlog.dead_letters("default") == []
     assert await listed(backlog) == set()
     assert await redis.keys() == []
 
@@ -75,8 +75,11 @@ async def test_open_jobs_are_listed_with_their_priority_and_since_when_they_are_
 ) -> None:
     await queue.enqueue(job_of("a", priority="high"), LOOK_MS)
     await queue.enqueue(job_of("b", session="other"), LOOK_MS, held=True)
-    found = [one async for page in backlog.pages("default") for one in page]
-    assert set(found) == {Open("default", "s", "a", "high", clock.now_ms), Open("default", "other", "b", "normal", 0)}
+    found = [one async for page in backlog.open_job_pages("default") for one in page]
+    assert set(found) == {
+        OpenJob("default", "s", "a", "high", clock.now_ms),
+        OpenJob("default", "other", "b", "normal", 0),
+    }
 
 
 async def test_however_many_jobs_there_are_each_is_found_by_its_name(
@@ -100,9 +103,9 @@ async def test_a_dead_job_lies_in_the_letters_whole_and_nowhere_else(
     await queue.enqueue(job_of(priority="high"), LOOK_MS)
     body = await redis.hget("t:q:{default}:jobs", "s g1")
     await queue.done("default", "s", "g1", "worker_lost")
-    letter = Letter("default", "s", "g1", "high", "worker_lost", clock.now_ms)
-    assert await backlog.letters("default") == [letter]
-    assert await backlog.body(letter) == body
+    letter = DeadLetter("default", "s", "g1", "high", "worker_lost", clock.now_ms)
+    assert await backlog.dead_letters("default") == [letter]
+    assert await backlog.job_body(letter) == body
     assert await listed(backlog) == set()
     assert (await backlog.counts("default"))[1:4] == (0, 0, 1)
     assert await next_job(queue) is None
@@ -112,19 +115,19 @@ async def test_tidying_up_again_makes_no_second_letter_and_brings_none_back(back
     await died(queue, "g1")
     for reason in ("worker_lost", "unreadable", ""):
         await queue.done("default", "s", "g1", reason)
-    (letter,) = await backlog.letters("default")
+    (letter,) = await backlog.dead_letters("default")
     assert await queue.discard("default", "s", "g1")
     await queue.done("default", "s", "g1", "worker_lost")
-    assert await backlog.letters("default") == []
+    assert await backlog.dead_letters("default") == []
     assert not await queue.discard("default", "s", "g1")
-    assert await backlog.body(letter) is None
+    assert await backlog.job_body(letter) is None
 
 
 async def test_a_job_that_died_twice_has_one_letter(backlog: Backlog, queue: Queue) -> None:
     """A worker that was frozen brought it back to the queue meanwhile."""
     await died(queue, "g1")
     await died(queue, "g1", priority="low")
-    assert len(await backlog.letters("default")) == 1
+    assert len(await backlog.dead_letters("default")) == 1
 
 
 async def test_a_job_that_is_done_otherwise_leaves_no_letter(backlog: Backlog, queue: Queue, redis: Redis) -> None:
@@ -136,11 +139,11 @@ async def test_a_job_that_is_done_otherwise_leaves_no_letter(backlog: Backlog, q
 async def test_the_newest_letters_are_kept_and_come_first(
     backlog: Backlog, queue: Queue, redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.store.queue.queue.MAX_DEAD", 3)
+    monkeypatch.setattr("relay.store.queue.queue.MAX_DEAD_LETTERS", 3)
     for number in range(5):
         await died(queue, f"g{number}")
         clock.advance(ms=1)
-    assert [letter.generation for letter in await backlog.letters("default")] == ["g4", "g3", "g2"]
+    assert [letter.generation for letter in await backlog.dead_letters("default")] == ["g4", "g3", "g2"]
     assert await redis.hlen("t:q:{default}:letters") == 3
 
 
@@ -154,6 +157,6 @@ async def test_no_letter_is_kept_longer_because_its_queue_is_in_use(
     await queue.done("default", "s", "g2", "worker_lost")
     clock.advance(s=2)
     await died(queue, "g3")
-    assert [letter.generation for letter in await backlog.letters("default")] == ["g3", "g2"]
+    assert [letter.generation for letter in await backlog.dead_letters("default")] == ["g3", "g2"]
     assert await redis.hlen("t:q:{default}:letters") == 2
     assert all([await redis.pttl(key) > 0 for key in await redis.keys()])

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from relay.store.jobs import Job
 from relay.store.keys import Keys
-from relay.store.queue.enqueue import Intake
+from relay.store.queue.enqueue import JobSubmitter
 from relay.store.queue.queue import Queue
 from relay.store.queue.reaper import Reaper
 from relay.store.session.replies import Admitted
@@ -35,8 +35,8 @@ class Between(SessionLog):
         return await super().admit(job)
 
 
-def submitting(log: SessionLog, queue: Queue, redis: Redis) -> Intake:
-    return Intake(log, queue, redis, look_ms=POLICY.look_ms)
+def submitting(log: SessionLog, queue: Queue, redis: Redis) -> JobSubmitter:
+    return JobSubmitter(log, queue, redis, look_ms=POLICY.look_ms)
 
 
 async def test_a_job_that_another_has_dropped_for_want_of_room_is_not_accepted_any_more(
@@ -47,13 +47,13 @@ async def test_a_job_that_another_has_dropped_for_want_of_room_is_not_accepted_a
     async def heard_full() -> None:
         clock.advance(s=LOOK_S)
         await reaper_of(log, queue).sweep("default")
-        assert not await queue.knows("default", "s", "g2")
+        assert not await queue.has_job("default", "s", "g2")
         await session_log.stop("s", "g1")
 
     log = Between(redis, heard_full, max_generations=1)
     await session_log.admit(job_of("g1"))
     assert await submitting(log, queue, redis).submit(job_of("g2")) == "session_full"
-    assert await session_log.standing("s", "g2") is None
+    assert await session_log.generation_fields("s", "g2") is None
 
 
 async def test_a_job_that_is_lost_before_it_is_admitted_has_its_row_again(
@@ -77,7 +77,7 @@ async def test_a_job_that_is_lost_while_a_reaper_admits_it_has_its_row_again(
     await queue.enqueue(job_of(), POLICY.look_ms)
     clock.advance(s=LOOK_S)
     await reaper.sweep("default")
-    assert await queue.knows("default", "s", "g1")
+    assert await queue.has_job("default", "s", "g1")
 
 
 async def test_a_job_that_was_answered_and_forgotten_before_its_gateway_admits_it_was_not_deleted(
@@ -89,7 +89,7 @@ async def test_a_job_that_was_answered_and_forgotten_before_its_gateway_admits_i
 
     log = Between(redis, answered_and_forgotten, max_generations=1)
     assert await submitting(log, queue, redis).submit(job_of("g1")) == "forgotten"
-    assert not await queue.knows("default", "s", "g1")
+    assert not await queue.has_job("default", "s", "g1")
 
 
 @pytest.mark.parametrize("fields", [{}, {"retry_of": "g0"}])
@@ -104,7 +104,7 @@ async def test_a_job_whose_session_is_deleted_before_its_gateway_admits_it_is_de
     await session_log.admit(job_of("g0"))
     log = Between(redis, deleted)
     assert await submitting(log, queue, redis).submit(job_of("g1", **fields)) == "deleted"
-    assert not await queue.knows("default", "s", "g1")
+    assert not await queue.has_job("default", "s", "g1")
 
 
 async def test_nothing_is_put_back_where_nothing_was_lost(redis: Redis, queue: Queue, session_log: SessionLog) -> None:

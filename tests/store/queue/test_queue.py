@@ -152,11 +152,11 @@ async def test_entries_from_before_the_group_was_lost_are_taken_again(queue: Que
 
 
 async def test_marks_move_with_every_entry_and_a_wait_beyond_old_ones_returns(queue: Queue) -> None:
-    nothing = await queue.marks("default")
+    nothing = await queue.newest_entry_ids("default")
     assert nothing == {"high": "0-0", "normal": "0-0", "low": "0-0"}
     await queue.enqueue(job_of("a", priority="low"), LOOK_MS)
     await queue.wait("default", nothing, 60_000)  # returns at once: there is something newer
-    marks = await queue.marks("default")
+    marks = await queue.newest_entry_ids("default")
     assert marks["low"] != "0-0"
     await queue.enqueue(job_of("b", priority="high"), LOOK_MS)
     await queue.wait("default", marks, 60_000)
@@ -402,12 +402,12 @@ async def test_a_row_that_was_lost_without_its_job_comes_back(
     await queue.enqueue(job_of(), LOOK_MS)
     assert await taken(queue) == "g1"
     await redis.delete("t:q:{default}:open")
-    assert not await queue.knows("default", "s", "g1")
+    assert not await queue.has_job("default", "s", "g1")
     if way == "put_back":
-        await queue.put_back(job_of(), LOOK_MS)
+        await queue.ensure_row(job_of(), LOOK_MS)
     else:
         await queue.enqueue(job_of(), LOOK_MS, held=way == "held")
-    assert await queue.knows("default", "s", "g1")
+    assert await queue.has_job("default", "s", "g1")
     assert await left(redis) == {"jobs": 1, "entries": 1, "open": 1, "streams": 1}
     assert all([await redis.pttl(key) > 0 for key in await redis.keys()])
     assert (await queue.due("default", 10, LOOK_MS)).rows == []
@@ -420,13 +420,13 @@ async def test_a_row_that_is_there_is_left_as_it_is(queue: Queue, redis: Redis, 
     await queue.enqueue(job_of(), LOOK_MS)
     clock.advance(ms=LOOK_MS)
     await queue.enqueue(job_of(), LOOK_MS)
-    await queue.put_back(job_of(), LOOK_MS)
+    await queue.ensure_row(job_of(), LOOK_MS)
     assert (await queue.due("default", 10, LOOK_MS)).rows == [("s", "g1")]
 
 
 async def test_a_row_is_put_back_once_and_its_queue_is_known_again(queue: Queue, redis: Redis) -> None:
-    await queue.put_back(job_of(), LOOK_MS)
-    await queue.put_back(job_of(), LOOK_MS)
+    await queue.ensure_row(job_of(), LOOK_MS)
+    await queue.ensure_row(job_of(), LOOK_MS)
     assert await queue.names() == ["default"]
     assert await left(redis) == {"jobs": 1, "entries": 1, "open": 1, "streams": 0}
     assert await taken(queue) is None  # whoever put it back may be making it

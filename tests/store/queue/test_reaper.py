@@ -10,14 +10,14 @@ import pytest
 from redis.asyncio import Redis
 
 from relay.errors import StorageError
-from relay.failure_messages import Sentences
+from relay.failure_messages import FailureMessages
 from relay.store.jobs import Job
 from relay.store.keys import Keys
 from relay.store.queue.backlog import Backlog
-from relay.store.queue.policy import Policy
+from relay.store.queue.policy import QueuePolicy
 from relay.store.queue.queue import Due, Queue
 from relay.store.queue.reaper import Reaper
-from relay.store.session.replies import Refused
+from relay.store.session.replies import ClaimRefused
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import (
     LEASE_MS,
@@ -33,7 +33,7 @@ from tests.store.in_memory import (
 LEASE_S = LEASE_MS / 1000
 QUEUE_TIMEOUT_S = 60.0
 MAX_TAKEOVERS = 3
-POLICY = Policy(LEASE_MS, int(QUEUE_TIMEOUT_S * 1000), MAX_TAKEOVERS)
+POLICY = QueuePolicy(LEASE_MS, int(QUEUE_TIMEOUT_S * 1000), MAX_TAKEOVERS)
 LOOK_S = POLICY.look_ms / 1000
 
 
@@ -42,7 +42,7 @@ def reaper_of(session_log: SessionLog, queue: Queue) -> Reaper:
         session_log,
         queue,
         policy=POLICY,
-        sentences=Sentences("Sorry.", {"de": "Schade."}),
+        sentences=FailureMessages("Sorry.", {"de": "Schade."}),
     )
 
 
@@ -67,7 +67,7 @@ async def test_what_runs_in_its_own_process_is_nobody_elses_whatever_became_of_i
         session_log,
         queue,
         policy=POLICY,
-        sentences=Sentences("Sorry.", {}),
+        sentences=FailureMessages("Sorry.", {}),
         runs_here=running.__contains__,
         clock=clock.time,  # both clocks go on
     )
@@ -90,7 +90,7 @@ async def test_after_a_reply_that_took_long_nobody_is_taken_for_dead_at_once(
     slow = Slow(queue)
     reaper = Reaper(
         session_log, slow, policy=POLICY,
-        sentences=Sentences("Sorry.", {"de": "Schade."}), clock=lambda: slow.now_s,
+        sentences=FailureMessages("Sorry.", {"de": "Schade."}), clock=lambda: slow.now_s,
     )  # fmt: skip
     job = await accepted(session_log, queue)
     await next_job(queue)
@@ -324,7 +324,7 @@ async def test_an_answer_that_loses_one_worker_after_the_other_fails_in_the_end(
     assert await ends(session_log) == [("failed", "worker_lost")]
     assert not await is_open(queue)
     assert await next_job(queue) is None
-    assert await session_log.claim("s", "g1", "w9", LEASE_MS, 0) == Refused("ended")
+    assert await session_log.claim("s", "g1", "w9", LEASE_MS, 0) == ClaimRefused("ended")
 
 
 async def test_an_answer_that_was_handed_over_has_not_lost_a_worker(
@@ -367,7 +367,7 @@ async def test_an_answer_that_nobody_claims_again_fails_after_the_queue_timeout(
 
 async def letters(redis: Redis) -> list[tuple[str, str]]:
     """Generation and reason."""
-    found = await Backlog(redis, Keys("t")).letters("default")
+    found = await Backlog(redis, Keys("t")).dead_letters("default")
     return [(letter.generation, letter.reason) for letter in found]
 
 
@@ -428,7 +428,7 @@ async def test_two_reapers_at_once_write_one_letter(
 ) -> None:
     await loses_every_worker(session_log, queue, clock)
     reapers = [reaper_of(session_log, queue) for _ in range(3)]
-    await asyncio.gather(*(one._look("default", "s", "g1", clock.now_ms, POLICY) for one in reapers))
+    await asyncio.gather(*(one._reap_one("default", "s", "g1", clock.now_ms, POLICY) for one in reapers))
     assert await letters(redis) == [("g1", "worker_lost")]
 
 
@@ -438,14 +438,14 @@ async def test_an_answer_that_its_last_worker_finishes_while_the_reaper_looks_is
     job = await loses_every_worker(session_log, queue, clock)
     last = await claimed(session_log, job, "w9")
     clock.advance(s=LEASE_S + 1)
-    look = session_log.standing
+    look = session_log.generation_fields
 
     async def standing(session: str, generation: str) -> dict[str, str] | None:
         seen = await look(session, generation)
         await last.end()
         return seen
 
-    monkeypatch.setattr(session_log, "standing", standing)
+    monkeypatch.setattr(session_log, "generation_fields", standing)
     await reaper_of(session_log, queue).sweep("default")
     assert await ends(session_log) == [("complete", None)]
     assert await letters(redis) == []
@@ -499,7 +499,7 @@ async def test_after_trouble_nobody_is_taken_for_dead_until_all_could_renew(
         session_log,
         queue,
         policy=POLICY._replace(lease_ms=200, max_takeovers=1),  # so that it sweeps often
-        sentences=Sentences("Sorry.", {"de": "Schade."}),
+        sentences=FailureMessages("Sorry.", {"de": "Schade."}),
         clock=lambda: now_s,
     )
     running = asyncio.create_task(reaper.run())
@@ -560,7 +560,7 @@ async def test_a_worker_looks_after_its_own_queue_even_if_nobody_announced_it(
         session_log,
         queue,
         policy=POLICY._replace(lease_ms=200),
-        sentences=Sentences("Sorry.", {"de": "Schade."}),
+        sentences=FailureMessages("Sorry.", {"de": "Schade."}),
         own_queue="default",
     )
     ended = asyncio.Event()
@@ -591,7 +591,7 @@ async def test_two_reapers_at_once_end_it_once(session_log: SessionLog, queue: Q
     reapers = [reaper_of(session_log, queue) for _ in range(2)]
     due = await queue.due("default", 10, 1)
     assert due.rows == [("s", "g1")]
-    outcomes = await asyncio.gather(*(one._look("default", "s", "g1", due.now_ms, POLICY) for one in reapers))
+    outcomes = await asyncio.gather(*(one._reap_one("default", "s", "g1", due.now_ms, POLICY) for one in reapers))
     assert set(outcomes) <= {"no_worker", "ended"}
     assert await ends(session_log) == [("failed", "no_worker")]
     assert not await is_open(queue)
@@ -605,7 +605,7 @@ async def test_two_reapers_at_once_requeue_it_once(
     await claimed(session_log, job)
     clock.advance(s=LEASE_S + 1)
     reapers = [reaper_of(session_log, queue) for _ in range(2)]
-    outcomes = await asyncio.gather(*(one._look("default", "s", "g1", clock.now_ms, POLICY) for one in reapers))
+    outcomes = await asyncio.gather(*(one._reap_one("default", "s", "g1", clock.now_ms, POLICY) for one in reapers))
     assert sorted(outcomes) == ["requeued", "waiting"]
     assert await redis.xlen("t:q:{default}:normal") == 1
 
@@ -615,14 +615,14 @@ async def test_a_claim_that_comes_while_the_reaper_looks_wins(
 ) -> None:
     job = await accepted(session_log, queue)
     clock.advance(s=QUEUE_TIMEOUT_S + 1)
-    look = session_log.standing
+    look = session_log.generation_fields
 
     async def standing(session: str, generation: str) -> dict[str, str] | None:
         seen = await look(session, generation)
         await claimed(session_log, job)
         return seen
 
-    monkeypatch.setattr(session_log, "standing", standing)
+    monkeypatch.setattr(session_log, "generation_fields", standing)
     await reaper_of(session_log, queue).sweep("default")
     assert await ends(session_log) == []
     assert await is_open(queue)
@@ -652,9 +652,9 @@ async def test_more_rows_than_a_page_are_all_looked_at(
 
 
 def test_a_row_is_looked_at_often_enough_for_either_deadline() -> None:
-    assert Policy(10_000, 60_000, 3).look_ms == 5000
-    assert Policy(10_000, 4_000, 3).look_ms == 2000
-    assert Policy(200, 10, 3).look_ms == 100
+    assert QueuePolicy(10_000, 60_000, 3).look_ms == 5000
+    assert QueuePolicy(10_000, 4_000, 3).look_ms == 2000
+    assert QueuePolicy(200, 10, 3).look_ms == 100
 
 
 # Whose deadlines count
@@ -664,7 +664,7 @@ async def test_a_queues_own_workers_say_by_which_deadlines_every_reaper_judges(
     session_log: SessionLog, queue: Queue, clock: Clock
 ) -> None:
     await accepted(session_log, queue)
-    none = Sentences("Sorry.", {})
+    none = FailureMessages("Sorry.", {})
     worker = Reaper(session_log, queue, policy=POLICY, sentences=none, own_queue="default", said="1 - 600000 -")
     await worker.sweep("default")
     clock.advance(s=QUEUE_TIMEOUT_S + 1)
@@ -693,7 +693,7 @@ class Both(Passing):
 
     def __init__(self, session_log: SessionLog, queue: Queue, clock: Clock) -> None:
         self.now_s = 1000.0
-        sentences = Sentences("Sorry.", {"de": "Schade."})
+        sentences = FailureMessages("Sorry.", {"de": "Schade."})
         reaper = Reaper(session_log, queue, policy=POLICY, sentences=sentences, clock=lambda: self.now_s)
         super().__init__(reaper, clock)
 
@@ -755,7 +755,7 @@ async def test_an_answer_that_is_written_is_nobody_elses_where_redis_clock_is_se
     for _ in range(9):
         assert (await session_log.renew("s", "g1", writer.fence, LEASE_MS)).what == "written"
         await both(LEASE_S / 3)
-        assert isinstance(await session_log.claim("s", "g1", "w2", LEASE_MS, 0), Refused)
+        assert isinstance(await session_log.claim("s", "g1", "w2", LEASE_MS, 0), ClaimRefused)
     assert await next_job(queue) is None
     assert (await writer.end()).what == "written"
 
@@ -800,7 +800,7 @@ async def test_after_a_start_workers_have_a_lease_to_come_and_take_what_waits(
         session_log,
         queue,
         policy=POLICY._replace(lease_ms=200),  # so that it sweeps often
-        sentences=Sentences("Sorry.", {}),
+        sentences=FailureMessages("Sorry.", {}),
         clock=lambda: now_s,
     )
     running = asyncio.create_task(reaper.run())

@@ -12,15 +12,15 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from relay.errors import StorageError
-from relay.failure_messages import Sentences
-from relay.store.queue.policy import Policy
+from relay.failure_messages import FailureMessages
+from relay.store.queue.policy import QueuePolicy
 from relay.store.queue.queue import Queue
 from relay.store.queue.reaper import Reaper
 from relay.store.queue.unserved import SILENT_S, SURE_S
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import LEASE_MS, Clock, claimed, job_of, whole_log
 
-POLICY = Policy(LEASE_MS, 60_000, 3)
+POLICY = QueuePolicy(LEASE_MS, 60_000, 3)
 CONTRACT_S = 15.0
 STEP_S = 1.0
 SERVED = "t:q:{default}:served"
@@ -31,20 +31,20 @@ Meanwhile = Callable[[], Awaitable[object]]
 class Process(Reaper):
     """A gateway's reaper, or one of a worker of another queue; its rounds come when the test says."""
 
-    def __init__(self, log: SessionLog, queue: Queue, clock: Callable[[], float], policy: Policy, own: str | None):
-        super().__init__(log, queue, policy=policy, sentences=Sentences("Sorry.", {}), own_queue=own, clock=clock)
+    def __init__(self, log: SessionLog, queue: Queue, clock: Callable[[], float], policy: QueuePolicy, own: str | None):
+        super().__init__(log, queue, policy=policy, sentences=FailureMessages("Sorry.", {}), own_queue=own, clock=clock)
 
     async def round(self) -> None:
         try:
             await self._round()
         except StorageError:
-            self._trouble_at = self._clock()  # as `run` does
+            self._last_outage_at = self._clock()  # as `run` does
 
 
 class Stage:
     """Two gateways and a worker of another queue; Redis' clock and theirs go on together."""
 
-    def __init__(self, log: SessionLog, queue: Queue, clock: Clock, policy: Policy = POLICY) -> None:
+    def __init__(self, log: SessionLog, queue: Queue, clock: Clock, policy: QueuePolicy = POLICY) -> None:
         self.log, self.queue, self.clock = log, queue, clock
         self.policy = policy
         self.now_s = 1000.0

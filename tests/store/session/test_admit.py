@@ -237,7 +237,7 @@ async def test_what_somebody_else_admits_before_it_is_refused_stands(
 async def test_a_refusal_is_remembered_for_a_time_and_so_are_only_so_many(
     redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.store.session.session_log.MAX_MARKS", 3)
+    monkeypatch.setattr("relay.store.session.session_log.MAX_TOMBSTONES", 3)
     session_log = session_log_on(redis, max_generations=1)
     await session_log.admit(job_of("g1"))
     for number in range(5):

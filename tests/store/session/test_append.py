@@ -7,7 +7,7 @@ import zlib
 from redis.asyncio import Redis
 
 from relay.protocol.frames import Active
-from relay.store.session.replies import Outcome, Refused
+from relay.store.session.replies import ClaimRefused, WriteOutcome
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import (
     LEASE_MS,
@@ -23,11 +23,11 @@ from tests.store.in_memory import (
 
 async def test_an_append_is_written_stored_and_answered_with_its_seq(session_log: SessionLog) -> None:
     writer = await admitted_and_claimed(session_log)
-    assert await writer.status("thinking") == Outcome("written", 3, writer.claim.epoch)
-    assert await writer.reasoning("hm", "!") == Outcome("written", 4, writer.claim.epoch)
-    assert await writer.tokens("Hé", "l") == Outcome("written", 5, writer.claim.epoch)
-    assert await writer.data([1]) == Outcome("written", 6, writer.claim.epoch)
-    assert await writer.tokens("lo 😀") == Outcome("written", 7, writer.claim.epoch)
+    assert await writer.status("thinking") == WriteOutcome("written", 3, writer.claim.epoch)
+    assert await writer.reasoning("hm", "!") == WriteOutcome("written", 4, writer.claim.epoch)
+    assert await writer.tokens("Hé", "l") == WriteOutcome("written", 5, writer.claim.epoch)
+    assert await writer.data([1]) == WriteOutcome("written", 6, writer.claim.epoch)
+    assert await writer.tokens("lo 😀") == WriteOutcome("written", 7, writer.claim.epoch)
     assert (await whole_log(session_log))[2:] == [
         {"seq": 3, "type": "status", "generation": "g1", "attempt": 1, "state": "thinking"},
         {"seq": 4, "type": "reasoning", "generation": "g1", "attempt": 1, "index": 0, "count": 2, "text": "hm!"},
@@ -48,7 +48,7 @@ async def test_a_number_that_is_repeated_is_answered_as_it_was_then(session_log:
     await writer.status("thinking")
     written = await writer.tokens("a", "b")
     writer.n, writer.written["tokens"] = writer.n - 1, []
-    assert await writer.tokens("a", "b") == Outcome("repeated", written.seq, writer.claim.epoch)
+    assert await writer.tokens("a", "b") == WriteOutcome("repeated", written.seq, writer.claim.epoch)
     assert await head(session_log) == written.seq
     assert (await snapshot(session_log))["text"] == "ab"
 
@@ -70,7 +70,7 @@ async def test_tokens_that_are_stored_already_are_not_stored_again_under_another
     assert (await writer.tokens("a")).what == "repeated"
     assert (await writer.tokens("b")).what == "repeated"
     assert await head(session_log) == landed
-    assert await writer.tokens("c") == Outcome("written", landed + 1, writer.claim.epoch)
+    assert await writer.tokens("c") == WriteOutcome("written", landed + 1, writer.claim.epoch)
     assert (await snapshot(session_log))["text"] == "abc"
 
 
@@ -121,7 +121,7 @@ async def test_an_expired_lease_that_nobody_took_over_may_still_write(session_lo
     writer = await admitted_and_claimed(session_log)
     clock.advance(ms=5 * LEASE_MS)
     assert (await writer.tokens("a")).what == "written"
-    assert await session_log.claim("s", "g1", "w2", LEASE_MS, 0) == Refused("leased", LEASE_MS)
+    assert await session_log.claim("s", "g1", "w2", LEASE_MS, 0) == ClaimRefused("leased", LEASE_MS)
 
 
 async def test_nothing_is_written_after_the_end_or_without_a_generation(session_log: SessionLog) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from relay.store.session.replies import Claim, Outcome, Refused
+from relay.store.session.replies import Claim, ClaimRefused, WriteOutcome
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import (
     LEASE_MS,
@@ -57,12 +57,12 @@ async def test_a_claim_that_is_granted_again_counts_as_one_worker_until_its_leas
     await admitted_and_claimed(session_log)
     for _ in range(2):
         await claimed(session_log, job_of(), "w1")
-    standing = await session_log.standing("s", "g1")
+    standing = await session_log.generation_fields("s", "g1")
     assert standing is not None
     assert standing["claims"] == "1"
     clock.advance(ms=LEASE_MS)
     await claimed(session_log, job_of(), "w1")
-    standing = await session_log.standing("s", "g1")
+    standing = await session_log.generation_fields("s", "g1")
     assert standing is not None
     assert standing["claims"] == "2"
 
@@ -70,15 +70,15 @@ async def test_a_claim_that_is_granted_again_counts_as_one_worker_until_its_leas
 async def test_a_claim_is_refused_while_a_lease_is_alive(session_log: SessionLog, clock: Clock) -> None:
     await admitted_and_claimed(session_log)
     clock.advance(ms=LEASE_MS - 1)
-    assert await session_log.claim("s", "g1", "w2", LEASE_MS, 20) == Refused("leased", 1)
+    assert await session_log.claim("s", "g1", "w2", LEASE_MS, 20) == ClaimRefused("leased", 1)
     clock.advance(ms=1)
     assert isinstance(await session_log.claim("s", "g1", "w2", LEASE_MS, 20), Claim)
 
 
 async def test_what_has_ended_or_never_was_cannot_be_claimed(session_log: SessionLog) -> None:
-    assert await session_log.claim("s", "g1", "w1", LEASE_MS, 20) == Refused("unknown")
+    assert await session_log.claim("s", "g1", "w1", LEASE_MS, 20) == ClaimRefused("unknown")
     await answered(session_log, job_of())
-    assert await session_log.claim("s", "g1", "w1", LEASE_MS, 20) == Refused("ended")
+    assert await session_log.claim("s", "g1", "w1", LEASE_MS, 20) == ClaimRefused("ended")
 
 
 async def test_a_claim_tells_whether_its_attempt_has_shown_anything(session_log: SessionLog, clock: Clock) -> None:
@@ -134,7 +134,7 @@ async def test_a_lease_is_kept_alive_by_renewals_and_by_appends(session_log: Ses
     clock.advance(ms=LEASE_MS - 1)
     await writer.tokens("a")
     clock.advance(ms=LEASE_MS - 1)
-    assert await session_log.claim("s", "g1", "w2", LEASE_MS, 0) == Refused("leased", 1)
+    assert await session_log.claim("s", "g1", "w2", LEASE_MS, 0) == ClaimRefused("leased", 1)
     clock.advance(ms=1)
     assert isinstance(await session_log.claim("s", "g1", "w2", LEASE_MS, 0), Claim)
 
@@ -147,7 +147,7 @@ async def test_a_released_generation_can_be_claimed_at_once(session_log: Session
     assert isinstance(claim, Claim)
     assert claim.fence > writer.fence
     assert claim.shown
-    standing = await session_log.standing("s", "g1")
+    standing = await session_log.generation_fields("s", "g1")
     assert standing is not None
     assert standing["handed"] == "1"
 
@@ -157,7 +157,7 @@ async def test_a_release_whose_reply_was_lost_counts_once(session_log: SessionLo
     writer = await admitted_and_claimed(session_log)
     for _ in range(2):
         await session_log.release("s", "g1", writer.fence)
-    standing = await session_log.standing("s", "g1")
+    standing = await session_log.generation_fields("s", "g1")
     assert standing is not None
     assert standing["handed"] == "1"
 
@@ -171,7 +171,7 @@ async def test_what_is_on_its_way_as_it_is_given_back_does_not_revive_the_lease(
     await writer.tokens("a")
     await session_log.release("s", "g1", writer.fence)
     before = await whole_log(session_log)
-    released = await session_log.standing("s", "g1")
+    released = await session_log.generation_fields("s", "g1")
     clock.advance(ms=1)
     if late == "renewal":
         outcome: object = await session_log.renew("s", "g1", writer.fence, LEASE_MS, 1)
@@ -180,11 +180,11 @@ async def test_what_is_on_its_way_as_it_is_given_back_does_not_revive_the_lease(
     else:
         epochs = [writer.claim.epoch]
         outcome = await session_log.rebuild(job_of(), writer.fence, "w1", LEASE_MS, epochs, 1, writer.claim.times)
-    assert outcome == Outcome("stale")
-    assert await session_log.standing("s", "g1") == released
+    assert outcome == WriteOutcome("stale")
+    assert await session_log.generation_fields("s", "g1") == released
     assert await whole_log(session_log) == before
     assert isinstance(await session_log.claim("s", "g1", "w2", LEASE_MS, 0), Claim)
-    standing = await session_log.standing("s", "g1")
+    standing = await session_log.generation_fields("s", "g1")
     assert standing is not None
     assert (standing["claims"], standing["handed"]) == ("2", "1")
 
@@ -195,7 +195,7 @@ async def test_an_end_that_is_on_its_way_as_it_is_given_back_counts(session_log:
     await writer.tokens("a")
     await session_log.release("s", "g1", writer.fence)
     assert (await writer.end()).what == "written"
-    assert await session_log.claim("s", "g1", "w2", LEASE_MS, 0) == Refused("ended")
+    assert await session_log.claim("s", "g1", "w2", LEASE_MS, 0) == ClaimRefused("ended")
 
 
 async def test_only_the_holder_can_release(session_log: SessionLog, clock: Clock) -> None:
@@ -203,7 +203,7 @@ async def test_only_the_holder_can_release(session_log: SessionLog, clock: Clock
     clock.advance(ms=LEASE_MS)
     await claimed(session_log, job_of(), "w2")
     await session_log.release("s", "g1", writer.fence)
-    assert await session_log.claim("s", "g1", "w3", LEASE_MS, 0) == Refused("leased", LEASE_MS)
+    assert await session_log.claim("s", "g1", "w3", LEASE_MS, 0) == ClaimRefused("leased", LEASE_MS)
 
 
 # Reap
@@ -218,7 +218,7 @@ async def test_reaping_ends_what_nobody_claimed(session_log: SessionLog) -> None
 
 async def test_a_claim_that_came_in_between_wins_against_the_reaper(session_log: SessionLog, clock: Clock) -> None:
     await session_log.admit(job_of())
-    seen = await session_log.standing("s", "g1")
+    seen = await session_log.generation_fields("s", "g1")
     assert seen is not None
     writer = await claimed(session_log, job_of())
     assert await session_log.reap("s", "g1", seen["fence"], b"{}") is False
@@ -246,21 +246,21 @@ async def test_what_is_gone_or_ended_needs_no_reaping(session_log: SessionLog) -
 
 async def test_standing_says_the_language_of_whoever_asked(session_log: SessionLog) -> None:
     await session_log.admit(job_of(language="de-CH,de"))
-    standing = await session_log.standing("s", "g1")
+    standing = await session_log.generation_fields("s", "g1")
     assert standing is not None
     assert standing["language"] == "de-CH,de"
 
 
 async def test_standing_says_what_the_reaper_asks(session_log: SessionLog, clock: Clock) -> None:
-    assert await session_log.standing("s", "g1") is None
+    assert await session_log.generation_fields("s", "g1") is None
     await session_log.admit(job_of())
     accepted = str(clock.now_ms)
-    assert await session_log.standing("s", "g1") == {
+    assert await session_log.generation_fields("s", "g1") == {
         "state": "queued", "fence": "0", "accepted": accepted, "queue": "default", "attempt": "1",
     }  # fmt: skip
     clock.advance(s=3)
     writer = await claimed(session_log, job_of())
-    assert await session_log.standing("s", "g1") == {
+    assert await session_log.generation_fields("s", "g1") == {
         "state": "queued", "fence": str(writer.fence), "claims": "1", "accepted": accepted,
         "claimed": str(clock.now_ms), "lease": str(clock.now_ms + LEASE_MS), "queue": "default",
         "owner": "w1", "attempt": "1",

@@ -50,7 +50,7 @@ async def test_late_writers_and_late_jobs_cannot_bring_it_back(redis: Redis, ses
     assert (await writer.tokens("late")).what == "ended"
     admitted = await session_log.admit(job_of("g1"))
     assert admitted is not None
-    assert not admitted.stands("g1")
+    assert not admitted.accepts("g1")
     assert await session_log.open("s", create=False) is None
 
 
@@ -91,7 +91,7 @@ async def test_a_session_of_which_redis_has_lost_a_key_can_be_deleted(
 async def test_marks_are_bounded(
     redis: Redis, session_log: SessionLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.store.session.session_log.MAX_MARKS", 10)
+    monkeypatch.setattr("relay.store.session.session_log.MAX_TOMBSTONES", 10)
     for _ in range(30):
         await session_log.open("s")
         await session_log.delete("s", MARK_MS)
@@ -126,7 +126,7 @@ async def test_what_was_asked_before_is_not_asked_again_in_a_new_session(session
 async def test_marks_of_requests_are_the_first_to_go(
     session_log: SessionLog, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.store.session.session_log.MAX_MARKS", 3)
+    monkeypatch.setattr("relay.store.session.session_log.MAX_TOMBSTONES", 3)
     for name in ("g1", "g2"):
         await answered(session_log, job_of(name), "a")
     await session_log.delete("s", 60_000)
@@ -148,13 +148,13 @@ async def test_what_the_new_life_has_taken_stands_though_the_old_one_knew_its_re
     await redis.zadd(marks, {"r r": until})
     again = await session_log.admit(job_of("g2", request_id="r"))
     assert again is not None
-    assert again.stands("g2")
+    assert again.accepts("g2")
 
 
 async def test_marks_of_requests_make_room_for_those_that_keep_workers_out(
     redis: Redis, session_log: SessionLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.store.session.session_log.MAX_MARKS", 10)
+    monkeypatch.setattr("relay.store.session.session_log.MAX_TOMBSTONES", 10)
     kept = set()
     for life, answers in enumerate([1, 6]):
         opened = await session_log.open("s")

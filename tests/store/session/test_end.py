@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from relay.protocol import events
 from relay.protocol.words import Reason
-from relay.store.session.replies import Outcome, Rebuilt, Refused, Stopped
+from relay.store.session.replies import ClaimRefused, RebuildResult, Stopped, WriteOutcome
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import (
     LEASE_MS,
@@ -130,7 +130,7 @@ async def test_the_first_terminal_event_wins(session_log: SessionLog) -> None:
 async def test_an_end_whose_reply_was_lost_is_answered_as_it_was_then(session_log: SessionLog) -> None:
     writer = await admitted_and_claimed(session_log)
     written = await writer.end("complete", "a1")
-    assert await writer.end("complete", "a1") == Outcome("repeated", written.seq)
+    assert await writer.end("complete", "a1") == WriteOutcome("repeated", written.seq)
     assert await head(session_log) == written.seq
     assert await transcript(session_log) == ["g1"]
 
@@ -250,7 +250,7 @@ async def test_of_two_answers_that_are_brought_back_the_retrys_counts_whoever_ca
     await redis.flushall()
     for writer, job in ((retry, job_of(**retry_of_g1("g2"))), (original, job_of("g1"))):
         made = await session_log.rebuild(job, writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times)
-        assert isinstance(made, Rebuilt)
+        assert isinstance(made, RebuildResult)
         writer.fence, writer.n = made.fence, 1
     await retry.end("complete", "a2")
     await original.end("complete", "a1")
@@ -266,7 +266,7 @@ async def test_a_stop_before_the_claim_ends_it_and_nobody_can_claim_it(session_l
     end = (await whole_log(session_log))[-1]
     assert (end["type"], end["reason"], end["count"], end["crc32"]) == ("end", "stopped", 0, 0)
     assert "queued" not in end["timings_ms"]
-    assert await session_log.claim("s", "g1", "w", LEASE_MS, 0) == Refused("ended")
+    assert await session_log.claim("s", "g1", "w", LEASE_MS, 0) == ClaimRefused("ended")
     assert await transcript(session_log) == []
 
 

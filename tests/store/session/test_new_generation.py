@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from relay.store.session.replies import Rebuilt
+from relay.store.session.replies import RebuildResult
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import LEASE_MS, Clock, job_of
 
@@ -28,7 +28,7 @@ async def admits(log: SessionLog) -> None:
 
 
 async def rebuilds(log: SessionLog) -> None:
-    assert isinstance(await log.rebuild(job_of(), 7, "w1", LEASE_MS, [], 0, {}), Rebuilt)
+    assert isinstance(await log.rebuild(job_of(), 7, "w1", LEASE_MS, [], 0, {}), RebuildResult)
 
 
 async def buries(log: SessionLog) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from relay.store.session.replies import Outcome, Rebuilt
+from relay.store.session.replies import RebuildResult, WriteOutcome
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import (
     LEASE_MS,
@@ -36,7 +36,7 @@ async def go_back_to(redis: Redis, kept: dict[bytes | str, bytes]) -> None:
         await redis.restore(key, 0, value)
 
 
-async def rebuilt(writer: Writer, seq: int = 1, worker: str = "w1", **fields: Any) -> Rebuilt | Outcome:
+async def rebuilt(writer: Writer, seq: int = 1, worker: str = "w1", **fields: Any) -> RebuildResult | WriteOutcome:
     return await writer.log.rebuild(
         job_of(writer.generation, **fields),
         writer.fence,
@@ -64,7 +64,7 @@ async def test_a_generation_that_is_lost_is_made_again_in_another_life(session_l
     await redis.flushall()
     assert (await writer.tokens("c")).what == "unknown"
     made = await rebuilt(writer)
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     assert made.fence > writer.fence
     assert made.epoch != writer.claim.epoch
     assert (made.head, made.attempt, made.tokens, made.reasoning) == (2, 1, 0, 0)
@@ -81,7 +81,7 @@ async def test_the_rebuilt_one_is_written_on_under_its_new_fence_and_the_count_b
     await writer.tokens("a")
     await redis.flushall()
     made = await rebuilt(writer)
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     assert (await writer.tokens("b")).what == "stale"
     writer.fence, writer.n, writer.written["tokens"] = made.fence, 1, []
     assert (await writer.tokens("a", "b")).what == "written"
@@ -97,7 +97,7 @@ async def test_timings_count_from_the_first_acceptance(session_log: SessionLog, 
     await redis.flushall()
     clock.advance(ms=1000)
     made = await rebuilt(writer)
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     writer.fence, writer.n = made.fence, 1
     await writer.end("failed")
     assert (await whole_log(session_log))[-1]["timings_ms"] == {"queued": 100, "total": 1100}
@@ -127,7 +127,7 @@ async def test_a_request_that_made_another_generation_meanwhile_is_not_answered_
     writer = await admitted_and_claimed(session_log)
     await redis.flushall()
     await session_log.admit(job_of("g2", request_id="r-g1"))
-    assert await rebuilt(writer) == Outcome("stale")
+    assert await rebuilt(writer) == WriteOutcome("stale")
 
 
 async def test_of_two_workers_that_both_held_it_one_goes_on(
@@ -137,8 +137,8 @@ async def test_of_two_workers_that_both_held_it_one_goes_on(
     clock.advance(ms=LEASE_MS)
     other = await claimed(session_log, job_of(), "w2")
     await redis.flushall()
-    assert isinstance(await rebuilt(other, worker="w2"), Rebuilt)
-    assert await rebuilt(frozen) == Outcome("stale")
+    assert isinstance(await rebuilt(other, worker="w2"), RebuildResult)
+    assert await rebuilt(frozen) == WriteOutcome("stale")
 
 
 async def test_two_workers_never_hold_the_same_fence_though_the_clock_goes_back(
@@ -150,7 +150,7 @@ async def test_two_workers_never_hold_the_same_fence_though_the_clock_goes_back(
     other = await claimed(session_log, job_of(), "w2")
     await redis.flushall()
     made = await rebuilt(frozen)
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     assert other.fence > frozen.fence < made.fence != other.fence
     assert (await other.status("thinking")).what in ("stale", "unknown")
 
@@ -175,7 +175,7 @@ async def test_what_is_left_of_it_stays_and_only_the_epoch_is_new(session_log: S
     before = await whole_log(session_log)
     assert (await writer.tokens("d")).what == "behind"
     made = await rebuilt(writer, seq)
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     assert made.epoch != writer.claim.epoch
     assert (made.attempt, made.tokens, made.reasoning) == (1, 2, 1)
     assert await whole_log(session_log) == before
@@ -189,7 +189,7 @@ async def test_a_life_that_is_new_already_is_not_begun_again(session_log: Sessio
     await session_log.rotate("s", writer.claim.epoch, missing=False)
     life = await epoch(session_log)
     made = await rebuilt(writer, seq)
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     assert made.epoch == life
 
 
@@ -202,7 +202,7 @@ async def test_a_claim_that_was_lost_is_noticed_and_taken_up_again(
     await go_back_to(redis, kept)
     assert (await writer.tokens("a")).what == "unknown"
     assert (await session_log.renew("s", "g1", writer.fence, LEASE_MS)).what == "unknown"
-    assert isinstance(await rebuilt(writer), Rebuilt)
+    assert isinstance(await rebuilt(writer), RebuildResult)
 
 
 async def test_a_renewal_notices_appends_that_were_lost(session_log: SessionLog, redis: Redis) -> None:
@@ -222,7 +222,7 @@ async def test_text_that_was_lost_by_itself_is_noticed_and_written_anew(session_
     assert (await writer.end("complete", "a1")).what == "behind"
     assert (await writer.tokens("c")).what == "behind"
     made = await rebuilt(writer, seq)
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     assert made.epoch != writer.claim.epoch
     assert made.tokens == 0
     assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
@@ -239,11 +239,11 @@ async def test_what_another_worker_has_shown_is_never_gone_on_from(
     assert (await frozen.tokens("of", " another call")).what == "written"
     assert (await other.status("thinking")).what == "unknown"
     made = await rebuilt(other, worker="w2")
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     assert (made.attempt, made.tokens) == (1, 0)
     assert made.epoch != other.claim.epoch
     assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
-    assert await rebuilt(frozen) == Outcome("stale")
+    assert await rebuilt(frozen) == WriteOutcome("stale")
 
 
 async def test_an_attempt_that_another_worker_has_opened_is_not_gone_back_from(
@@ -258,11 +258,11 @@ async def test_an_attempt_that_another_worker_has_opened_is_not_gone_back_from(
     await redis.flushall()
     clock.advance(ms=1)
     made = await rebuilt(first)
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     first.fence, first.n = made.fence, 1
     await go_back_to(redis, kept)  # an old copy, and not the one that its worker saw last
     again = await rebuilt(first)
-    assert isinstance(again, Rebuilt)
+    assert isinstance(again, RebuildResult)
     assert (again.attempt, again.tokens) == (1, 0)
     assert [event["type"] for event in await whole_log(session_log)] == ["message", "status"]
 
@@ -275,11 +275,11 @@ async def test_a_retry_brings_its_question_only_where_the_log_has_lost_it(
     kept = await copy(redis)
     writer = await admitted_and_claimed(session_log, "g2", **retry)
     await go_back_to(redis, kept)
-    assert isinstance(await rebuilt(writer, **retry), Rebuilt)
+    assert isinstance(await rebuilt(writer, **retry), RebuildResult)
     questions = [event["message_id"] for event in await whole_log(session_log) if event["type"] == "message"]
     assert questions == ["m-g1"]
     await redis.flushall()
-    assert isinstance(await rebuilt(writer, **retry), Rebuilt)
+    assert isinstance(await rebuilt(writer, **retry), RebuildResult)
     questions = [event["message_id"] for event in await whole_log(session_log) if event["type"] == "message"]
     assert questions == ["m-g1"]
 
@@ -290,7 +290,7 @@ async def test_a_question_that_two_retries_bring_back_is_brought_once(session_lo
     writers = [await admitted_and_claimed(session_log, name, **retry) for name in ("g2", "g3")]
     await redis.flushall()
     for writer in writers:
-        assert isinstance(await rebuilt(writer, **retry), Rebuilt)
+        assert isinstance(await rebuilt(writer, **retry), RebuildResult)
     questions = [event["message_id"] for event in await whole_log(session_log) if event["type"] == "message"]
     assert questions == ["m-g1"]
 
@@ -314,7 +314,7 @@ async def test_a_question_and_its_retry_that_both_come_back_bring_it_once_whoeve
     else:
         await session_log.rotate("s", writers["g1"].claim.epoch, missing=True)
     for name in sorted(writers, reverse=first == "g2"):
-        assert isinstance(await rebuilt(writers[name], **(RETRY if name == "g2" else {})), Rebuilt)
+        assert isinstance(await rebuilt(writers[name], **(RETRY if name == "g2" else {})), RebuildResult)
     assert await questions(session_log) == ["m-g1"]
 
 
@@ -325,7 +325,7 @@ async def test_a_question_whose_retry_came_back_is_not_brought_again_by_its_job(
     await session_log.admit(job_of("g1"))
     retry = await admitted_and_claimed(session_log, "g2", **RETRY)
     await redis.flushall()
-    assert isinstance(await rebuilt(retry, **RETRY), Rebuilt)
+    assert isinstance(await rebuilt(retry, **RETRY), RebuildResult)
     assert await session_log.admit(job_of("g1")) is not None
     assert await questions(session_log) == ["m-g1"]
 
@@ -337,7 +337,7 @@ async def test_a_retry_brings_its_question_back_also_when_what_it_retries_has_be
     retry = await admitted_and_claimed(session_log, "g2", **RETRY)
     await redis.flushall()
     assert await session_log.bury("s", "g1", 1, b"{}")
-    assert isinstance(await rebuilt(retry, **RETRY), Rebuilt)
+    assert isinstance(await rebuilt(retry, **RETRY), RebuildResult)
     assert await questions(session_log) == ["m-g1"]
 
 
@@ -347,7 +347,7 @@ async def test_a_retry_that_has_its_question_from_a_forgotten_one_does_not_bring
     retry = await admitted_and_claimed(session_log, "g2", **RETRY)
     await session_log.admit(job_of("g3"))
     await session_log.rotate("s", retry.claim.epoch, missing=True)
-    assert isinstance(await rebuilt(retry, **RETRY), Rebuilt)
+    assert isinstance(await rebuilt(retry, **RETRY), RebuildResult)
     assert (await questions(session_log)).count("m-g1") == 1
 
 
@@ -362,14 +362,14 @@ async def test_a_retry_whose_job_alone_is_left_brings_its_question(session_log: 
 async def test_what_has_ended_is_not_rebuilt(session_log: SessionLog) -> None:
     writer = await admitted_and_claimed(session_log)
     await session_log.stop("s", "g1")
-    assert await rebuilt(writer) == Outcome("ended")
+    assert await rebuilt(writer) == WriteOutcome("ended")
 
 
 async def test_what_was_deleted_is_not_rebuilt(session_log: SessionLog) -> None:
     writer = await admitted_and_claimed(session_log)
     await session_log.delete("s", 1000)
     assert (await writer.tokens("late")).what == "ended"
-    assert await rebuilt(writer) == Outcome("ended")
+    assert await rebuilt(writer) == WriteOutcome("ended")
     assert await session_log.open("s", create=False) is None
 
 
@@ -380,7 +380,7 @@ async def test_what_was_forgotten_after_its_end_is_not_rebuilt(redis: Redis) -> 
     await session_log.stop("s", "g1")
     await admitted_and_claimed(session_log, "g2")
     assert (await writer.tokens("b")).what == "unknown"
-    assert await rebuilt(writer, seq) == Outcome("ended")
+    assert await rebuilt(writer, seq) == WriteOutcome("ended")
 
 
 # Rotate
@@ -418,7 +418,7 @@ async def test_where_entries_are_missing_running_answers_are_left_to_their_worke
     assert page is not None
     assert page.floor == seq
     made = await rebuilt(writer, seq)
-    assert isinstance(made, Rebuilt)
+    assert isinstance(made, RebuildResult)
     assert made.tokens == 0
     questions = [event["message_id"] for event in await whole_log(session_log) if event["type"] == "message"]
     assert questions == ["m-g0", "m-g1"]
@@ -432,7 +432,7 @@ async def test_a_submit_that_is_tried_again_before_the_rebuild_makes_no_other_ge
     twin = await session_log.admit(job_of("g2", request_id="r-g1", body_hash="h-g1"))
     assert twin is not None
     assert (twin.fresh, twin.generation) == (False, "g1")
-    assert isinstance(await rebuilt(writer), Rebuilt)
+    assert isinstance(await rebuilt(writer), RebuildResult)
     assert await redis.llen(session_log.keys.session("s", "order")) == 1
 
 
@@ -465,7 +465,7 @@ async def test_what_nobody_brings_back_ends_as_failed(
     assert (end["count"], end["text_bytes"], end["crc32"], end["error"]) == (0, 0, 0, {"code": "storage"})
     found = await snapshot(session_log)
     assert (found["state"], found["error"]["code"], found["text"]) == ("ended", "storage", "")
-    assert await rebuilt(writer) == Outcome("ended")
+    assert await rebuilt(writer) == WriteOutcome("ended")
     assert all([await redis.pttl(key) > 0 for key in await redis.keys()])
 
 
@@ -483,7 +483,7 @@ async def test_a_generation_that_is_made_again_still_knows_its_readers_language(
 ) -> None:
     writer = await admitted_and_claimed(session_log, language="de")
     await redis.flushall()
-    assert isinstance(await rebuilt(writer, language="de"), Rebuilt)
-    standing = await session_log.standing("s", "g1")
+    assert isinstance(await rebuilt(writer, language="de"), RebuildResult)
+    standing = await session_log.generation_fields("s", "g1")
     assert standing is not None
     assert standing["language"] == "de"

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from relay.errors import StorageError
 from relay.protocol import events
-from relay.store.session.replies import Outcome, Refused
+from relay.store.session.replies import ClaimRefused, WriteOutcome
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import (
     LEASE_MS,
@@ -98,10 +98,10 @@ async def test_where_meta_is_lost_alone_nothing_goes_on_in_what_is_left(
         "trim": lambda: session_log.trim("s", "g1"),
     }
     told = await answers[what]()
-    unknown: dict[str, object] = {"claim": Refused("unknown"), "stop": None, "reap": True, "trim": False}
-    assert told == unknown.get(what, Outcome("unknown"))
+    unknown: dict[str, object] = {"claim": ClaimRefused("unknown"), "stop": None, "reap": True, "trim": False}
+    assert told == unknown.get(what, WriteOutcome("unknown"))
     assert {key: await redis.dump(key) for key in await redis.keys()} == left
-    assert await session_log.standing("s", "g2") is None  # so a reaper admits its job again
+    assert await session_log.generation_fields("s", "g2") is None  # so a reaper admits its job again
 
 
 async def test_a_session_without_events_is_forgotten_after_a_minute(session_log: SessionLog, clock: Clock) -> None:

@@ -19,7 +19,7 @@ from relay.errors import StorageError
 from relay.protocol import events
 from relay.protocol.view import Generation, SessionView
 from relay.store.session import snapshots as snapshots_module
-from relay.store.session.replies import Rebuilt
+from relay.store.session.replies import RebuildResult
 from relay.store.session.session_log import Append, SessionLog
 from tests.examples import tries
 from tests.protocol.logs import in_order
@@ -133,7 +133,7 @@ async def _anything(chance: random.Random) -> None:
 async def between_reads(happens: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
     """What happens before each read of a snapshot but its first."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("read", "call"):
+        for name in ("read_atomically", "call"):
             plain = getattr(snapshots_module, name)
 
             async def later(*arguments: Any, plain: Any = plain) -> Any:
@@ -245,7 +245,7 @@ async def test_what_had_been_lost_at_the_moment_is_left_out_though_it_comes_back
         made = await session_log.rebuild(
             job_of(), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times
         )
-        if not isinstance(made, Rebuilt):
+        if not isinstance(made, RebuildResult):
             return
         writer.fence, writer.n, writer.written["tokens"] = made.fence, 1, []
         await writer.tokens("so far")

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from relay.store.session.session_log import SessionLog
-from relay.store.session.versions import Change, Version
+from relay.store.session.versions import LogVersion, Trim
 from tests.examples import tries
 from tests.follow.following import MAX_FRAME_BYTES, Held, Recorder, Stage
 from tests.scenarios.processes import until
 from tests.store.in_memory import Writer, admitted_and_claimed, redis_in_memory, session_log_on
 
-NOW = Version(20, 3, (Change(1, 2, 5), Change(2, 10, 20), Change(3, 6, 9)))
+NOW = LogVersion(20, 3, (Trim(1, 2, 5), Trim(2, 10, 20), Trim(3, 6, 9)))
 META = "t:s:{s}:meta"
 
 
@@ -28,20 +28,22 @@ META = "t:s:{s}:meta"
     ("earlier", "after", "continues"),
     [
         (NOW, 12, True),  # nothing has changed
-        (Version(), 0, True),  # nothing was read
-        (Version(), 20, True),  # all of it lies before
-        (Version(), 4, False),
-        (Version(), 5, True),  # between two changes
-        (Version(5, 1), 12, False),
-        (Version(5, 1), 7, False),
-        (Version(20, 2), 12, True),  # the change it stands in is known to it
-        (Version(20, 2), 7, False),  # another one below a floor that did not move
-        (Version(20, 4), 7, False),  # older than what it has read: a server that is behind
-        (Version(15, 3), 7, False),  # an earlier release has raised the floor, and tells no more
-        (Version(15, 3), 20, True),
+        (LogVersion(), 0, True),  # nothing was read
+        (LogVersion(), 20, True),  # all of it lies before
+        (LogVersion(), 4, False),
+        (LogVersion(), 5, True),  # between two changes
+        (LogVersion(5, 1), 12, False),
+        (LogVersion(5, 1), 7, False),
+        (LogVersion(20, 2), 12, True),  # the change it stands in is known to it
+        (LogVersion(20, 2), 7, False),  # another one below a floor that did not move
+        (LogVersion(20, 4), 7, False),  # older than what it has read: a server that is behind
+        (LogVersion(15, 3), 7, False),  # an earlier release has raised the floor, and tells no more
+        (LogVersion(15, 3), 20, True),
     ],
 )
-def test_a_reader_goes_on_unless_it_stands_in_what_has_changed(earlier: Version, after: int, continues: bool) -> None:
+def test_a_reader_goes_on_unless_it_stands_in_what_has_changed(
+    earlier: LogVersion, after: int, continues: bool
+) -> None:
     assert NOW.continues(earlier, after) is continues
 
 
@@ -53,7 +55,7 @@ async def ended(log: SessionLog, generation: str, texts: list[str]) -> Writer:
     return writer
 
 
-async def version_of(log: SessionLog) -> Version:
+async def version_of(log: SessionLog) -> LogVersion:
     page, opened = await log.range("s", 1, page_bytes=0), await log.open("s")
     assert page is not None
     assert opened is not None
@@ -65,14 +67,14 @@ async def test_whatever_is_merged_or_removed_is_another_version_also_below_the_f
     log = session_log_on(redis, max_generations=2)
     await ended(log, "g1", ["a", "b", "c"])  # seqs 1 … 6
     await ended(log, "g2", ["d", "e"])  # 7 … 11
-    assert await version_of(log) == Version()
+    assert await version_of(log) == LogVersion()
     await log.trim("s", "g2")
-    assert await version_of(log) == Version(10, 1, (Change(1, 9, 10),))
+    assert await version_of(log) == LogVersion(10, 1, (Trim(1, 9, 10),))
     await log.trim("s", "g1")
-    assert await version_of(log) == Version(10, 2, (Change(1, 9, 10), Change(2, 3, 5)))
+    assert await version_of(log) == LogVersion(10, 2, (Trim(1, 9, 10), Trim(2, 3, 5)))
     await log.trim("s", "g1")  # nothing more to merge
     await admitted_and_claimed(log, "g3")  # the oldest goes
-    assert await version_of(log) == Version(10, 3, (Change(1, 9, 10), Change(3, 1, 6)))
+    assert await version_of(log) == LogVersion(10, 3, (Trim(1, 9, 10), Trim(3, 1, 6)))
 
 
 async def test_the_changes_are_bounded_and_none_is_forgotten(redis: Redis) -> None:
@@ -83,22 +85,22 @@ async def test_the_changes_are_bounded_and_none_is_forgotten(redis: Redis) -> No
     version = await version_of(log)
     assert (version.trims, len(version.changes)) == (40, 32)
     for number in range(40):
-        assert not version.continues(Version(0, number), 5 * number + 3)
+        assert not version.continues(LogVersion(0, number), 5 * number + 3)
 
 
 async def test_a_session_of_an_earlier_release_has_no_count_and_its_floor_is_a_change(redis: Redis) -> None:
     log = session_log_on(redis)
     await ended(log, "g1", ["a", "b"])
-    assert await version_of(log) == Version()
+    assert await version_of(log) == LogVersion()
     await redis.hset(META, "floor", "4")  # as its trim and admit do
     before = await version_of(log)
-    assert before == Version(4, 0, (Change(0, 1, 4),))
+    assert before == LogVersion(4, 0, (Trim(0, 1, 4),))
     await ended(log, "g2", ["c", "d"])  # 6 … 10
     await log.trim("s", "g2")
     after = await version_of(log)
-    assert after == Version(9, 1, (Change(1, 1, 4), Change(1, 8, 9)))
-    assert not after.continues(Version(), 3)
-    assert after.continues(Version(), 5)
+    assert after == LogVersion(9, 1, (Trim(1, 1, 4), Trim(1, 8, 9)))
+    assert not after.continues(LogVersion(), 3)
+    assert after.continues(LogVersion(), 5)
     await redis.hset(META, "floor", "10")  # by a reaper of that release that still runs
     assert not (await version_of(log)).continues(after, 9)
 

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from relay import settings
 from relay.store.session.replies import Claim
 from relay_workers.asking.breaker import Breaker
-from relay_workers.asking.provider_pool import Lineup, Seat
+from relay_workers.asking.provider_pool import ProviderPool, ProviderSlot
 from relay_workers.providers.base import Data, Finished, Part, Prompt, ProviderError, Reasoning, Text
 from tests.store.in_memory import job_of, queue_on, redis_in_memory, session_log_on, snapshot, whole_log
 from tests.workers.generations import generation_of
@@ -64,7 +64,7 @@ def fails(code: Any = "provider_error", *, retryable: bool = True, status: int |
 
 async def answered(*providers: Scripted, **given: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The generation as it ended, and the log."""
-    seats = [Seat(provider, Breaker(5, 15)) for provider in providers]
+    seats = [ProviderSlot(provider, Breaker(5, 15)) for provider in providers]
     async with redis_in_memory() as redis:
         log = session_log_on(redis)
         await log.admit(job_of())
@@ -72,7 +72,7 @@ async def answered(*providers: Scripted, **given: Any) -> tuple[dict[str, Any], 
         assert isinstance(claim, Claim)
         quick = settings.load(**{"provider_retry_ms": 1, **given})
         async with asyncio.timeout(20):
-            assert await generation_of(claim, "w", Lineup(seats), log, queue_on(redis), quick).run() is True
+            assert await generation_of(claim, "w", ProviderPool(seats), log, queue_on(redis), quick).run() is True
         assert all(provider.closed == provider.calls for provider in providers)
         return await snapshot(log), await whole_log(log)
 
@@ -206,7 +206,7 @@ async def test_what_is_the_providers_fault_opens_its_breaker_and_what_was_asked_
         claim = await log.claim("s", "g1", "w", 60_000, 0)
         assert isinstance(claim, Claim)
         once = settings.load(provider_retries=0)
-        lineup = Lineup([Seat(provider, breaker)])
+        lineup = ProviderPool([ProviderSlot(provider, breaker)])
         await generation_of(claim, "w", lineup, log, queue_on(redis), once).run()
     assert (breaker.opened == 1) is opens
 
@@ -221,7 +221,7 @@ async def test_a_worker_without_its_lease_asks_nobody_until_it_knows() -> None:
         stale = claim._replace(asked_s=-1e9)  # it was frozen since
         await log.release("s", "g1", claim.fence)
         assert isinstance(await log.claim("s", "g1", "another", 60_000, 0), Claim)
-        alone = Lineup([Seat(provider, Breaker(5, 15))])
+        alone = ProviderPool([ProviderSlot(provider, Breaker(5, 15))])
         async with asyncio.timeout(20):
             ended = await generation_of(stale, "w", alone, log, queue_on(redis), settings.load()).run()
         assert (ended, provider.calls) == (False, 0)

@@ -15,7 +15,7 @@ from relay import settings
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import SessionLog
 from relay_workers.asking import answer_request
-from relay_workers.providers.base import Data, Finished, Mark, Part, Prompt, ProviderError, Reasoning, Text
+from relay_workers.providers.base import Data, Finished, Part, Prompt, ProviderError, Reasoning, ResumeHandle, Text
 from tests.examples import tries
 from tests.store.in_memory import job_of, queue_on, redis_in_memory, session_log_on, snapshot, whole_log
 from tests.workers.alone import alone
@@ -44,7 +44,7 @@ class Background:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         self.asked += 1
-        yield Mark(f"resp_{self.asked}")
+        yield ResumeHandle(f"resp_{self.asked}")
         if self.asked == 1:
             for part in self.parts[: self.reads]:
                 yield part

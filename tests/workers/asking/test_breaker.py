@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_workers.asking.breaker import MAX_WISH_S, Breaker
+from relay_workers.asking.breaker import MAX_OPEN_S, Breaker
 from tests.examples import tries
 
 
@@ -56,7 +56,7 @@ def test_a_provider_that_wants_to_be_left_alone_is_at_once_and_not_for_hours() -
     breaker.failed(0, retry_after_s=2)
     assert (breaker.state(1.9), breaker.state(2)) == ("open", "half_open")
     breaker.failed(2, retry_after_s=86_400)
-    assert (breaker.state(2 + MAX_WISH_S - 1), breaker.state(2 + MAX_WISH_S)) == ("open", "half_open")
+    assert (breaker.state(2 + MAX_OPEN_S - 1), breaker.state(2 + MAX_OPEN_S)) == ("open", "half_open")
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(["begin", "failed", "wish", "succeeded"]), st.floats(0, 30)), max_size=60)
@@ -81,4 +81,4 @@ def test_whatever_happens_a_provider_is_tried_again_and_one_answer_closes_it(
                 breaker.succeeded()
                 assert breaker.state(now_s) == "closed"
         assert breaker.admits(now_s) <= (breaker.state(now_s) != "open")
-    assert breaker.admits(now_s + MAX_WISH_S + 15)
+    assert breaker.admits(now_s + MAX_OPEN_S + 15)

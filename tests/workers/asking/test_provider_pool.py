@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from relay import settings
 from relay.errors import SettingsError
 from relay.store.jobs import Job
-from relay_workers.asking.provider_pool import Lineup, lineup
+from relay_workers.asking.provider_pool import ProviderPool, provider_pool
 from relay_workers.providers.base import ProviderError
 from tests.store.in_memory import job_of
 
@@ -24,15 +24,15 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def made(**flags: Any) -> Lineup:
-    return lineup(settings.load(**flags))
+def made(**flags: Any) -> ProviderPool:
+    return provider_pool(settings.load(**flags))
 
 
 def job(**fields: Any) -> Job:
     return replace(job_of(), **fields)
 
 
-def names(lined_up: Lineup, **fields: Any) -> list[str]:
+def names(lined_up: ProviderPool, **fields: Any) -> list[str]:
     return [seat.name for seat in lined_up.candidates(job(**fields))]
 
 
@@ -63,7 +63,7 @@ def test_models_go_to_the_provider_they_name_else_to_the_first() -> None:
     lined_up = made(
         provider="openai,anthropic", model="gpt-x,anthropic:claude-x", models="llama3:8b, anthropic:claude-y"
     )
-    openai, anthropic = lined_up.seats
+    openai, anthropic = lined_up.slots
     assert (openai.provider.model, openai.models) == ("gpt-x", ("llama3:8b",))
     assert (anthropic.provider.model, anthropic.models) == ("claude-x", ("claude-y",))
 
@@ -98,7 +98,7 @@ def test_a_model_that_nobody_lists_goes_to_the_first_who_takes_any() -> None:
 
 def test_gateways_are_told_of_each_and_of_its_breaker() -> None:
     lined_up = made(provider="openai,demo", models="openai:gpt-y")
-    lined_up.seats[1].breaker.failed(0, 60)
+    lined_up.slots[1].breaker.failed(0, 60)
     told = lined_up.offers("q", "w1")
     assert [(offer.queue, offer.provider, offer.models, offer.worker) for offer in told] == [
         ("q", "openai", ["gpt-y"], "w1"),

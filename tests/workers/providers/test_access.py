@@ -60,7 +60,7 @@ async def test_a_host_where_nobody_listens_is_named_and_the_key_is_not() -> None
 @pytest.mark.parametrize("host", ["nobody.invalid", "x" * 64 + ".invalid"])
 async def test_a_host_that_no_resolver_knows_cannot_be_reached(host: str) -> None:
     with pytest.raises(ProviderError, match="cannot be reached"):
-        await access.reach(httpx2.URL(f"http://{host}/"), 5)
+        await access.check_reachable(httpx2.URL(f"http://{host}/"), 5)
 
 
 async def test_who_does_not_take_the_connection_in_time_cannot_be_reached() -> None:
@@ -71,7 +71,7 @@ async def test_who_does_not_take_the_connection_in_time_cannot_be_reached() -> N
             one.setblocking(False)
             one.connect_ex(address)
         with pytest.raises(ProviderError, match=r"no connection within 0\.2 s"):
-            await access.reach(httpx2.URL(f"http://127.0.0.1:{address[1]}"), 0.2)
+            await access.check_reachable(httpx2.URL(f"http://127.0.0.1:{address[1]}"), 0.2)
         for one in waiting:
             one.close()
 
@@ -102,6 +102,6 @@ async def test_behind_a_proxy_nothing_is_checked_and_the_http_client_decides_ali
         assert (client._transport_for_url(httpx2.URL(url)) is not client._transport) is proxied
     assert access.proxied(httpx2.URL(url)) is proxied
     if proxied:
-        await access.reach(
+        await access.check_reachable(
             httpx2.URL("https://nobody.invalid" if url.startswith("https") else "http://nobody.invalid"), 5
         )

@@ -19,8 +19,18 @@ from relay.errors import SettingsError
 from relay_workers.providers import agent
 from relay_workers.providers.agent import AgentProvider
 from relay_workers.providers.agent_answer import TEXTS
-from relay_workers.providers.base import Data, Failure, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn
-from relay_workers.writing.text_repair import Mender
+from relay_workers.providers.base import (
+    Data,
+    Finished,
+    Part,
+    Prompt,
+    ProviderError,
+    ProviderErrorCode,
+    Reasoning,
+    Text,
+    Turn,
+)
+from relay_workers.writing.text_repair import TextRepair
 from tests.fakes.provider import FakeProvider, Script
 
 HELLO = Prompt(
@@ -81,7 +91,7 @@ async def test_the_text_arrives_exactly_in_several_tokens_and_then_one_finish_wi
 
 async def test_a_surrogate_pair_arrives_whole_and_half_of_one_is_left_to_mending() -> None:
     assert text_of(await parts_of(Script(tokens=["a", "\ud83d", "\ude00", "b"]))) == "a😀b"
-    mender = Mender()
+    mender = TextRepair()
     parts = await parts_of(whole('{"content": "a \\ud83d b"}'))
     assert "".join(token for part in parts[:-1] for token in mender.feed(part.text)) == "a \ufffd b"  # type: ignore[union-attr]
 
@@ -229,7 +239,7 @@ async def test_more_answers_run_at_once_than_the_http_client_would_allow_by_itse
     ],
 )
 async def test_a_status_is_classed_as_the_sdks_would(
-    script: Script, code: Failure, retryable: bool, status: int, sick: bool
+    script: Script, code: ProviderErrorCode, retryable: bool, status: int, sick: bool
 ) -> None:
     error = await failure_of(script)
     assert (error.code, error.retryable, error.status, error.is_sick) == (code, retryable, status, sick)
@@ -272,7 +282,9 @@ async def test_a_status_is_classed_as_the_sdks_would(
         (whole({"content": "x"}, status_headers={"content-encoding": "gzip"}), "provider_error", True, "Decoding"),
     ],
 )
-async def test_an_answer_that_is_none_is_classed(script: Script, code: Failure, retryable: bool, detail: str) -> None:
+async def test_an_answer_that_is_none_is_classed(
+    script: Script, code: ProviderErrorCode, retryable: bool, detail: str
+) -> None:
     error = await failure_of(script)
     if script.reset_after is not None and error.code == "provider_timeout":
         return  # the reset has overtaken the status line

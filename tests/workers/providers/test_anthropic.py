@@ -18,9 +18,19 @@ import pytest
 
 from relay.errors import SettingsError
 from relay_workers.providers.anthropic import MAX_TOKENS, MODEL, OPENING, AnthropicProvider
-from relay_workers.providers.base import Failure, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn, Whole
-from relay_workers.providers.failures import Failures
-from relay_workers.writing.text_repair import Mender
+from relay_workers.providers.base import (
+    Finished,
+    Part,
+    Prompt,
+    ProviderError,
+    ProviderErrorCode,
+    Reasoning,
+    Text,
+    TextComplete,
+    Turn,
+)
+from relay_workers.providers.failures import ErrorClassifier
+from relay_workers.writing.text_repair import TextRepair
 from tests.fakes.provider import FakeProvider, Script
 
 HELLO = Prompt([Turn("system", "Be brief."), Turn("user", "Hello?"), Turn("assistant", "Yes?"), Turn("user", "Go on.")])
@@ -46,7 +56,7 @@ async def provider_of(fake: FakeProvider, **options: Any) -> AsyncIterator[Anthr
 
 async def parts_of(script: Script, prompt: Prompt = HELLO, **options: Any) -> list[Part]:
     async with FakeProvider(script) as fake, provider_of(fake, **options) as provider:
-        return [part async for part in provider.stream(prompt) if not isinstance(part, Whole)]
+        return [part async for part in provider.stream(prompt) if not isinstance(part, TextComplete)]
 
 
 async def body_of(prompt: Prompt, **options: Any) -> dict[str, Any]:
@@ -86,7 +96,7 @@ async def test_each_token_is_there_before_the_next_one_is_sent() -> None:
         assert await anext(stream) == Text("x")
         assert fake.calls[0].sent == 1
         fake.release()
-        assert [part async for part in stream][:-1] == [Text("y"), Whole()]
+        assert [part async for part in stream][:-1] == [Text("y"), TextComplete()]
 
 
 async def test_a_surrogate_pair_split_over_two_deltas_arrives_as_halves_that_mending_joins() -> None:
@@ -94,7 +104,7 @@ async def test_a_surrogate_pair_split_over_two_deltas_arrives_as_halves_that_men
 
     deltas = [part.text for part in parts if isinstance(part, Text)]
     assert deltas == ["a", "\ud83d", "\ude00", "b"]
-    mender = Mender()
+    mender = TextRepair()
     assert [token for delta in deltas for token in mender.feed(delta)] == ["a", "😀", "b"]
 
 
@@ -255,7 +265,7 @@ async def test_answers_run_at_once_and_one_connection_serves_one_after_the_other
     ],
 )
 async def test_a_refused_call_is_classed_by_its_status(
-    script: Script, code: Failure, retryable: bool, status: int | None
+    script: Script, code: ProviderErrorCode, retryable: bool, status: int | None
 ) -> None:
     parts, error = await failure_of(script)
     assert parts == []
@@ -319,7 +329,7 @@ TEXT = {"type": "text_delta", "text": "late"}
     ],
 )
 async def test_a_stream_that_fails_gives_what_came_before_and_then_its_class(
-    faults: dict[str, Any], code: Failure, retryable: bool, after: int
+    faults: dict[str, Any], code: ProviderErrorCode, retryable: bool, after: int
 ) -> None:
     scripted: dict[str, Any] = {name: after if value is ... else value for name, value in faults.items()}
     parts, error = await failure_of(Script(tokens=["x", "y", "z"], **scripted))
@@ -373,7 +383,7 @@ async def test_a_whole_answer_does_not_wait_long_for_the_end_of_its_body(monkeyp
     async with FakeProvider(script) as fake, provider_of(fake) as provider:
         assert [part async for part in provider.stream(HELLO)] == [
             Text("x"),
-            Whole(),
+            TextComplete(),
             Finished("stop", "test-model", {"input_tokens": 3, "output_tokens": 1}),
         ]
         await fake.wait_for(lambda f: f.calls[0].client_gone_at)
@@ -448,9 +458,9 @@ async def test_an_odd_usage_costs_the_usage_and_not_the_answer(count: int) -> No
     ],
 )
 def test_errors_without_a_status_are_classed_by_when_they_come(
-    error: Exception, before: Failure, amid: Failure, retryable: bool
+    error: Exception, before: ProviderErrorCode, amid: ProviderErrorCode, retryable: bool
 ) -> None:
-    failures = Failures(anthropic)
+    failures = ErrorClassifier(anthropic)
     assert isinstance(error, failures.errors)
     assert (failures.classify(error).code, failures.classify(error, streaming=True).code) == (before, amid)
     assert failures.classify(error).retryable is retryable

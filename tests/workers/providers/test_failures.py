@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from relay_workers.providers.anthropic import AnthropicProvider
-from relay_workers.providers.base import Failure, Prompt, Provider, ProviderError, Turn
-from relay_workers.providers.failures import Failures, retry_after
+from relay_workers.providers.base import Prompt, Provider, ProviderError, ProviderErrorCode, Turn
+from relay_workers.providers.failures import ErrorClassifier, retry_after
 from relay_workers.providers.openai import OpenAIProvider
 from tests.fakes.provider import FakeProvider, Script
 
@@ -53,7 +53,9 @@ async def failure_of(sdk: str, script: Script) -> ProviderError:
         (429, "provider_rate_limited", True, True),
     ],
 )
-async def test_a_status_has_one_class(sdk: str, status: int, code: Failure, retryable: bool, sick: bool) -> None:
+async def test_a_status_has_one_class(
+    sdk: str, status: int, code: ProviderErrorCode, retryable: bool, sick: bool
+) -> None:
     error = await failure_of(sdk, Script(status=status))
     assert (error.code, error.retryable, error.status, error.is_sick) == (code, retryable, status, sick)
     assert error.retry_after_s is None
@@ -83,7 +85,7 @@ async def test_whoever_may_be_asked_again_says_when(sdk: str, status: int, waits
     ],
 )
 async def test_an_error_inside_the_stream_is_classed_by_its_names(
-    sdk: str, error: dict[str, Any], code: Failure, retryable: bool, sick: bool
+    sdk: str, error: dict[str, Any], code: ProviderErrorCode, retryable: bool, sick: bool
 ) -> None:
     failure = await failure_of(sdk, Script(tokens=["x"], error_after=1, error={"message": "", **error}))
     assert (failure.code, failure.retryable, failure.is_sick) == (code, retryable, sick)
@@ -125,9 +127,9 @@ async def test_a_cut_stream_is_truncated(sdk: str, fault: str) -> None:
     ],
 )
 def test_without_an_sdk_the_http_clients_errors_are_classed_alike(
-    error: Exception, code: Failure, retryable: bool, sick: bool
+    error: Exception, code: ProviderErrorCode, retryable: bool, sick: bool
 ) -> None:
-    failure = Failures().classify(error)
+    failure = ErrorClassifier().classify(error)
     assert (failure.code, failure.retryable, failure.is_sick) == (code, retryable, sick)
 
 

@@ -16,10 +16,20 @@ import openai
 import pytest
 
 from relay.errors import SettingsError
-from relay_workers.providers.base import Failure, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn, Whole
-from relay_workers.providers.failures import Failures
+from relay_workers.providers.base import (
+    Finished,
+    Part,
+    Prompt,
+    ProviderError,
+    ProviderErrorCode,
+    Reasoning,
+    Text,
+    TextComplete,
+    Turn,
+)
+from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.openai import OpenAIProvider
-from relay_workers.writing.text_repair import Mender
+from relay_workers.writing.text_repair import TextRepair
 from tests.fakes.provider import FakeProvider, Script
 
 HELLO = Prompt([Turn("system", "Be brief."), Turn("user", "Hello?"), Turn("assistant", "Yes?"), Turn("user", "Go on.")])
@@ -43,7 +53,7 @@ async def provider_of(fake: FakeProvider, **options: Any) -> AsyncIterator[OpenA
 
 async def parts_of(script: Script, prompt: Prompt = HELLO, **options: Any) -> list[Part]:
     async with FakeProvider(script) as fake, provider_of(fake, **options) as provider:
-        return [part async for part in provider.stream(prompt) if not isinstance(part, Whole)]
+        return [part async for part in provider.stream(prompt) if not isinstance(part, TextComplete)]
 
 
 async def failure_of(script: Script) -> tuple[list[Part], ProviderError]:
@@ -75,7 +85,7 @@ async def test_a_surrogate_pair_split_over_two_deltas_arrives_as_halves_that_men
 
     deltas = [part.text for part in parts if isinstance(part, Text)]
     assert deltas == ["a", "\ud83d", "\ude00", "b"]
-    mender = Mender()
+    mender = TextRepair()
     assert [token for delta in deltas for token in mender.feed(delta)] == ["a", "😀", "b"]
 
 
@@ -176,7 +186,7 @@ FAILED = '{"error": {"message": "no", "type": "%s", "code": "%s"}}'
     ],
 )
 async def test_a_refused_call_is_classed_by_its_status(
-    script: Script, code: Failure, retryable: bool, status: int | None
+    script: Script, code: ProviderErrorCode, retryable: bool, status: int | None
 ) -> None:
     parts, error = await failure_of(script)
     assert parts == []
@@ -236,7 +246,7 @@ async def test_a_refused_call_is_classed_by_its_status(
     ],
 )
 async def test_a_stream_that_fails_gives_what_came_before_and_then_its_class(
-    faults: dict[str, Any], code: Failure, retryable: bool, after: int
+    faults: dict[str, Any], code: ProviderErrorCode, retryable: bool, after: int
 ) -> None:
     scripted: dict[str, Any] = {name: after if value is ... else value for name, value in faults.items()}
     parts, error = await failure_of(Script(tokens=["x", "y", "z"], **scripted))
@@ -273,7 +283,7 @@ async def test_a_whole_answer_does_not_wait_long_for_its_usage(monkeypatch: pyte
     monkeypatch.setattr("relay_workers.providers.openai.TAIL_S", 0.05)
     async with FakeProvider(Script(tokens=["x"], hold_before=2)) as fake, provider_of(fake) as provider:
         parts = [part async for part in provider.stream(HELLO)]
-        assert parts == [Text("x"), Whole(), Finished("stop", "test-model", None)]
+        assert parts == [Text("x"), TextComplete(), Finished("stop", "test-model", None)]
         await fake.wait_for(lambda f: f.calls[0].client_gone_at)
 
 
@@ -328,9 +338,9 @@ async def test_an_odd_usage_costs_the_usage_and_not_the_answer(count: int) -> No
     ],
 )
 def test_errors_without_a_status_are_classed_by_when_they_come(
-    error: Exception, before: Failure, amid: Failure, retryable: bool
+    error: Exception, before: ProviderErrorCode, amid: ProviderErrorCode, retryable: bool
 ) -> None:
-    classify = Failures(openai).classify
+    classify = ErrorClassifier(openai).classify
     assert (classify(error).code, classify(error, streaming=True).code) == (before, amid)
     assert classify(error).retryable is retryable
 
@@ -338,7 +348,7 @@ def test_errors_without_a_status_are_classed_by_when_they_come(
 def test_the_log_line_of_a_header_that_cannot_be_sent_does_not_quote_it() -> None:
     error = openai.APIConnectionError(request=httpx2.Request("GET", "http://127.0.0.1"))
     error.__cause__ = httpx2.LocalProtocolError("Illegal header value b'Bearer sk-secret '")
-    line = str(Failures(openai).classify(error))
+    line = str(ErrorClassifier(openai).classify(error))
     assert "LocalProtocolError" in line
     assert "secret" not in line
 

@@ -15,20 +15,20 @@ from relay import settings
 from relay_workers import providers
 from relay_workers.providers import openai_background
 from relay_workers.providers.base import (
-    Failure,
     Finished,
-    Mark,
     Part,
     Prompt,
     ProviderError,
+    ProviderErrorCode,
     Reasoning,
     Resumable,
+    ResumeHandle,
     Text,
     Turn,
 )
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_background import OpenAIBackgroundProvider
-from relay_workers.writing.text_repair import Mender
+from relay_workers.writing.text_repair import TextRepair
 from tests.fakes.provider import FakeProvider, Script
 from tests.fakes.script import Body
 
@@ -49,7 +49,7 @@ WILD = [
 ]
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7}
 END = Finished("stop", "test-model", {"input_tokens": 11, "output_tokens": 7})
-MARK = Mark("resp_0")
+MARK = ResumeHandle("resp_0")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_background, "RETAKE_PAUSES_S", (0.0, 0.01, 0.01))
+    monkeypatch.setattr(openai_background, "RECONNECT_PAUSES_S", (0.0, 0.01, 0.01))
     monkeypatch.setattr(openai_background, "POLL_S", 0.01)
 
 
@@ -130,7 +130,7 @@ async def test_the_request_is_one_post_for_a_background_stream_of_the_whole_cont
 async def test_one_connection_serves_one_answer_after_the_other() -> None:
     async with FakeProvider(Script(tokens=["x"])) as fake, provider_of(fake) as provider:
         for n in range(3):
-            assert [part async for part in provider.stream(HELLO)][:2] == [Mark(f"resp_{n}"), Text("x")]
+            assert [part async for part in provider.stream(HELLO)][:2] == [ResumeHandle(f"resp_{n}"), Text("x")]
         assert len(fake.connections) == 1
 
 
@@ -318,7 +318,7 @@ async def test_errors_of_a_retake_that_may_pass_are_passed_over() -> None:
     ],
 )
 async def test_three_retakes_in_a_row_that_bring_nothing_are_a_failure_of_a_response_that_goes_on(
-    script: Script, code: Failure, status: int | None
+    script: Script, code: ProviderErrorCode, status: int | None
 ) -> None:
     script = dataclasses.replace(script, hold_before=None if script.finish_reason is None else 3)
     async with FakeProvider(script) as fake, provider_of(fake) as provider:
@@ -354,7 +354,7 @@ async def test_another_worker_tells_the_same_answer_from_its_first_token_and_goe
             assert await anext(parts) == MARK
             await fake.wait_for(lambda f: f.calls[0].held)
         async with provider_of(fake) as second:
-            parts = second.resume(MARK.mark)
+            parts = second.resume(MARK.handle)
             told = [await anext(parts) for _ in range(1 + after)]
             assert told == [Reasoning("Hm"), *texts(WILD[:after])]
             fake.release()
@@ -369,14 +369,14 @@ async def test_a_finished_answer_is_told_again_whole_by_whoever_asks_through_cut
     async with FakeProvider(Script(tokens=WILD, usage=USAGE, cut_each=4)) as fake, provider_of(fake) as first:
         assert len([part async for part in first.stream(HELLO)]) == len(WILD) + 2
         async with provider_of(fake) as second:
-            assert [part async for part in second.resume(MARK.mark)] == [*texts(WILD), END]
+            assert [part async for part in second.resume(MARK.handle)] == [*texts(WILD), END]
 
 
 async def test_an_expired_response_fails_at_once_and_for_good() -> None:
     async with FakeProvider(Script(tokens=["x"])) as fake, provider_of(fake) as provider:
         assert [part async for part in provider.stream(HELLO)]
         fake.backgrounds.forget()
-        parts, error = await failure_of(provider.resume(MARK.mark))
+        parts, error = await failure_of(provider.resume(MARK.handle))
     assert parts == []
     assert (error.code, error.retryable, error.status) == ("provider_error", False, 404)
 
@@ -386,8 +386,8 @@ async def test_a_cancelled_response_is_an_error_to_whoever_reads_it(taken_over: 
     async with FakeProvider(Script(tokens=["x", "y"], hold_before=1)) as fake, provider_of(fake) as provider:
         parts = provider.stream(HELLO)
         assert [await anext(parts) for _ in range(2)] == [MARK, Text("x")]
-        await provider.cancel(MARK.mark)
-        came, error = await failure_of(provider.resume(MARK.mark) if taken_over else parts)
+        await provider.cancel(MARK.handle)
+        came, error = await failure_of(provider.resume(MARK.handle) if taken_over else parts)
         await parts.aclose()
     assert came == ([Text("x")] if taken_over else [])
     assert (error.code, error.retryable) == ("provider_error", False)
@@ -421,13 +421,13 @@ async def test_what_is_too_old_to_be_streamed_is_told_in_one_piece_to_another_wo
     script = Script(tokens=["a", "b"], refusal=refusal, usage=USAGE, retrieves=[400])
     async with FakeProvider(script) as fake, provider_of(fake) as provider:
         assert [part async for part in provider.stream(HELLO)]
-        parts = [part async for part in provider.resume(MARK.mark)]
+        parts = [part async for part in provider.resume(MARK.handle)]
     text = "".join(["a", "b", *refusal])
     assert parts == [Text(text), Finished("filter" if refusal else "stop", "test-model", END.usage)]
 
 
 def mended(parts: list[Part]) -> bytes:
-    mender = Mender()
+    mender = TextRepair()
     tokens = [token for part in parts if isinstance(part, Text) for token in mender.feed(part.text)]
     return "".join([*tokens, *mender.flush()]).encode()
 
@@ -449,7 +449,7 @@ def mended(parts: list[Part]) -> bytes:
 )
 @pytest.mark.parametrize("after", [0, 2])
 async def test_a_failed_response_gives_what_came_before_and_then_its_class(
-    error: Any, code: Failure, retryable: bool, after: int
+    error: Any, code: ProviderErrorCode, retryable: bool, after: int
 ) -> None:
     script = Script(tokens=["x", "y", "z"], error_after=after, error=error)
     async with FakeProvider(script) as fake, provider_of(fake) as provider:
@@ -465,7 +465,7 @@ async def test_a_failed_response_gives_what_came_before_and_then_its_class(
     [(500, "provider_error", True), (429, "provider_rate_limited", True), (401, "provider_error", False)],
 )
 async def test_a_refused_question_is_classed_by_its_status_and_not_asked_again(
-    status: int, code: Failure, retryable: bool
+    status: int, code: ProviderErrorCode, retryable: bool
 ) -> None:
     async with FakeProvider(Script(status=status)) as fake, provider_of(fake, "gpt-5") as provider:
         parts, error = await failure_of(provider.stream(HELLO))
@@ -510,7 +510,7 @@ async def test_a_response_whose_id_cannot_be_a_mark_is_an_error(named: Any) -> N
 async def test_an_id_with_anything_printable_in_it_serves_as_a_mark() -> None:
     odd = "resp/../ 1?%2f#\"'"
     parts = await parts_of(Script(tokens=WILD, usage=USAGE, response_id=odd, cut_after=3))
-    assert parts == [Mark(odd), *texts(WILD), END]
+    assert parts == [ResumeHandle(odd), *texts(WILD), END]
 
 
 # How it is stopped
@@ -521,9 +521,9 @@ async def test_cancel_stops_the_response_there_and_is_harmless_afterwards() -> N
         async with aclosing(provider.stream(HELLO)) as parts:
             assert await anext(parts) == MARK
             await fake.wait_for(lambda f: f.calls[0].held)
-        await provider.cancel(MARK.mark)
+        await provider.cancel(MARK.handle)
         at = fake.calls[0].cancelled_at
-        await provider.cancel(MARK.mark)
+        await provider.cancel(MARK.handle)
     assert at
     assert (fake.calls[0].cancelled_at, fake.calls[0].generated) == (at, 1)
 
@@ -532,7 +532,7 @@ async def test_cancel_stops_the_response_there_and_is_harmless_afterwards() -> N
 async def test_cancelling_what_has_ended_is_harmless_however_the_server_takes_it(status: int | None) -> None:
     async with FakeProvider(Script(tokens=["x"], cancel_status=status)) as fake, provider_of(fake) as provider:
         assert [part async for part in provider.stream(HELLO)]
-        await provider.cancel(MARK.mark)
+        await provider.cancel(MARK.handle)
         assert fake.calls[0].cancelled_at is None
 
 
@@ -546,14 +546,14 @@ async def test_cancelling_what_has_ended_is_harmless_however_the_server_takes_it
     ],
 )
 async def test_a_cancel_that_fails_says_so_in_time(
-    status: int, code: Failure, retryable: bool, monkeypatch: pytest.MonkeyPatch
+    status: int, code: ProviderErrorCode, retryable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if status == 0:
         monkeypatch.setattr(openai_background, "CANCEL_S", 0.05)
     async with FakeProvider(Script(tokens=["x"], cancel_status=status)) as fake, provider_of(fake) as provider:
         assert [part async for part in provider.stream(HELLO)]
         with pytest.raises(ProviderError) as caught:
-            await provider.cancel(MARK.mark)
+            await provider.cancel(MARK.handle)
     assert (caught.value.code, caught.value.retryable) == (code, retryable)
 
 
@@ -574,7 +574,7 @@ async def test_cancelling_the_reading_task_closes_the_connection_and_nothing_els
         reading = asyncio.create_task(_all(provider.stream(HELLO)))
         call = await fake.wait_for(lambda f: f.calls and f.calls[0].held and f.calls[0])
         if resumed:
-            other = asyncio.create_task(_all(provider.resume(MARK.mark)))
+            other = asyncio.create_task(_all(provider.resume(MARK.handle)))
             await fake.wait_for(lambda f: len(call.readers) == 2 and call.readers[1].events == 3)
             reading, other = other, reading
         reading.cancel()

@@ -19,7 +19,7 @@ from relay.settings import PROVIDERS, ProviderName
 from relay_workers import providers
 from relay_workers.providers.agent import AgentProvider
 from relay_workers.providers.anthropic import AnthropicProvider
-from relay_workers.providers.base import Finished, Prompt, Provider, ProviderError, Text, Turn, Whole
+from relay_workers.providers.base import Finished, Prompt, Provider, ProviderError, Text, TextComplete, Turn
 from relay_workers.providers.openai import OpenAIProvider
 from tests.fakes.provider import FakeProvider, Script
 
@@ -101,7 +101,7 @@ async def test_a_server_that_goes_on_after_the_finish_mark_does_not_hold_up_a_wh
         async with asyncio.timeout(10):
             parts = [part async for part in provider.stream(Prompt([Turn("user", "?")]))]
         await provider.aclose()
-    assert (parts[:2], type(parts[-1]), len(parts)) == ([Text("x"), Whole()], Finished, 3)
+    assert (parts[:2], type(parts[-1]), len(parts)) == ([Text("x"), TextComplete()], Finished, 3)
 
 
 COUNTED = {
@@ -132,7 +132,7 @@ async def test_a_whole_answer_keeps_its_usage_however_busy_we_are(
         parts = []
         async for part in provider.stream(Prompt([Turn("user", "?")])):
             parts.append(part)
-            if part == Whole():
+            if part == TextComplete():
                 whole.set()
         await provider.aclose()
     assert isinstance(parts[-1], Finished)

@@ -8,7 +8,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_workers.writing.flusher import LetGo
+from relay_workers.writing.flusher import OwnershipLost
 from tests.examples import tries
 from tests.follow import following
 from tests.protocol.logs import in_order
@@ -49,7 +49,7 @@ async def play(steps: list[tuple[str, int]], faults: list[str], size: int) -> No
                 await asyncio.sleep(0)
         let_go = running.exception()
         # By its own end, perhaps, which Redis had lost and has again.
-        assert let_go is None or (isinstance(let_go, LetGo) and let_go.why == "ended"), let_go
+        assert let_go is None or (isinstance(let_go, OwnershipLost) and let_go.why == "ended"), let_go
         await writing.redis.land()
         await watching.everybody_has_everything()
         assert sum(event["type"] == "end" for event in await whole_log(writing.log)) == 1
@@ -113,7 +113,7 @@ async def _step(
         case "back":
             await writing.redis.go_back()
         case "look":
-            await watching.follower.look()
+            await watching.follower.sync()
         case "joins" if len(watching.viewers) < 4:
             watching.viewer()
         case "resumes":

@@ -210,8 +210,8 @@ def test_no_part_of_a_split_batch_is_empty(count: int) -> None:
 def test_however_often_a_batch_is_divided_the_parts_are_the_batch(
     kind: Kind, texts: list[str], data: st.DataObject
 ) -> None:
-    before = Totals().and_then("tokens", "what was before")
-    batch = Batch(kind, 1, 7, texts, before, before.and_then(kind, "".join(texts)))
+    before = Totals().extended("tokens", "what was before")
+    batch = Batch(kind, 1, 7, texts, before, before.extended(kind, "".join(texts)))
     parts = [batch]
     while divisible := [place for place, part in enumerate(parts) if len(part.texts) > 1]:
         place = data.draw(st.sampled_from(divisible))

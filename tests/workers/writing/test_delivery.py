@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay.store.session.replies import Outcome
+from relay.store.session.replies import WriteOutcome
 from relay.store.session.session_log import SessionLog
 from relay_workers.writing.delivery import Overflow, Rejected
 from relay_workers.writing.flusher import Flusher
@@ -86,7 +86,7 @@ async def test_a_try_that_gets_no_answer_is_over_after_a_second(
     """The bound is for the whole try: waiting for a connection, connecting and the reply have one each besides."""
     append, hanging = session_log.append, 2
 
-    async def hangs(*arguments: Any, **named: Any) -> Outcome:
+    async def hangs(*arguments: Any, **named: Any) -> WriteOutcome:
         nonlocal hanging
         hanging -= 1
         if hanging >= 0:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relay.store.session.session_log import SessionLog
 from relay_workers.writing.batching import Kind
-from relay_workers.writing.flusher import Flusher, LetGo
+from relay_workers.writing.flusher import Flusher, OwnershipLost
 from tests.examples import tries
 from tests.store.in_memory import (
     LEASE_MS,
@@ -57,7 +57,7 @@ async def written(session_log: SessionLog) -> list[dict[str, Any]]:
 
 async def let_go_of(flusher: Flusher) -> str:
     async with asyncio.timeout(WAIT_S):
-        with pytest.raises(LetGo) as raised:
+        with pytest.raises(OwnershipLost) as raised:
             await flusher.run()
     return raised.value.why
 

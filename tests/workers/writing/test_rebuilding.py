@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 
 from relay.errors import StorageError
 from relay.protocol.words import Reason
-from relay.store.session.replies import Claim, Outcome, Rebuilt
+from relay.store.session.replies import Claim, RebuildResult, WriteOutcome
 from relay.store.session.session_log import SessionLog
-from relay_workers.writing.flusher import Flusher, LetGo
+from relay_workers.writing.flusher import Flusher, OwnershipLost
 from tests.examples import tries
 from tests.store.in_memory import (
     LEASE_MS,
@@ -84,7 +84,7 @@ class Forgetful(Unreliable):
         while self.plan and self.plan[0] in actions:
             await actions[self.plan.pop(0)]()
         outcome = await super()._unreliably(write, text)
-        if not isinstance(outcome, Outcome) or outcome.what in ("written", "repeated"):
+        if not isinstance(outcome, WriteOutcome) or outcome.what in ("written", "repeated"):
             page = await self.log.range("s", 1)
             if page is None:
                 return outcome  # it was lost again before anybody could read it
@@ -245,7 +245,7 @@ async def test_an_answer_that_was_stopped_while_redis_forgot_its_worker_is_let_g
     assert await stage.log.bury("s", "g1", 1, b"{}") == "buried"
     stage.flusher.token("tokens", "b")
     stage.flusher.end("complete", b"{}", "a1")
-    with pytest.raises(LetGo) as raised:
+    with pytest.raises(OwnershipLost) as raised:
         await over(running)
     assert raised.value.why == "ended"
 
@@ -258,7 +258,7 @@ async def test_the_jobs_row_is_back_before_the_generation_is_made_again() -> Non
         with pytest.raises(StorageError):
             await rebuilder_of(log, Manual(), queue).rebuild(1, ["e"], 1)
         assert await queue.names() == ["default"]
-        assert await queue.knows("default", "s", "g1")
+        assert await queue.has_job("default", "s", "g1")
         assert await queue.take("default", 8) == []  # a row, and nothing for others to take
 
 
@@ -276,7 +276,7 @@ async def test_two_rebuilds_of_one_answer_are_some_time_apart(stage: Stage, monk
     rebuilder = rebuilder_of(stage.redis, stage.now_ms, apart_ms=500)
     await rebuilder.pause()
     rebuilt = await rebuilder.rebuild(claim.fence, [], 1)
-    assert isinstance(rebuilt, Rebuilt)
+    assert isinstance(rebuilt, RebuildResult)
     stage.now_ms.now_ms = 400
     await rebuilder.pause()
     stage.now_ms.now_ms = 500
@@ -327,7 +327,7 @@ async def play(steps: list[tuple[str, str]], faults: list[str], size: int, reaso
                 await asyncio.sleep(0)
         let_go = running.exception()
         # By its own end, perhaps, which Redis had lost and has again.
-        assert let_go is None or (isinstance(let_go, LetGo) and let_go.why == "ended"), let_go
+        assert let_go is None or (isinstance(let_go, OwnershipLost) and let_go.why == "ended"), let_go
         await stage.redis.land()
         log = await whole_log(stage.log)
         check(log, attempt, said)

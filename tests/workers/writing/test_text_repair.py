@@ -10,14 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.protocol.words import MAX_TOKEN_BYTES
-from relay_workers.writing.text_repair import Mender
+from relay_workers.writing.text_repair import TextRepair
 
 HIGH, LOW = "\ud83d", "\ude00"  # together 😀
 
 
 def mend(*deltas: str) -> list[list[str]]:
     """What each delta gives, and last what the flush gives."""
-    mender = Mender()
+    mender = TextRepair()
     return [*(mender.feed(delta) for delta in deltas), mender.flush()]
 
 
@@ -48,7 +48,7 @@ def test_deltas_become_these_tokens(deltas: list[str], tokens: list[list[str]]) 
 
 
 def test_a_flushed_mender_starts_afresh() -> None:
-    mender = Mender()
+    mender = TextRepair()
     mender.feed(HIGH)
     assert mender.flush() == ["\ufffd"]
     assert mender.flush() == []

@@ -12,19 +12,19 @@ from prometheus_client import REGISTRY
 from relay.errors import StorageError
 from relay.store.jobs import Job
 from relay.store.queue.queue import Queue
-from relay.store.session.replies import Claim, Outcome
+from relay.store.session.replies import Claim, WriteOutcome
 from relay.store.session.session_log import Append, SessionLog
 from relay_workers.lease import Lease
 from relay_workers.writing.arrivals import Arrivals
 from relay_workers.writing.claimed import Claimed
-from relay_workers.writing.delivery import Patience
+from relay_workers.writing.delivery import DeliveryLimits
 from relay_workers.writing.flusher import Flusher, FlushLimits
 from relay_workers.writing.rebuilding import Rebuilder, RebuildLimits
 from tests.store.in_memory import LEASE_MS, first_claims, job_of
 
 NEVER_MS = 1e9
 # No pause, and no try that a busy machine could make too long.
-IMPATIENT = Patience(try_s=60, retry_ms=0, probe_ms=0, probe_max_ms=0)
+IMPATIENT = DeliveryLimits(try_s=60, retry_ms=0, probe_ms=0, probe_max_ms=0)
 
 NOTHING_CLAIMED = Claim(1, 1, False, [], "", 0, {"accepted": 0, "claimed": 0})
 
@@ -51,7 +51,9 @@ class Unreliable:
         self._on_the_way: list[tuple[int, Write[Any]]] = []
         self._in_flight = 0
 
-    async def append(self, session: str, generation: str, fence: int, n: int, lease_ms: int, event: Append) -> Outcome:
+    async def append(
+        self, session: str, generation: str, fence: int, n: int, lease_ms: int, event: Append
+    ) -> WriteOutcome:
         self.numbers.append(n)
         self.bodies.append(event.body)
         self.counts.append(event.count)
@@ -59,7 +61,7 @@ class Unreliable:
             lambda: self.log.append(session, generation, fence, n, lease_ms, event), event.text
         )
 
-    async def end(self, *arguments: Any) -> Outcome:
+    async def end(self, *arguments: Any) -> WriteOutcome:
         return await self._unreliably(lambda: self.log.end(*arguments), "")
 
     async def rebuild(self, *arguments: Any) -> Any:
@@ -140,7 +142,7 @@ def flusher_of(
     *,
     size: int = 3,
     linger_ms: float = NEVER_MS,
-    patience: Patience = IMPATIENT,
+    patience: DeliveryLimits = IMPATIENT,
     now_ms: Manual | None = None,
 ) -> Flusher:
     clock, limits = now_ms or Manual(), FlushLimits(size, linger_ms, patience)

@@ -14,7 +14,7 @@ import math
 
 from relay.store.queue.worker_registry import BreakerState
 
-MAX_WISH_S = 60.0  # a provider may ask to be left alone for hours; then it is tried each minute
+MAX_OPEN_S = 60.0  # a provider may ask to be left alone for hours; then it is tried each minute
 
 
 class Breaker:
@@ -51,7 +51,7 @@ class Breaker:
         """The provider failed, and would have failed another question as well."""
         self._in_a_row += 1
         if retry_after_s:
-            self._open(now_s + min(retry_after_s, MAX_WISH_S))
+            self._open(now_s + min(retry_after_s, MAX_OPEN_S))
         elif self._in_a_row >= self._failures or self.state(now_s) == "half_open":
             self._open(now_s + self._open_s)
 

@@ -12,11 +12,20 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from relay import timeouts
-from relay_workers.providers.base import Data, Finished, Mark, Part, ProviderError, Reasoning, Text, Whole
+from relay_workers.providers.base import (
+    Data,
+    Finished,
+    Part,
+    ProviderError,
+    Reasoning,
+    ResumeHandle,
+    Text,
+    TextComplete,
+)
 from relay_workers.writing.arrivals import Arrivals
 from relay_workers.writing.batching import Kind
 from relay_workers.writing.flusher import Diverged, Flusher
-from relay_workers.writing.text_repair import Mender
+from relay_workers.writing.text_repair import TextRepair
 
 
 class TooLong(Exception):
@@ -33,7 +42,7 @@ class CallLimits:
     reasoning: bool
 
 
-class Call:
+class ProviderCall:
     """`read` it once. `first_token_s`: the provider's own deadline for the first token. `marked`: told of its mark."""
 
     def __init__(
@@ -52,8 +61,8 @@ class Call:
         self._first_token_s = limits.first_token_timeout_s if first_token_s is None else first_token_s
         self._deadline: timeouts.Timer | None = None  # None: nothing more can be late
         self._arrivals = arrivals
-        self._marked = marked
-        self._menders: dict[Kind, Mender] = {"tokens": Mender(), "reasoning": Mender()}
+        self._on_resume_handle = marked
+        self._repairs: dict[Kind, TextRepair] = {"tokens": TextRepair(), "reasoning": TextRepair()}
         self._bytes = 0
 
     async def read(self) -> Finished:
@@ -63,7 +72,7 @@ class Call:
         """
         async with aclosing(self._stream) as parts:
             finished = await self._in_time(parts)
-        for kind, mender in self._menders.items():
+        for kind, mender in self._repairs.items():
             self._tokens(kind, mender.flush())
         if self._flusher.behind:
             raise Diverged("less text")
@@ -78,25 +87,25 @@ class Call:
                     if isinstance(part, Finished):
                         return part
                     self._hand_on(part)
-                    if self._flusher.due() or not self._flusher.waits:
+                    if self._flusher.due() or not self._flusher.has_pending:
                         await asyncio.sleep(0)  # parts that arrived together come without a pause: others have a turn
         except TimeoutError:
             raise ProviderError("provider_timeout", "no token in time", retryable=True) from None
         raise ProviderError("truncated", "the stream ended without a finish", retryable=True)
 
-    def _hand_on(self, part: Text | Reasoning | Data | Mark | Whole) -> None:
+    def _hand_on(self, part: Text | Reasoning | Data | ResumeHandle | TextComplete) -> None:
         match part:
             case Text(text=text):
-                self._tokens("tokens", self._menders["tokens"].feed(text))
+                self._tokens("tokens", self._repairs["tokens"].feed(text))
             case Reasoning(text=text):
-                self._tokens("reasoning", self._menders["reasoning"].feed(text))
+                self._tokens("reasoning", self._repairs["reasoning"].feed(text))
             case Data(name=name, value=value):
                 self._room_for(self._flusher.data(name, value))
                 self._progress()
-            case Mark(mark=mark):
-                self._marked(mark)
-            case Whole():
-                self._whole()
+            case ResumeHandle(handle=mark):
+                self._on_resume_handle(mark)
+            case TextComplete():
+                self._text_complete()
             case _:
                 assert_never(part)
 
@@ -115,7 +124,7 @@ class Call:
         if self._deadline is not None:
             self._deadline.start(self._limits.token_timeout_s)
 
-    def _whole(self) -> None:
+    def _text_complete(self) -> None:
         """The tail's deadline is the provider's: a whole answer must not fail for its usage."""
         if self._deadline is not None:
             self._deadline.stop()

@@ -17,13 +17,13 @@ from relay_workers import providers
 from relay_workers.asking.breaker import Breaker
 from relay_workers.providers.base import Provider, ProviderError
 
-STATES: tuple[BreakerState, ...] = get_args(BreakerState)
+BREAKER_STATES: tuple[BreakerState, ...] = get_args(BreakerState)
 
-log = logging.get("lineup")
+logger = logging.get_logger("lineup")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seat:
+class ProviderSlot:
     """One provider of the lineup. `models`: what a submit may name besides its default; None: any."""
 
     provider: Provider
@@ -34,34 +34,34 @@ class Seat:
     def name(self) -> str:
         return self.provider.name
 
-    def lists(self, model: str) -> bool:
+    def lists_model(self, model: str) -> bool:
         return model == self.provider.model or model in (self.models or ())
 
 
-class Lineup:
+class ProviderPool:
     """Shared by all generations of the process."""
 
-    def __init__(self, seats: Sequence[Seat]) -> None:
-        self.seats = tuple(seats)
+    def __init__(self, seats: Sequence[ProviderSlot]) -> None:
+        self.slots = tuple(seats)
 
     @property
     def names(self) -> list[str]:
-        return [seat.name for seat in self.seats]
+        return [slot.name for slot in self.slots]
 
-    def candidates(self, job: Job) -> list[Seat]:
+    def candidates(self, job: Job) -> list[ProviderSlot]:
         """Who may answer this job, best first; never nobody. Raises ProviderError.
 
         A provider that was asked for by name is asked alone. A model goes to whoever lists it; one that nobody does is
         passed on to the first who takes any: two providers' models of one name are two models.
         """
-        seats = [seat for seat in self.seats if job.provider in (None, seat.name)]
+        seats = [slot for slot in self.slots if job.provider in (None, slot.name)]
         if not seats:
             offered = ", ".join(self.names)
             raise ProviderError("provider_error", f"{job.provider} was asked for, {offered} on offer", retryable=False)
         if job.model is None:
             return seats
-        listing = [seat for seat in seats if seat.lists(job.model)]
-        return listing or [seat for seat in seats if seat.models is None][:1] or seats[:1]
+        listing = [slot for slot in seats if slot.lists_model(job.model)]
+        return listing or [slot for slot in seats if slot.models is None][:1] or seats[:1]
 
     def offers(self, queue: str, worker: str) -> list[Offer]:
         """What gateways are told of this process now."""
@@ -69,50 +69,50 @@ class Lineup:
         return [
             Offer(
                 queue,
-                seat.name,
-                seat.provider.model,
-                None if seat.models is None else list(seat.models),
+                slot.name,
+                slot.provider.model,
+                None if slot.models is None else list(slot.models),
                 worker,
-                seat.breaker.state(now_s),
+                slot.breaker.state(now_s),
             )
-            for seat in self.seats
+            for slot in self.slots
         ]
 
     async def check(self) -> None:
         """Say which provider cannot be reached, once, and go on: it may be back before it is needed."""
-        for seat in self.seats:
+        for slot in self.slots:
             try:
-                await seat.provider.check()
+                await slot.provider.check()
             except ProviderError as error:
-                log.warning("provider_unreachable", provider=seat.name, code=error.code, detail=str(error))
+                logger.warning("provider_unreachable", provider=slot.name, code=error.code, detail=str(error))
             except Exception:
                 metrics.bugs.labels("check").inc()
-                log.exception("check_failed", provider=seat.name)
+                logger.exception("check_failed", provider=slot.name)
 
-    def measure(self) -> None:
+    def update_gauges(self) -> None:
         """Set the breakers' gauges: a breaker half opens by itself."""
         now_s = time.monotonic()
-        for seat in self.seats:
-            metrics.breaker_state.labels(seat.name).set(STATES.index(seat.breaker.state(now_s)))
+        for slot in self.slots:
+            metrics.breaker_state.labels(slot.name).set(BREAKER_STATES.index(slot.breaker.state(now_s)))
 
     async def aclose(self) -> None:
-        await asyncio.gather(*(seat.provider.aclose() for seat in self.seats))
+        await asyncio.gather(*(slot.provider.aclose() for slot in self.slots))
 
 
-def lineup(settings: Settings) -> Lineup:
+def provider_pool(settings: Settings) -> ProviderPool:
     """The providers of these settings. Raises SettingsError that names what is missing."""
     names = providers.choose(settings)
     defaults, further = _by_provider(settings.model, names), _by_provider(settings.models, names)
-    return Lineup([_seat(settings, name, defaults, further) for name in names])
+    return ProviderPool([_slot(settings, name, defaults, further) for name in names])
 
 
-def _seat(
+def _slot(
     settings: Settings, name: ProviderName, defaults: Mapping[str, list[str]], further: Mapping[str, list[str]]
-) -> Seat:
+) -> ProviderSlot:
     model = next(iter(defaults.get(name, ())), "")
     provider = providers.make(name, settings.model_copy(update={"model": model}))
     models = tuple(further[name]) if name in further else None
-    return Seat(provider, Breaker(settings.breaker_failures, settings.breaker_open_s), models)
+    return ProviderSlot(provider, Breaker(settings.breaker_failures, settings.breaker_open_s), models)
 
 
 def _by_provider(value: str, names: Sequence[str]) -> dict[str, list[str]]:

@@ -72,7 +72,7 @@ class Client(httpx2.AsyncClient):
             raise httpx2.ConnectTimeout(detail, request=request) from None
 
 
-async def reach(url: httpx2.URL, connect_timeout_s: float) -> None:
+async def check_reachable(url: httpx2.URL, connect_timeout_s: float) -> None:
     """Open a connection to the URL's host and close it: no call that anybody bills. Raises ProviderError.
 
     Behind a proxy nothing is said: whether it would let us through only a request can tell.

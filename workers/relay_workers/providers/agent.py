@@ -16,15 +16,15 @@ from relay import timeouts
 from relay.errors import SettingsError
 from relay_workers.providers import access, agent_answer
 from relay_workers.providers.base import Part, Prompt, ProviderError, Reasoning, Text
-from relay_workers.providers.failures import Failures, classed
+from relay_workers.providers.failures import ErrorClassifier, classify_status
 from relay_workers.providers.tokenizing import tokenize
 
 MAX_BODY_BYTES = 8 * 1024 * 1024  # decoded; twice the longest answer by default, for what JSON adds to it
 MAX_ERROR_BYTES = 64 * 1024  # of a body that is read for a code or a name alone
 ERROR_BODY_S = 2.0  # and how long that may take: the status is known by then
 
-_FAILURES = Failures()
-_UNREADABLE: tuple[type[Exception], ...] = (ProviderError, *_FAILURES.errors)
+_ERRORS = ErrorClassifier()
+_UNREADABLE: tuple[type[Exception], ...] = (ProviderError, *_ERRORS.errors)
 _NOT_HERE = frozenset({404, 405, 410})  # nobody answers a POST at this URL, whatever is asked
 
 
@@ -75,14 +75,14 @@ class AgentProvider:
                 self._client.stream("GET", self._url) as response,
             ):
                 if response.status_code in (401, 403):
-                    raise classed(response.status_code, (), f"{self._key_is}: HTTP {response.status_code}")
+                    raise classify_status(response.status_code, (), f"{self._key_is}: HTTP {response.status_code}")
                 if response.status_code == 200 and not self._asked_for and _is_json(response):
                     self.model = await _model_offered(response) or "agent"
         except TimeoutError:
             detail = f"AGENT_API_URL does not answer its capability check within {self._check_timeout_s:g} s"
             raise ProviderError("provider_timeout", detail, retryable=True) from None
-        except _FAILURES.errors as error:
-            failure = _FAILURES.classify(error)
+        except _ERRORS.errors as error:
+            failure = _ERRORS.classify(error)
             detail = f"AGENT_API_URL cannot be reached: {failure}"
             raise ProviderError(
                 failure.code, detail, retryable=failure.retryable, misconfigured=failure.misconfigured
@@ -124,8 +124,8 @@ class AgentProvider:
         except TimeoutError:
             detail = f"no answer within {self._answer_timeout_s:g} s"
             raise ProviderError("provider_timeout", detail, retryable=True) from None
-        except _FAILURES.errors as error:
-            raise _FAILURES.classify(error, streaming=streaming) from error
+        except _ERRORS.errors as error:
+            raise _ERRORS.classify(error, streaming=streaming) from error
 
 
 def _request(prompt: Prompt, model: str) -> bytes:
@@ -155,7 +155,7 @@ async def _refused(response: httpx2.Response) -> ProviderError:
     except _UNREADABLE:
         names = []  # the status says enough
     detail = " ".join([f"HTTP {status}", *(name[:60] for name in names)])
-    return classed(status, names, detail, response.headers)
+    return classify_status(status, names, detail, response.headers)
 
 
 def _is_json(response: httpx2.Response) -> bool:

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from relay.protocol.words import Finish
-from relay_workers.providers.base import Data, Finished, ProviderError, checked_data, counted, model_named
-from relay_workers.providers.failures import classed
+from relay_workers.providers.base import Data, Finished, ProviderError, checked_data, checked_model, checked_usage
+from relay_workers.providers.failures import classify_status
 
 TEXTS = ("content", "text", "answer", "output", "response", "reply", "result", "message")
 
@@ -28,7 +28,7 @@ _FINISHES: dict[str, Finish] = {
 }  # fmt: skip
 
 
-class Answer(msgspec.Struct, frozen=True):
+class AgentAnswer(msgspec.Struct, frozen=True):
     """One answer, whole; `text` may hold half surrogate pairs, as any delta may."""
 
     text: str
@@ -37,19 +37,19 @@ class Answer(msgspec.Struct, frozen=True):
     finished: Finished
 
 
-def read(body: bytes, asked: str) -> Answer:
+def read(body: bytes, asked: str) -> AgentAnswer:
     """The answer in a body; `asked` is its model where it names none. Raises ProviderError that quotes none of it."""
     said = _decode(body)
     if isinstance(said, str):
-        return Answer(said, "", [], Finished("stop", asked))
+        return AgentAnswer(said, "", [], Finished("stop", asked))
     if not isinstance(said, dict):
         raise _unusable(f"the answer is {_kind(said)}, not a JSON object")
     if error := said.get("error"):
         names = _names(error)
-        raise classed(None, names, " ".join(["an error in the answer", *(name[:60] for name in names)]))
+        raise classify_status(None, names, " ".join(["an error in the answer", *(name[:60] for name in names)]))
     reasoning = said.get("reasoning")
-    finished = Finished(_finish(said), model_named(said.get("model"), asked), _usage(said.get("usage")))
-    return Answer(_text(said), reasoning if isinstance(reasoning, str) else "", _data(said.get("data")), finished)
+    finished = Finished(_finish(said), checked_model(said.get("model"), asked), _usage(said.get("usage")))
+    return AgentAnswer(_text(said), reasoning if isinstance(reasoning, str) else "", _data(said.get("data")), finished)
 
 
 def error_names(body: bytes) -> list[str]:
@@ -71,7 +71,7 @@ def model_offered(body: bytes) -> str | None:
         return None
     models = said.get("models")
     first = models[0] if isinstance(models, list) and models else None
-    return model_named(said.get("model"), "") or model_named(first, "") or None
+    return checked_model(said.get("model"), "") or checked_model(first, "") or None
 
 
 def _decode(body: bytes) -> Any:
@@ -123,7 +123,7 @@ def _usage(said: object) -> dict[str, int] | None:
     if not isinstance(said, dict):
         return None
     for names in (("input_tokens", "output_tokens"), ("prompt_tokens", "completion_tokens")):
-        usage = counted({"input_tokens": said.get(names[0]), "output_tokens": said.get(names[1])})
+        usage = checked_usage({"input_tokens": said.get(names[0]), "output_tokens": said.get(names[1])})
         if usage is not None:
             return usage
     return None

@@ -25,12 +25,12 @@ from relay_workers.providers.base import (
     ProviderError,
     Reasoning,
     Text,
+    TextComplete,
     Turn,
-    Whole,
-    counted,
-    model_named,
+    checked_model,
+    checked_usage,
 )
-from relay_workers.providers.failures import Failures
+from relay_workers.providers.failures import ErrorClassifier
 
 BASE_URL = "https://api.anthropic.com"
 MODEL = "claude-sonnet-5-5"  # where neither submit nor settings name one
@@ -39,7 +39,7 @@ OPENING = "…"  # said by the user before a context that begins with the assist
 
 TAIL_S = 1.0  # how long a whole answer waits for the end of its body, that the connection can be used again
 
-_FAILURES = Failures(anthropic)
+_ERRORS = ErrorClassifier(anthropic)
 _FINISHES: dict[str, Finish] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -91,11 +91,11 @@ class AnthropicProvider:
 
     async def check(self) -> None:
         """Whether its host takes a connection; see Provider."""
-        await access.reach(self._url, self._connect_timeout_s)
+        await access.check_reachable(self._url, self._connect_timeout_s)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. What fails after the finish mark costs the answer nothing."""
-        answer = _Answer(prompt.model or self.model)
+        answer = _StreamState(prompt.model or self.model)
         streaming, tail_ends = False, None
         try:
             stream = await self._client.messages.create(
@@ -111,7 +111,7 @@ class AnthropicProvider:
                 events = aiter(stream)
                 while True:
                     if answer.finish and tail_ends is None:
-                        yield Whole()
+                        yield TextComplete()
                         tail_ends = timeouts.now() + TAIL_S
                     async with timeouts.timeout_at(tail_ends):
                         event: Any = await anext(events, _END)
@@ -119,9 +119,9 @@ class AnthropicProvider:
                         break
                     if part := answer.read(event):
                         yield part
-        except _FAILURES.errors as error:
+        except _ERRORS.errors as error:
             if answer.finish is None:
-                raise _FAILURES.classify(error, streaming=streaming) from error
+                raise _ERRORS.classify(error, streaming=streaming) from error
         yield answer.finished()
 
     async def aclose(self) -> None:
@@ -129,7 +129,7 @@ class AnthropicProvider:
         await self._client.close()
 
 
-class _Answer:
+class _StreamState:
     """What the events have said so far. The SDK validates none of them: any field may be missing or of another type."""
 
     def __init__(self, model: str) -> None:
@@ -155,7 +155,7 @@ class _Answer:
             raise ProviderError(
                 "truncated", f"the stream ended without stop_reason, after {self._events} events", retryable=True
             )
-        usage = counted({"input_tokens": self._input_tokens, "output_tokens": self._output_tokens})
+        usage = checked_usage({"input_tokens": self._input_tokens, "output_tokens": self._output_tokens})
         return Finished(self.finish, self.model, usage)
 
     def _part(self, event: RawMessageStreamEvent) -> Part | None:
@@ -165,7 +165,7 @@ class _Answer:
         if event.type == "content_block_start":  # a block may begin with text, though Anthropic's own do not
             return self._text(event.content_block)
         if event.type == "message_start":
-            self.model = model_named(event.message.model, self.model)
+            self.model = checked_model(event.message.model, self.model)
             self._input_tokens = _input_tokens(event.message.usage)
         elif event.type == "message_delta":
             if event.delta.stop_reason:

@@ -16,24 +16,24 @@ from relay import logging, timeouts
 from relay.protocol.words import Finish
 from relay_workers.app import Job
 from relay_workers.providers import app_loading
-from relay_workers.providers.app_reading import Reading
+from relay_workers.providers.app_reading import GeneratorReader
 from relay_workers.providers.base import (
     Data,
-    Failure,
     Finished,
     Part,
     Prompt,
     ProviderError,
+    ProviderErrorCode,
     Reasoning,
     Text,
     checked_data,
-    counted,
-    model_named,
+    checked_model,
+    checked_usage,
 )
 
 CLOSE_S = 5.0  # how long an answer waits for its generator to clean up
 
-log = logging.get("app")
+logger = logging.get_logger("app")
 
 
 class AppProvider:
@@ -57,7 +57,7 @@ class AppProvider:
         """The answer, part by part; see Provider. Closing this closes theirs."""
         finished = Finished("stop")
         theirs = self._begin(Job.of(prompt, self._asked_for))
-        reading = Reading[Part](lambda: self._next(theirs), lambda: self._close(theirs), self._tasks)
+        reading = GeneratorReader[Part](lambda: self._next(theirs), lambda: self._close(theirs), self._tasks)
         try:
             while (part := await reading.next()) is not None:
                 if isinstance(part, Finished):
@@ -65,9 +65,9 @@ class AppProvider:
                     break
                 yield part
         finally:
-            if not await reading.leave(2 * CLOSE_S):
-                log.error("not_stopped", detail="the generator heeds no cancellation and goes on for nobody")
-        model = model_named(finished.model, prompt.model or self.model)
+            if not await reading.stop(2 * CLOSE_S):
+                logger.error("not_stopped", detail="the generator heeds no cancellation and goes on for nobody")
+        model = checked_model(finished.model, prompt.model or self.model)
         yield Finished(finished.finish, model, finished.usage)
 
     async def aclose(self) -> None:
@@ -91,14 +91,14 @@ class AppProvider:
         try:
             part = _part(await anext(theirs))  # to ask what it is may call code of theirs
         except StopAsyncIteration:
-            _heed_cancellation()
+            _raise_if_cancelled()
             return None
         except BaseException as error:
             # SystemExit would end the worker. And a cancellation of a task of theirs is none of the answer: a task that
             # ends by it is nobody's failure, and its answer would never end.
-            _heed_cancellation()
+            _raise_if_cancelled()
             raise self._failed(error) from None
-        _heed_cancellation()
+        _raise_if_cancelled()
         return part
 
     async def _close(self, theirs: AsyncIterator[Any]) -> None:
@@ -111,33 +111,33 @@ class AppProvider:
                 await close()
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
-                _heed_cancellation()
-            log.warning("not_closed", detail=str(self._failed(error)))
+                _raise_if_cancelled()
+            logger.warning("not_closed", detail=str(self._failed(error)))
 
     def _failed(self, error: BaseException) -> ProviderError:
         """What the log may know: class and place, never the text, for that may quote a prompt."""
         if isinstance(error, ProviderError):
             try:
-                return _said(error)
+                return _sanitized(error)
             except BaseException:  # its class is theirs, and may fail as well
                 pass
         place = _place(error.__traceback__, self._home)
         return ProviderError("provider_error", f"{type(error).__name__} at {place}", retryable=True)
 
 
-def _heed_cancellation() -> None:
+def _raise_if_cancelled() -> None:
     """A generator may catch what was meant for the whole answer: a stop, or a deadline. Half would pass for whole."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
-def _said(error: ProviderError) -> ProviderError:
+def _sanitized(error: ProviderError) -> ProviderError:
     """As the wire, the breaker and the metrics take it: Python lets anything be put into it."""
     code, status, wish_s = (getattr(error, name, None) for name in ("code", "status", "retry_after_s"))
     wished = isinstance(wish_s, int | float) and 0 <= wish_s < math.inf
     return ProviderError(
-        next((known for known in get_args(Failure) if known == code), "provider_error"),
+        next((known for known in get_args(ProviderErrorCode) if known == code), "provider_error"),
         str(error),
         retryable=bool(getattr(error, "retryable", True)),
         status=status if type(status) is int else None,
@@ -164,7 +164,7 @@ def _finished(yielded: Finished) -> Finished:
     """As the wire will have it: Python lets anything be put into it."""
     try:
         finished = msgspec.convert(msgspec.to_builtins(yielded), Finished)
-        return msgspec.structs.replace(finished, usage=counted(finished.usage))
+        return msgspec.structs.replace(finished, usage=checked_usage(finished.usage))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
         words = ", ".join(get_args(Finish))
         raise _unfit(f"--app: a Finished was yielded with no finish of {words}, or an odd model or usage") from None

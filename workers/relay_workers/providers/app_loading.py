@@ -23,14 +23,14 @@ from relay_workers.providers import old_import
 _EXAMPLE = "mypackage.chat:generate"
 
 
-class Loaded(NamedTuple):
+class LoadedApp(NamedTuple):
     """`home`: where their code lives, a file or (ending in a separator) a directory."""
 
     function: Callable[[Any], Any]
     home: str
 
 
-def load(spec: str) -> Loaded:
+def load(spec: str) -> LoadedApp:
     """The function that `spec` names. Raises SettingsError.
 
     Of a module, the current directory is importable; of a file, its own folder, as with `python file.py`.
@@ -49,7 +49,7 @@ def load(spec: str) -> Loaded:
         found = getattr(found, name)
     if why := _unfit(found):
         raise _wrong(spec, f"{path} {why}")
-    return Loaded(found, str(module.__file__) if is_file else _home(source, module))
+    return LoadedApp(found, str(module.__file__) if is_file else _home(source, module))
 
 
 def _is_dotted(name: str) -> bool:

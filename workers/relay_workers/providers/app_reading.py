@@ -15,7 +15,7 @@ from relay import timeouts
 T = TypeVar("T")
 
 
-class Reading(Generic[T]):
+class GeneratorReader(Generic[T]):
     """`step` gives the next part, None after the last; it runs only while one is asked for. `close` ends it for good.
 
     `tasks` holds the task for as long as it lives. `leave` it in any case.
@@ -42,7 +42,7 @@ class Reading(Generic[T]):
         self._asked.set()
         return await self._given
 
-    async def leave(self, patience_s: float) -> bool:
+    async def stop(self, patience_s: float) -> bool:
         """Stop it where it waits, or close it where it has given a part; False: it goes on by itself."""
         self._over = True
         self._asked.set()

@@ -16,10 +16,12 @@ import msgspec
 from relay.protocol.words import MAX_DATA_BYTES, Finish, Role
 
 MAX_NAME_LENGTH = 256  # of a model
-MAX_MARK_LENGTH = 256
+MAX_RESUME_HANDLE_LENGTH = 256
 MAX_DATA_NAME_LENGTH = 128
 
-Failure = Literal["provider_error", "provider_timeout", "provider_rate_limited", "provider_refused", "truncated"]
+ProviderErrorCode = Literal[
+    "provider_error", "provider_timeout", "provider_rate_limited", "provider_refused", "truncated"
+]
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -59,16 +61,16 @@ class Data(msgspec.Struct, frozen=True):
     value: Any
 
 
-class Mark(msgspec.Struct, frozen=True):
+class ResumeHandle(msgspec.Struct, frozen=True):
     """The provider goes on with this answer by itself, and tells it again from its beginning to whoever has the mark.
 
     At most MAX_MARK_LENGTH printable ASCII characters; before any text.
     """
 
-    mark: str
+    handle: str
 
 
-class Whole(msgspec.Struct, frozen=True):
+class TextComplete(msgspec.Struct, frozen=True):
     """The finish mark has come: only the usage is missing, for which the provider waits no longer than it says itself.
 
     Without one, whatever follows the last delta has to come within that delta's deadline.
@@ -83,7 +85,7 @@ class Finished(msgspec.Struct, frozen=True):
     usage: dict[str, int] | None = None  # {"input_tokens", "output_tokens"}
 
 
-Part = Text | Reasoning | Data | Mark | Whole | Finished
+Part = Text | Reasoning | Data | ResumeHandle | TextComplete | Finished
 
 
 class ProviderError(Exception):
@@ -96,7 +98,7 @@ class ProviderError(Exception):
 
     def __init__(
         self,
-        code: Failure,
+        code: ProviderErrorCode,
         detail: str,
         *,
         retryable: bool,
@@ -105,7 +107,7 @@ class ProviderError(Exception):
         misconfigured: bool = False,
     ) -> None:
         super().__init__(detail)
-        self.code: Failure = code
+        self.code: ProviderErrorCode = code
         self.retryable = retryable
         self.status = status
         self.retry_after_s = retry_after_s
@@ -165,13 +167,13 @@ class Resumable(Provider, Protocol):
         ...
 
 
-def model_named(said: object, asked: str) -> str:
+def checked_model(said: object, asked: str) -> str:
     """The model that a response names; `asked` where that is no name: the SDKs pass on whatever a server sends."""
     is_name = isinstance(said, str) and 0 < len(said) <= MAX_NAME_LENGTH and said.isprintable()
     return str(said) if is_name else asked
 
 
-def counted(usage: Mapping[str, object] | None) -> dict[str, int] | None:
+def checked_usage(usage: Mapping[str, object] | None) -> dict[str, int] | None:
     """The two numbers that an `end` carries, within what JSON holds exactly; None where one of them is no such."""
     counts = {name: (usage or {}).get(name) for name in ("input_tokens", "output_tokens")}
     whole = {name: count for name, count in counts.items() if type(count) is int and 0 <= count < 2**53}

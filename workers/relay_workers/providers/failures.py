@@ -29,7 +29,7 @@ _UNWRAPPED = (
     UnicodeDecodeError,
     RecursionError,  # of JSON that nests too deep
 )
-_OURS = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyRedirects)  # wrong however often
+_MISCONFIGURED = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyRedirects)  # wrong however often
 
 _RETRYABLE_STATUS = frozenset({408, 409})
 _REFUSALS = frozenset(
@@ -55,7 +55,7 @@ MAX_RETRY_AFTER_S = 3600.0
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?\Z")
 
 
-class Failures:
+class ErrorClassifier:
     """One SDK's failures. `errors` is everything that comes out of a call or of its stream, a deadline's too."""
 
     def __init__(self, sdk: ModuleType | None = None) -> None:
@@ -70,7 +70,7 @@ class Failures:
         """The ProviderError for one of `errors`; `streaming`: the response had begun, so a cut is half an answer."""
         detail = self._detail(error)
         root = error.__cause__ if isinstance(error, self._wrapper) and error.__cause__ else error
-        if isinstance(root, _OURS):
+        if isinstance(root, _MISCONFIGURED):
             return ProviderError("provider_error", detail, retryable=False, misconfigured=True)
         if isinstance(error, self._timeouts):
             return ProviderError("provider_timeout", detail, retryable=True)
@@ -89,7 +89,7 @@ class Failures:
         return " from ".join(_line(one) for one in (error, error.__cause__) if one is not None)
 
 
-def of_event(event: str, error: object) -> ProviderError:
+def classify_event(event: str, error: object) -> ProviderError:
     """For an error that came as an event of an API and not as an exception; `error` is what it holds, if anything."""
     return _by_name(error, _named(event, error))
 
@@ -108,10 +108,10 @@ def _line(error: BaseException) -> str:
 def _by_name(error: object, detail: str) -> ProviderError:
     names = [value for name in _FIELDS[1:] if (value := getattr(error, name, None))]
     headers = getattr(getattr(error, "response", None), "headers", {})
-    return classed(getattr(error, "status_code", None), names, detail, headers)
+    return classify_status(getattr(error, "status_code", None), names, detail, headers)
 
 
-def classed(
+def classify_status(
     status: object, named: Iterable[object], detail: str, headers: Mapping[str, str] | None = None
 ) -> ProviderError:
     """What an HTTP status, and the codes and types `named` by its body or by an event, mean together.

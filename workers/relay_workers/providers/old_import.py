@@ -17,7 +17,7 @@ from relay_workers import app
 
 _OLD = "workers"
 
-log = logging.get("app")
+logger = logging.get_logger("app")
 
 
 def serve_old_import(package: str = _OLD, ours: str = app.__name__) -> None:
@@ -59,7 +59,9 @@ class OldImport(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         if module.__name__ == self._module:
             sys.modules[self._module] = importlib.import_module(self._ours)
-            log.warning("old_import", detail=f"{self._module} is {self._ours} now; {_importer()} imports the old name")
+            logger.warning(
+                "old_import", detail=f"{self._module} is {self._ours} now; {_importer()} imports the old name"
+            )
 
 
 def _is_nobodys(package: ModuleType | None) -> bool:

@@ -23,18 +23,18 @@ from relay_workers.providers.base import (
     ProviderError,
     Reasoning,
     Text,
-    Whole,
-    counted,
-    model_named,
+    TextComplete,
+    checked_model,
+    checked_usage,
 )
-from relay_workers.providers.failures import Failures
+from relay_workers.providers.failures import ErrorClassifier
 
 BASE_URL = "https://api.openai.com/v1"
 MODEL = "gpt-5-mini"  # where neither submit nor settings name one
 
 TAIL_S = 5.0  # how long a whole answer waits for its usage
 
-_FAILURES = Failures(openai)
+_ERRORS = ErrorClassifier(openai)
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "content_filter": "filter"}
 
 
@@ -77,11 +77,11 @@ class OpenAIProvider:
 
     async def check(self) -> None:
         """Whether its host takes a connection; see Provider."""
-        await access.reach(self._url, self._connect_timeout_s)
+        await access.check_reachable(self._url, self._connect_timeout_s)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. What fails after the finish mark costs the usage, not the answer."""
-        answer = _Answer(prompt.model or self.model)
+        answer = _StreamState(prompt.model or self.model)
         limit = omit if prompt.max_tokens is None else prompt.max_tokens
         streaming, tail_ends = False, None
         try:
@@ -99,7 +99,7 @@ class OpenAIProvider:
                 # The usage comes after the finish mark, in a chunk of its own: only the end of the body is the end.
                 while True:
                     if answer.finish and tail_ends is None:
-                        yield Whole()
+                        yield TextComplete()
                         tail_ends = timeouts.now() + TAIL_S
                     async with timeouts.timeout_at(tail_ends):
                         chunk = await anext(chunks, None)
@@ -107,9 +107,9 @@ class OpenAIProvider:
                         break
                     for part in answer.read(chunk):
                         yield part
-        except _FAILURES.errors as error:
+        except _ERRORS.errors as error:
             if answer.finish is None:
-                raise _FAILURES.classify(error, streaming=streaming) from error
+                raise _ERRORS.classify(error, streaming=streaming) from error
         yield answer.finished()
 
     async def aclose(self) -> None:
@@ -117,7 +117,7 @@ class OpenAIProvider:
         await self._client.close()
 
 
-class _Answer:
+class _StreamState:
     """What the chunks have said so far. The SDK validates none of them: any field may be missing or of another type."""
 
     def __init__(self, model: str) -> None:
@@ -146,10 +146,10 @@ class _Answer:
         return Finished("filter" if self._refused else self.finish, self.model, self._usage)
 
     def _parts(self, chunk: ChatCompletionChunk) -> list[Part]:
-        self.model = model_named(chunk.model, self.model)
+        self.model = checked_model(chunk.model, self.model)
         if chunk.usage:  # on every chunk with some servers, then counted up to here
             counts = {"input_tokens": chunk.usage.prompt_tokens, "output_tokens": chunk.usage.completion_tokens}
-            self._usage = counted(counts) or self._usage
+            self._usage = checked_usage(counts) or self._usage
         if not chunk.choices:  # the usage chunk; Azure's first one too
             return []
         choice = chunk.choices[0]

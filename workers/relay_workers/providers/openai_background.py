@@ -22,18 +22,18 @@ from openai.types.shared_params import Reasoning as ReasoningParam
 
 from relay import timeouts
 from relay_workers.providers.base import Part, Prompt, ProviderError
-from relay_workers.providers.failures import Failures
+from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.openai import OpenAIProvider
-from relay_workers.providers.openai_events import Response, checked_mark
+from relay_workers.providers.openai_events import Response, checked_response_id
 
-RETAKE_PAUSES_S = (0.0, 0.5, 2.0)  # before each attempt in a row that has brought nothing
+RECONNECT_PAUSES_S = (0.0, 0.5, 2.0)  # before each attempt in a row that has brought nothing
 QUIET_S = 15.0  # without an event a connection is taken for dead; a response that only thinks loses nothing by it
 POLL_S = 2.0  # between two looks at a response that cannot be streamed any more
 CANCEL_S = 5.0
 TAIL_S = 1.0  # how long a whole answer waits for the end of its body, that the connection can be used again
 MIN_TOKENS = 16  # OpenAI refuses a lower max_output_tokens
 
-_FAILURES = Failures(openai)
+_ERRORS = ErrorClassifier(openai)
 _END = object()
 _Stream = AsyncStream[ResponseStreamEvent]
 
@@ -44,22 +44,22 @@ _REASONING = re.compile(r"(o\d|gpt-([5-9]|\d\d))(?!.*-chat)")
 class OpenAIBackgroundProvider(OpenAIProvider):
     """Resumable. One POST per answer (two where a reasoning summary is refused), then as many GETs as it takes."""
 
-    _unsummed: frozenset[str] = frozenset()  # models that have refused to; they exist, so there are few
+    _without_summary: frozenset[str] = frozenset()  # models that have refused to; they exist, so there are few
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider and Resumable."""
         response = Response(prompt.model or self.model)
         try:
             stream = await self._create(prompt, response.model)
-        except _FAILURES.errors as error:
-            raise _FAILURES.classify(error) from error
+        except _ERRORS.errors as error:
+            raise _ERRORS.classify(error) from error
         async with aclosing(self._follow(response, stream)) as parts:
             async for part in parts:
                 yield part
 
     async def resume(self, mark: str) -> AsyncGenerator[Part, None]:
         """The same answer from its first token on; see Resumable. One that is unknown or expired has status 404."""
-        response = Response(self.model, checked_mark(mark))
+        response = Response(self.model, checked_response_id(mark))
         async with aclosing(self._follow(response, None)) as parts:
             async for part in parts:
                 yield part
@@ -68,13 +68,13 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         """Stop it there, within CANCEL_S. Raises ProviderError; harmless where it has ended already."""
         try:
             async with timeouts.timeout(CANCEL_S):
-                await self._client.responses.cancel(checked_mark(mark))
+                await self._client.responses.cancel(checked_response_id(mark))
         except (openai.BadRequestError, openai.ConflictError):
             return  # it has ended: OpenAI answers 400 or with its last state, others 409
         except TimeoutError as error:
             raise ProviderError("provider_timeout", f"no answer to cancel in {CANCEL_S} s", retryable=True) from error
-        except _FAILURES.errors as error:
-            raise _FAILURES.classify(error) from error
+        except _ERRORS.errors as error:
+            raise _ERRORS.classify(error) from error
 
     async def _follow(self, response: Response, stream: _Stream | None) -> AsyncGenerator[Part, None]:
         """Read this stream, then others from where the last one stopped, until the response has ended."""
@@ -88,20 +88,20 @@ class OpenAIBackgroundProvider(OpenAIProvider):
                 failure = ProviderError("truncated", f"the stream ended after event {response.last}", retryable=True)
             except TimeoutError:
                 pass  # silence has taken its time: only the caller's deadline ends this
-            except _FAILURES.errors as error:
-                failure = _mendable(error)
+            except _ERRORS.errors as error:
+                failure = _retryable_failure(error)
             if response.finish:
                 break
             stream, attempts = None, attempts if response.last == seen else 0
             if failure is None:
                 continue
-            if response.mark is None:
+            if response.response_id is None:
                 raise failure
-            if attempts == len(RETAKE_PAUSES_S):
+            if attempts == len(RECONNECT_PAUSES_S):
                 for part in await self._rest(response, failure):
                     yield part
                 break
-            await asyncio.sleep(RETAKE_PAUSES_S[attempts])
+            await asyncio.sleep(RECONNECT_PAUSES_S[attempts])
             attempts += 1
         yield response.finished()
 
@@ -128,12 +128,12 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         except openai.BadRequestError as error:
             if not self._reasoning_of(model) or not str(error.param).startswith("reasoning"):
                 raise
-            self._unsummed |= {model}
+            self._without_summary |= {model}
             return await self._post(prompt, model, omit)
 
     def _reasoning_of(self, model: str) -> ReasoningParam | Omit:
         """Asked for only of models that may have it: the others refuse the whole question."""
-        wanted = self._reasoning and model not in self._unsummed and _REASONING.match(model)
+        wanted = self._reasoning and model not in self._without_summary and _REASONING.match(model)
         return {"summary": "auto"} if wanted else omit
 
     async def _post(self, prompt: Prompt, model: str, reasoning: ReasoningParam | Omit) -> _Stream:
@@ -155,7 +155,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
 
         OpenAI answers 400 five minutes after the response's creation; the response itself can still be had.
         """
-        mark = _mark_of(response)
+        mark = _response_id(response)
         after = omit if response.last is None else response.last  # 0 would leave out the first event
         try:
             async with timeouts.timeout(QUIET_S):
@@ -165,7 +165,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
 
     async def _look(self, response: Response) -> list[Part]:
         """What is missing, once it has ended; see Response.look."""
-        mark = _mark_of(response)
+        mark = _response_id(response)
         async with timeouts.timeout(QUIET_S):
             return response.look(await self._client.responses.retrieve(mark))
 
@@ -173,36 +173,36 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         """A last look. Raises `failure` where the response has not ended, or cannot be had."""
         try:
             parts = await self._look(response)
-        except _FAILURES.errors as error:
+        except _ERRORS.errors as error:
             raise failure from error
         if response.finish is None:
             raise failure
         return parts
 
 
-def _mark_of(response: Response) -> str:
+def _response_id(response: Response) -> str:
     """Raises ProviderError where nothing was heard of it yet: it cannot be asked for again."""
-    if response.mark is None:
+    if response.response_id is None:
         raise ProviderError("truncated", "the stream ended before the response had an id", retryable=True)
-    return response.mark
+    return response.response_id
 
 
 async def _next(stream: _Stream, response: Response) -> object:
     """The next event, _END after the last. Before its id is known nothing can be taken up: then it is waited for."""
-    async with timeouts.timeout(QUIET_S if response.mark else None):
+    async with timeouts.timeout(QUIET_S if response.response_id else None):
         return await anext(stream, _END)
 
 
 async def _drain(stream: _Stream) -> None:
-    with suppress(*_FAILURES.errors):  # the answer is whole: nothing after its end can spoil it
+    with suppress(*_ERRORS.errors):  # the answer is whole: nothing after its end can spoil it
         async with timeouts.timeout(TAIL_S):
             while await anext(stream, _END) is not _END:
                 pass
 
 
-def _mendable(error: Exception) -> ProviderError:
+def _retryable_failure(error: Exception) -> ProviderError:
     """The failure, should taking the stream up again not help either. Raises it where that cannot help."""
-    failure = _FAILURES.classify(error, streaming=True)
+    failure = _ERRORS.classify(error, streaming=True)
     transport = not isinstance(error, openai.APIError) or isinstance(error, openai.APIConnectionError)
     if not failure.retryable or not (transport or isinstance(error, openai.APIStatusError)):
         raise failure from error

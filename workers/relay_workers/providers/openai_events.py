@@ -11,15 +11,15 @@ from typing import Any
 from relay.protocol.words import Finish
 from relay_workers.providers import failures
 from relay_workers.providers.base import (
-    MAX_MARK_LENGTH,
+    MAX_RESUME_HANDLE_LENGTH,
     Finished,
-    Mark,
     Part,
     ProviderError,
     Reasoning,
+    ResumeHandle,
     Text,
-    counted,
-    model_named,
+    checked_model,
+    checked_usage,
 )
 
 _TEXTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
@@ -37,7 +37,7 @@ class Response:
 
     def __init__(self, model: str, mark: str | None = None) -> None:
         self.model = model
-        self.mark = mark
+        self.response_id = mark
         self.last: int | None = None
         self.finish: Finish | None = None
         self._refused = False
@@ -89,18 +89,18 @@ class Response:
         if kind in _ENDS:
             self._end(kind, event.response)
         elif kind == "error":
-            raise failures.of_event("error event", event)
+            raise failures.classify_event("error event", event)
         return []
 
     def _created(self, response: Any) -> list[Part]:
-        self.model = model_named(response.model, self.model)
-        if self.mark is not None:  # told again
+        self.model = checked_model(response.model, self.model)
+        if self.response_id is not None:  # told again
             return []
-        self.mark = checked_mark(response.id)
-        return [Mark(self.mark)]
+        self.response_id = checked_response_id(response.id)
+        return [ResumeHandle(self.response_id)]
 
     def _text_parts(self, text: str) -> list[Part]:
-        if self.mark is None:
+        if self.response_id is None:
             raise TypeError("text before response.created")
         self._said += len(_utf_16(text))
         return [Text(text)] if text else []
@@ -123,18 +123,18 @@ class Response:
 
     def _end(self, kind: str, response: Any) -> None:
         if kind == "response.failed":
-            raise failures.of_event(kind, response.error)
+            raise failures.classify_event(kind, response.error)
         if kind == "response.cancelled":  # somebody wanted it stopped: not to be asked again
             raise ProviderError("provider_error", "the response was cancelled", retryable=False)
-        self.model = model_named(response.model, self.model)
+        self.model = checked_model(response.model, self.model)
         self._usage = _usage(response.usage)
         reason = getattr(response.incomplete_details, "reason", None) if kind == "response.incomplete" else None
         self.finish = "stop" if kind == "response.completed" else _INCOMPLETE.get(str(reason), "other")
 
 
-def checked_mark(mark: object) -> str:
+def checked_response_id(mark: object) -> str:
     """A response's id as a Mark. Raises ProviderError."""
-    fits = isinstance(mark, str) and len(mark) <= MAX_MARK_LENGTH and mark.isascii() and mark.isprintable()
+    fits = isinstance(mark, str) and len(mark) <= MAX_RESUME_HANDLE_LENGTH and mark.isascii() and mark.isprintable()
     if fits and str(mark).strip("."):  # dots alone would be another path, and nothing no id
         return str(mark)
     raise ProviderError("provider_error", "the response's id cannot be a mark", retryable=False)
@@ -145,7 +145,7 @@ def _contents(response: Any) -> list[Any]:
 
 
 def _usage(usage: Any) -> dict[str, int] | None:
-    return counted({name: getattr(usage, name, None) for name in ("input_tokens", "output_tokens")})
+    return checked_usage({name: getattr(usage, name, None) for name in ("input_tokens", "output_tokens")})
 
 
 def _utf_16(text: str) -> bytes:

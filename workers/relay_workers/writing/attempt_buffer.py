@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay.store.session.replies import Left, Rebuilt
+from relay.store.session.replies import AttemptProgress, RebuildResult
 from relay_workers.writing.batching import Kind
 
 
-class Said:
+class AttemptBuffer:
     """Tokens of text and of reasoning, and data, in the order in which they came.
 
     `left`: what stands in the log of the attempt; who goes on with it says it once more from its beginning.
@@ -20,7 +20,7 @@ class Said:
     was said than the log has.
     """
 
-    def __init__(self, left: Left | None = None) -> None:
+    def __init__(self, left: AttemptProgress | None = None) -> None:
         self.count: dict[Kind, int] = {"tokens": 0, "reasoning": 0, "data": 0}
         self.stored: dict[Kind, int] = _stored(left)
         self.diverged = False
@@ -47,7 +47,7 @@ class Said:
             self.diverged = crc32 != self._left.crc32
             self._left = None
 
-    def rebuilt(self, there: Rebuilt | None) -> None:
+    def rebuilt(self, there: RebuildResult | None) -> None:
         """Now the log has this much of the attempt; None: nothing."""
         self.stored = _stored(there)
         if self._left is not None:  # less of it may be there by now
@@ -67,7 +67,7 @@ class Said:
         self._runs = [(kind, there) for kind, there, _ in self.split() if there]
 
 
-def _stored(found: Left | Rebuilt | None) -> dict[Kind, int]:
+def _stored(found: AttemptProgress | RebuildResult | None) -> dict[Kind, int]:
     if found is None:
         return {"tokens": 0, "reasoning": 0, "data": 0}
     return {"tokens": found.tokens, "reasoning": found.reasoning, "data": found.data}

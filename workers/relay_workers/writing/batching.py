@@ -21,7 +21,7 @@ from relay.protocol.words import MAX_BATCH_BYTES
 Kind = Literal["tokens", "reasoning", "data"]  # the "token" of data is a whole event, encoded, in a batch of its own
 
 # Of a batch's event around its text: type, generation, attempt, index, count, session, seq.
-_AROUND_BYTES = 512
+_EVENT_OVERHEAD_BYTES = 512
 
 
 class Totals(NamedTuple):
@@ -30,7 +30,7 @@ class Totals(NamedTuple):
     text_bytes: int = 0
     crc32: int = 0
 
-    def and_then(self, kind: Kind, text: str) -> Totals:
+    def extended(self, kind: Kind, text: str) -> Totals:
         if kind != "tokens":
             return self
         encoded = text.encode()
@@ -66,7 +66,7 @@ class Batch:
         if not 0 < count < len(self.texts):
             raise ValueError(f"a batch of {len(self.texts)} tokens cannot be split at {count}")
         head, rest = self.texts[:count], self.texts[count:]
-        between = self.before.and_then(self.kind, "".join(head))
+        between = self.before.extended(self.kind, "".join(head))
         return (
             Batch(self.kind, self.attempt, self.index, head, self.before, between),
             Batch(self.kind, self.attempt, self.index + count, rest, between, self.after),
@@ -76,7 +76,7 @@ class Batch:
         """Each token as a batch of its own, in order."""
         before = self.before
         for place, text in enumerate(self.texts):
-            after = before.and_then(self.kind, text)
+            after = before.extended(self.kind, text)
             yield Batch(self.kind, self.attempt, self.index + place, [text], before, after)
             before = after
 
@@ -132,7 +132,7 @@ class Batcher:
     def skip(self, kind: Kind, texts: list[str]) -> None:
         """Go on behind these: they stand in the log already. Before any `add` of their kind."""
         self._taken[kind] += len(texts)
-        self._totals = self._totals.and_then(kind, "".join(texts))
+        self._totals = self._totals.extended(kind, "".join(texts))
 
     def close(self) -> None:
         """No more tokens will come: what is left leaves at once."""
@@ -153,7 +153,7 @@ class Batcher:
         if due_ms is None or now_ms < due_ms:
             return None
         late = now_ms - self._pending[0].at_ms >= self._linger_ms
-        kind, room = self._pending[0].kind, MAX_BATCH_BYTES - _AROUND_BYTES
+        kind, room = self._pending[0].kind, MAX_BATCH_BYTES - _EVENT_OVERHEAD_BYTES
         texts: list[str] = []
         while self._pending and self._pending[0].kind == kind and (late or len(texts) < self._size):
             room -= self._pending[0].encoded_bytes
@@ -167,5 +167,5 @@ class Batcher:
                 break
         index, before = self._taken[kind], self._totals
         self._taken[kind] += len(texts)
-        self._totals = before.and_then(kind, "".join(texts))
+        self._totals = before.extended(kind, "".join(texts))
         return Batch(kind, self._attempt, index, texts, before, self._totals)

@@ -28,7 +28,7 @@ from relay import metrics, timeouts
 from relay.errors import StorageError
 from relay.logging import Logger
 from relay.redis.connections import APPEND_TIMEOUT_S
-from relay.store.session.replies import Outcome, Rebuilt
+from relay.store.session.replies import RebuildResult, WriteOutcome
 from relay_workers.writing.batching import Batch, Batcher
 from relay_workers.writing.writer import Write, Writer
 
@@ -42,7 +42,7 @@ class Rejected(StorageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class DeliveryLimits:
     """How long to try in which way. Pauses double from the first to the last, each shortened at random by up to half.
 
     `try_s`: a whole try, by the time for which we have listened (relay/timeouts.py). `spill_bytes`: UTF-8 text of one
@@ -64,13 +64,13 @@ class Delivered(NamedTuple):
     """A write, or a part of one, and what the log has answered to it. `asked_s`: when, by `time.monotonic`."""
 
     part: Write
-    outcome: Outcome | Rebuilt
+    outcome: WriteOutcome | RebuildResult
     asked_s: float
 
     @property
     def is_acknowledged(self) -> bool:
         """Whether it is in the log. If not, the log has refused it, and said why."""
-        return isinstance(self.outcome, Rebuilt) or self.outcome.what in ("written", "repeated")
+        return isinstance(self.outcome, RebuildResult) or self.outcome.what in ("written", "repeated")
 
 
 class _Fallback:
@@ -105,39 +105,39 @@ class Delivery:
         self,
         writer: Writer,
         pending: Batcher,
-        patience: Patience,
+        limits: DeliveryLimits,
         now_ms: Callable[[], float],
         log: Logger,
     ) -> None:
         self.spilled = False
         self._writer = writer
         self._pending = pending
-        self._patience = patience
+        self._limits = limits
         self._now_ms = now_ms
-        self._log = log
+        self._logger = log
         self._done = 0  # number of the last append that was acknowledged
-        self._left: deque[Write] = deque()  # the write in hand, as divided by now; its head is in flight
+        self._unsent: deque[Write] = deque()  # the write in hand, as divided by now; its head is in flight
         self._fallback: _Fallback | None = None  # its batch, while that goes token by token
-        self._away = False  # while spilled: the last try failed
+        self._redis_down = False  # while spilled: the last try failed
         self._spilled_at = 0.0
-        self._most_bytes = 0
+        self._peak_bytes = 0
         self._spilled_bytes = 0  # of what waits; what comes once Redis answers again is not the spill's
 
     @property
-    def done(self) -> int:
+    def last_acked(self) -> int:
         """Number of the last append that was acknowledged."""
         return self._done
 
     @property
     def unfinished(self) -> bool:
         """Whether there is more of the write in hand."""
-        return bool(self._left) or self._fallback is not None
+        return bool(self._unsent) or self._fallback is not None
 
     # What the flusher says
 
     def begin(self, write: Write) -> None:
         """Take this write in hand."""
-        self._left = deque([write])
+        self._unsent = deque([write])
         self._fallback = None
 
     async def next(self) -> Delivered:
@@ -151,33 +151,33 @@ class Delivery:
             self._spill()
         return await self._drain()
 
-    def hold(self, text_bytes: int) -> None:
+    def count_spilled(self, text_bytes: int) -> None:
         """Count a token that comes while something is spilled. Raises Overflow if there is no room for it."""
-        if not self._away:
+        if not self._redis_down:
             return
-        if self._spilled_bytes + text_bytes > self._patience.spill_bytes:
+        if self._spilled_bytes + text_bytes > self._limits.spill_bytes:
             raise Overflow(f"{self._spilled_bytes} bytes wait for Redis, and spill_bytes allows no more")
         self._count(self._spilled_bytes + text_bytes)
 
-    def void(self) -> None:
+    def drop_pending(self) -> None:
         """What is pending behind the write in hand will never be written."""
         if self.spilled:
-            self._count(self._left_bytes())
+            self._count(self._unsent_bytes())
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Redis has lost what was acknowledged: the next write is the first one again; what was left is void."""
         self._done = 0
         self._clear()
-        self.void()
+        self.drop_pending()
 
     def close(self) -> None:
         """Nothing waits here any more, written or not."""
-        self.spilled = self._away = False
+        self.spilled = self._redis_down = False
         self._clear()
         self._count(0)
 
     def _clear(self) -> None:
-        self._left.clear()
+        self._unsent.clear()
         self._fallback = None
 
     # Its ways, in order
@@ -185,7 +185,7 @@ class Delivery:
     async def _at_once(self) -> Delivered | None:
         """None: neither retries nor single tokens help."""
         if self._fallback is None:
-            head, delivered = self._left[0], await self._with_retries()
+            head, delivered = self._unsent[0], await self._with_retries()
             if delivered is not None or not isinstance(head, Batch) or len(head.texts) == 1:
                 return delivered
             metrics.flush_fallbacks.inc()
@@ -194,27 +194,27 @@ class Delivery:
 
     async def _with_retries(self) -> Delivered | None:
         """None: neither the first try nor a retry was answered."""
-        patience, result = self._patience, await self._try()
+        patience, result = self._limits, await self._try()
         for retry in range(patience.retries):
             if isinstance(result, Delivered):
                 return result
             metrics.flush_retries.inc()
-            self._log.warning("flush_retry", retry=retry + 1, of=patience.retries, detail=str(result))
+            self._logger.warning("flush_retry", retry=retry + 1, of=patience.retries, detail=str(result))
             await _pause(min(patience.retry_ms * 2**retry, patience.retry_max_ms))
             result = await self._try()
         if isinstance(result, Delivered):
             return result
         metrics.flush_failures.inc()
-        self._log.warning("flush_failed", tries=patience.retries + 1, detail=str(result))
+        self._logger.warning("flush_failed", tries=patience.retries + 1, detail=str(result))
         return None
 
     async def _next_token(self, fallback: _Fallback) -> Delivered | None:
         """None: it was not answered; it and the untried rest are left."""
-        self._left = deque([fallback.next()])
+        self._unsent = deque([fallback.next()])
         metrics.flush_tokens.inc()
         result = await self._try()
         if isinstance(result, StorageError):
-            self._left.extend(fallback.rest)
+            self._unsent.extend(fallback.rest)
             self._end_fallback(fallback, taken=False)
             return None
         if result.is_acknowledged and fallback.is_over:
@@ -223,33 +223,33 @@ class Delivery:
 
     def _end_fallback(self, fallback: _Fallback, *, taken: bool) -> None:
         self._fallback = None
-        self._log.warning("flush_fallback", tokens=len(fallback.batch.texts), sent=fallback.sent, taken=taken)
+        self._logger.warning("flush_fallback", tokens=len(fallback.batch.texts), sent=fallback.sent, taken=taken)
 
     def _spill(self) -> None:
-        self.spilled = self._away = True
-        self._spilled_at, self._most_bytes = self._now_ms(), 0
-        self._count(self._left_bytes() + self._pending.pending_bytes)
+        self.spilled = self._redis_down = True
+        self._spilled_at, self._peak_bytes = self._now_ms(), 0
+        self._count(self._unsent_bytes() + self._pending.pending_bytes)
         metrics.spills.inc()
-        self._log.warning("spilled", bytes=self._spilled_bytes)
+        self._logger.warning("spilled", bytes=self._spilled_bytes)
 
     async def _drain(self) -> Delivered:
         """Until the head of what is left is answered: at once while Redis answers, otherwise by probes."""
-        patience, pause_ms = self._patience, self._patience.probe_ms
+        patience, pause_ms = self._limits, self._limits.probe_ms
         refused_at: float | None = None
         while True:
-            if self._away:
+            if self._redis_down:
                 await _pause(pause_ms)
                 pause_ms = min(pause_ms * 2, patience.probe_max_ms)
             result = await self._try()
             if isinstance(result, Delivered):
                 if result.is_acknowledged:
-                    self._back()
+                    self._on_taken()
                 return result
             if result.refused and self._halve():
                 continue
-            if not self._away:
-                self._away = True
-                self._count(self._left_bytes() + self._pending.pending_bytes)
+            if not self._redis_down:
+                self._redis_down = True
+                self._count(self._unsent_bytes() + self._pending.pending_bytes)
             if result.refused:
                 refused_at = self._now_ms() if refused_at is None else refused_at
                 if self._now_ms() - refused_at >= patience.lost_after_ms:
@@ -257,46 +257,46 @@ class Delivery:
 
     async def _try(self) -> Delivered | StorageError:
         """One try of the head of what is left; takes it off if it stands in the log."""
-        part, asked_s = self._left[0], time.monotonic()
+        part, asked_s = self._unsent[0], time.monotonic()
         try:
-            async with timeouts.timeout(self._patience.try_s):
+            async with timeouts.timeout(self._limits.try_s):
                 outcome = await self._writer.write(part, self._done + 1)
         except TimeoutError:
-            return StorageError(f"no answer within {self._patience.try_s:g} s")
+            return StorageError(f"no answer within {self._limits.try_s:g} s")
         except StorageError as failure:
             return failure
         delivered = Delivered(part, outcome, asked_s)
         if delivered.is_acknowledged:
             self._done += 1
-            self._left.popleft()
+            self._unsent.popleft()
             if self.spilled and isinstance(part, Batch):
                 self._count(max(0, self._spilled_bytes - part.own_bytes))
         return delivered
 
     def _halve(self) -> bool:
         """Divide the head. Not into tokens: what waited long is one batch of very many."""
-        head = self._left[0]
+        head = self._unsent[0]
         if not isinstance(head, Batch) or len(head.texts) == 1:
             return False
-        self._left.popleft()
-        self._left.extendleft(reversed(head.split(len(head.texts) // 2)))
+        self._unsent.popleft()
+        self._unsent.extendleft(reversed(head.split(len(head.texts) // 2)))
         return True
 
-    def _back(self) -> None:
-        self._away = False
-        if self._spilled_bytes == 0 and not self._left:
+    def _on_taken(self) -> None:
+        self._redis_down = False
+        if self._spilled_bytes == 0 and not self._unsent:
             self.spilled = False
             metrics.spills_restored.inc()
             waited_ms = round(self._now_ms() - self._spilled_at)
-            self._log.info("restored", bytes=self._most_bytes, waited_ms=waited_ms)
+            self._logger.info("restored", bytes=self._peak_bytes, waited_ms=waited_ms)
 
-    def _left_bytes(self) -> int:
-        return sum(write.own_bytes for write in self._left if isinstance(write, Batch))
+    def _unsent_bytes(self) -> int:
+        return sum(write.own_bytes for write in self._unsent if isinstance(write, Batch))
 
     def _count(self, spilled_bytes: int) -> None:
         metrics.spilled_bytes.inc(spilled_bytes - self._spilled_bytes)
         self._spilled_bytes = spilled_bytes
-        self._most_bytes = max(self._most_bytes, spilled_bytes)
+        self._peak_bytes = max(self._peak_bytes, spilled_bytes)
 
 
 async def _pause(most_ms: float) -> None:

@@ -19,20 +19,20 @@ from relay import logging, metrics
 from relay.protocol import events
 from relay.protocol.events import State
 from relay.protocol.words import Reason, RestartReason
-from relay.store.session.replies import Outcome, Rebuilt
+from relay.store.session.replies import RebuildResult, WriteOutcome
 from relay.store.session.session_log import SessionLog
 from relay_workers.lease import Lease
-from relay_workers.writing.attempt_buffer import Said
+from relay_workers.writing.attempt_buffer import AttemptBuffer
 from relay_workers.writing.batching import Batch, Batcher, Kind
 from relay_workers.writing.claimed import Claimed
-from relay_workers.writing.delivery import Delivery, Patience, Rejected
+from relay_workers.writing.delivery import Delivery, DeliveryLimits, Rejected
 from relay_workers.writing.rebuilding import Rebuilder
-from relay_workers.writing.writer import Control, Finale, Rebuild, Write, Writer
+from relay_workers.writing.writer import ControlEvent, EndWrite, RebuildWrite, Write, Writer
 
-log = logging.get("flusher")
+logger = logging.get_logger("flusher")
 
 
-class LetGo(Exception):
+class OwnershipLost(Exception):
     """This worker may not write this generation any more; `why` is `stale` or `ended`."""
 
     def __init__(self, why: str) -> None:
@@ -50,7 +50,7 @@ class FlushLimits:
 
     batch_size: int
     batch_linger_ms: float
-    patience: Patience
+    patience: DeliveryLimits
 
 
 class Flusher:
@@ -76,7 +76,7 @@ class Flusher:
         self.rebuilding = False
         self._lease = lease
         self._rebuilder = rebuilder
-        self._said = Said(claimed.claim.left if resumes else None)
+        self._buffer = AttemptBuffer(claimed.claim.progress if resumes else None)
         self._status: tuple[State, str | None] | None = None  # the attempt's last
         # Of its restart; if that was not ours, of the one that we took over from.
         self._reason: RestartReason = "worker_lost"
@@ -85,11 +85,11 @@ class Flusher:
         self._linger_ms = limits.batch_linger_ms
         self._batcher = Batcher(limits.batch_size, limits.batch_linger_ms, self.attempt)
         self._now_ms = now_ms
-        self._controls: deque[Control] = deque()
-        self._finale: Finale | None = None
-        self._stirred = asyncio.Event()
-        self._log = log.bind(session=claimed.session, generation=claimed.generation)
-        self._delivery = Delivery(self._writer, self._batcher, limits.patience, now_ms, self._log)
+        self._controls: deque[ControlEvent] = deque()
+        self._end_write: EndWrite | None = None
+        self._wake = asyncio.Event()
+        self._logger = logger.bind(session=claimed.session, generation=claimed.generation)
+        self._delivery = Delivery(self._writer, self._batcher, limits.patience, now_ms, self._logger)
 
     # What the generation says; none of it waits
 
@@ -97,54 +97,54 @@ class Flusher:
         """Only before the first token of an attempt: controls leave before what is pending."""
         self._status = (state, detail)
         event = events.Status(self._generation, self.attempt, state, detail)
-        self._control(Control("status", events.encode(event), state))
+        self._control(ControlEvent("status", events.encode(event), state))
 
     def restart(self, reason: RestartReason) -> None:
         """Open the next attempt: what was written, and what is pending, is void."""
         self.attempt += 1
         self._status, self._reason = None, reason
-        self._said = Said()
+        self._buffer = AttemptBuffer()
         self._batcher.begin(self.attempt)
-        self._delivery.void()
-        self._say_restart()
+        self._delivery.drop_pending()
+        self._queue_restart()
 
     def token(self, kind: Kind, text: str) -> None:
         """The caller bounds the answer as a whole. Raises Overflow if the spill has no room; then it was not taken.
 
         Raises Diverged where what was said is not what the worker before has written.
         """
-        said = self._said
+        said = self._buffer
         if said.diverged:
             raise Diverged("another text")
         there = said.count[kind] < said.stored[kind]
         if self._delivery.spilled and not there:
-            self._delivery.hold(len(text.encode()))
+            self._delivery.count_spilled(len(text.encode()))
         said.add(kind, text)
         if there:
             self._batcher.skip(kind, [text])
             said.compare(self._batcher.crc32)
             return
         self._batcher.add(kind, text, self._now_ms())
-        self._stirred.set()
+        self._wake.set()
 
     def data(self, name: str, value: Any) -> int:
         """An event in its place among the tokens; returns its bytes. Raises as `token` does."""
-        event = events.encode(events.Data(self._generation, self.attempt, name, value, self._said.count["tokens"]))
+        event = events.encode(events.Data(self._generation, self.attempt, name, value, self._buffer.count["tokens"]))
         self.token("data", event.decode())
         return len(event)
 
     @property
     def behind(self) -> bool:
         """Whether less has been said than the worker before has written, or something else."""
-        return self._said.behind
+        return self._buffer.behind
 
     @property
     def shown(self) -> bool:
         """Whether the attempt has said anything that another one would void."""
-        return bool(self._said) or self.behind
+        return bool(self._buffer) or self.behind
 
     @property
-    def waits(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether anything waits for its batch."""
         return self._batcher.pending > 0
 
@@ -155,14 +155,14 @@ class Flusher:
 
     def end(self, reason: Reason, members: bytes, message_id: str = "") -> None:
         """The last word; what is pending goes before it."""
-        self._finale = Finale(reason, members, message_id)
+        self._end_write = EndWrite(reason, members, message_id)
         self._batcher.close()
-        self._stirred.set()
+        self._wake.set()
 
     def rebuild(self) -> None:
         """Redis has lost the generation, or a part of it: before anything else is written, make it again."""
         self.rebuilding = True
-        self._stirred.set()
+        self._wake.set()
 
     @property
     def fence(self) -> int:
@@ -170,9 +170,9 @@ class Flusher:
         return self._writer.fence
 
     @property
-    def done(self) -> int:
+    def last_acked(self) -> int:
         """Number of the last append that was acknowledged."""
-        return self._delivery.done
+        return self._delivery.last_acked
 
     # The task
 
@@ -181,11 +181,11 @@ class Flusher:
         try:
             while True:
                 write = await self._next()
-                if await self._deliver(write) and isinstance(write, Finale):
+                if await self._deliver(write) and isinstance(write, EndWrite):
                     return
         except Rejected:
             self._controls.clear()
-            self._said.cut()
+            self._buffer.cut()
             self._batcher.begin(self.attempt)
             raise
         finally:
@@ -195,23 +195,23 @@ class Flusher:
         while True:
             if self.rebuilding:
                 await self._rebuilder.pause()
-                self._delivery.begin_anew()
-                return Rebuild()
+                self._delivery.reset()
+                return RebuildWrite()
             if self._controls:
                 return self._controls.popleft()
             if (batch := self._batcher.take(self._now_ms())) is not None:
                 return batch
-            if self._finale is not None and not self._batcher.pending:
-                return self._finale._replace(stored=self._said.stored["tokens"])
-            await self._rest()
+            if self._end_write is not None and not self._batcher.pending:
+                return self._end_write._replace(stored=self._buffer.stored["tokens"])
+            await self._wait_for_work()
 
-    async def _rest(self) -> None:
+    async def _wait_for_work(self) -> None:
         """Until a batch is due or something was added."""
         due_ms = self._batcher.due_ms()
-        self._stirred.clear()
+        self._wake.clear()
         try:
             async with asyncio.timeout(None if due_ms is None else max(0.0, due_ms - self._now_ms()) / 1000):
-                await self._stirred.wait()
+                await self._wake.wait()
         except TimeoutError:
             pass  # the batch is due
 
@@ -221,15 +221,15 @@ class Flusher:
         while self._delivery.unfinished:
             delivered = await self._delivery.next()
             match delivered.outcome:
-                case Rebuilt() as rebuilt:
+                case RebuildResult() as rebuilt:
                     self._say_again(rebuilt)
-                case Outcome(what="written" | "repeated" as what):
-                    if what == "written" and not isinstance(write, Finale):
+                case WriteOutcome(what="written" | "repeated" as what):
+                    if what == "written" and not isinstance(write, EndWrite):
                         self._lease.written(delivered.asked_s)
                     self._acknowledged(delivered.part)
-                case Outcome(what=what) if what == "ended" or isinstance(write, Rebuild):
-                    raise LetGo(what)
-                case Outcome():  # Redis has lost the generation, or somebody else has it: a rebuild tells, and mends
+                case WriteOutcome(what=what) if what == "ended" or isinstance(write, RebuildWrite):
+                    raise OwnershipLost(what)
+                case WriteOutcome():  # Redis has lost it, or somebody else has it: a rebuild tells, and mends
                     self.rebuild()
                     return False
                 case _ as unreachable:
@@ -241,43 +241,43 @@ class Flusher:
             metrics.batches.inc()
             metrics.tokens.inc(len(part.texts) if part.kind != "data" else 0)
             if part.attempt == self.attempt:
-                self._said.stored[part.kind] += len(part.texts)
+                self._buffer.stored[part.kind] += len(part.texts)
 
     # When Redis has lost something, and has been told of the generation again
 
-    def _say_again(self, rebuilt: Rebuilt) -> None:
+    def _say_again(self, rebuilt: RebuildResult) -> None:
         """Whatever is missing there: the restart, the status, tokens."""
         self.rebuilding = False
         there = rebuilt.attempt == self.attempt
-        self._said.rebuilt(rebuilt if there else None)
+        self._buffer.rebuilt(rebuilt if there else None)
         self._controls.clear()
         if not there:
-            self._say_restart()
-        if self._status is not None and not self._said:
+            self._queue_restart()
+        if self._status is not None and not self._buffer:
             self.status(*self._status)
         self._say_tokens_again()
-        if self._finale is not None:
+        if self._end_write is not None:
             self._batcher.close()
         metrics.rebuilds.inc()
-        self._log.warning("rebuilt", fence=self.fence, epoch=rebuilt.epoch, left=self._said.stored["tokens"])
+        self._logger.warning("rebuilt", fence=self.fence, epoch=rebuilt.epoch, left=self._buffer.stored["tokens"])
 
     def _say_tokens_again(self) -> None:
         self._batcher.begin(self.attempt)
-        runs = list(self._said.split())
+        runs = list(self._buffer.split())
         for kind, known, _ in runs:
             self._batcher.skip(kind, known)
-        self._said.compare(self._batcher.crc32)
-        if self._said.diverged:
+        self._buffer.compare(self._batcher.crc32)
+        if self._buffer.diverged:
             return  # nothing of ours goes behind another text
         waited_ms = self._now_ms() - self._linger_ms  # so that it leaves at once, and in as few batches as can be
         for kind, _, missing in runs:
             for text in missing:
                 self._batcher.add(kind, text, waited_ms)
 
-    def _say_restart(self) -> None:
+    def _queue_restart(self) -> None:
         event = events.Restart(self._generation, self.attempt, self._reason)
-        self._control(Control("restart", events.encode(event), attempt=self.attempt))
+        self._control(ControlEvent("restart", events.encode(event), attempt=self.attempt))
 
-    def _control(self, control: Control) -> None:
+    def _control(self, control: ControlEvent) -> None:
         self._controls.append(control)
-        self._stirred.set()
+        self._wake.set()

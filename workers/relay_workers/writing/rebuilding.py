@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from relay.store.queue.queue import Queue
-from relay.store.session.replies import Outcome, Rebuilt
+from relay.store.session.replies import RebuildResult, WriteOutcome
 from relay.store.session.session_log import SessionLog
 from relay_workers.writing.arrivals import Arrivals
 from relay_workers.writing.claimed import Claimed
@@ -41,7 +41,7 @@ class Rebuilder:
         now_ms: Callable[[], float],
     ) -> None:
         self._claimed = claimed
-        self._log = session_log
+        self._session_log = session_log
         self._queue = queue
         self._arrivals = arrivals
         self._limits = limits
@@ -54,7 +54,7 @@ class Rebuilder:
         if wait_ms > 0:
             await asyncio.sleep(wait_ms / 1000)
 
-    async def rebuild(self, fence: int, epochs: Sequence[str], seq: int) -> Rebuilt | Outcome:
+    async def rebuild(self, fence: int, epochs: Sequence[str], seq: int) -> RebuildResult | WriteOutcome:
         """One try. `fence`, `epochs`, `seq`: as of the last write that was acknowledged. Raises StorageError.
 
         The job's row first: should this worker die now, a reaper finds it.
@@ -62,8 +62,8 @@ class Rebuilder:
         job, _, worker, lease_ms = self._claimed
         await self._queue.announce(job.queue)
         await self._queue.enqueue(job, self._limits.look_ms, held=True)
-        outcome = await self._log.rebuild(job, fence, worker, lease_ms, epochs, seq, self._times())
-        if isinstance(outcome, Rebuilt):
+        outcome = await self._session_log.rebuild(job, fence, worker, lease_ms, epochs, seq, self._times())
+        if isinstance(outcome, RebuildResult):
             self._rebuilt_ms = self._now_ms()
         return outcome
 

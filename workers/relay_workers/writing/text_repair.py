@@ -9,7 +9,7 @@ from __future__ import annotations
 from relay.protocol.words import MAX_TOKEN_BYTES
 
 
-class Mender:
+class TextRepair:
     """Turns one stream's deltas into tokens; text and reasoning need one each.
 
     Every token is non-empty, encodes to UTF-8 and has at most MAX_TOKEN_BYTES of it. Joined, the tokens of all `feed`s

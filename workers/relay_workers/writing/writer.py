@@ -6,7 +6,7 @@ from typing import NamedTuple, assert_never
 
 from relay.protocol import events
 from relay.protocol.words import Reason
-from relay.store.session.replies import Outcome, Rebuilt
+from relay.store.session.replies import RebuildResult, WriteOutcome
 from relay.store.session.session_log import Append, SessionLog
 from relay_workers.writing.batching import Batch
 from relay_workers.writing.claimed import Claimed
@@ -15,7 +15,7 @@ from relay_workers.writing.rebuilding import Rebuilder
 MAX_EPOCHS = 16
 
 
-class Control(NamedTuple):
+class ControlEvent(NamedTuple):
     """An event between batches. `attempt` is the new one of a restart."""
 
     kind: str
@@ -24,7 +24,7 @@ class Control(NamedTuple):
     attempt: int = 0
 
 
-class Finale(NamedTuple):
+class EndWrite(NamedTuple):
     """The generation's end: its reason, the event's further members, the answer's id where it is complete.
 
     `stored`: how many of the attempt's tokens are in the log.
@@ -36,22 +36,22 @@ class Finale(NamedTuple):
     stored: int = 0
 
 
-class Rebuild(NamedTuple):
+class RebuildWrite(NamedTuple):
     """Make the generation again where Redis has lost it, and begin a new count of appends."""
 
 
-Write = Batch | Control | Finale | Rebuild
+Write = Batch | ControlEvent | EndWrite | RebuildWrite
 
 
-class Place(NamedTuple):
+class LogPosition(NamedTuple):
     """Where the log stood when it last acknowledged something of this generation; the epochs so far, newest last."""
 
     epochs: tuple[str, ...]
     seq: int
 
-    def moved(self, epoch: str, seq: int) -> Place:
+    def advanced(self, epoch: str, seq: int) -> LogPosition:
         known = epoch in self.epochs
-        return Place(self.epochs if known else (*self.epochs, epoch)[-MAX_EPOCHS:], seq)
+        return LogPosition(self.epochs if known else (*self.epochs, epoch)[-MAX_EPOCHS:], seq)
 
 
 class Writer:
@@ -59,35 +59,35 @@ class Writer:
 
     def __init__(self, claimed: Claimed, session_log: SessionLog, rebuilder: Rebuilder) -> None:
         self.fence = claimed.claim.fence
-        self._place = Place((claimed.claim.epoch,), claimed.claim.head)
+        self._position = LogPosition((claimed.claim.epoch,), claimed.claim.head)
         self._session, self._generation, self._lease_ms = claimed.session, claimed.generation, claimed.lease_ms
-        self._log = session_log
+        self._session_log = session_log
         self._rebuilder = rebuilder
 
-    async def write(self, write: Write, n: int) -> Outcome | Rebuilt:
+    async def write(self, write: Write, n: int) -> WriteOutcome | RebuildResult:
         """`n`: its number, one more than the last that was acknowledged."""
-        outcome: Outcome | Rebuilt
+        outcome: WriteOutcome | RebuildResult
         match write:
             case Batch():
                 outcome = await self._batch(write, n)
-            case Control():
+            case ControlEvent():
                 outcome = await self._append(n, Append(write.kind, write.body, index=write.attempt, text=write.text))
-            case Finale():
+            case EndWrite():
                 outcome = await self._end(write, n - 1)
-            case Rebuild():
-                outcome = await self._rebuilder.rebuild(self.fence, self._place.epochs, self._place.seq)
+            case RebuildWrite():
+                outcome = await self._rebuilder.rebuild(self.fence, self._position.epochs, self._position.seq)
             case _:
                 assert_never(write)
         match outcome:
-            case Rebuilt():
-                self.fence, self._place = outcome.fence, self._place.moved(outcome.epoch, outcome.head)
-            case Outcome(epoch=epoch, seq=seq) if epoch:
-                self._place = self._place.moved(epoch, seq)
-            case Outcome():
+            case RebuildResult():
+                self.fence, self._position = outcome.fence, self._position.advanced(outcome.epoch, outcome.head)
+            case WriteOutcome(epoch=epoch, seq=seq) if epoch:
+                self._position = self._position.advanced(epoch, seq)
+            case WriteOutcome():
                 pass  # nothing is written
         return outcome
 
-    async def _batch(self, batch: Batch, n: int) -> Outcome:
+    async def _batch(self, batch: Batch, n: int) -> WriteOutcome:
         if batch.kind == "data":
             return await self._append(n, Append("data", batch.text.encode(), batch.index, count=1))
         event = events.Tokens if batch.kind == "tokens" else events.Reasoning
@@ -95,17 +95,17 @@ class Writer:
         body = events.encode(event(self._generation, batch.attempt, batch.index, count, text))
         return await self._append(n, Append(batch.kind, body, batch.index, count, text, *batch.after))
 
-    async def _append(self, n: int, event: Append) -> Outcome:
-        return await self._log.append(self._session, self._generation, self.fence, n, self._lease_ms, event)
+    async def _append(self, n: int, event: Append) -> WriteOutcome:
+        return await self._session_log.append(self._session, self._generation, self.fence, n, self._lease_ms, event)
 
-    async def _end(self, finale: Finale, done: int) -> Outcome:
-        return await self._log.end(
+    async def _end(self, end_write: EndWrite, done: int) -> WriteOutcome:
+        return await self._session_log.end(
             self._session,
             self._generation,
             self.fence,
-            finale.reason,
-            finale.members,
-            finale.stored,
-            finale.message_id,
+            end_write.reason,
+            end_write.members,
+            end_write.stored,
+            end_write.message_id,
             done,
         )
