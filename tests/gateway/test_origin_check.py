@@ -13,9 +13,10 @@ import pytest
 from starlette.routing import Route, WebSocketRoute
 from structlog.testing import capture_logs
 
+from relay.errors import SettingsError
 from relay.gateway.app import app
 from relay.gateway.gateway import Gateway
-from relay.settings import Settings
+from relay.settings import Settings, load
 from tests.gateway.serving import Streams, serving
 
 PATIENCE_S = 10
@@ -273,11 +274,11 @@ async def test_whatever_is_sent_is_their_fault_and_no_traceback_of_ours(caplog: 
 
 
 async def test_no_root_path_begins_as_an_address_of_the_gateway_does() -> None:
-    gateway = Gateway(Settings(redis_url="redis://127.0.0.1:1/0"))
+    gateway = Gateway(load(redis_url="redis://127.0.0.1:1/0"))
     paths = [route.path for route in app(gateway).routes if isinstance(route, Route | WebSocketRoute)]
     await gateway.redis.aclose()
     ours = {path.split("/")[1] for path in paths} - {"", "{path:path}"}  # the page; what is no WebSocket of ours
     assert ours >= {"v1", "healthz"}
     for first in ours:
-        with pytest.raises(ValueError, match="begin as an address of the gateway"):
-            Settings(root_path=f"/{first}")
+        with pytest.raises(SettingsError, match="begin as an address of the gateway"):
+            load(root_path=f"/{first}")
