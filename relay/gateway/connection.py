@@ -14,9 +14,10 @@ from typing import Any, assert_never
 from relay import logging, metrics
 from relay.errors import ClientError
 from relay.gateway.codecs import Codec
+from relay.gateway.deadlines import ANSWER_WITHIN_S, answer_deadline, within_deadline
 from relay.gateway.follower_pool import FollowerPool
 from relay.gateway.pulse import LiveSink, Pulse
-from relay.gateway.submissions import ANSWER_WITHIN_S, Submissions, answer_deadline, within_deadline
+from relay.gateway.submissions import Submissions
 from relay.gateway.viewer import Viewer
 from relay.protocol import commands, frames
 from relay.protocol.commands import Hello, Ping, Stop, Submit, Subscribe, Unsubscribe

@@ -6,7 +6,6 @@ The same follower, viewer and pulse as a WebSocket's; only the sink differs. htt
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,11 @@ from relay import metrics
 from relay.errors import ClientError
 from relay.follow.broadcast import Burst
 from relay.follow.follower import Follower
-from relay.gateway.gateway import RECONNECT_SPREAD_MS, Gateway
-from relay.gateway.http_protocol import EXTENSION
+from relay.gateway.deadlines import reconnect_in_ms, within_deadline
+from relay.gateway.gateway import Gateway
+from relay.gateway.http_protocol import abort_of
 from relay.gateway.pulse import Pulse
 from relay.gateway.sinks import BufferedSink
-from relay.gateway.submissions import within_deadline
 from relay.gateway.viewer import Viewer
 from relay.protocol import events, frames
 from relay.protocol.words import Cursor
@@ -263,7 +262,7 @@ class EventStream:
             ]:
                 self._close_if_gone(viewer, sink)
             if draining.done():
-                sink.drain(random.randint(*RECONNECT_SPREAD_MS))
+                sink.drain(reconnect_in_ms())
                 await asyncio.wait(others, timeout=_DRAIN_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
                 sink.give_up()
         finally:
@@ -292,6 +291,6 @@ async def until_disconnected(receive: Receive) -> None:
 
 def _abort(scope: Scope) -> None:
     """Cut a connection whose peer takes nothing; else the server would wait for it."""
-    extension = scope.get("extensions", {}).get(EXTENSION)
-    if extension is not None:
-        extension["abort"]()
+    abort = abort_of(scope)
+    if abort is not None:
+        abort()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from starlette.websockets import WebSocket
 
@@ -17,20 +15,19 @@ from relay.gateway import requests
 from relay.gateway.capabilities import Capabilities
 from relay.gateway.codecs import CODECS, JSON, Codec
 from relay.gateway.connection import Connection
+from relay.gateway.deadlines import reconnect_in_ms
 from relay.gateway.follower_pool import FollowerPool
 from relay.gateway.pulse import LiveSink, ViewerLimits
 from relay.gateway.responses import error_response
 from relay.gateway.sinks import AsgiSink, TransportSink
 from relay.gateway.submissions import Submissions
-from relay.gateway.websocket_protocol import EXTENSION
+from relay.gateway.websocket_protocol import protocol_of
 from relay.protocol import events
 from relay.redis.connections import Connections
 from relay.settings import Settings
 from relay.store import factory
 from relay.store.queue.policy import QueuePolicy
 from relay.store.requirements import RequirementsMonitor
-
-RECONNECT_SPREAD_MS = (200, 3000)
 
 
 class Gateway:
@@ -85,12 +82,11 @@ class Gateway:
             await websocket.send_denial_response(error_response(refusal))
             return
         await websocket.accept(subprotocol=codec.subprotocol if offered else None)
-        extension: dict[str, Any] | None = websocket.scope.get("extensions", {}).get(EXTENSION)
+        protocol = protocol_of(websocket.scope)
         buffer_bytes = self.viewer_limits.buffer_bytes
-        if extension is not None:
-            protocol = extension["protocol"]
+        if protocol is not None:
             connection = self._connection(TransportSink(protocol, codec, buffer_bytes), codec, websocket)
-            protocol.on_shutdown = lambda close: connection.drain(random.randint(*RECONNECT_SPREAD_MS), close)
+            protocol.on_shutdown = lambda close: connection.drain(reconnect_in_ms(), close)
             await connection.run(websocket.receive)
             return
         sink = AsgiSink(websocket.send, codec, buffer_bytes)

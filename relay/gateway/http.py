@@ -14,10 +14,10 @@ from starlette.websockets import WebSocket
 from relay import logging, metrics, timeouts
 from relay.errors import ClientError, StorageError
 from relay.gateway import requests
+from relay.gateway.deadlines import within_deadline
 from relay.gateway.event_stream import HEADERS, EventStream
 from relay.gateway.gateway import Gateway
 from relay.gateway.responses import error_response, json_response
-from relay.gateway.submissions import within_deadline
 from relay.gateway.waiting import until_ended
 from relay.protocol import commands
 from relay.protocol.commands import Submit

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import httptools
@@ -22,12 +23,18 @@ from uvicorn.server import ServerState
 
 from relay import logging, metrics
 
-EXTENSION = "relay.connection"
+_EXTENSION = "relay.connection"
 REQUEST_TIMEOUT_S = 20.0  # for the head of a request, and for the first one to begin
 STALL_S = 60.0  # in which a peer must take something of a whole answer; streams have a pulse of their own
 MAX_HEAD_BYTES = 64 * 1024  # and at most one read (of 256 KiB) more; of trailers too
 
 _refused = logging.RateLimitedLog(logging.get_logger("http"), "bad_request")
+
+
+def abort_of(scope: Mapping[str, Any]) -> Callable[[], None] | None:
+    """What cuts the connection of a request; None on another server than ours."""
+    extension: dict[str, Any] = scope.get("extensions", {}).get(_EXTENSION, {})
+    return extension.get("abort")
 
 
 def mark_stopping(state: ServerState) -> None:
@@ -103,7 +110,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._await_head()
-        cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: {"abort": self._abort}}
+        cast(dict[str, Any], self.scope)["extensions"] = {_EXTENSION: {"abort": self._abort}}
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()

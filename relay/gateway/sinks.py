@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from relay import metrics
 from relay.follow.broadcast import Burst
 from relay.gateway.codecs import Codec
-from relay.gateway.websocket_protocol import CLOSE_TIMEOUT_S, RelayWebSocketProtocol
+from relay.gateway.deadlines import CLOSE_TIMEOUT_S
+from relay.gateway.websocket_protocol import RelayWebSocketProtocol
 
 
 class Sink(Protocol):

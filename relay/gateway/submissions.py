@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import cache
 from typing import NamedTuple, assert_never
 
 from relay import failure_messages, logging, metrics, timeouts
 from relay.crashpoints import crashpoint
 from relay.errors import ClientError, StorageError
 from relay.gateway.capabilities import Capabilities
+from relay.gateway.deadlines import answer_deadline, within_deadline
 from relay.gateway.follower_pool import FollowerPool
 from relay.protocol import events
 from relay.protocol.commands import Submit
@@ -23,8 +21,6 @@ from relay.store.queue.queue import Queue
 from relay.store.session.replies import Admitted, Deleted, Stopped
 from relay.store.session.session_log import SessionLog
 
-ANSWER_WITHIN_S = 4.5  # the contract says 5
-
 logger = logging.get_logger("submissions")
 _cleanup_failures = logging.FailureLog(logger, "tidy_failed", settled_s=logging.SETTLED_S)
 
@@ -32,35 +28,6 @@ _cleanup_failures = logging.FailureLog(logger, "tidy_failed", settled_s=logging.
 class Accepted(NamedTuple):
     generation: str
     duplicate: bool
-
-
-@cache
-def _trouble(part: str) -> logging.FailureLog:
-    return logging.FailureLog(logger, "unavailable", settled_s=logging.SETTLED_S, part=part)
-
-
-def answer_deadline() -> float:
-    """By when what arrives now is to be answered; see timeouts.now."""
-    return timeouts.now() + ANSWER_WITHIN_S
-
-
-@asynccontextmanager
-async def within_deadline(part: str, by: float | None = None) -> AsyncIterator[None]:
-    """Turns a Redis that is away or slow into `unavailable` before the client has given up.
-
-    `by`: see `answer_by`, of when the client asked; without it, now. What comes too late is not begun.
-    """
-    try:
-        by = answer_deadline() if by is None else by
-        if (left_s := by - timeouts.now()) <= 0:
-            raise TimeoutError
-        async with timeouts.timeout(left_s):
-            yield
-        _trouble(part).succeeded()
-    except (StorageError, TimeoutError) as error:
-        metrics.storage_errors.labels(part).inc()
-        _trouble(part).failed(error)
-        raise ClientError("unavailable", "This did not work just now; please try again.", retry_after_s=1) from None
 
 
 class Submissions:
@@ -90,7 +57,7 @@ class Submissions:
         `language`: the reader's, as the transport tells; one that the submit names itself counts instead.
 
         Raises ClientError: `bad_message` (not on offer), `conflict`, `not_found` (retry_of), `rate_limited`,
-        `unavailable`. `by`: see `answered_in_time`.
+        `unavailable`. `by`: see `within_deadline`.
         """
         async with within_deadline("submit", by):
             accepted = await self._submit(submit, _named_language(submit) or language)

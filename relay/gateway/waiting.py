@@ -10,9 +10,9 @@ from starlette.types import Receive
 from relay.errors import ClientError
 from relay.follow.broadcast import Burst
 from relay.follow.follower import Follower
+from relay.gateway.deadlines import within_deadline
 from relay.gateway.event_stream import until_disconnected
 from relay.gateway.gateway import Gateway
-from relay.gateway.submissions import within_deadline
 from relay.protocol import events
 
 _LOST_EVERY_S = 2.0

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import struct
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.protocol import State
 
+from relay.gateway.deadlines import CLOSE_TIMEOUT_S
 from relay.gateway.http_protocol import is_stopping
 
-EXTENSION = "relay.transport"
-CLOSE_TIMEOUT_S = 10.0
+_EXTENSION = "relay.transport"
 SHUTDOWN_GRACE_S = 3.0
 MAX_FRAGMENTS = 1024
+
+
+def protocol_of(scope: Mapping[str, Any]) -> RelayWebSocketProtocol | None:
+    """The protocol under a WebSocket; None on another server than ours."""
+    extension: dict[str, Any] = scope.get("extensions", {}).get(_EXTENSION, {})
+    return extension.get("protocol")
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -193,7 +199,7 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
     async def run_asgi(self) -> None:
-        cast(dict[str, Any], self.scope["extensions"])[EXTENSION] = {"protocol": self}
+        cast(dict[str, Any], self.scope["extensions"])[_EXTENSION] = {"protocol": self}
         await super().run_asgi()
         self._abort_soon()
 

@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay.gateway import submissions as submissions_module
+from relay.gateway import deadlines
 from relay.gateway.codecs import JSON
 from relay.gateway.connection import Connection
+from relay.gateway.deadlines import within_deadline
 from relay.gateway.follower_pool import FollowerPool
-from relay.gateway.submissions import Accepted, within_deadline
+from relay.gateway.submissions import Accepted
 from relay.protocol.commands import Submit
 from tests.follow.following import Stage
 from tests.gateway.test_viewer import Tray
@@ -85,7 +86,7 @@ class Peer:
 async def test_a_command_that_waits_for_another_is_answered_as_soon_and_is_not_begun_too_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(submissions_module, "ANSWER_WITHIN_S", 0.3)
+    monkeypatch.setattr(deadlines, "ANSWER_WITHIN_S", 0.3)
     peer = Peer()
     peer.submits("one", "two", "three")
     await until(lambda: len(peer.sink.replies("error")) == 3, "all are answered")

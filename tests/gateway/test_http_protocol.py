@@ -159,7 +159,9 @@ async def test_a_stream_that_is_cut_is_no_error_of_the_application(caplog: pytes
     async def stream(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"it begins", "more_body": True})
-        scope["extensions"][http_protocol.EXTENSION]["abort"]()
+        abort = http_protocol.abort_of(scope)
+        assert abort is not None
+        abort()
         over.set()
 
     async with serving(stream) as connect:
@@ -211,7 +213,7 @@ class _Large:
         self._more_body = more_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.transport = scope["extensions"][http_protocol.EXTENSION]["abort"].__self__.transport
+        self.transport = getattr(http_protocol.abort_of(scope), "__self__").transport  # noqa: B009
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % self.SIZE)]})
         await send({"type": "http.response.body", "body": b"x" * self.SIZE, "more_body": self._more_body})
         if self._more_body:

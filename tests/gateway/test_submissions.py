@@ -11,8 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from relay.errors import ClientError
-from relay.gateway import submissions as submissions_module
-from relay.gateway import waiting
+from relay.gateway import deadlines, waiting
 from relay.gateway.submissions import Accepted, Submissions
 from relay.protocol.commands import Submit
 from relay.store.jobs import Job
@@ -150,7 +149,7 @@ async def test_who_waits_for_an_answer_that_is_gone_is_told_why(gateway: Gateway
 
 async def test_a_delete_that_has_used_up_its_time_begins_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each wait for a Redis that is slow would take a little more than none, and cost a connection."""
-    monkeypatch.setattr(submissions_module, "ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(deadlines, "ANSWER_WITHIN_S", 0.2)
     begun: list[str] = []
 
     async def never(session: str, stopped: Stopped) -> None:
