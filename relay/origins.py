@@ -144,7 +144,7 @@ def _fault_of_host(entry: str) -> str | None:
     """Without a scheme it is a host by which the gateway is reached; those of this machine are known anyway."""
     found = _HOST.fullmatch(entry)
     name = "" if found is None else found[1]
-    if found is not None and found[2] is None and _NAME.fullmatch(name) and not (_is_known(name) or _is_number(name)):
+    if found is not None and found[2] is None and _NAME.fullmatch(name) and not (_is_known(name) or _is_address(name)):
         return None
     scheme, rest = _without_colon(entry) or ("http" if _is_known(name) else "https", entry)
     origin = _as_browsers_write(scheme, _authority(rest)) or _EXAMPLE
@@ -203,6 +203,11 @@ def _as_browsers_write(scheme: str, host: str) -> str | None:
 def _is_number(name: str) -> bool:
     """To browsers a name whose last part is a number is an address: one written otherwise, or none at all."""
     return re.fullmatch(r"0x[0-9a-f]*|[0-9]+", name.rstrip(".").rpartition(".")[2]) is not None
+
+
+def _is_address(name: str) -> bool:
+    """Nothing but numbers: browsers write such a host as an IPv4 address."""
+    return all(map(_is_number, name.rstrip(".").split(".")))
 
 
 def _address(name: str) -> str | None:

@@ -101,7 +101,7 @@ def _ambiguous(headers: Headers) -> ClientError | None:
 
 def _nameless(scope: Scope, headers: Headers) -> ClientError | None:
     """HTTP/1.1 requires a host (RFC 9112, section 3.2); probes, which are asked for none, often have none."""
-    if "host" in headers or scope["http_version"] == "1.0":
+    if "host" in headers or scope.get("http_version") == "1.0":
         return None
     return ClientError("bad_message", "There is no Host header.")
 

@@ -126,6 +126,16 @@ async def test_its_entry_stays_for_a_worker_that_can_make_it(
     assert jobs.encode(job) == later(job_of())
 
 
+async def test_what_lies_behind_them_is_taken_at_once(queue: Queue, redis: Redis) -> None:
+    for number in range(5):
+        job = job_of(f"g{number}", priority="high")
+        await queue.enqueue(job, LOOK_MS)
+        await redis.hset(JOBS, job.name, later(job))
+    await queue.enqueue(job_of("mine"), LOOK_MS)
+    assert [job.generation for job in await queue.take("default")] == ["mine"]
+    assert await queue.take("default") == []
+
+
 async def test_a_reaper_lets_those_of_the_later_release_admit_it(
     session_log: SessionLog, queue: Queue, redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +164,23 @@ async def test_a_reaper_makes_it_a_letter_when_nobody_has_admitted_it_in_time(
     await swept(reaper, clock)
     assert await queue.sizes("default") == (0, 1)
     assert await redis.hget("t:q:{default}:letters", "s g1") == later(job_of())
+
+
+async def test_the_time_that_one_was_given_is_over_once_it_is_admitted(
+    session_log: SessionLog, queue: Queue, redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis loses its session much later: it has the whole time again, and no letter is written of it."""
+    reaper, job = reaper_of(session_log, queue, clock), job_of()
+    await queue.enqueue(job, LOOK_MS)
+    await redis.hset(JOBS, job.name, later(job))
+    await swept(reaper, clock)
+    with later_release(monkeypatch):
+        await session_log.admit(job)
+    await swept(reaper, clock)
+    clock.advance(s=2 * TIMEOUT_S)
+    await redis.delete(*await redis.keys("t:s:*"))
+    await reaper.sweep("default")
+    assert await queue.sizes("default") == (1, 0)
 
 
 async def test_its_answer_is_not_lost_with_its_row(

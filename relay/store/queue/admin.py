@@ -12,7 +12,7 @@ from typing import Literal, TypeVar, assert_never, get_args
 import msgspec
 
 from relay.crashpoints import crashpoint
-from relay.errors import RelayError, UnreadableJob
+from relay.errors import LaterJob, RelayError, UnreadableJob
 from relay.protocol.words import GENERATION, QUEUE, new_id
 from relay.store import jobs
 from relay.store.jobs import Job
@@ -226,6 +226,8 @@ class QueueAdmin:
             # Durable, and not admitted yet. Whoever submitted it may still be about to; so it has to end, not to go.
             try:
                 job = await self._queue.job(found.queue, session, generation)
+            except LaterJob as error:
+                raise RelayError(f"{error}: drop it with the release that wrote it") from None
             except UnreadableJob:
                 job = None
             if job is not None and await self._session_log.admit_or_refuse(job) is not None:

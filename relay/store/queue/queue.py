@@ -116,15 +116,11 @@ class Queue:
 
         One that cannot be read is left out: it stays pending, and comes back for a worker of the release that wrote it.
         """
-        found = []
-        for body in await _TAKE(self._commands, self._keys.queue(queue), most, *PRIORITIES):
-            try:
-                found.append(jobs.read(body))
-            except UnreadableJob as error:
-                metrics.storage_errors.labels("queue").inc()
-                level = WARNING if isinstance(error, LaterJob) else ERROR
-                _unreadable.log(level, level=level, queue=queue, detail=str(error))
-        return found
+        while True:
+            bodies = await _TAKE(self._commands, self._keys.queue(queue), most, *PRIORITIES)
+            found = [job for body in bodies if (job := _readable(queue, body)) is not None]
+            if found or not bodies:  # else there may be one behind those that were left out
+                return found
 
     async def newest_entry_ids(self, queue: str) -> dict[str, str]:
         """The newest entry id of each of the queue's streams: what `wait` waits beyond."""
@@ -215,6 +211,17 @@ class Queue:
     async def names(self) -> list[str]:
         """Queues that were submitted to, for the reapers."""
         return [name.decode() for name in await call(self._commands, "ZRANGE", self._keys.queues, 0, -1)]
+
+
+def _readable(queue: str, body: bytes) -> Job | None:
+    try:
+        return jobs.read(body)
+    except LaterJob as error:
+        _unreadable.log(WARNING, queue=queue, detail=str(error))
+    except UnreadableJob as error:
+        metrics.storage_errors.labels("queue").inc()
+        _unreadable.log(ERROR, level=ERROR, queue=queue, detail=str(error))
+    return None
 
 
 def _pairs(rows: list[bytes]) -> list[tuple[str, str]]:

@@ -207,6 +207,7 @@ class Reaper:
         fields = await self._session_log.generation_fields(session, generation)
         if fields is None:
             return await self._admit(queue, session, generation, policy)
+        self._left.pop(jobs.job_name(session, generation), None)  # somebody has admitted it
         if fields["state"] == "ended":
             await self._queue.done(queue, session, generation, fields.get("dead", ""))
             return "ended"

@@ -95,10 +95,9 @@ async def test_a_job_that_cannot_be_read_does_not_hold_up_the_next(queue: Queue,
     for name in ("a", "b"):
         await queue.enqueue(job_of(name), LOOK_MS)
     await redis.hset("t:q:{default}:jobs", "s a", b'{"of":"another release"}')
-    assert await next_job(queue) is None
+    assert await taken(queue) == "b"
     with pytest.raises(UnreadableJob):
         await queue.job("default", "s", "a")
-    assert await taken(queue) == "b"
     assert (await redis.xpending("t:q:{default}:normal", "workers"))["pending"] == 2
 
 
