@@ -109,7 +109,7 @@ def test_mypy_finds_every_place_that_a_new_member_concerns(tmp_path: Path) -> No
         text = path.read_text()
         assert text.count(change.source) == 1, change
         path.write_text(text.replace(change.source, change.replacement))
-    mypy = [sys.executable, "-m", "mypy", "-p", "relay", "-p", "workers", "--cache-dir", str(tmp_path / "cache")]
+    mypy = [sys.executable, "-m", "mypy", "-p", "relay", "-p", "relay_workers", "--cache-dir", str(tmp_path / "cache")]
     said = subprocess.run(mypy, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
     errors = re.findall(r"^(\S+?):\d+: error: (.*)$", said, re.MULTILINE)
     found = {
