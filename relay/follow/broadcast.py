@@ -1,4 +1,4 @@
-"""A followed session's viewers in this process, and how live events reach them: joined once, written once each."""
+"""A followed session's viewers in this process, and how live events reach them: joined once, written once to each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Burst:
         self._joined: dict[Encode, bytes] = {}
 
     def joined(self, framing: Encode) -> bytes:
-        """All payloads in this framing, as one run of bytes."""
+        """All payloads in this framing, as one byte string."""
         if framing not in self._joined:
             self._joined[framing] = b"".join(map(framing, self.payloads))
         return self._joined[framing]
@@ -32,23 +32,23 @@ class BroadcastListener(Protocol):
     """What a follower asks of a viewer."""
 
     def feed(self, burst: Burst) -> None:
-        """Live events for a viewer that has everything before them. Must not block or raise."""
+        """Take live events; this viewer has everything before them. Must not block or raise."""
 
     def restart(self) -> None:
-        """The log began a new life: everything this viewer has is void."""
+        """The log is shown again from its beginning: everything this viewer has is void."""
 
     def degraded(self) -> None:
-        """The log is lost from sight; nothing may come for a while."""
+        """The log cannot be read, or answers are missing; nothing may come for a while."""
 
     def restored(self) -> None:
-        """It is back; what is still on its way to this viewer goes first."""
+        """That is over; what is still on its way to this viewer goes first."""
 
     def unsubscribed(self) -> None:
         """The session was deleted; nothing follows."""
 
 
 class Broadcast:
-    """`viewers`: all of them; `keeping_up`: those that have everything up to `flushed` and are fed what follows."""
+    """`viewers`: all of them; `keeping_up`: those that have everything up to `flushed` and get what follows."""
 
     def __init__(self) -> None:
         self.viewers: set[BroadcastListener] = set()
@@ -57,13 +57,13 @@ class Broadcast:
         self._pending: list[bytes] = []
 
     def reset(self, head: int) -> None:
-        """Another life of the log, shown up to `head`: nobody has that."""
+        """The log was reloaded up to `head`: no viewer has that yet."""
         self.flushed = head
         self._pending.clear()
         self.keeping_up.clear()
 
     def add(self, seq: int, payload: bytes) -> None:
-        """The next live event; what comes in the same turn of the loop goes out as one burst. Raises OutOfOrder."""
+        """Add the next live event; those of one turn of the event loop go out as one burst. Raises OutOfOrder."""
         due = self.flushed + len(self._pending) + 1
         if seq != due:
             raise OutOfOrder(seq, due)
@@ -74,14 +74,14 @@ class Broadcast:
     def flush(self) -> None:
         """Hand everything pending to those that keep up."""
         if not self._pending:
-            return  # a new life began meanwhile
+            return  # reset meanwhile
         burst = Burst(self.flushed + 1, self._pending)
         self._pending = []
         self.flushed = burst.last
         for viewer in tuple(self.keeping_up):
             viewer.feed(burst)
 
-    # What is told to all of them
+    # Notices to all viewers
 
     def restart(self) -> None:
         for viewer in tuple(self.viewers):

@@ -1,12 +1,12 @@
 """The follower: one session's log, followed by one process for all its viewers.
 
-It subscribes, waits for the acknowledgement, opens the session, and from then on lets events through that start
-where the last one ended. On any doubt (a hole, another epoch, a subscription that may have missed something, silence
-while an answer is open) it reads the log. Viewers are cursors into it: those that keep up get each burst of events
-at once, joined; the others read what they lack when they can take it.
+It subscribes, waits for the acknowledgement and opens the session. From then on it applies each live event that starts
+where the last one ended. It syncs (reads the log) after a gap, an epoch change or a lost subscription, and when nothing
+is heard while an answer is open. Viewers are cursors into it: those that keep up get each burst of events at once,
+joined; the others read what they lack when they have room.
 
-When Redis turns out to have lost what was shown already, the log gets another epoch and everybody begins anew; answers
-that are missing then come back from their workers, or are ended from here.
+If Redis has lost events that were already shown, the log gets a new epoch and every viewer starts again. Answers that
+are missing then come back from their workers, or the follower ends them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from relay.store.session.versions import UNTRIMMED, LogVersion
 
 SYNC_EVERY_S = 2.0  # while a generation is open and nothing is heard of it
 IDLE_SYNC_S = 20.0  # otherwise; also keeps an empty session remembered while it has viewers
-_RETRY_S = (0.5, 8.0)  # at first, at most; whatever is heard meanwhile ends the pause
+_RETRY_S = (0.5, 8.0)  # at first, at most; anything heard meanwhile ends the pause
 _MAX_PAST_EPOCHS = 16
 
 logger = logging.get_logger("follower")
-# Of all followers together: thousands of them may meet the same outage, or loss. Each looks again within 8 s.
+# Shared by all followers: thousands of them may meet the same outage or loss. Each syncs again within 8 s.
 _sync_failures = logging.FailureLog(logger, "look_failed", settled_s=20.0)
 _degraded, _restored, _lost, _reloaded, _events_out_of_order = (
     logging.RateLimitedLog(logger, event)
@@ -51,9 +51,9 @@ _degraded, _restored, _lost, _reloaded, _events_out_of_order = (
 
 
 class Follower:
-    """`frontier`: the last seq applied; what of it viewers have been handed is its `broadcast`'s.
+    """`frontier`: the last seq applied. `broadcast` knows how much of that viewers have been given.
 
-    `deleted`: the session it followed was deleted; whoever subscribes from then on needs another follower.
+    `deleted`: the session was deleted; later subscribers need another follower.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Follower:
         lost_members: bytes,
         orphaned: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """Of the last three see recovery.py."""
+        """recovery.py explains the last three."""
         self.session = session
         self.epoch = ""
         self.frontier = 0
-        self.version = UNTRIMMED  # of the log, as far as is known
+        self.version = UNTRIMMED  # of the log, as far as we know
         self.deleted = False
         self.active: dict[str, Active] = {}
         self.broadcast = Broadcast()
@@ -82,7 +82,7 @@ class Follower:
             self, session_log, self.missing, lost_after_s=lost_after_s, lost_members=lost_members, orphaned=orphaned
         )
         self._visibility = Visibility(self._degraded, self._restored, lambda: session_log.answered_at(session))
-        self._past_epochs: deque[str] = deque(maxlen=_MAX_PAST_EPOCHS)  # epochs that have gone by
+        self._past_epochs: deque[str] = deque(maxlen=_MAX_PAST_EPOCHS)
         self._entries_missing = False  # a replay found that entries are missing
         self._session_log = session_log
         self._source = source
@@ -95,16 +95,16 @@ class Follower:
         self._expecting = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._out_of_order = False  # an event was out of order: a bug of ours; nothing is shown until all is read anew
+        self._out_of_order = False  # an event was out of order: our bug; nothing is shown until the log is read again
         self._sync_lock = asyncio.Lock()
-        self._next_sync: asyncio.Task[None] | None = None  # that has not begun: whoever asks for one shares it
-        self._syncs: set[asyncio.Task[None]] = set()  # at most two: one that reads, one that waits for it
+        self._next_sync: asyncio.Task[None] | None = None  # not begun yet: all who ask for a sync share it
+        self._syncs: set[asyncio.Task[None]] = set()  # at most two: one reads, one waits for it
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to follow. Raises StorageError; waits for Redis as long as the caller lets it."""
+        """Begin to follow. Raises StorageError. It waits for Redis without a limit; the caller sets one."""
         await self._source.subscribe(self._channel, self)
-        self._sync_requested.clear()  # what is heard from here on, before the session is open, raises it again
+        self._sync_requested.clear()  # anything heard from here on, before the session is open, sets it again
         await self._reload()
         self._watch_silence()
         self._task = asyncio.create_task(self._watch(), name=f"follower {self.session}")
@@ -121,7 +121,7 @@ class Follower:
         self._visibility.close()
         self.pages.clear()
 
-    # What pub/sub says: hints
+    # Hints from pub/sub
 
     def acknowledged(self) -> None:
         self._request_sync("subscription")
@@ -151,24 +151,24 @@ class Follower:
 
     def honours(self, epoch: str, seq: int) -> bool:
         """Whether a cursor can be continued from."""
-        self.broadcast.flush()  # so that no cursor is ahead of what the viewers that keep up have
+        self.broadcast.flush()  # so that no cursor is ahead of the viewers that keep up
         return epoch == self.epoch and (seq == 0 or self.floor <= seq <= self.broadcast.flushed)
 
     def expect_event(self) -> None:
-        """An event is written just now; if it is not heard of soon, look."""
+        """An event is being written right now; sync if it does not arrive soon."""
         self._expecting, self._heard_at = True, time.monotonic()
         self._watch_silence()
 
     def last_shown(self, generation: str) -> Active | None:
-        """What was shown of it last, unless it has ended; Redis may have lost it since."""
+        """The last state of it that was shown, unless it has ended. Redis may have lost it since."""
         return self.active.get(generation) or self.missing.known(generation)
 
     def awaits_end(self, generation: str) -> bool:
-        """Whether its end is still to come behind the frontier: it runs, or may come back."""
+        """Whether its end is still to come after the frontier: it runs, or may come back."""
         return generation in self.active or generation in self.missing
 
     def shown_to_viewers(self) -> tuple[list[str], list[str]]:
-        """(epochs, generations not ended) that viewers here have been shown."""
+        """The epochs, and the generations not ended, that viewers here have been shown."""
         return [*self._past_epochs, self.epoch], [*self.active, *self.missing]
 
     @property
@@ -176,7 +176,7 @@ class Follower:
         return self.version.floor
 
     def replay(self, after: int, version: LogVersion = UNTRIMMED) -> Replay:
-        """What follows `after`, up to what is flushed; `version`: in which the reader has all up to there."""
+        """What follows `after`, up to what is flushed. `version`: the log version of all that the reader has."""
         upto = self.broadcast.flushed
         return Replay(self, self.pages, after, upto, max_frame_bytes=self._max_frame_bytes, version=version)
 
@@ -190,21 +190,21 @@ class Follower:
     async def sync(self) -> None:
         """Make sure that the frontier is the log's head as of now. Raises StorageError.
 
-        Looks are joined: all who ask while one is under way share the next. One goes on when whoever asked has left.
+        Syncs are shared: all who ask while one is running share the next. A sync goes on when its callers have gone.
         """
         if self._closed:
-            raise StorageError("look: the session is not followed here any more")
+            raise StorageError("sync: the session is no longer followed here")
         if self._next_sync is None:
-            self._next_sync = asyncio.create_task(self._sync_in_turn(), name=f"look {self.session}")
+            self._next_sync = asyncio.create_task(self._sync_in_turn(), name=f"sync {self.session}")
             self._syncs.add(self._next_sync)
             self._next_sync.add_done_callback(self._sync_finished)
-        look = self._next_sync
-        await asyncio.wait([look])
-        if look.cancelled():
-            raise StorageError("look: the session is not followed here any more")
-        look.result()
+        sync = self._next_sync
+        await asyncio.wait([sync])
+        if sync.cancelled():
+            raise StorageError("sync: the session is no longer followed here")
+        sync.result()
 
-    # How it keeps its promises
+    # How it syncs
 
     async def _sync_in_turn(self) -> None:
         async with self._sync_lock:
@@ -214,19 +214,17 @@ class Follower:
             except Deleted:
                 self._on_deleted()
 
-    def _sync_finished(self, look: asyncio.Task[None]) -> None:
-        self._syncs.discard(look)
-        if self._next_sync is look:
+    def _sync_finished(self, sync: asyncio.Task[None]) -> None:
+        self._syncs.discard(sync)
+        if self._next_sync is sync:
             self._next_sync = None  # cancelled before its turn
-        if not look.cancelled():
-            look.exception()  # whoever asked for it may have left; the next look meets the same
+        if not sync.cancelled():
+            sync.exception()  # marks it as retrieved: its callers may have gone; the next sync meets the same error
 
     async def _read_to_head(self) -> None:
-        """Apply what the log has and we have not. Pub/sub goes on while a page is on its way: `asked` is of then."""
+        """Apply what the log has and we lack. Pub/sub goes on while we wait for a page: `asked` is from before."""
         if self.frontier == 0:
-            await self._session_log.open(
-                self.session, known=self.epoch
-            )  # an empty session is kept while it has viewers
+            await self._session_log.open(self.session, known=self.epoch)  # keeps an empty session while it has viewers
         while not self.deleted:
             asked, newest = self.frontier, self.window.newest()
             page = await self._session_log.range(self.session, max(asked, 1))
@@ -237,24 +235,24 @@ class Follower:
                 await self._rotate_and_reload(lost, page.head)
                 return
             if self.frontier < page.floor:
-                await self._reload()  # what lies between was trimmed: only everything anew is still true
+                await self._reload()  # what lies between was trimmed: only the whole log is still true
                 return
-            self.broadcast.flush()  # whoever falls behind what is known of by now does so with the older version
+            self.broadcast.flush()  # a viewer that falls behind what is known so far keeps the older version
             self.version = page.version
             if self.frontier == asked and newest is None and page.entries and page.entries[0][0] == asked:
-                self.window.add(*page.entries[0])  # the next look compares
+                self.window.add(*page.entries[0])  # for the next sync to compare with
             self._apply_all(page)
             if self.frontier >= page.head:
                 return
 
     def _apply_all(self, page: Page) -> None:
-        """What of a page has not come by pub/sub meanwhile. Above the floor nothing is missing in it."""
+        """Apply what of a page pub/sub has not brought meanwhile. Above the floor nothing is missing in it."""
         for seq, body in page.entries:
             if seq == self.frontier + 1:
                 self._apply(seq, body)
 
     async def _rotate_and_reload(self, lost: LossKind, head: int) -> None:
-        """Seqs would mean two events in one epoch, or nothing: nobody's cursor is true any more."""
+        """In this epoch a seq would mean two events, or none: no cursor is valid any more."""
         _lost.log(session=self.session, epoch=self.epoch, lost=lost, frontier=self.frontier, head=head)
         await self._session_log.rotate(self.session, self.epoch, missing=lost == "missing")
         await self._reload()
@@ -277,13 +275,13 @@ class Follower:
                 metrics.storage_errors.labels("follower").inc()
                 _sync_failures.failed(error, session=self.session)
                 failures += 1
-            except Exception as error:  # a follower that dies in silence would leave its viewers without a word
+            except Exception as error:  # a follower must not die silently: its viewers would never hear again
                 metrics.bugs.labels("follower").inc()
                 bug.unexpected(error)
                 failures += 1
 
     async def _until_sync_needed(self, failures: int) -> None:
-        """Until there is a reason to look: after a failure, because of what is missing, or by word of somebody."""
+        """Wait until there is a reason to sync: a failure to retry, missing answers, or a request."""
         pause_s = self.missing.look_every_s if self.missing else None
         if failures:
             first, most = _RETRY_S
@@ -307,9 +305,9 @@ class Follower:
         self.broadcast.restored()
 
     def _watch_silence(self) -> None:
-        """Look when nothing has been heard for too long; one timer, armed for the moment when that will be so."""
+        """Sync when nothing has been heard for too long; one timer, armed for that moment."""
         if self._closed:
-            return  # somebody's look went on for a moment longer
+            return  # a sync was still running
         now = time.monotonic()
         every_s = SYNC_EVERY_S if self.active or self._expecting else IDLE_SYNC_S
         due_s = self._heard_at + every_s - now
@@ -322,12 +320,12 @@ class Follower:
         self._timer = asyncio.get_running_loop().call_later(due_s, self._watch_silence)
 
     async def _reload(self) -> None:
-        """Show the log from its beginning to its head, to everybody; in another epoch, or where nothing else is true.
+        """Show the whole log, up to its head, to every viewer: the epoch changed, or nothing less would be true.
 
-        What is applied while the reply is on its way is of the old state, and goes with it.
+        Events applied while we wait for the reply belong to the old state and are dropped with it.
         """
         opened = await self._opened()
-        while opened.epoch in self._past_epochs:  # an old copy of Redis: seqs of that life were given twice since
+        while opened.epoch in self._past_epochs:  # an old copy of Redis: seqs of that epoch were given twice since
             await self._session_log.rotate(self.session, opened.epoch, missing=False)
             opened = await self._opened()
         if (opened.epoch, opened.head) == (self.epoch, self.frontier) and not self._out_of_order:
@@ -345,23 +343,22 @@ class Follower:
                 self._visibility.lost()
             self.missing.reloaded(self.active)
             self.broadcast.restart()
-            self._sync_requested.set()  # events may have been applied to the old life while the new one was read
+            self._sync_requested.set()  # events may have been applied to the old epoch while we read the new one
 
     async def _opened(self) -> Opened:
         opened = await self._session_log.open(self.session, known=self.epoch)
         if opened is None:
-            raise StorageError("open: Redis made no session where it was asked to")
+            raise StorageError("open: Redis did not make the session that it was asked to make")
         return opened
 
     def _on_deleted(self) -> None:
-        """The session was deleted: say so, and be nobody's follower any more."""
+        """The session was deleted: tell the viewers; nothing follows."""
         self.deleted = True
         self.broadcast.unsubscribed()
 
     def _reset_to(self, opened: Opened) -> None:
-        self._entries_missing = (
-            self._entries_missing and opened.epoch == self.epoch
-        )  # another gateway may have begun a new life for it
+        # Another gateway may have rotated the log because of it already.
+        self._entries_missing = self._entries_missing and opened.epoch == self.epoch
         self._out_of_order = False
         self.epoch, self.version = opened.epoch, opened.version
         self.frontier = opened.head
@@ -388,11 +385,11 @@ class Follower:
         self._track(events.read_header(body))
 
     def _track(self, header: events.Header) -> None:
-        """Keep `active` true, and what is missing."""
+        """Keep `active` and `missing` up to date."""
         if self.missing:
             self.missing.heard(header)
             if not self.missing:
-                self._sync_requested.set()  # a look finds that all is well again; what was heard is flushed before
+                self._sync_requested.set()  # a sync confirms that all is well again; what was heard is flushed before
         generation, kind = header.generation, events.known(header.type)
         if generation is None or kind == "message":
             return
@@ -408,7 +405,7 @@ class Follower:
                 state = "retrying"
             case "tokens":
                 state = "streaming"
-            case "reasoning" | "data" | None:  # None: of a later release
+            case "reasoning" | "data" | None:  # None: from a later release
                 pass
             case _:
                 assert_never(kind)

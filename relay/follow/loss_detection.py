@@ -11,19 +11,19 @@ LossKind = Literal["newest", "missing"]  # events at the end of the log; entries
 
 
 def detect_loss(page: Page, frontier: int, newest: Entry | None) -> LossKind | None:
-    """What Redis has lost of a log that was shown up to `frontier`, whose event is `newest` where we have it."""
+    """What Redis has lost of a log that was shown up to `frontier`; `newest` is the entry there, if we have it."""
     if page.head < frontier:
         return "newest"
     if newest is not None and page.floor < frontier:
         if not page.entries or page.entries[0][0] != frontier:
             return "missing"
         if page.entries[0] != newest:
-            return "newest"  # a server that was behind took over, and was written to since
+            return "newest"  # a replica that was behind became the master, and was written to since
     return "missing" if entries_missing(page, frontier, page.head) else None
 
 
 def entries_missing(page: Page, after: int, upto: int) -> bool:
-    """Whether entries are missing in what a read from `after` to `upto` has found; below the floor they may be."""
+    """Whether a read from `after` to `upto` found too little; at and below the floor entries may be missing."""
     expected = max(after, page.floor) + 1
     for seq, _ in page.entries:
         if seq > expected:

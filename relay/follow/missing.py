@@ -1,4 +1,5 @@
-"""Answers that a new life of the log does not know: Redis has lost them. Their workers bring them back, or nobody does.
+"""Answers that the new epoch of a log lacks: Redis has lost them. Their workers bring them back, or nobody does.
+
 Pure; `now_s` is an argument.
 """
 
@@ -18,11 +19,11 @@ class _Lost:
     known: Active
     overdue_s: float
     is_back: bool = False  # but its text is not
-    tries: int = 0  # to end it
+    tries: int = 0  # attempts to end it
 
 
 class MissingGenerations:
-    """What one follower has shown as running and cannot find any more."""
+    """The generations that one follower has shown as running and cannot find any more."""
 
     def __init__(self, lost_after_s: float) -> None:
         self._wait_s = lost_after_s * _WAIT_SHARE
@@ -49,12 +50,12 @@ class MissingGenerations:
     def add(self, known: Iterable[Active], now_s: float) -> None:
         for one in known:
             lost = self._lost.get(one.generation)
-            if lost is None or lost.is_back:  # and lost once more
-                shown = lost.known if lost else one  # its text is still to come
+            if lost is None or lost.is_back:  # it was back, and is lost once more
+                shown = lost.known if lost else one  # of one that was back, the text is still to come
                 self._lost[one.generation] = _Lost(shown, now_s + self._wait_s)
 
     def heard(self, header: events.Header) -> None:
-        """An event of the new life; an answer that had shown text is back when its text is."""
+        """Note an event of the new epoch. An answer that had shown text is back only when its text is."""
         lost = self._lost.get(header.generation or "")
         if lost is None or header.type == "message":
             return
@@ -63,7 +64,7 @@ class MissingGenerations:
             del self._lost[lost.known.generation]
 
     def found(self, generation: str, running: Active | None) -> None:
-        """It had come back, or had ended (None), before anybody here looked."""
+        """It came back, or ended (`running` is None), before this follower noticed."""
         if (lost := self._lost.get(generation)) is None:
             return
         lost.is_back = True
@@ -71,21 +72,21 @@ class MissingGenerations:
             del self._lost[generation]
 
     def reloaded(self, active: Mapping[str, Active]) -> None:
-        """The log is shown anew up to its head; what had come back and does not run there has ended unheard."""
+        """The log was reloaded up to its head; what was back and does not run there has ended unheard."""
         for generation in [name for name, lost in self._lost.items() if lost.is_back]:
             self.found(generation, active.get(generation))
 
     def note_refused_end(self, generation: str) -> bool:
-        """Note a try to end it that Redis refused, as if it were back; the second one is believed to be the last."""
+        """Note that Redis refused to end it, as if it were back. True from the second time on: then believe that."""
         if (lost := self._lost.get(generation)) is None:
             return False
         lost.tries += 1
         return lost.tries > 1
 
     def forget(self, generation: str) -> None:
-        """Nothing will come of it."""
+        """No event of it will come any more."""
         self._lost.pop(generation, None)
 
     def unheard(self, now_s: float) -> list[tuple[Active, bool]]:
-        """Those that nothing was heard of, and whether their time is over."""
+        """Those of which nothing was heard, and whether each is overdue."""
         return [(lost.known, now_s >= lost.overdue_s) for lost in self._lost.values() if not lost.is_back]

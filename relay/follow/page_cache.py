@@ -1,9 +1,9 @@
-"""Pages of logs that several readers want at once: each is read once, and kept as long as it is asked for.
+"""The page cache: each page of a log that several readers want is read once, and kept as long as it is asked for.
 
-After a restart every viewer of a session comes back at the same moment, with cursors that the window does not reach.
-They read the session's log together: one read at a time, from the lowest cursor that waits. What was read is shared by
-everybody who comes within KEEP_S, up to a number of bytes for the whole process; beyond it the page that was asked for
-longest ago goes, and whoever still wants it reads it again.
+After a restart every viewer of a session comes back at the same moment, with a cursor that the window does not reach.
+They share one reader: one read at a time, from the lowest cursor that waits. Each page serves all who ask within
+KEEP_S. The bytes in the cache are bounded for the whole process: beyond that the least recently used page is dropped,
+and a reader that still wants it reads it again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ENTRY_BYTES = 150  # of an entry in memory, around its body
 
 
 class EpochChanged(Exception):
-    """The log is in another life than the one that was asked for."""
+    """The log is in another epoch than the one that was asked for."""
 
 
 class EntriesMissing(Exception):
@@ -35,16 +35,16 @@ class EntriesMissing(Exception):
 
 
 class Block(NamedTuple):
-    """Entries that follow on, and what they compact to, where that is known."""
+    """Consecutive entries, and what they compact to, where that is known."""
 
     entries: list[Entry]
     compacted: list[bytes] | None = None
 
 
 class LogSegment:
-    """All entries of a log from `first` to `last`, as they were in one version of it.
+    """All entries of a log from `first` to `last`, in one version of it.
 
-    They are compacted in blocks, once for everybody: of a long answer each reader's frame takes 2 µs a batch else.
+    They are compacted in blocks, once for all readers: otherwise each reader of a long answer costs 2 µs per batch.
     """
 
     def __init__(self, first: int, last: int, version: LogVersion, entries: list[Entry]) -> None:
@@ -52,10 +52,10 @@ class LogSegment:
         self.last = last
         self.version = version
         self._entries = entries
-        self._compacted: dict[int, list[bytes]] = {}  # by the place of a block's first entry
+        self._compacted: dict[int, list[bytes]] = {}  # by the index of a block's first entry
 
     def blocks(self, after: int, upto: int) -> Iterator[Block]:
-        """The entries after `after` up to `upto`."""
+        """The entries after `after`, up to `upto`."""
         at, stop = (bisect_right(self._entries, seq, key=_seq) for seq in (after, upto))
         while at < stop:
             end = min(at - at % _BLOCK_ENTRIES + _BLOCK_ENTRIES, stop)
@@ -65,7 +65,7 @@ class LogSegment:
 
     @property
     def size_bytes(self) -> int:
-        """In memory, once all of it has been compacted too."""
+        """In memory, counting the compacted form of all of it."""
         return sum(2 * len(body) + _ENTRY_BYTES for _, body in self._entries) + _ENTRY_BYTES
 
     def _block(self, at: int) -> list[bytes]:
@@ -79,21 +79,20 @@ def _seq(entry: Entry) -> int:
 
 
 class PageCache:
-    """The pages at hand in one process, of all sessions: at most `max_bytes`, none longer than KEEP_S unasked for."""
+    """Which pages of all sessions this process holds: at most `max_bytes`, and none unused for longer than KEEP_S."""
 
     def __init__(self, max_bytes: int) -> None:
         self.bytes = 0
         self._max_bytes = max_bytes
-        self._kept: dict[
-            tuple[SessionPages, int], tuple[int, float]
-        ] = {}  # (whose, first) → size, touched; oldest first
+        # (pages, first seq) → (size, last use), least recently used first
+        self._kept: dict[tuple[SessionPages, int], tuple[int, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def has_room(self, more_bytes: int) -> bool:
         return self.bytes + more_bytes <= self._max_bytes
 
     def put(self, pages: SessionPages, first: int, size: int) -> None:
-        """Keep a stretch; others go where there is no room, or this one, if it is too large by itself."""
+        """Keep a segment; others are dropped to make room, or this one itself if it is too large."""
         loop = asyncio.get_running_loop()
         self._kept[pages, first] = size, loop.time()
         self.bytes += size
@@ -115,7 +114,7 @@ class PageCache:
         pages.drop(first)
 
     def _sweep(self) -> None:
-        """Drop what nobody has asked for lately; nothing is kept for readers that are gone or stalled."""
+        """Drop what was not used lately; nothing is kept for readers that are gone or stalled."""
         loop = asyncio.get_running_loop()
         while self._kept and next(iter(self._kept.values()))[1] <= loop.time() - KEEP_S:
             self._drop_oldest()
@@ -130,17 +129,17 @@ class SessionPages:
         self._session_log = session_log
         self._page_cache = page_cache
         self._epoch = ""
-        self._version = UNTRIMMED  # of all stretches at hand
+        self._version = UNTRIMMED  # of all segments held
         self._segments: dict[int, LogSegment] = {}  # by first seq
         self._firsts: list[int] = []  # the same, in order
         self._waiting: Counter[int] = Counter()  # cursors
         self._read_lock = asyncio.Lock()
 
     async def segment_after(self, epoch: str, after: int, upto: int, trims: int = 0) -> LogSegment:
-        """A stretch that has what follows `after`, and perhaps more on both sides; `upto` is written already.
+        """A segment that has what follows `after`, and perhaps more on both sides; `upto` is already in the log.
 
-        `trims`: those that the reader knows of; what was read before them is read again.
-        Raises StorageError; OtherLife where the log is not in that of `epoch`; Torn.
+        `trims`: how many the reader knows of; what was read before them is read again.
+        Raises StorageError; EpochChanged if the log is in another epoch than `epoch`; EntriesMissing.
         """
         if (found := self._found(epoch, after, trims)) is not None:
             return found
@@ -171,31 +170,31 @@ class SessionPages:
 
     def _found(self, epoch: str, after: int, trims: int) -> LogSegment | None:
         known = epoch == self._epoch and self._version.trims >= trims
-        stretch = self._at(after + 1) if known else None
-        if stretch is not None:
+        segment = self._at(after + 1) if known else None
+        if segment is not None:
             metrics.replay_pages.labels("shared").inc()
-            self._page_cache.touch(self, stretch.first)
-        return stretch
+            self._page_cache.touch(self, segment.first)
+        return segment
 
     def _at(self, seq: int) -> LogSegment | None:
-        place = bisect_right(self._firsts, seq) - 1
-        stretch = self._segments[self._firsts[place]] if place >= 0 else None
-        return stretch if stretch is not None and seq <= stretch.last else None
+        index = bisect_right(self._firsts, seq) - 1
+        segment = self._segments[self._firsts[index]] if index >= 0 else None
+        return segment if segment is not None and seq <= segment.last else None
 
     def _lowest(self, epoch: str, after: int) -> int:
-        """From where to read: for the lowest cursor that waits, so that one read serves them all.
+        """Where to read from: the lowest cursor that waits, so that one read serves all readers.
 
-        Where pages may go before their readers have had their turn, everybody reads for himself.
+        If pages might be dropped before all readers have had their turn, each reads for itself.
         """
         if epoch != self._epoch or not self._page_cache.has_room(PAGE_BYTES):
             return after
         return min(cursor for cursor in self._waiting if self._at(cursor + 1) is None)
 
     async def _read(self, epoch: str, after: int, upto: int) -> LogSegment:
-        """From `after` to what is at hand already, or as far as one page goes."""
-        place = bisect_right(self._firsts, after)
-        if epoch == self._epoch and place < len(self._firsts):
-            upto = min(upto, self._firsts[place] - 1)
+        """Read from `after` to the next segment held, or as far as one page goes."""
+        index = bisect_right(self._firsts, after)
+        if epoch == self._epoch and index < len(self._firsts):
+            upto = min(upto, self._firsts[index] - 1)
         metrics.replay_pages.labels("read").inc()
         page = await self._session_log.range(self._session, after + 1, upto)
         if page is None or page.epoch != epoch:
@@ -203,7 +202,7 @@ class SessionPages:
         if entries_missing(page, after, upto):
             raise EntriesMissing
         if page.epoch != self._epoch or not page.version.is_same(self._version):
-            self.clear()  # stretches of different versions do not fit together
+            self.clear()  # segments of different versions do not fit together
             self._epoch = page.epoch
         self._version = page.version
         last = page.entries[-1][0] if page.entries else upto

@@ -1,4 +1,4 @@
-"""Recovery: answers that Redis has lost are sought until they are back, and ended when nobody brings them in time."""
+"""Recovery: look for answers that Redis has lost until they are back; end those that nobody brings back in time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.get_logger("follower")
 
 
 class RecoveryTarget(Protocol):
-    """What is asked of the follower whose answers these are; all of it may change at any await."""
+    """What recovery reads of its follower; all of it may change at any await."""
 
     session: str
     epoch: str
@@ -37,9 +37,9 @@ class Recovery:
         lost_members: bytes,
         orphaned: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """`lost_members`: what the end of an answer that nobody brings back adds to the event, a JSON object.
+        """`lost_members`: a JSON object that the `end` event of a lost answer gets besides the usual members.
 
-        `orphaned` is asked now and then about each running answer: no queue may know of it any more.
+        `orphaned` is called now and then for each running answer, as perhaps no queue knows of it any more.
         """
         self._followed = followed
         self._session_log = session_log
@@ -50,17 +50,17 @@ class Recovery:
         self._orphans_sought = time.monotonic()
 
     async def seek_missing(self) -> None:
-        """See whether answers that Redis lost are back; end those whose time is over."""
+        """Check whether answers that Redis lost are back; end those that are overdue."""
         for known, overdue in self._missing.unheard(time.monotonic()):
             span = await self._session_log.span(self._followed.session, known.generation)
             if span is not None:
-                if overdue or self._has_seen(known.generation, span):  # else the next look has it
+                if overdue or self._has_seen(known.generation, span):  # otherwise the next sync shows it
                     self._missing.found(known.generation, self._followed.active.get(known.generation))
             elif overdue:
                 await self._bury(known)
 
     async def _bury(self, known: Active) -> None:
-        """End it, as nobody has brought it back; the event takes it out of what is missing."""
+        """End it, as nobody has brought it back. Its `end` event then removes it from `missing`."""
         buried = await self._session_log.bury(
             self._followed.session, known.generation, known.attempt, self._lost_members
         )
@@ -87,6 +87,6 @@ class Recovery:
             await self._orphaned(self._followed.session, generation)
 
     def _has_seen(self, generation: str, span: Span) -> bool:
-        """Whether what is in the log of it has been applied here: as far as it goes on, or its end."""
+        """Whether the follower has applied what the log has of it: it runs here, or its end was reached."""
         ended = span.last is not None and span.last <= self._followed.frontier
         return span.epoch == self._followed.epoch and (ended or generation in self._followed.active)

@@ -1,6 +1,6 @@
 """What follows a cursor, as few compact frames: from the window as far as that reaches back, below it from the log.
 
-Between two frames nothing is held but the cursor: a reader that takes its time costs a number, not what it lacks.
+Between two frames only the cursor is held: a slow reader costs one number, not the events that it lacks.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ NumberedFrame = tuple[int, bytes]  # last seq, encoded frame
 
 
 class Trimmed(Exception):
-    """What follows this cursor was forgotten in part; only everything anew is still true."""
+    """A part of what follows this cursor was trimmed; only the whole log is still true."""
 
 
 class ReplaySource(Protocol):
-    """What a replay asks of the follower whose session it reads."""
+    """What a replay asks of its follower."""
 
     session: str
     epoch: str
@@ -32,18 +32,18 @@ class ReplaySource(Protocol):
     broadcast: Broadcast
 
     def report_newer_log(self) -> None:
-        """A replay has met a later state of the log than is followed: another life, or more of this one."""
+        """A replay has met a newer log than the follower knows: another epoch, or more of this one."""
 
     def report_missing_entries(self, epoch: str) -> None:
-        """A replay has found that entries are missing in this life; another may have begun meanwhile."""
+        """A replay has found that entries are missing in `epoch`; another may have begun meanwhile."""
 
 
 class Replay:
-    """One reader's way from a cursor to `upto`, in one life of a log: `async for seq, frame in replay`.
+    """Takes one reader from a cursor to `upto`, in one epoch of a log: `async for seq, frame in replay`.
 
-    Each step gives (last seq, frame): a live event if only one is lacking, else catchups that follow on. Stops early
-    when the log begins a new life. Raises Trimmed, StorageError.
-    `version`: of the log in which the reader has everything up to its cursor, after each step too.
+    Each step gives (last seq, frame): a live event if only one is lacking, otherwise consecutive catch-ups. Stops early
+    when the epoch changes. Raises Trimmed, StorageError.
+    `version`: the log version of everything up to the reader's cursor; kept up to date at each step.
     """
 
     def __init__(
@@ -90,35 +90,35 @@ class Replay:
                     if (full := packer.add(seq, body)) is not None:
                         return full.seq, frames.encode(full)
         rest = packer.close(self._upto)
-        if rest is None:  # the last entry would have been packed twice, or one beyond `upto`
+        if rest is None:  # our bug: an entry was packed twice, or one beyond `upto`
             raise RuntimeError(f"nothing is left to pack up to {self._upto}")
         return self._upto, frames.encode(rest)
 
     async def _blocks(self, after: int) -> tuple[int, Iterable[Block]]:
-        """(up to where, entries) of the next stretch: as far as the window or one page goes."""
+        """The next entries, as far as the window or one page goes: (last seq, blocks)."""
         window = self._followed.window
-        # A page that was trimmed may hold, in one piece, text that the window has in batches.
+        # A trimmed page may hold in one entry the text that the window has in batches.
         if window.holds(after) and (after == 0 or self.version.floor <= after):
             return self._upto, [Block(window.between(after, self._upto))]
         try:
-            stretch = await self._pages.segment_after(self._epoch, after, self._upto, self.version.trims)
+            segment = await self._pages.segment_after(self._epoch, after, self._upto, self.version.trims)
         except EpochChanged:
             self._followed.report_newer_log()
-            raise StorageError("range: the log began a new life while it was read") from None
+            raise StorageError("range: the epoch of the log changed while it was read") from None
         except EntriesMissing:
             self._followed.report_missing_entries(self._epoch)
-            raise StorageError(f"range: entries behind {after} are missing") from None
-        if not stretch.version.continues(self.version, after):
-            raise Trimmed  # of what was sent already, or of what lies between, something is forgotten
-        self._extend_to_floor(stretch.version.floor)
-        self.version = stretch.version
-        upto = min(stretch.last, self._upto)
-        return upto, stretch.blocks(after, upto)
+            raise StorageError(f"range: entries after {after} are missing") from None
+        if not segment.version.continues(self.version, after):
+            raise Trimmed  # a part of what was sent already, or of what comes next, is gone
+        self._extend_to_floor(segment.version.floor)
+        self.version = segment.version
+        upto = min(segment.last, self._upto)
+        return upto, segment.blocks(after, upto)
 
     def _extend_to_floor(self, floor: int) -> None:
-        """Go on to the floor at least: what was merged below it is whole only there. Raises StorageError."""
+        """Read at least to the floor: what was merged below it is complete only there. Raises StorageError."""
         if floor > self._upto:
             self._upto = max(self._upto, self._followed.broadcast.flushed)
         if floor > self._upto:
             self._followed.report_newer_log()
-            raise StorageError(f"range: entries up to {floor} were merged, which are not shown here yet")
+            raise StorageError(f"range: entries up to {floor} were merged, but are not all shown here yet")

@@ -1,4 +1,4 @@
-"""Whether a session's log can be seen from here, and who is told when it cannot."""
+"""Whether a session's log can be read from here; calls back when that changes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from relay import metrics, timeouts
 
-DEGRADED_AFTER_S = 0.5  # of trying in vain; with a second until the silence is noticed, viewers know within two
+DEGRADED_AFTER_S = 0.5  # of failed reads; with the second until the silence is noticed, viewers know within two
 
 
 class Visibility:
-    """`degraded`: it is lost, and that was said. A blip is nobody's business.
+    """`degraded`: the log cannot be read, and `on_degraded` was called. A short failure is not reported.
 
-    A look has to wait for its turn; `answered_at` says, by `timeouts.now`, when one was answered last by the server
-    that it is for. As long as others are, the log is not out of sight.
+    A sync has to wait for its turn. `answered_at` says, by `timeouts.now`, when this log's server last answered any
+    read. As long as it answers others, the log counts as readable.
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class Visibility:
         self._on_restored = on_restored
         self._answered_at = answered_at
         self._trying_at = 0.0
-        self._failed = False  # a look of its own: what others are answered says no more
+        self._failed = False  # our own sync failed: that others are answered no longer counts
         self._timer: timeouts.Timer | None = None
 
     def check_began(self) -> None:
-        """A look begins; unless it is regained soon, it is lost."""
+        """A sync begins; unless `restored` follows soon, the log is lost."""
         if self._timer is not None:
             self._failed = True
         elif not self.degraded:
@@ -56,9 +56,9 @@ class Visibility:
 
     def _overdue(self) -> None:
         begun_at = self._trying_at if self._failed else max(self._trying_at, self._answered_at())
-        left_s = begun_at + DEGRADED_AFTER_S - timeouts.now()
-        if self._timer is not None and left_s > 0:
-            self._timer.start(left_s)
+        remaining_s = begun_at + DEGRADED_AFTER_S - timeouts.now()
+        if self._timer is not None and remaining_s > 0:
+            self._timer.start(remaining_s)
         else:
             self.lost()
 

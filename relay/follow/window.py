@@ -1,4 +1,4 @@
-"""The newest events of a followed session, at hand for whoever has missed only a few. Pure."""
+"""The newest events of a followed session, in memory for readers that have missed only a few. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Entry = tuple[int, bytes]
 
 
 class OutOfOrder(Exception):
-    """An event that does not follow on from the one before it: a bug of ours, and never to be shown."""
+    """An event does not follow the one before it: a bug of ours. It must never be shown."""
 
     def __init__(self, seq: int, expected: int) -> None:
-        super().__init__(f"event {seq} came where {expected} was due")
+        super().__init__(f"got event {seq} instead of {expected}")
 
 
 class Window:
-    """Entries (seq, body) that follow on from each other: at most `max_bytes` of bodies and WINDOW_EVENTS of them.
+    """Consecutive entries (seq, body): at most `max_bytes` of bodies, and at most WINDOW_EVENTS entries.
 
-    It finds an entry by its place, so one that is out of order would shift all behind it.
+    An entry is found by its index, so one out of order would shift all after it.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -29,7 +29,7 @@ class Window:
         self._bytes = 0
 
     def add(self, seq: int, body: bytes) -> None:
-        """Take in the entry after the last one; the oldest ones go where there is no room. Raises OutOfOrder."""
+        """Add the next entry; the oldest ones are dropped to make room. Raises OutOfOrder."""
         if self._entries and seq != self._entries[-1][0] + 1:
             raise OutOfOrder(seq, self._entries[-1][0] + 1)
         self._entries.append((seq, body))
@@ -45,10 +45,10 @@ class Window:
         return self._entries[-1] if self._entries else None
 
     def holds(self, after: int) -> bool:
-        """Whether all that follows `after`, up to the newest entry, is here."""
+        """Whether everything after `after`, up to the newest entry, is here."""
         return bool(self._entries) and self._entries[0][0] <= after + 1
 
     def between(self, after: int, upto: int) -> list[Entry]:
-        """The entries after `after` up to `upto`; it `holds` the first of them."""
+        """The entries after `after`, up to `upto`. Only where `holds(after)`."""
         first = self._entries[0][0]
         return list(islice(self._entries, after + 1 - first, max(0, upto + 1 - first)))

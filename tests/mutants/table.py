@@ -268,7 +268,7 @@ MUTANTS = [
     Mutant(
         "pages of two versions joined",
         "relay/follow/replay.py",
-        [Change("if not stretch.version.continues(self.version, after):", "if False:")],
+        [Change("if not segment.version.continues(self.version, after):", "if False:")],
         [],
         [
             _VERSIONS + "a_trim_below_the_floor_between_two_pages_takes_no_text",
@@ -288,7 +288,7 @@ MUTANTS = [
     Mutant(
         "a page that was merged beyond what is shown",
         "relay/follow/replay.py",
-        [Change('        self._extend_to_floor(stretch.version.floor)\n', '')],
+        [Change('        self._extend_to_floor(segment.version.floor)\n', '')],
         [],
         [_VERSIONS + "a_replay_whose_page_was_merged_beyond_what_is_shown_waits_for_that"],
     ),
@@ -448,7 +448,7 @@ MUTANTS = [
     Mutant(
         "pages of a log that was trimmed between them",
         "relay/follow/replay.py",
-        [Change("if not stretch.version.continues(self.version, after):", "if False:")],
+        [Change("if not segment.version.continues(self.version, after):", "if False:")],
         [],
         [_MOVED + "pages_from_before_and_after_a_trim_are_not_joined_though_the_floor_has_not_moved"],
     ),
