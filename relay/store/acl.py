@@ -1,7 +1,7 @@
-"""What the user of a Redis has to be allowed (ACL), and what of it a server denies.
+"""The rights (ACL) that our Redis user needs, and which of them a server denies.
 
-The server is asked, nothing is tried: a script that lacks a right stops in its middle, with one half written. Redis
-before 7.0 cannot be asked; there a right that is missing shows when it is needed.
+We ask the server and try nothing: a script that lacks a right stops in its middle, with one half written. Redis before
+7.0 cannot be asked; there a missing right shows only when it is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relay.store.keys import Keys
 
 _SOURCE = (files("relay.store") / "lua" / "acl.lua").read_text()
 
-# Each as it could be called. K is a key. Subcommands have rights of their own.
+# Each command as it could be called. K is a key. Subcommands have their own rights.
 _ON_KEYS = """
 append K v | del K | exists K | get K | getrange K 0 0 | hdel K f | hexists K f | hget K f | hgetall K | hincrby K f 1 |
 hkeys K | hlen K | hmget K f | hscan K 0 | hset K f v | hsetnx K f v | lpop K | lrange K 0 0 | lrem K 0 v | lset K 0 v |
@@ -37,22 +37,22 @@ Ask = Callable[..., Awaitable[Any]]
 
 
 def needed_rights(*, sharded: bool = False) -> list[str]:
-    """The commands, as ACL SETUSER takes them; beside them keys and channels."""
+    """The commands, as ACL SETUSER takes them. The rights to keys and channels come on top."""
     tables = (_ON_KEYS, _ON_CHANNELS[sharded], _OTHERS[sharded])
     return sorted(_right(command) for table in tables for command in _commands(table))
 
 
 async def missing_rights(ask: Ask, prefix: str, *, sharded: bool) -> list[str]:
-    """Rights, as ACL SETUSER takes them, of which the server says that we lack them; [] if it cannot say.
+    """The rights that the server says we lack, as ACL SETUSER takes them; [] if it cannot say.
 
-    `ask`: it, with a command's words. Raises RedisError, OSError.
+    `ask` sends a command's words to the server. Raises RedisError, OSError.
     """
     keys, sha = Keys(prefix), await ask("SCRIPT LOAD", _SOURCE)
     others = await _denied(ask, sha, _OTHERS[sharded], ["no key"])
     on_keys = await _denied(ask, sha, _ON_KEYS, [keys.session("s"), keys.queue("q"), keys.queues, keys.offers])
     on_channels = await _denied(ask, sha, _ON_CHANNELS[sharded], [keys.session("s", "events"), keys.worker("w")])
     return [
-        *(right for right, in_places in others.items() if all(in_places)),
+        *(right for right, denied in others.items() if all(denied)),
         *_lacking(on_keys, f"~{prefix}:*"),
         *_lacking(on_channels, f"&{prefix}:*"),
     ]
@@ -69,20 +69,20 @@ async def missing_for_script(ask: Ask, key: str, error: Exception, *, sharded: b
         return missing_right(other) if is_permission_denied(other) else named
 
 
-def _lacking(found: dict[str, list[bool]], places: str) -> list[str]:
-    """What is denied in every place is the command, what is denied in some is these, and so is everything at once."""
-    commands = [right for right, in_places in found.items() if all(in_places)]
+def _lacking(found: dict[str, list[bool]], pattern: str) -> list[str]:
+    """A command denied on every name lacks its right. Denied on some, or all commands denied: `pattern` is missing."""
+    commands = [right for right, denied in found.items() if all(denied)]
     if len(commands) == len(found):
-        return [places]
-    return [*commands, places] if any(any(no) and not all(no) for no in found.values()) else commands
+        return [pattern]
+    return [*commands, pattern] if any(any(no) and not all(no) for no in found.values()) else commands
 
 
-async def _denied(ask: Ask, sha: str, table: str, places: list[str]) -> dict[str, list[bool]]:
-    """Of each right, whether it is denied in each of the places."""
-    asked = [(_right(command), place, command) for command in _commands(table) for place in places]
+async def _denied(ask: Ask, sha: str, table: str, names: list[str]) -> dict[str, list[bool]]:
+    """For each right, whether it is denied on each of these keys or channels."""
+    asked = [(_right(command), name, command) for command in _commands(table) for name in names]
     words: list[str | int] = []
-    for _, place, command in asked:
-        words += [len(command), *(place if word == "K" else word for word in command)]
+    for _, name, command in asked:
+        words += [len(command), *(name if word == "K" else word for word in command)]
     no = set(await ask("EVALSHA", sha, 0, *words))
     found: dict[str, list[bool]] = {}
     for number, (right, _, _) in enumerate(asked, 1):

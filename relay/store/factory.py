@@ -1,4 +1,4 @@
-"""From settings to the parts of this package: the one place where gateway and worker build what they share."""
+"""Builds the parts of this package from settings: the one place for what gateways and workers share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from relay.store.session.session_log import SessionLog
 
 
 class Stores(NamedTuple):
-    """What keeps sessions and jobs, and the connections for it; those are the caller's to close."""
+    """The stores of sessions and jobs, and their connections, which the caller closes."""
 
     redis: Connections
     log: SessionLog
@@ -28,7 +28,7 @@ class Stores(NamedTuple):
 
 
 def connect(settings: Settings) -> Stores:
-    """Connects to nothing yet. Raises SettingsError."""
+    """Opens no connection yet. Raises SettingsError."""
     redis = Connections(settings.redis_url)
     return Stores(redis, session_log(redis, settings), queue(redis, settings))
 

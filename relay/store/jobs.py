@@ -1,6 +1,6 @@
-"""The job: everything a worker needs to make one generation, as it travels through the queue.
+"""The job: everything a worker needs to make one generation, as it lies in the queue.
 
-What a later release has written into it travels on, through whoever puts it back or asks it again (shapes.py).
+Fields that a later release has added are kept when this release requeues or retries a job (shapes.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from relay.store import shapes
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """One submit, resolved: `content` is the user's turn also for `messages` and `retry_of`.
 
-    `v`: the lowest version of shapes.JOB whose readers can make it. `as_it_came`: its whole body, where that says more
-    than the fields; not a field of what is stored.
+    `v`: the lowest version of shapes.JOB whose readers can make it. `as_it_came`: the whole body, if that holds more
+    than the fields; it is not stored as a field.
     """
 
     session: str
@@ -38,7 +38,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens: int | None = None
     system: str | None = None
     metadata: dict[str, Any] | None = None
-    language: str | None = None  # of the reader, as relay.sentences has them; no part of the body hash
+    language: str | None = None  # of the reader, for failure messages; not part of the body hash
     v: int = 1
     as_it_came: bytes = b""
 
@@ -47,7 +47,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
         return job_name(self.session, self.generation)
 
     def message_event(self) -> bytes:
-        """The user's turn as an event. That of a retry stands in the log already, unless Redis has lost it."""
+        """The user's turn as an event. A retry's is in the log already, unless Redis has lost it."""
         return events.encode(events.Message(self.message_id, "user", self.content, self.generation))
 
     def queued_event(self) -> bytes:
@@ -55,24 +55,24 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def job_name(session: str, generation: str) -> str:
-    """How a queue calls a job; neither part can hold a space."""
+    """A job's name in its queue; neither part can contain a space."""
     return f"{session} {generation}"
 
 
 def read(body: bytes) -> Job:
-    """Raises UnreadableJob; LaterJob, if it is to be left to a later release."""
+    """Raises UnreadableJob, or LaterJob if only a later release can make it."""
     try:
         version = _read_version(body).v
         job = _decode(body) if version <= shapes.JOB else None
     except msgspec.MsgspecError as error:
         raise UnreadableJob(f"a job cannot be read: {str(error)[:200]}") from None
     if job is None:
-        raise LaterJob(f"a job of version {version} cannot be read, {shapes.JOB} is the highest known here")
+        raise LaterJob(f"a job of version {version} cannot be read: this release knows versions up to {shapes.JOB}")
     return job if _encode(job) == body else msgspec.structs.replace(job, as_it_came=body)
 
 
 def encode(job: Job) -> bytes:
-    """As it is stored. What came with it and is not known here goes on as it came, however deep it lies."""
+    """The body to store. Unknown members go on unchanged, at any depth."""
     if not job.as_it_came:
         return _encode(job)
     known = _members(_encode(_decode(job.as_it_came)))

@@ -1,32 +1,32 @@
 """Every key and channel name in Redis, in one place.
 
-A session's keys share the hash tag `{session}` and a queue's keys share `{queue}`, so that one script touches one
-slot and Redis Cluster works. The scripts derive a session's key names from its meta key, and a queue's from its open
-key, by the same suffixes: `lua_names` hands them over, so that no name is written twice.
+A session's keys share the hash tag `{session}` and a queue's keys share `{queue}`, so that a script needs one slot
+only, and Redis Cluster works. The scripts derive a session's key names from its meta key, and a queue's from its open
+key, by the suffixes that `lua_names` gives them: no name is written twice.
 
     PREFIX:s:{SESSION}:meta         hash    epoch, seq (the head), floor, trims, changes, expires;
-                                            "question GENERATION": seq of one left to it
+                                            "question GENERATION": seq of a question passed on to it
                       :log          stream  entry SEQ-0: g = generation, e = the event's body
                       :generations  zset    ids by the seq of their submit, the last `max_generations`
                       :active       zset    those that have not ended
                       :transcript   list    ids of completed generations: the model's context
                       :requests     hash    request_id → generation and body hash
                       :order        list    request ids, oldest first, for the bound
-                      :deleted      zset    "e EPOCH", "g GENERATION" of deleted lives, by when that may be forgotten
+                      :deleted      zset    tombstones "e EPOCH", "g GENERATION", "r REQUEST_ID", by when they expire
                       :refused      zset    ids that found no room, by when that may be forgotten
                       :g:GENERATION hash    fence, claims, owner, lease, attempt, state, count, bytes, crc, n …
                       :t:GENERATION string  the text of the current attempt
                       :r:GENERATION string  its reasoning
                       :d:GENERATION list    its data: "TEXT_BYTES BODY", the bytes of text before it, the event
                       :events       channel "EPOCH SEQ BODY" of each event
-    PREFIX:q:{QUEUE}:open           zset    "SESSION GENERATION" by the time of the reaper's next look
+    PREFIX:q:{QUEUE}:open           zset    "SESSION GENERATION" by the time of the reaper's next check
                     :jobs           hash    the same → the whole job
                     :entries        hash    the same → "PRIORITY ENTRY-ID"
                     :trims          zset    ended ones by the time of their trimming
-                    :policy         string  by which deadlines its jobs are judged (policy.py)
-                    :served         string  when a worker said last that it lives and takes jobs from it
+                    :policy         string  the deadlines of its jobs (policy.py)
+                    :served         string  when a worker last said that it serves the queue
                     :dead           zset    "SESSION GENERATION PRIORITY REASON" of dead letters by when they died
-                    :letters        hash    "SESSION GENERATION" of the same → the whole job
+                    :letters        hash    "SESSION GENERATION" of a dead letter → the whole job
                     :high :normal :low      streams with the consumer group `workers`
     PREFIX:queues                   zset    queue names by the time of the last submit
     PREFIX:offers                   zset    what living workers can make, by when the offer runs out
@@ -69,7 +69,7 @@ class Keys:
 
     @staticmethod
     def prefix_of(key: str) -> str:
-        """Of a key with which a script is called."""
+        """The prefix of a key that a script is called with."""
         return re.split(r":[sq]:\{|:queues$|:offers$", key, maxsplit=1)[0]
 
     def session(self, session: str, name: str = "meta") -> str:

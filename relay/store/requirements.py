@@ -1,7 +1,7 @@
-"""Whether a Redis can be relied on: one that evicts may take what an unfinished answer needs, and says nothing.
+"""What we require of Redis. One that evicts, for example, may silently drop what an unfinished answer needs.
 
-Asked before a process begins, where it refuses the start; and by the process for as long as it lives, because a Redis
-that was away, was failed over or was configured anew may answer differently.
+Checked before a process starts, and a failure then refuses the start. Checked again for as long as the process lives:
+after an outage, a failover or a new configuration Redis may answer differently.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ logger = logging.get_logger("redis")
 
 
 async def check_requirements(redis: AnyRedis, prefix: str) -> bool:
-    """Whether it is known to be fit; False if a server hides its policy.
+    """Whether every requirement is known to be met; False if a server hides its policy.
 
-    Raises StorageError if one does not answer; SettingsError if one evicts, denies us what we need of it, or is a
-    Cluster without sharded pub/sub.
+    Raises StorageError if a server does not answer; SettingsError if one evicts, denies us a right that we need, or is
+    a Cluster without sharded pub/sub.
     """
     if not isinstance(redis, RoutingClient):
         return await require_noeviction([redis])
@@ -54,14 +54,14 @@ async def check_requirements(redis: AnyRedis, prefix: str) -> bool:
             raise _lacking([missing_right(error)]) from error
         raise storage_error("PING", error) from error
     if sharded and not await _knows(servers[0], "SPUBLISH"):
-        raise SettingsError("A Redis Cluster has to be of version 7.0 or newer: this one has no sharded pub/sub")
+        raise SettingsError("A Redis Cluster must be version 7.0 or newer: this one has no sharded pub/sub")
     for server in servers:
         await require_rights(server, prefix, sharded=sharded)
     return await require_noeviction(servers)
 
 
 async def require_rights(server: Server, prefix: str, *, sharded: bool = False) -> None:
-    """As `check`, of one server's rights. One that cannot be asked just now is not accused."""
+    """Like `check_requirements`, for our rights on one server. One that cannot be asked counts as fine."""
 
     async def ask(*command: Argument) -> Any:
         return await cancellable(server.execute_command(*command))
@@ -80,13 +80,11 @@ async def require_rights(server: Server, prefix: str, *, sharded: bool = False) 
 
 
 def _lacking(lacking: Sequence[str]) -> SettingsError:
-    return SettingsError(
-        f"The user of Redis may not do all that the relay needs: {missing_right_text(' '.join(lacking))}"
-    )
+    return SettingsError(f"This Redis cannot be used: {missing_right_text(' '.join(lacking))}")
 
 
 async def require_noeviction(servers: Sequence[Server]) -> bool:
-    """As `check`, of these servers. `volatile-…` evicts as well: all our keys have a time to live."""
+    """Like `check_requirements`, for eviction. `volatile-…` evicts as well: all our keys have a time to live."""
     policies = [await _policy(server) for server in servers]
     for policy in policies:
         if policy not in (None, "noeviction"):
@@ -97,9 +95,9 @@ async def require_noeviction(servers: Sequence[Server]) -> bool:
 
 
 async def require_usable_redis(redis_url: str, prefix: str, *, must_answer: bool = False) -> None:
-    """One look before a process listens or serves. Raises SettingsError.
+    """One check before a process listens or serves. Raises SettingsError.
 
-    A Redis that is away refuses nothing, unless it `must_answer`: it is asked again by the process, which says so.
+    A Redis that is away does not prevent a start, unless it `must_answer`: the process checks again, and logs it.
     """
     redis = Connections(redis_url, quiet=True)
     failure: StorageError | None = None
@@ -119,7 +117,7 @@ async def require_usable_redis(redis_url: str, prefix: str, *, must_answer: bool
 
 
 class RequirementsMonitor:
-    """What a process knows of its Redis. `against`: the sentence that speaks against serving, "" if there is none."""
+    """What a process knows of its Redis. `problem`: why it must not serve, as a sentence; "" if there is none."""
 
     def __init__(self, redis: AnyRedis, prefix: str) -> None:
         self.problem = "Redis does not answer."
@@ -130,20 +128,20 @@ class RequirementsMonitor:
         self._bug = logging.FailureLog(logger, "fitness_failed")
 
     async def check_once(self) -> None:
-        """Ask once. Raises nothing: what is new is logged."""
+        """Check once. Raises nothing: a new problem is logged."""
         try:
-            told = await check_requirements(self._redis, self._prefix)
+            all_known = await check_requirements(self._redis, self._prefix)
         except SettingsError as error:
             self.problem = f"{error}."
             self._log_if_new(self.problem)
         except StorageError as error:
-            if self.problem and not self._last_logged:  # one that was known stays known: its outages are told elsewhere
+            if self.problem and not self._last_logged:  # a known Redis stays known: its outages are logged elsewhere
                 self._log_if_new(f"Redis cannot be used ({error}); is --redis / RELAY_REDIS_URL right?")
         else:
             if self._last_logged:
                 logger.info("ready")
             self.problem = self._last_logged = ""
-            if not told and not self._hidden:
+            if not all_known and not self._hidden:
                 self._hidden = True
                 logger.warning("policy_hidden", detail=f"Redis does not show its {SETTING}; it must be noeviction.")
 
@@ -154,7 +152,7 @@ class RequirementsMonitor:
             try:
                 await self.check_once()
                 self._bug.succeeded()
-            except Exception as error:  # a gateway that is not ready would else never be again
+            except Exception as error:  # otherwise a gateway that is not ready would never be again
                 metrics.bugs.labels("fitness").inc()
                 self._bug.unexpected(error)
 
@@ -165,13 +163,13 @@ class RequirementsMonitor:
 
 
 def _reason(failure: StorageError | None) -> str:
-    """Without the command's name and the error's class."""
+    """The reason without the command's name and the error's class."""
     error = failure and failure.__cause__
     return auth_failure(error) or str(error)[:200].rstrip(".")
 
 
 async def _knows(server: Server, command: str) -> bool:
-    """True where the host hides it."""
+    """Whether the server knows a command. True if the host hides that."""
     try:
         count = await cancellable(server.execute_command("COMMAND INFO", command))
     except (RedisError, OSError):
@@ -180,7 +178,7 @@ async def _knows(server: Server, command: str) -> bool:
 
 
 async def _policy(server: Server) -> str | None:
-    """None where the host hides it. Raises StorageError."""
+    """The eviction policy; None if the host hides it. Raises StorageError."""
     try:
         config: dict[Any, Any] | list[Any] = await cancellable(server.execute_command("CONFIG GET", SETTING))
     except NoPermissionError:

@@ -17,17 +17,17 @@ from relay.store import acl
 from relay.store.keys import lua_names
 
 _STORE = files("relay.store")
-_LOADS = 3  # a slot may move to a server that has not the script either
+_LOADS = 3  # a slot may move to a server that lacks the script, too
 
-# While a slot of a Cluster is on its way, the keys of a session may lie on two servers, and a script that finds one of
-# them elsewhere fails in its middle, with one half written. So none begins then: two keys that never exist make the
-# server look whether the slot is open.
+# While a slot of a Cluster migrates, the keys of a session may lie on two servers, and a script that finds one of them
+# elsewhere fails in its middle, with one half written. So no script begins then: two keys that never exist make the
+# server check whether the slot is migrating.
 #
-# Whatever else goes wrong there is the server's, but for a right that the user of Redis lacks: waiting brings none.
+# Any error there means that; only a missing right of the Redis user is passed on, as waiting does not help.
 _WHOLE_SLOT = """
 local function denied(reply) -- as redis/errors.py
-  local said = type(reply) == 'table' and tostring(reply.err) or ''
-  return string.find(said, 'ACL failure in script', 1, true) or string.find(said, 'user executing the script', 1, true)
+  local text = type(reply) == 'table' and tostring(reply.err) or ''
+  return string.find(text, 'ACL failure in script', 1, true) or string.find(text, 'user executing the script', 1, true)
 end
 if string.find(KEYS[1], '{', 1, true) then
   local found = redis.pcall('EXISTS', KEYS[1] .. '?', KEYS[1] .. '??')
@@ -38,7 +38,7 @@ end
 
 
 class Script:
-    """One file of a lua/ folder; a `slot`'s scripts get the names of keys.py and the slot's prelude put in front."""
+    """One file of a lua/ folder. With a `slot`, the names of keys.py and the slot's prelude are put in front."""
 
     def __init__(self, name: str, slot: str = "") -> None:
         self.name = name
@@ -49,12 +49,12 @@ class Script:
         self._sha = hashlib.sha1(self.source.encode()).hexdigest()
 
     async def __call__(self, redis: AnyRedis, key: str, *arguments: Argument) -> Any:
-        """Run it. Raises StorageError; whether it took effect is then unknown, and every script bears a repeat."""
+        """Run it. Raises StorageError: then it may or may not have taken effect. Every script is idempotent."""
         try:
             for _ in range(_LOADS):
                 try:
                     return await execute(redis, key, "EVALSHA", self._sha, 1, key, *arguments)
-                except NoScriptError:  # its first run here, another server, or one that was restarted
+                except NoScriptError:  # its first run on this server, or the first since a restart
                     await execute(redis, key, "SCRIPT LOAD", self.source)
             return await execute(redis, key, "EVALSHA", self._sha, 1, key, *arguments)
         except (RedisError, OSError) as error:
@@ -63,7 +63,7 @@ class Script:
             raise storage_error(self.name, error) from error
 
     async def _denied(self, redis: AnyRedis, key: str, error: Exception) -> StorageError:
-        """Redis does not always say what it is that its user may not do within a script."""
+        """Redis does not always say which right its user lacks within a script."""
 
         async def ask(*command: Argument) -> Any:
             return await execute(redis, key, *command)
@@ -74,7 +74,7 @@ class Script:
 
 
 async def read_atomically(redis: AnyRedis, *reads: tuple[str, ...]) -> list[Any]:
-    """Several plain reads of one slot at one moment, each as its words. Raises StorageError."""
+    """Several plain reads of one slot at one moment; each read is the words of a command. Raises StorageError."""
     words: list[Argument] = []
     for one in reads:
         words += [len(one), *one]

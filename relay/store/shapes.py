@@ -1,21 +1,20 @@
-"""Shapes: what processes of two releases share in Redis, and how often each has changed.
+"""Shapes: what processes of two releases share in Redis, and how often each shape has changed.
 
-Gateways and workers of a release and of the one before run together, and either may be what is rolled back to. So
-shapes are only added to:
+Gateways and workers of one release and of the release before run together, and a rollback may end at either. So shapes
+are only added to:
 
-- A stored hash and every JSON object may get further fields. Readers ignore what they do not know, and whoever passes
-  an object on passes on what it does not know. A message to a worker may get further words, and there may be other
-  messages: both are ignored. What stands in a fixed order anywhere else (rows, strings, what an events channel says)
-  never changes: what is new there gets a field or a key of its own. (The release before neither keeps a new key of a
-  session for as long as the session, nor deletes it with it: such a key has an expiry of its own.)
-- A field keeps its meaning for good. What means something else has another name, and for one release both are written.
-- A change raises the number here; tests/store/test_shapes.py holds that, and keeps the shape of every number.
+- A stored hash and every JSON object may get more fields. Readers ignore fields that they do not know, and keep them
+  when they pass an object on. A message to a worker may get more words, and there may be other messages: both are
+  ignored. Anything else with a fixed order (rows, strings, messages of an events channel) never changes: new data gets
+  its own field or key. (The release before neither extends the life of a session's new key nor deletes it with the
+  session: such a key has its own expiry.)
+- A field keeps its meaning for ever. A new meaning gets a new name, and for one release both are written.
+- A change raises the number here. tests/store/test_shapes.py checks that, and keeps the shape of every number.
 
-A number is stored only where a reader decides by it. `v` of a job says what one must know to make it: whoever knows
-less leaves it to others, and whoever writes it takes the lowest that will do. A policy whose first word is another
-counts for nothing. `v` of a session's meta and of an offer are 1 and refuse nobody: what is added there may be ignored.
-Scripts and their arguments need none: each process runs its own, by the hash of their source, beside those of the
-other release.
+A number is stored only where a reader decides by it. `v` of a job says what a reader must know to make it: one that
+knows less leaves it to others, and a writer takes the lowest number that will do. A policy with another version is
+ignored. `v` of a session's meta and of an offer is 1 and is never checked: what is added there may be ignored. Scripts
+and their arguments need no number: each process runs its own scripts, by the hash of their source.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ OFFER = 1
 POLICY = 1
 
 VERSIONS = {
-    # Keys, by the names in keys.py
+    # Keys, by their names in keys.py
     "meta": 1,
     "log": 1,
     "generations": 1,
@@ -50,7 +49,7 @@ VERSIONS = {
     "priority": 1,  # the three streams
     "queues": 1,
     "offers": 1,
-    # What stands in them as JSON of ours
+    # Our JSON in them
     "job": JOB,
     "offer": OFFER,
     # Channels

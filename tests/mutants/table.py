@@ -191,7 +191,7 @@ MUTANTS = [
     Mutant(
         "a lease that protects nobody",
         "relay/store/session/lua/claim.lua",
-        [Change("if left > 0 and state[6] and state[6] ~= ARGV[5] then return { 'leased', digits(left) } end", "")],
+        [Change("if left_ms > 0 and state[6] and state[6] ~= ARGV[5] then", "if false then")],
         [_DOUBTS + "a_job_that_a_second_worker_gets_stays_with_the_first_while_it_lives"],
         [_CLAIM + "a_claim_is_refused_while_a_lease_is_alive"],
     ),
@@ -503,7 +503,7 @@ MUTANTS = [
     Mutant(
         "a question that goes with its first answer",
         "relay/store/session/lua/admit.lua",
-        [Change("entry[2][2] == old and entry[1] ~= left then", "entry[2][2] == old then")],
+        [Change("entry[2][2] == old and entry[1] ~= kept then", "entry[2][2] == old then")],
         [],
         ["tests/store/session/test_admit.py::test_a_retry_keeps_its_question_when_what_it_retries_is_forgotten"],
     ),

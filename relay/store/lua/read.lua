@@ -1,9 +1,9 @@
--- read: several plain reads of one slot, at one moment. A script and no MULTI, because where memory is full Redis 7
--- refuses even reads within that, and lets a script through that writes nothing.
+-- read: several plain reads of one slot, at one moment. A script instead of MULTI: when memory is full, Redis 7 refuses
+-- even reads in a MULTI, but runs a script that writes nothing.
 --
--- KEYS[1] any key of the slot   ARGV: for each read the number of its words, then these, the command first
--- Returns their replies in order; of HGETALL a flat list.
--- Atomic because what is read together is to be true together.
+-- KEYS[1] any key of the slot   ARGV: for each read the number of its words, then the words, the command first
+-- Returns the replies in order; that of HGETALL is a flat list.
+-- Atomic because what is read together must be true together.
 
 local replies, at = {}, 1
 while at <= #ARGV do

@@ -1,6 +1,6 @@
-"""The caretaker: what a person may do about jobs that wait, run or are dead.
+"""Queue administration: what an operator may do about jobs that wait, run or are dead.
 
-Every method raises RelayError with a sentence for that person, StorageError among them.
+Every method raises RelayError (StorageError is one) with a sentence for that person.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 
 
 class JobSummary(msgspec.Struct, frozen=True):
-    """One job. `age_s`: since it was accepted; of a dead one since it died. None: nobody knows any more.
+    """One job. `age_s`: since it was accepted, or, if dead, since it died. None: not known any more.
 
-    `waiting`: no worker holds it. `lost_workers`, `attempt`, `owner` and `running_s` (since its first claim) are what
-    its session says.
+    `waiting`: no worker holds it. `lost_workers`, `attempt`, `owner` and `running_s` (since its first claim) come from
+    its session.
     """
 
     queue: str
@@ -51,7 +51,7 @@ class JobSummary(msgspec.Struct, frozen=True):
 
 
 class QueueAdmin:
-    """Of the queues under one prefix."""
+    """For the queues under one prefix."""
 
     def __init__(self, session_log: SessionLog, queue: Queue, backlog: Backlog, submitter: JobSubmitter) -> None:
         self._session_log = session_log
@@ -60,26 +60,26 @@ class QueueAdmin:
         self._intake = submitter
 
     async def queues(self) -> list[QueueCounts]:
-        """Every queue that was submitted to, by name."""
+        """Every queue that has had a job, by name."""
         return [await self._backlog.counts(name) for name in sorted(await self._queue.names())]
 
     async def jobs(self, queue: str, states: Collection[JobState], limit: int) -> list[JobSummary]:
-        """At most `limit` jobs in these states: the open ones by when they were queued, then the dead, newest first."""
+        """At most `limit` jobs in these states: open ones as they were queued, then dead ones, newest first."""
         await self._require_known_queue(queue)
         now_ms = (await self._backlog.counts(queue)).now_ms
-        lines: list[JobSummary] = []
+        found: list[JobSummary] = []
         if set(states) & {"waiting", "running"}:
-            lines = await self._open(queue, states, limit, now_ms)
-        if "dead" in states and len(lines) < limit:
-            letters = (await self._backlog.dead_letters(queue))[: limit - len(lines)]
+            found = await self._open(queue, states, limit, now_ms)
+        if "dead" in states and len(found) < limit:
+            letters = (await self._backlog.dead_letters(queue))[: limit - len(found)]
             for some in _chunks(letters):
-                lines += await asyncio.gather(*(self._dead_line(letter, now_ms) for letter in some))
-        return lines
+                found += await asyncio.gather(*(self._dead_line(letter, now_ms) for letter in some))
+        return found
 
     async def retry(self, generation: str, queue: str | None = None) -> str:
-        """A dead job's question once more, as a generation of its own; its name.
+        """Ask a dead job's question again, as a new generation; returns its name.
 
-        However often this is tried and wherever it was interrupted, it makes one generation; the letter goes last.
+        It is idempotent, wherever it is interrupted: it makes one generation, and removes the letter last.
         """
         found = await self._find(generation, queue)
         if isinstance(found, OpenJob):
@@ -91,7 +91,7 @@ class QueueAdmin:
         return made
 
     async def drop(self, generation: str, queue: str | None = None) -> JobState | Literal["ended"]:
-        """A dead letter is thrown away, any other job is stopped; what it was until then."""
+        """Remove a dead letter, or stop any other job; returns its state until then."""
         found = await self._find(generation, queue)
         if isinstance(found, DeadLetter):
             await self._queue.discard(found.queue, found.session, generation)
@@ -108,16 +108,16 @@ class QueueAdmin:
             found |= {one.generation: one for one in page}
             if len(found) >= MAX_SCANNED_JOBS:
                 break
-        lines: list[JobSummary] = []
+        listed: list[JobSummary] = []
         for some in _chunks(sorted(found.values(), key=lambda one: one.queued_ms)):
-            looks = await asyncio.gather(*(self._open_line(one, now_ms) for one in some))
-            lines += [line for line in looks if line is not None and line.state in states]
-            if len(lines) >= limit:
+            summaries = await asyncio.gather(*(self._open_line(one, now_ms) for one in some))
+            listed += [summary for summary in summaries if summary is not None and summary.state in states]
+            if len(listed) >= limit:
                 break
-        return lines[:limit]
+        return listed[:limit]
 
     async def _open_line(self, job: OpenJob, now_ms: int) -> JobSummary | None:
-        """None: it has ended, and is about to leave the queue."""
+        """None: it has ended, and will be removed from the queue."""
         fields = await self._session_log.generation_fields(job.session, job.generation) or {}
         if fields.get("state") == "ended":
             return None
@@ -151,7 +151,7 @@ class QueueAdmin:
         )
 
     async def _find(self, generation: str, queue: str | None) -> DeadLetter | OpenJob:
-        """Raises RelayError: there is none."""
+        """Raises RelayError if there is none."""
         if not GENERATION.match(generation):
             raise RelayError("a generation has 1-64 characters of A-Z a-z 0-9 _ -")
         if queue is not None:
@@ -168,26 +168,26 @@ class QueueAdmin:
         raise RelayError(f"there is no job {generation} in {where}; it may have ended")
 
     async def _require_known_queue(self, queue: str) -> None:
-        """Raises RelayError unless the queue is in use. One that reapers have forgotten may have letters left."""
+        """Raises RelayError unless the queue is in use. A queue off the reapers' list may still have letters."""
         if not QUEUE.match(queue):
             raise RelayError("a queue has 1-64 characters of A-Z a-z 0-9 _ -")
         if queue not in await self._queue.names() and not any((await self._backlog.counts(queue))[1:4]):
             raise RelayError(f"there is no queue {queue}")
 
     async def _retry_job(self, letter: DeadLetter) -> Job:
-        """The job that takes the dead one's place, with all that it was asked with."""
+        """The job that replaces the dead one, with all its fields."""
         body = await self._backlog.job_body(letter)
         if body is None:
-            raise RelayError(f"{letter.generation} has just been retried or dropped by somebody else")
+            raise RelayError(f"somebody else has just retried or dropped {letter.generation}")
         try:
             job = jobs.read(body)
         except UnreadableJob as error:
             raise RelayError(f"this release cannot read the job of {letter.generation}: {error}") from None
         if letter.reason == "unreadable":
-            return job  # it never became a generation: now it may
+            return job  # it was never admitted: now it may be
         if await self._session_log.generation_fields(job.session, job.generation) is None:
             raise RelayError(f"the session of {letter.generation} is gone, or has forgotten it; drop the letter")
-        # No client's request_id has control characters: nobody but a retry can come by this one.
+        # A client's request_id has no control characters: only a retry can have this one.
         return msgspec.structs.replace(
             job, generation=new_id("g"), request_id=f"\x1fretry {job.generation}", retry_of=job.generation
         )
@@ -219,11 +219,11 @@ class QueueAdmin:
         return known[0]
 
     async def _stop(self, found: OpenJob) -> Stopped | None:
-        """None: there is nothing to stop, and never will be."""
+        """None: there is nothing to stop, and there never will be."""
         session, generation = found.session, found.generation
         stopped = await self._session_log.stop(session, generation)
         if stopped is None:
-            # Durable, and not admitted yet. Whoever submitted it may still be about to; so it has to end, not to go.
+            # Durable, but not admitted yet. Its gateway may still be about to; so it must be ended, not just removed.
             try:
                 job = await self._queue.job(found.queue, session, generation)
             except LaterJob as error:

@@ -1,4 +1,4 @@
-"""The backlog: what lies in the queues, for those who look after them. Reads no question and no answer.
+"""The backlog: which jobs the queues hold, for operators. Reads no question and no answer.
 
 Every method raises StorageError.
 """
@@ -19,9 +19,9 @@ PAGE = 500
 
 
 class QueueCounts(NamedTuple):
-    """Of one queue: jobs that no worker has read, the other open ones, dead letters.
+    """Of one queue: `waiting` jobs that no worker has read, the other open ones, dead letters.
 
-    `oldest_s`: how long the oldest has been waiting; None: none waits. `now_ms` by Redis' clock.
+    `oldest_s`: how long the oldest job has waited; None: none waits. `now_ms` by Redis' clock.
     """
 
     queue: str
@@ -33,7 +33,7 @@ class QueueCounts(NamedTuple):
 
 
 class OpenJob(NamedTuple):
-    """A job that waits or runs. `queued_ms`: by when its entry was made, the last time; 0: it never had one."""
+    """A job that waits or runs. `queued_ms`: when its last entry was made; 0: it never had one."""
 
     queue: str
     session: str
@@ -58,7 +58,7 @@ class DeadLetter(NamedTuple):
 
 
 class Backlog:
-    """Of the queues under one prefix."""
+    """For the queues under one prefix."""
 
     def __init__(self, redis: AnyRedis, keys: Keys) -> None:
         self._redis = redis
@@ -66,7 +66,7 @@ class Backlog:
 
     async def counts(self, queue: str) -> QueueCounts:
         reply = await _COUNTS(self._redis, self._keys.queue(queue), *PRIORITIES)
-        now_ms, jobs_, waiting, dead = (int(reply[place]) for place in (0, 1, 2, 4))
+        now_ms, jobs_, waiting, dead = (int(reply[index]) for index in (0, 1, 2, 4))
         oldest_s = max(0, now_ms - int(reply[3])) / 1000 if reply[3] else None
         # An entry may outlive its job until a worker comes across it.
         waiting = min(waiting, jobs_)
@@ -75,7 +75,7 @@ class Backlog:
     async def open_job_pages(self, queue: str, match: str = "*") -> AsyncIterator[list[OpenJob]]:
         """The open jobs whose name matches, a bounded page at a time, in no order; one may come twice.
 
-        What is open all the while comes for certain.
+        A job that is open all the time is never left out.
         """
         cursor = "0"
         while True:
@@ -90,14 +90,14 @@ class Backlog:
                 return
 
     async def dead_letters(self, queue: str) -> list[DeadLetter]:
-        """The newest first; never more than MAX_DEAD."""
+        """The newest first; never more than MAX_DEAD_LETTERS."""
         key = self._keys.queue(queue, "dead")
         [flat] = await read_atomically(self._redis, ("ZREVRANGE", key, "0", str(MAX_DEAD_LETTERS - 1), "WITHSCORES"))
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return [_letter(queue, row.decode(), int(float(died_ms))) for row, died_ms in pairs]
 
     async def job_body(self, letter: DeadLetter) -> bytes | None:
-        """The whole job as it was enqueued; None: somebody else has taken the letter."""
+        """The whole job as it was enqueued; None: somebody else has removed the letter."""
         body: bytes | None = await call(self._redis, "HGET", self._keys.queue(letter.queue, "letters"), letter.name)
         return body
 

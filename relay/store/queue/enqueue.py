@@ -1,6 +1,6 @@
-"""The intake: a job's way into its queue and its session, and out of both by a stop; for everybody who submits.
+"""Brings a job into its queue and its session, and cleans up after a stop; for all that submit.
 
-The order of the steps is the crash order of docs/design.md. Every method raises StorageError.
+The steps come in the crash order of docs/design.md. Every method raises StorageError.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NotAdmitted = Literal["queue_full", "session_full", "deleted", "forgotten"]
 
 
 class JobSubmitter:
-    """`look_ms`: when a reaper first looks at what was enqueued."""
+    """`look_ms`: after how long a reaper first checks a new job."""
 
     def __init__(self, session_log: SessionLog, queue: Queue, redis: AnyRedis, *, look_ms: int) -> None:
         self._session_log = session_log
@@ -27,11 +27,11 @@ class JobSubmitter:
         self._look_ms = look_ms
 
     async def submit(self, job: Job) -> Admitted | NotAdmitted:
-        """Make the job durable, then its generation; the queue has been announced.
+        """Make the job durable, then its generation. The caller has announced the queue.
 
-        Admitted may name another generation, which holds the request_id: then nothing of this job is left, as where it
-        is refused. `deleted`: its session, or what it retries, was meanwhile. `forgotten`: a worker was faster, and the
-        answer has ended and gone beyond `max_generations`.
+        Admitted may name another generation, which has the request_id: then nothing of this job is left, as after a
+        refusal. `deleted`: its session, or what it retries, was deleted meanwhile. `forgotten`: a worker was faster;
+        the answer has ended, and `max_generations` has already removed it.
         """
         if not await self.enqueue(job):
             return "queue_full"
@@ -43,7 +43,7 @@ class JobSubmitter:
             if admitted.fresh:
                 await self._queue.ensure_row(job, self._look_ms)
             return admitted
-        # A twin of this submit was faster, or there is no room; what we enqueued is nobody's.
+        # The same submit was faster elsewhere, or there is no room: what we enqueued belongs to no generation.
         await self._queue.done(job.queue, job.session, job.generation)
         if admitted is None:
             return "session_full"
@@ -52,9 +52,9 @@ class JobSubmitter:
         return "deleted" if admitted.state == "deleted" else "forgotten"
 
     async def unclaimed(self, session: str, generation: str) -> dict[str, str] | None:
-        """What its session says of it, if it was admitted and no worker ever had it.
+        """Its fields in the session, if it was admitted and no worker has ever claimed it.
 
-        Then the queue may have lost what the session remembers; where it has not, enqueueing again changes nothing.
+        Then the queue may have lost a job that the session still has; if not, enqueueing it again changes nothing.
         """
         fields = await self._session_log.generation_fields(session, generation)
         if fields is None or fields["state"] == "ended" or "claimed" in fields:
@@ -66,7 +66,7 @@ class JobSubmitter:
         return await self._queue.enqueue(job, self._look_ms)
 
     async def clean_up_after_stop(self, session: str, stopped: Stopped) -> None:
-        """After a stop: tell the worker, empty the queue of the job and of its letter. The stop holds without."""
+        """After a stop: notify the worker, remove the job and its letter. The stop holds even if this fails."""
         if stopped.owner:
             verb, channel = await publish_verb(self._redis), self._session_log.keys.worker(stopped.owner)
             await call(self._redis, verb, channel, f"stop {stopped.generation}")

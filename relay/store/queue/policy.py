@@ -1,7 +1,7 @@
-"""The policy of a queue: by which deadlines its jobs are judged. Its workers say it, every reaper keeps to it.
+"""The policy of a queue: the deadlines of its jobs. The queue's workers store it, and every reaper follows it.
 
-So an operator sets it in one place, with the workers that serve the queue. What they were not told themselves they do
-not say: there each process's own setting counts, as it does for a queue without workers.
+So an operator sets it in one place: with the workers that serve the queue. They store only what was set explicitly. For
+everything else, and for a queue without workers, each process uses its own settings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SETTINGS = ("lease_s", "queue_timeout_s", "max_takeovers")
 
 
 class QueuePolicy(NamedTuple):
-    """`lease_ms`: a worker unheard of for this long is lost. `queue_timeout_ms`: a job without a worker has failed."""
+    """`lease_ms`: a worker silent for this long is lost. `queue_timeout_ms`: a job without a worker fails then."""
 
     lease_ms: int
     queue_timeout_ms: int
@@ -34,11 +34,11 @@ class QueuePolicy(NamedTuple):
 
     @property
     def look_ms(self) -> int:
-        """How often an open row is looked at: often enough to notice either deadline, or that no worker serves it."""
+        """How often an open row is checked: often enough to notice either deadline, or that no worker serves it."""
         return max(100, min(self.lease_ms, self.queue_timeout_ms, 2 * MAX_LOOK_MS) // 2)
 
     def with_stored(self, stored: bytes) -> QueuePolicy:
-        """What a queue's workers have said comes first; what a later release has said is not understood."""
+        """What a queue's workers have stored takes precedence, unless a later release wrote it in another version."""
         version, *numbers = stored.decode().split(" ")
         if version != _VERSION or len(numbers) != len(self):
             return self
@@ -47,9 +47,10 @@ class QueuePolicy(NamedTuple):
 
 
 def encode_policy(settings: Settings) -> str:
-    """What a worker with these settings says of its queue, in place of what others have said before."""
+    """The policy that a worker with these settings stores for its queue, replacing an earlier one."""
     given = [name in settings.model_fields_set for name in _SETTINGS]
     numbers = [
-        str(number) if told else _NOT_GIVEN for number, told in zip(QueuePolicy.of(settings), given, strict=True)
+        str(number) if is_given else _NOT_GIVEN
+        for number, is_given in zip(QueuePolicy.of(settings), given, strict=True)
     ]
     return " ".join([_VERSION, *numbers])

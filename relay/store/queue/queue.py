@@ -1,6 +1,6 @@
 """Queues: jobs on their way to a worker, and the open index by which no job is forgotten.
 
-Every method raises StorageError when Redis does not answer; all of them bear a repeat.
+Every method raises StorageError when Redis does not answer; all of them are idempotent.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ logger = logging.get_logger("queue")
 _unreadable = logging.RateLimitedLog(logger, "job_left")
 
 MAX_QUEUES = 1000
-MAX_DEAD_LETTERS = 1000  # letters of one queue, the newest
-MAX_TRIMS = 100_000  # rows; who ends beyond them keeps its batches until the session goes
+MAX_DEAD_LETTERS = 1000  # of one queue, the newest
+MAX_TRIMS = 100_000  # rows; a generation that ends beyond them keeps its batches as long as its session
 
 
 class Due(NamedTuple):
-    """Rows to look at, and rows to trim: (session, generation); `now_ms` by Redis' clock.
+    """Rows to check, and rows to trim: (session, generation); `now_ms` by Redis' clock.
 
-    `policy`: what the queue's workers have said; see policy.py. `silent_ms`: how long none has said that it lives;
-    `heard`: one has, whenever that was.
+    `policy`: what the queue's workers have stored (policy.py). `silent_ms`: how long there was no heartbeat of the
+    queue; `heard`: there has ever been one.
     """
 
     now_ms: int
@@ -61,17 +61,17 @@ class Queue:
         self._trim_ms = int(trim_after_s * 1000)
 
     async def announce(self, queue: str) -> bool:
-        """Put the queue on the reapers' list; before its first job, and with every further one, should Redis forget.
+        """Put the queue on the reapers' list, before its first job and again before each one, as Redis may lose it.
 
-        False if there are MAX_QUEUES others: then no reaper would see to its jobs, and there must be none.
+        False if there are MAX_QUEUES others: then no reaper would check its jobs, and there must be none.
         """
         return bool(await _ANNOUNCE(self._commands, self._keys.queues, queue, MAX_QUEUES, self._ttl_ms))
 
     async def enqueue(self, job: Job, look_ms: int, *, held: bool = False) -> bool:
-        """Make the job durable; False if the queue is full. A reaper looks at it after `look_ms`.
+        """Make the job durable; False if the queue is full. A reaper checks it after `look_ms`.
 
-        The queue has been announced by then, so that a reaper will. `held`: a worker makes it already, and it must only
-        be found should that worker die.
+        The caller has announced the queue, so that reapers know it. `held`: a worker makes it already, so it needs to
+        be found only if that worker dies.
         """
         return await self._enqueue(job.queue, job.name, job.priority, jobs.encode(job), look_ms, held=held)
 
@@ -92,9 +92,9 @@ class Queue:
         return bool(reply != b"full")
 
     async def ensure_row(self, job: Job, look_ms: int) -> None:
-        """Give an accepted job its row again if Redis has lost it since it was enqueued; else this changes nothing.
+        """Restore the row of an accepted job if Redis has lost it since it was enqueued; otherwise changes nothing.
 
-        Whoever has made the job's generation does so after that: nobody else will look whether the row is still there.
+        Whatever admits a generation must call this afterwards: nothing else checks that the row is still there.
         """
         if await self.has_job(job.queue, job.session, job.generation):
             return
@@ -103,16 +103,16 @@ class Queue:
         await self.enqueue(job, look_ms, held=True)
 
     async def put_row_back(self, queue: str, session: str, generation: str, look_ms: int) -> None:
-        """The same for a job that is still there, without reading it."""
+        """The same for a job that the queue still has, without decoding it."""
         name = jobs.job_name(session, generation)
         body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), name)
         if body is not None:
             logger.warning("row_put_back", queue=queue, session=session, generation=generation)
             await self.announce(queue)
-            await self._enqueue(queue, name, "normal", body, look_ms, held=True)  # its priority stands with its entry
+            await self._enqueue(queue, name, "normal", body, look_ms, held=True)  # its entry has its priority
 
     async def take(self, queue: str, most: int = 1) -> list[Job]:
-        """The next jobs, highest priority first; none if there are none: never waits.
+        """The next jobs, highest priority first; empty if there are none. Never waits.
 
         One that cannot be read is left out: it stays pending, and comes back for a worker of the release that wrote it.
         """
@@ -123,23 +123,23 @@ class Queue:
                 return found
 
     async def newest_entry_ids(self, queue: str) -> dict[str, str]:
-        """The newest entry id of each of the queue's streams: what `wait` waits beyond."""
-        marks = {}
+        """The newest entry id of each of the queue's streams: `wait` waits for newer ones."""
+        ids = {}
         for name in PRIORITIES:
             newest = await call(self._commands, "XREVRANGE", self._keys.queue(queue, name), "+", "-", "COUNT", 1)
-            marks[str(name)] = newest[0][0].decode() if newest else "0-0"
-        return marks
+            ids[str(name)] = newest[0][0].decode() if newest else "0-0"
+        return ids
 
-    async def wait(self, queue: str, marks: dict[str, str], block_ms: int) -> None:
-        """Return when there is an entry newer than `marks`, or after `block_ms`.
+    async def wait(self, queue: str, entry_ids: dict[str, str], block_ms: int) -> None:
+        """Return when there is an entry newer than `entry_ids`, or after `block_ms`.
 
-        Marks are drawn before a `take` that found nothing, so no entry can slip in between unseen.
+        The ids are read before a `take` that finds nothing, so no entry can slip in unseen in between.
         """
-        streams = [self._keys.queue(queue, name) for name in marks]
-        await call(self._blocking, "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *marks.values())
+        streams = [self._keys.queue(queue, name) for name in entry_ids]
+        await call(self._blocking, "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *entry_ids.values())
 
     async def job(self, queue: str, session: str, generation: str) -> Job | None:
-        """A job that is still open."""
+        """The job, if it is still open."""
         body = await call(self._commands, "HGET", self._keys.queue(queue, "jobs"), jobs.job_name(session, generation))
         return jobs.read(body) if body is not None else None
 
@@ -154,9 +154,9 @@ class Queue:
         return bool(job) and row is not None
 
     async def done(self, queue: str, session: str, generation: str, dead: str = "") -> None:
-        """Remove everything of a job whose generation has ended, or will never be.
+        """Remove everything of a job whose generation has ended, or will never exist.
 
-        `dead`: why it goes to the dead letters, if it is still here.
+        `dead`: why it goes to the dead letters, if the queue still has it.
         """
         key, name = self._keys.queue(queue), jobs.job_name(session, generation)
         wrote = await _DONE(self._commands, key, name, self._trim_ms, self._ttl_ms, MAX_TRIMS, dead, MAX_DEAD_LETTERS)
@@ -164,7 +164,7 @@ class Queue:
             metrics.dead_letters.labels(dead).inc()
 
     async def discard(self, queue: str, session: str, generation: str) -> bool:
-        """Take a job out of the dead letters; False: it is not there, or not any more."""
+        """Remove a job from the dead letters; False: it is not there, or not any more."""
         return bool(await _DISCARD(self._commands, self._keys.queue(queue), jobs.job_name(session, generation)))
 
     async def sizes(self, queue: str) -> tuple[int, int]:
@@ -174,7 +174,7 @@ class Queue:
         return int(backlog), int(dead)
 
     async def due(self, queue: str, page: int, look_ms: int, policy: str = "") -> Due:
-        """A page of rows whose time has come; they come up again after `look_ms`. `policy`: from now on the queue's."""
+        """A page of rows that are due; they are due again after `look_ms`. `policy`: from now on the queue's."""
         key = self._keys.queue(queue)
         now_ms, rows, trims, stored, silent_ms, heard = await _DUE(
             self._commands, key, page, look_ms, policy, self._ttl_ms
@@ -182,11 +182,11 @@ class Queue:
         return Due(int(now_ms), _pairs(rows), _pairs(trims), stored, int(silent_ms), bool(heard))
 
     async def trimmed(self, queue: str, session: str, generation: str) -> None:
-        """Nothing is left to trim."""
+        """Note that nothing is left to trim."""
         await call(self._commands, "ZREM", self._keys.queue(queue, "trims"), jobs.job_name(session, generation))
 
     async def look_at(self, queue: str, session: str, generation: str, at_ms: int) -> None:
-        """Have the reapers look at this row at `at_ms` (Redis' clock), if it is still open."""
+        """Have the reapers check this row at `at_ms` (Redis' clock), if it is still open."""
         await _LOOK(self._commands, self._keys.queue(queue), jobs.job_name(session, generation), at_ms)
 
     async def requeue(
@@ -197,11 +197,11 @@ class Queue:
         return reply.decode()  # type: ignore[no-any-return]
 
     async def serve(self, queue: str) -> None:
-        """A worker lives that takes jobs from this queue: see unserved.py."""
+        """The heartbeat of a queue: a living worker takes jobs from it. See unserved.py."""
         await _SERVE(self._commands, self._keys.queue(queue), self._ttl_ms)
 
     async def silent_ms(self, queue: str) -> int:
-        """How long no worker has said that it serves this queue; 0 where that is not known."""
+        """How long there was no heartbeat of this queue; 0 where that is not known."""
         served, (seconds, microseconds) = await read_atomically(
             self._commands, ("GET", self._keys.queue(queue, "served")), ("TIME",)
         )
@@ -209,7 +209,7 @@ class Queue:
         return max(0, now_ms - int(served.lstrip(b"?"))) if served is not None else 0
 
     async def names(self) -> list[str]:
-        """Queues that were submitted to, for the reapers."""
+        """The queues that have had jobs, for the reapers."""
         return [name.decode() for name in await call(self._commands, "ZRANGE", self._keys.queues, 0, -1)]
 
 

@@ -1,7 +1,7 @@
-"""The reaper: sees to it that every accepted generation ends, whatever has died.
+"""The reaper: makes sure that every accepted generation ends, whatever dies.
 
-Every process runs one. It walks bounded pages of the open index; everything it does is idempotent, so there is no
-lock, and any number of reapers do no more harm than one.
+Every process runs one. It walks bounded pages of the open index. Everything it does is idempotent, so it needs no lock,
+and any number of reapers may run.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from relay.store.session.session_log import SessionLog
 
 T = TypeVar("T")
 
-# What a look came to; `relay_reaped_total` counts each.
+# The outcome of a check; `relay_reaped_total` counts each.
 Idle = Literal["alive", "waiting", "held", "later", "unserved", "refused"]
 Action = Literal["requeued", "gone", "admitted", "dropped", "ended", "no_worker", "worker_lost", "storage"]
 
 PAGE = 100
-_FORGET_LEFT_S = 600.0  # many looks after it became a letter, or somebody else admitted it
+_FORGET_LEFT_S = 600.0  # many checks after it became a letter, or another process admitted it
 
 logger = logging.get_logger("reaper")
 _stepped, _look_refused, _trim_refused = (
@@ -41,9 +41,10 @@ _stepped, _look_refused, _trim_refused = (
 
 
 class Reaper:
-    """Looks at what is due in every known queue.
+    """Checks what is due in every known queue.
 
-    `own_queue`: a worker's; `said`: of its policy, to all reapers. `policy`: for whatever a queue's workers do not say.
+    `own_queue`: that of the worker in this process; `said`: the policy that it stores for it, for all reapers.
+    `policy`: applies where a queue's workers have stored nothing.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class Reaper:
         self._bug = logging.FailureLog(logger, "reaper_failed")
         self._steps: dict[str, ClockSteps] = {}  # by queue: each may lie on another server
         self._unserved = UnservedQueues()
-        self._reported: set[str] = set()  # queues that were said to be without a worker
-        self._left: dict[str, float] = {}  # jobs that are left to a later release's reapers, and until when
+        self._reported: set[str] = set()  # queues that were logged as unserved
+        self._left: dict[str, float] = {}  # jobs left to a later release's reapers, and until when
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -108,7 +109,7 @@ class Reaper:
                 metrics.dead_jobs.labels(queues).set(sum(sizes[name][1] for name in names))
 
     def _report_unserved(self, busy: Set[str], known: Set[str]) -> None:
-        """One line when a queue with jobs is without a worker, and one when it has one again; the gateways say it."""
+        """Log when a queue with jobs has no worker, and when it has one again. Only gateways log it."""
         unserved = {queue for queue in known if self._unserved_in_s(queue) <= 0}
         metrics.unserved_queues.set(len(unserved & busy))
         if self._own:
@@ -121,14 +122,14 @@ class Reaper:
         self._reported = (self._reported & known - served) | unserved & busy
 
     def _unserved_in_s(self, queue: str) -> float:
-        """How long until it is sure that no living worker serves it; 0 or less: it is."""
+        """How long until it is certain that no living worker serves it; 0 or less: it is."""
         return self._unserved.left_s(queue, self._clock(), max(self._last_outage_at, self._began_at))
 
     async def sweep(self, queue: str) -> None:
         """One page of one queue. Raises StorageError."""
-        said = self._own_policy if queue in self._own else ""
+        own_policy = self._own_policy if queue in self._own else ""
         asked_at = self._clock()
-        due = await self._note_slow_reply(self._queue.due(queue, PAGE, self._policy.look_ms, said))
+        due = await self._note_slow_reply(self._queue.due(queue, PAGE, self._policy.look_ms, own_policy))
         policy = self._policy.with_stored(due.policy)
         steps = self._steps.setdefault(queue, ClockSteps())
         if steps.note(asked_at, self._clock(), due.now_ms, policy.lease_s / 3):
@@ -144,10 +145,10 @@ class Reaper:
             await self._trim(queue, session, generation)
 
     async def end_orphan(self, session: str, generation: str) -> None:
-        """End an answer that nobody writes and no queue knows of: Redis has lost its job, or its end.
+        """End an orphan: nobody writes it, and its queue has no job of it. Redis has lost its job, or its end.
 
-        Where only its row is lost, put that back. A job that cannot be read is as good as lost, unless it is one of a
-        later release: that one's workers can. Raises StorageError.
+        If only the row is lost, restore it. A job that cannot be read counts as lost, unless it is from a later
+        release, whose workers can read it. Raises StorageError.
         """
         fields = await self._session_log.generation_fields(session, generation)
         if fields is None or fields["state"] == "ended" or self._clock() - self._last_outage_at < self._policy.lease_s:
@@ -168,7 +169,7 @@ class Reaper:
         metrics.reaped.labels(await self._fail(queue, session, generation, fields, "storage")).inc()
 
     async def _note_slow_reply(self, reply: Awaitable[T]) -> T:
-        """A reply that took long is trouble too: while a frozen Redis held it up, nobody could renew a lease."""
+        """A slow reply counts as an outage: while a frozen Redis held it up, no worker could renew its lease."""
         asked_at = self._clock()
         answer = await reply
         if self._clock() - asked_at > self._policy.lease_s / 3:
@@ -178,7 +179,7 @@ class Reaper:
     async def _try_reap(
         self, queue: str, session: str, generation: str, now_ms: int, policy: QueuePolicy
     ) -> Idle | Action:
-        """A session that Redis lost in part may refuse for good; nobody else's answer may wait for it."""
+        """Reap, but skip what Redis refuses: a half-lost session may refuse for ever, and no other answer may wait."""
         try:
             return await self._reap_one(queue, session, generation, now_ms, policy)
         except StorageError as error:
@@ -196,7 +197,7 @@ class Reaper:
         except StorageError as error:
             if not error.refused:
                 raise
-            # Of a log that Redis lost in part. It keeps its batches; nobody else's answer may wait for it.
+            # Redis has lost a part of this log. It keeps its batches; no other answer may wait for it.
             metrics.storage_errors.labels("trim").inc()
             _trim_refused.log(session=session, generation=generation, detail=str(error))
         await self._queue.trimmed(queue, session, generation)
@@ -216,14 +217,14 @@ class Reaper:
             await self._queue.look_at(queue, session, generation, min(lease, now_ms + policy.look_ms) + 1)
             return "alive"
         if self._runs_here(generation):
-            return "alive"  # whatever became of its lease: its own worker is to renew it, or to let go
+            return "alive"  # whatever its lease says: its own worker must renew it, or give up the generation
         if self._clock() - self._last_outage_at < policy.lease_s:
-            # While Redis was away, or its clock stepped, everybody's leases ran out: first let the living renew theirs.
+            # While Redis was away, or its clock stepped, all leases ran out: first let living workers renew theirs.
             return "waiting"
         lost = int(fields.get("claims", 0)) - int(fields.get("handed", 0))
         if lost >= policy.max_takeovers:
             return await self._fail(queue, session, generation, fields, "worker_lost")
-        since_ms = max(lease, int(fields["accepted"]))  # when somebody had it last
+        since_ms = max(lease, int(fields["accepted"]))  # since when no worker has had it
         if now_ms - since_ms - self._skipped_ms(queue, since_ms) > policy.queue_timeout_ms and self._is_warmed_up(
             policy
         ):
@@ -234,12 +235,12 @@ class Reaper:
         return "unserved" if await self._report_no_worker(queue, session, generation, now_ms) else what
 
     async def _report_no_worker(self, queue: str, session: str, generation: str, now_ms: int) -> bool:
-        left_s = self._unserved_in_s(queue)
-        if left_s > 0:
-            if left_s * 1000 < self._policy.look_ms:
-                await self._queue.look_at(queue, session, generation, now_ms + int(left_s * 1000) + 1)
+        wait_s = self._unserved_in_s(queue)
+        if wait_s > 0:
+            if wait_s * 1000 < self._policy.look_ms:
+                await self._queue.look_at(queue, session, generation, now_ms + int(wait_s * 1000) + 1)
             return False
-        # A page takes its time, and a worker may have come meanwhile.
+        # A page takes time, and a worker may have come meanwhile.
         if not is_silent(await self._queue.silent_ms(queue)):
             return False
         return await self._session_log.unserved(session, generation)
@@ -248,13 +249,13 @@ class Reaper:
         return self._steps[queue].skipped_ms(since_ms) if queue in self._steps else 0
 
     def _is_warmed_up(self, policy: QueuePolicy) -> bool:
-        """After a start the whole machine may have been off until now: its workers come, too, and take what waits."""
+        """Before a start the whole machine may have been off: give its workers time to come and take what waits."""
         return self._clock() - self._began_at >= min(policy.lease_s, policy.queue_timeout_ms / 1000)
 
     async def _admit(
         self, queue: str, session: str, generation: str, policy: QueuePolicy
     ) -> Literal["admitted", "dropped", "later"]:
-        """A gateway died between making the job durable and admitting it; its client may never ask again."""
+        """Admit a job whose gateway died after making it durable: its client may never ask again."""
         try:
             job = await self._queue.job(queue, session, generation)
         except UnreadableJob as error:
@@ -274,7 +275,7 @@ class Reaper:
         return "dropped"
 
     def _is_left(self, name: str, policy: QueuePolicy) -> bool:
-        """A later release's reaper is to admit it: for as long as a job may wait for a worker, from when we saw it."""
+        """Leave it to a later release's reaper, for as long as a job may wait for a worker, since we first saw it."""
         now_s = self._clock()
         return now_s < self._left.setdefault(name, now_s + policy.queue_timeout_ms / 1000)
 
@@ -291,7 +292,7 @@ class Reaper:
         if not await self._session_log.reap(session, generation, fields["fence"], members, dead):
             return "alive"
         crashpoint("reap.reaped")
-        # Not what we have just said: a frozen worker may have woken up and ended it a moment before.
+        # Ask, as our own reason may not hold: a frozen worker may have woken up and ended it a moment before.
         await self._queue.done(queue, session, generation, await self._session_log.dead(session, generation))
         metrics.generations.labels("failed", code).inc()
         return code

@@ -1,4 +1,4 @@
-"""Offers: what the workers that live now can make, said by them, read by gateways."""
+"""The worker registry: what the living workers can make. Workers publish offers, gateways read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BreakerState = Literal["closed", "half_open", "open"]  # as relay_breaker_state 
 
 
 class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A queue's worker asks `provider`, for `model` where a submit names none; for others only if `models` has them.
+    """A queue's worker asks `provider`: for `model` if a submit names none, for others only if `models` has them.
 
     `models` None: any model may be asked for. `state`: of that worker's breaker for the provider. `v`: see shapes.py.
     """
@@ -52,7 +52,7 @@ class WorkerRegistry:
     def __init__(self, redis: AnyRedis, keys: Keys) -> None:
         self._redis = redis
         self._key = keys.offers
-        self._made: list[bytes] = []  # what may stand
+        self._made: list[bytes] = []  # those that may be in force
         self._made_at = -math.inf
         self._current: list[Offer] = []
         self._read_at = -math.inf
@@ -60,18 +60,18 @@ class WorkerRegistry:
         self._trouble = logging.FailureLog(logger, "offer_failed")
 
     async def publish(self, offers: Sequence[Offer]) -> None:
-        """They stand for TTL_S, in place of those that this process made before. Raises StorageError."""
+        """Publish these for TTL_S, in place of this process's earlier ones. Raises StorageError."""
         bodies = [msgspec.json.encode(offer, order="deterministic") for offer in offers]
         if bodies == self._made and time.monotonic() - self._made_at < RENEW_S:
             return
-        # Until the reply comes, either may stand: all of it is to be taken back.
+        # Until the reply comes, old and new ones may be in force: a later call must withdraw both.
         withdrawn = [body for body in self._made if body not in bodies]
         self._made, self._made_at = bodies + withdrawn, -math.inf
         await self._run(bodies, withdrawn)
         self._made, self._made_at = bodies, time.monotonic()
 
     async def try_publish(self, offers: Sequence[Offer]) -> None:
-        """The same if Redis answers; another call does otherwise."""
+        """The same if Redis answers; otherwise a later call publishes them."""
         try:
             await self.publish(offers)
             self._trouble.succeeded()
@@ -80,7 +80,7 @@ class WorkerRegistry:
             self._trouble.failed(error)
 
     async def current(self) -> list[Offer]:
-        """Those that stand, as of a second ago at most. Raises StorageError."""
+        """The offers in force, at most a second old. Raises StorageError."""
         async with self._reading:
             if time.monotonic() - self._read_at >= _FRESH_S:
                 self._current = [offer for body in await self._run([], []) if (offer := _read(body)) is not None]
@@ -98,4 +98,4 @@ def _read(body: bytes) -> Offer | None:
     try:
         return _decode(body)
     except msgspec.MsgspecError:
-        return None  # of a later release; that one's gateways know what it means
+        return None  # from a later release, whose gateways understand it

@@ -1,4 +1,4 @@
-"""What the log of a session answers: one type for each kind of reply."""
+"""Replies of the session log: one type for each kind."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from relay.store.session.versions import LogVersion, Trim
 
 
 class Deleted(Exception):
-    """The life of the session that the caller followed, or asked in, was deleted."""
+    """The epoch that the caller followed, or the request that it asked about, was deleted with its session."""
 
 
 class Opened(NamedTuple):
     """A session at one moment; `floor`: at and below this seq the log cannot be replayed from the middle.
 
-    `trims`: how often entries of it were merged or removed.
+    `trims`: how often some of its entries were merged or removed.
     """
 
     epoch: str
@@ -30,7 +30,7 @@ class Opened(NamedTuple):
 
 
 class Running(NamedTuple):
-    """How much an answer that had not ended had said at some moment; within an epoch an attempt only grows."""
+    """How much of an unfinished answer there was at some moment; within an epoch an attempt only grows."""
 
     attempt: int
     state: str
@@ -40,7 +40,7 @@ class Running(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """What a session held at one moment: ids in order of submit, and of completion; what of them was under way."""
+    """What a session held at one moment: ids by submit, ids by completion, and the unfinished ones."""
 
     epoch: str
     head: int
@@ -50,7 +50,7 @@ class Moment(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Entries (seq, body) of one range read, and head and version (versions.py) at that moment."""
+    """Entries (seq, body) of one range read, with head and version (versions.py) at that moment."""
 
     epoch: str
     head: int
@@ -73,12 +73,12 @@ class Admitted(NamedTuple):
     state: str
 
     def accepts(self, generation: str) -> bool:
-        """Whether a job's generation exists and is its own: else the job is to be dropped."""
+        """Whether the job's generation exists and is its own; otherwise the job must be dropped."""
         return self.generation == generation and self.state not in ("deleted", "forgotten")
 
 
 class AttemptProgress(NamedTuple):
-    """What a worker that is gone has left of its attempt: tokens and data written, their crc32, the provider's mark."""
+    """How far the previous worker got in its attempt: tokens and data written, crc32 of the text, resume handle."""
 
     resume_handle: str
     tokens: int
@@ -90,9 +90,9 @@ class AttemptProgress(NamedTuple):
 class Claim(NamedTuple):
     """The right to write a generation. `shown`: the attempt has shown something that a restart must void.
 
-    `times`: when it was accepted and first claimed, by Redis' clock in ms. `asked_s`: when it was asked for, by this
-    process's `time.monotonic`: the lease runs from then on or later. `fresh`: its worker has made the generation
-    itself, or may have, so nobody else has seen whether its job still has a row.
+    `times`: when it was accepted and first claimed, by Redis' clock in ms. `asked_s`: when the claim was asked for, by
+    this process's `time.monotonic`: the lease began then or later. `fresh`: this worker has admitted the generation
+    itself, or may have, so nobody else has checked that its job still has a row.
     """
 
     fence: int
@@ -107,11 +107,11 @@ class Claim(NamedTuple):
     fresh: bool = False
 
 
-Buried = Literal["buried", "known", "deleted"]  # by this call; it is there, running or ended; it went with its session
+Buried = Literal["buried", "known", "deleted"]  # by this call; it exists, running or ended; it went with its session
 
 
 class RebuildResult(NamedTuple):
-    """What stands in the log of a generation that was rebuilt: its attempt, tokens of text and reasoning, and data.
+    """What the log has of a rebuilt generation: its attempt, and counts of text tokens, reasoning tokens and data.
 
     `crc32`: of that text.
     """
@@ -130,7 +130,7 @@ WhyRefused = Literal["unknown", "ended", "leased"]
 
 
 class ClaimRefused(NamedTuple):
-    """A claim that was not granted; `leased`: for `left_ms` more."""
+    """A claim that was not granted; `leased`: another worker holds it for `left_ms` more."""
 
     why: WhyRefused
     left_ms: int = 0
@@ -142,7 +142,7 @@ What = Literal["written", "repeated", "stale", "ended", "unknown", "behind"]
 class WriteOutcome(NamedTuple):
     """What became of a write; `unknown`, `behind`: Redis has lost something.
 
-    `seq` and `epoch`, where it was written, say where the log stands.
+    `seq` and `epoch`: of the event, if it was written.
     """
 
     what: What
@@ -151,7 +151,7 @@ class WriteOutcome(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """`owner`: the worker to tell, if one has it; `queue`: where its job lies."""
+    """`owner`: the worker to notify, if one has it; `queue`: where its job is."""
 
     generation: str
     already_ended: bool
@@ -160,7 +160,7 @@ class Stopped(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Where a generation stands in its log: the seqs of its first event and of its end, if it has ended."""
+    """Where a generation is in its log: the seqs of its first event and of its end, if it has ended."""
 
     epoch: str
     first: int

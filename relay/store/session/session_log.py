@@ -1,7 +1,7 @@
-"""The log of a session: all reads and writes of its slot in Redis.
+"""The session log: all reads and writes of a session's slot in Redis.
 
-The scripts decide (each file in lua/ says what, and why atomically); this class gives their arguments and replies
-names and types. Every method raises StorageError when Redis does not answer.
+The scripts decide (each file in lua/ says what, and why it is atomic); this class gives names and types to their
+arguments and replies. Every method raises StorageError when Redis does not answer.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ from relay.store.session.versions import Trim
 EMPTY_SESSION_TTL_S = 60
 PAGE_BYTES = 1024 * 1024
 MAX_TOMBSTONES = 2000
-REFUSED_MS = 600_000  # that a job which found no room stays refused: whoever else admits it is sooner
+REFUSED_MS = 600_000  # how long a job that found no room stays refused; any other admit of it comes sooner
 TRIM_ENTRIES = 500
 TRIM_BYTES = 1024 * 1024
 PIECE_BYTES = 64 * 1024
 MAX_PIECES = 2000  # of a generation; `range` goes through them
 
-# The words that scripts answer with; any other is a bug of ours.
+# The words that scripts reply with; any other is our bug.
 _WHAT: dict[bytes, What] = {word.encode(): word for word in get_args(What)}
 _WHY_REFUSED: dict[bytes, WhyRefused] = {word.encode(): word for word in get_args(WhyRefused)}
 _BURIED: dict[bytes, Buried] = {word.encode(): word for word in get_args(Buried)}
 
 
 class Append(msgspec.Struct, frozen=True):
-    """One event to append. `index`: of its first token; of a restart, the new attempt. `count`: of its tokens.
+    """One event to append. `index`: of its first token; for a restart, the new attempt. `count`: of its tokens.
 
-    `text`: of its tokens; of a status, the state. `text_bytes` and `crc32`: of the attempt's text with this batch.
+    `text`: of its tokens; for a status, the state. `text_bytes` and `crc32`: of the attempt's text with this batch.
     """
 
     kind: str
@@ -75,7 +75,7 @@ class Append(msgspec.Struct, frozen=True):
 class SessionLog:
     """Sessions under one prefix. `append` is the client for a worker's writes, `commands` for everything else.
 
-    `snapshots`: what a session holds, read as a whole.
+    `snapshots`: what a session holds as of one moment.
     """
 
     def __init__(
@@ -96,20 +96,20 @@ class SessionLog:
         self._append = append
         self._leases = leases or append  # a renewal waits for no append
         self._ttl_ms = session_ttl_s * 1000
-        self._verb = publish_verb  # None: what the kind of Redis asks for
+        self._verb = publish_verb  # None: the one that this kind of Redis needs
         self._bounds = (max_generations, max_requests)
         self._read_limiters: dict[Endpoint | None, ReadLimiter] = {}
 
     # What gateways do
 
     def answered_at(self, session: str) -> float:
-        """When a read was answered last by the server of this session, by `timeouts.now`."""
+        """When the server of this session last answered a read, by `timeouts.now`."""
         return self._limiter_of(session).answered_at
 
     async def open(self, session: str, *, create: bool = True, known: str = "") -> Opened | None:
-        """The state to begin following with; makes the session unless told not to (then None if there is none).
+        """The state to begin following with. Makes the session if need be; without `create`, returns None instead.
 
-        Raises Deleted if the life of epoch `known` was deleted not long ago.
+        Raises Deleted if the session was deleted recently in the epoch `known`.
         """
         reply = await self._read(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000, known)
         if not reply:
@@ -133,7 +133,7 @@ class SessionLog:
             return None
         epoch, head, floor, flat, trims, *rest = reply
         entries = [(int(seq), body) for seq, body in zip(flat[::2], flat[1::2], strict=True)]
-        changes = tuple(map(Trim._make, zip(*(map(int, rest[place::3]) for place in range(3)), strict=True)))
+        changes = tuple(map(Trim._make, zip(*(map(int, rest[column::3]) for column in range(3)), strict=True)))
         return Page(epoch.decode(), int(head), int(floor), entries, int(trims), changes)
 
     async def moment(self, session: str, limit: int) -> Moment | None:
@@ -144,13 +144,13 @@ class SessionLog:
         epoch, head, generations, completed, flat = reply
         running = {
             name.decode(): Running(int(attempt), state.decode(), *map(int, counts))
-            for name, attempt, state, *counts in zip(*(flat[place::6] for place in range(6)), strict=True)
+            for name, attempt, state, *counts in zip(*(flat[column::6] for column in range(6)), strict=True)
         }
         newest, finished = ([name.decode() for name in found] for found in (generations, completed))
         return Moment(epoch.decode(), int(head), newest, finished, running)
 
     async def find_request(self, session: str, request_id: str) -> tuple[str, str] | None:
-        """(generation, body hash) of a request_id that was admitted. Raises Deleted if it went with its session."""
+        """(generation, body hash) of an admitted request_id. Raises Deleted if it was deleted with its session."""
         value, deleted = await read_atomically(
             self._commands,
             ("HGET", self.keys.session(session, "requests"), request_id),
@@ -164,17 +164,17 @@ class SessionLog:
         return generation, body_hash
 
     async def is_forgotten(self, session: str, request_id: str, generation: str) -> bool:
-        """Whether only the request_id is left of a generation: it has ended, and went beyond `max_generations`.
+        """Whether only the request_id is left of a generation: it has ended, and was dropped by `max_generations`.
 
-        One that Redis has lost keeps its place, or loses its request_id as well.
+        A generation that Redis has lost is still listed in `generations`, or has lost its request_id as well.
         """
-        known, state, place = await read_atomically(
+        known, state, position = await read_atomically(
             self._commands,
             ("HGET", self.keys.session(session, "requests"), request_id),
             ("HGET", self.keys.generation(session, generation), "state"),
             ("ZSCORE", self.keys.session(session, "generations"), generation),
         )
-        return known is not None and known.decode().split(" ")[0] == generation and state is None and place is None
+        return known is not None and known.decode().split(" ")[0] == generation and state is None and position is None
 
     async def span(self, session: str, generation: str) -> Span | None:
         """None: there is no such generation."""
@@ -184,7 +184,7 @@ class SessionLog:
             ("ZSCORE", self.keys.session(session, "generations"), generation),
             ("HMGET", self.keys.generation(session, generation), "state", "last"),
         )
-        if epoch is None or first is None or state is None:  # a place is kept for one that Redis has lost
+        if epoch is None or first is None or state is None:  # a lost one is still listed in `generations`
             return None
         return Span(epoch.decode(), int(float(first)), int(last) if last is not None else None)
 
@@ -206,12 +206,12 @@ class SessionLog:
         return Admitted(what == "admitted", *rest)
 
     async def admit_or_refuse(self, job: Job) -> Admitted | None:
-        """As `admit`, but None is final: nobody can admit it any more, and its job may be dropped."""
+        """Like `admit`, but None is final: nothing can admit it any more, and its job may be dropped."""
         while (admitted := await self.admit(job)) is None:
             what = await self._run(_REFUSE, job.session, job.generation, MAX_TOMBSTONES, REFUSED_MS)
             if what[0] == b"refused":
                 return None
-        return admitted  # perhaps by somebody else, who found room a moment later
+        return admitted  # perhaps by another process, which found room a moment later
 
     async def stop(self, session: str, generation: str) -> Stopped | None:
         """End it as `stopped` now, whatever its worker does. None: there is no such generation."""
@@ -222,15 +222,15 @@ class SessionLog:
         return Stopped(generation, ended, *(item.decode() for item in rest))
 
     async def delete(
-        self, session: str, mark_ms: int, epochs: Iterable[str] = (), generations: Iterable[str] = ()
+        self, session: str, tombstone_ms: int, epochs: Iterable[str] = (), generations: Iterable[str] = ()
     ) -> list[Stopped] | None:
-        """End what runs and forget everything. None: there is no such session, nor was there lately.
+        """End what runs and forget everything. None: there is no such session, and was none lately.
 
-        Returns what ran, and, as ended already, what lies in the dead letters.
-        `epochs` and `generations` that the caller has shown are not to come back either, should Redis have lost them.
+        Returns what ran, and, as already ended, what is in the dead letters.
+        `epochs` and `generations`: what the caller has shown. It must not come back either if Redis has lost it.
         """
-        marks = [f"e {epoch}" for epoch in epochs] + [f"g {generation}" for generation in generations]
-        what, *rest = await self._run(_DELETE, session, mark_ms, MAX_TOMBSTONES, *marks)
+        tombstones = [f"e {epoch}" for epoch in epochs] + [f"g {generation}" for generation in generations]
+        what, *rest = await self._run(_DELETE, session, tombstone_ms, MAX_TOMBSTONES, *tombstones)
         if what == b"unknown":
             return None
         names = [item.decode() for item in rest]
@@ -238,13 +238,13 @@ class SessionLog:
         return [Stopped(generation, what == "dead", owner, queue) for generation, what, owner, queue in found]
 
     async def rotate(self, session: str, epoch: str, *, missing: bool) -> None:
-        """Begin a new epoch: Redis has lost a part of the life `epoch`; `missing`: entries in the middle of its log."""
+        """Begin a new epoch: Redis has lost a part of `epoch`; `missing`: entries in the middle of its log."""
         await self._run(_ROTATE, session, epoch, new_epoch(), int(missing))
 
     async def bury(
         self, session: str, generation: str, attempt: int, members: bytes, reason: Reason = "failed"
     ) -> Buried:
-        """End a lost generation, unless it is back, or went with its session."""
+        """End a lost generation, unless it is back, or was deleted with its session."""
         reply = await self._run(_BURY, session, generation, attempt, _without_braces(members), new_epoch(), reason)
         return _BURIED[reply[0]]
 
@@ -258,7 +258,7 @@ class SessionLog:
         what, *rest = reply
         if what != b"claimed":
             return ClaimRefused(_WHY_REFUSED[what], int(rest[0]) if rest else 0)
-        fence, attempt, shown, history, epoch, head, accepted, claimed, (mark, *counts) = rest
+        fence, attempt, shown, history, epoch, head, accepted, claimed, (handle, *counts) = rest
         return Claim(
             int(fence),
             int(attempt),
@@ -267,14 +267,14 @@ class SessionLog:
             epoch.decode(),
             int(head),
             {"accepted": int(accepted), "claimed": int(claimed)},
-            AttemptProgress(mark.decode(), *map(int, counts)),
+            AttemptProgress(handle.decode(), *map(int, counts)),
             asked_s,
         )
 
     async def append(
         self, session: str, generation: str, fence: int, n: int, lease_ms: int, event: Append
     ) -> WriteOutcome:
-        """One event, exactly once."""
+        """Append one event, exactly once."""
         reply = await self._write(
             _APPEND, session, generation, fence, n, lease_ms, event.kind, event.body, event.index, event.count,
             event.text, event.text_bytes, event.crc32,
@@ -290,17 +290,17 @@ class SessionLog:
         members: bytes,
         count: int,
         message_id: str = "",
-        done: int = 0,
+        last_acked: int = 0,
     ) -> WriteOutcome:
-        """The worker's `end`; `members` is a JSON object of what only the worker knows. `done`: as for `renew`."""
+        """The worker's `end`. `members`: a JSON object of what only the worker knows. `last_acked`: as for `renew`."""
         return self._outcome(
             await self._write(
-                _END, session, generation, fence, reason, _without_braces(members), count, message_id, done
+                _END, session, generation, fence, reason, _without_braces(members), count, message_id, last_acked
             )
         )
 
     async def since_stop_ms(self, session: str, generation: str) -> int | None:
-        """How long ago it was stopped, by Redis' clock; None: it was not, or is forgotten."""
+        """How long ago it was stopped, by Redis' clock. None: it was not stopped, or is forgotten."""
         key = self.keys.generation(session, generation)
         (reason, over), (seconds, microseconds) = await read_atomically(
             self._commands, ("HMGET", key, "reason", "over"), ("TIME",)
@@ -308,21 +308,23 @@ class SessionLog:
         return int(seconds) * 1000 + int(microseconds) // 1000 - int(over) if reason == b"stopped" else None
 
     async def renew(
-        self, session: str, generation: str, fence: int, lease_ms: int, done: int = 0, mark: str = ""
+        self, session: str, generation: str, fence: int, lease_ms: int, last_acked: int = 0, resume_handle: str = ""
     ) -> WriteOutcome:
-        """`done`: number of the last append that was acknowledged. `mark`: what the next worker finds as `Left.mark`.
+        """`last_acked`: the number of the last acknowledged append. `resume_handle`: kept for the next worker.
 
-        `renewed` has no seq and counts as `written`.
+        A renewal counts as `written`, without a seq.
         """
-        reply = await self._script(self._leases, _RENEW, session, generation, fence, lease_ms, done, mark)
+        reply = await self._script(
+            self._leases, _RENEW, session, generation, fence, lease_ms, last_acked, resume_handle
+        )
         return WriteOutcome("written" if reply[0] == b"renewed" else _WHAT[reply[0]])
 
     async def rebuild(
         self, job: Job, fence: int, worker: str, lease_ms: int, epochs: Iterable[str], seq: int, times: dict[str, int]
     ) -> RebuildResult | WriteOutcome:
-        """Make a generation again that Redis has lost, or a part of it, while `worker` held it under `fence`.
+        """Make a generation again that Redis has lost, all or in part, while `worker` held it under `fence`.
 
-        `epochs`: that it has written in; `seq`: of its last acknowledged write. `times`: as the claim told them.
+        `epochs`: those that it has written in; `seq`: of its last acknowledged write. `times`: those of the claim.
         """
         fields = _stored_fields(job) | {name: str(at_ms) for name, at_ms in times.items()}
         what, *rest = await self._write(
@@ -331,11 +333,11 @@ class SessionLog:
         )  # fmt: skip
         if what != b"rebuilt":
             return WriteOutcome(_WHAT[what])
-        new_fence, life, head, attempt, *counts = rest
-        return RebuildResult(int(new_fence), life.decode(), int(head), int(attempt), *map(int, counts))
+        new_fence, epoch, head, attempt, *counts = rest
+        return RebuildResult(int(new_fence), epoch.decode(), int(head), int(attempt), *map(int, counts))
 
     async def release(self, session: str, generation: str, fence: int) -> bool:
-        """Give it back, if it is held; False: Redis has lost it."""
+        """Give up the claim, if it is still held. False: Redis has lost the generation."""
         reply = await self._run(_RELEASE, session, generation, fence)
         return bool(reply[0] != b"unknown")
 
@@ -344,36 +346,36 @@ class SessionLog:
     async def generation_fields(self, session: str, generation: str) -> dict[str, str] | None:
         """state, fence, claims, handed, lease, claimed, accepted, queue, owner, attempt, dead, language, unserved.
 
-        Absent ones are missing. None: it was not admitted, or Redis has lost its session.
+        Fields that are not stored are left out. None: it was not admitted, or Redis has lost its session.
         """
         names = [
             "state", "fence", "claims", "handed", "lease", "claimed", "accepted", "queue", "owner", "attempt", "dead",
             "language", "unserved",
         ]  # fmt: skip
-        there, values = await read_atomically(
+        exists, values = await read_atomically(
             self._commands,
             ("EXISTS", self.keys.session(session)),
             ("HMGET", self.keys.generation(session, generation), *names),
         )
-        if not there or values[0] is None:
+        if not exists or values[0] is None:
             return None
         return {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
 
     async def reap(self, session: str, generation: str, fence: str, members: bytes, dead: str = "") -> bool:
-        """End it as `failed` unless it was claimed meanwhile; True if it has ended now, by whomever.
+        """End it as `failed` unless it was claimed meanwhile. True if it has ended now, by this call or another.
 
-        `dead`: why its job belongs in the dead letters.
+        `dead`: why its job belongs in the dead letters; "": it does not.
         """
         what = (await self._run(_REAP, session, generation, fence, _without_braces(members), dead))[0]
         return bool(what != b"alive")
 
     async def unserved(self, session: str, generation: str) -> bool:
-        """Tell its viewers that no living worker serves its queue; False: they were told, or somebody has had it."""
+        """Tell its viewers that no living worker serves its queue. False: they know, or a worker has claimed it."""
         body = events.encode(events.Status(generation, 1, "queued", "no_worker"))
         return bool((await self._run(_UNSERVED, session, generation, body))[0] == b"written")
 
     async def dead(self, session: str, generation: str) -> str:
-        """Why the job of an ended generation belongs in the dead letters; "": it does not."""
+        """Why the job of an ended generation belongs in the dead letters; "" if it does not."""
         found = await call(self._commands, "HGET", self.keys.generation(session, generation), "dead")
         return found.decode() if found is not None else ""
 
@@ -426,7 +428,7 @@ def _flatten(fields: dict[str, str]) -> list[str]:
 
 
 def _without_braces(members: bytes) -> bytes:
-    """A JSON object without its braces, to be spliced into another."""
+    """A JSON object without its braces, to splice into another."""
     return members[1:-1]
 
 

@@ -1,8 +1,8 @@
-"""Snapshots: what a session holds, read as a whole and as of one moment. Every method raises StorageError.
+"""Snapshots: what a session holds as of one moment. Every method raises StorageError.
 
-What has ended does not change any more. What was under way may have gone on by the time it is read: as an attempt only
-grows, the part of that moment is cut out of it. What was lost then, and has come back since, is left out. Only a new
-attempt, a new epoch or another loss voids that, and all is read again.
+Ended generations do not change any more. A running one may have grown by the time it is read: as an attempt only grows,
+it is cut back to that moment. A generation that was lost at that moment and has come back since is left out. Only a new
+attempt, a new epoch or another loss voids this; then everything is read again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _TRIES = 5
 
 
 class _Moved(Exception):
-    """What belongs to the moment is not there any more."""
+    """The state of that moment cannot be read any more."""
 
 
 class Snapshots:
-    """Of the sessions under one prefix. `moment` tells what one holds now."""
+    """Of the sessions under one prefix. `moment` returns what a session holds now."""
 
     def __init__(self, redis: AnyRedis, keys: Keys, moment: Callable[[str, int], Awaitable[Moment | None]]) -> None:
         self._redis = redis
@@ -34,7 +34,7 @@ class Snapshots:
         self._moment = moment
 
     async def session(self, session: str, limit: int) -> dict[str, Any] | None:
-        """The newest `limit` of each list, as its log says up to `head`; None if there is no such session."""
+        """The newest `limit` of each list, as of its `head`; None if there is no such session."""
         for _ in range(_TRIES):
             moment = await self._moment(session, limit)
             if moment is None:
@@ -43,7 +43,7 @@ class Snapshots:
                 return await self._at(session, limit, moment)
             except _Moved:
                 continue
-        raise StorageError("snapshot: the session began anew each time that it was read")
+        raise StorageError("snapshot: the session was reset or restarted each time it was read")
 
     async def generation(self, session: str, generation: str) -> dict[str, Any] | None:
         """One generation as in the snapshot, as of now; None if there is none."""
@@ -51,9 +51,9 @@ class Snapshots:
         return _snapshot(generation, stored) if stored is not None else None
 
     async def turns(self, session: str, completed: list[str], head: int | None = None) -> list[dict[str, Any]]:
-        """The user's turn and the answer of each of these completed generations, in their order.
+        """The user's turn and the answer of each of these completed generations, in this order.
 
-        `head`: without those whose `end` stands beyond it.
+        `head`: leave out those whose `end` comes after it.
         """
         turns: list[dict[str, Any]] = []
         for name in completed:
@@ -64,7 +64,7 @@ class Snapshots:
                 ("GET", self._keys.generation(session, name, "text")),
             )
             if message_id is None or (head is not None and not _ended_by(last, head)):
-                continue  # forgotten meanwhile; or it was lost, and comes back
+                continue  # forgotten meanwhile; or lost, and coming back
             turns += [
                 {"message_id": message_id.decode(), "role": "user", "content": content.decode(), "generation": name},
                 {
@@ -92,7 +92,7 @@ class Snapshots:
         }
 
     async def _as_of(self, session: str, name: str, moment: Moment) -> dict[str, Any] | None:
-        """One generation as it was at that moment; None if it was not there, or is forgotten. Raises _Moved."""
+        """One generation as of that moment; None if it did not exist then, or is forgotten. Raises _Moved."""
         stored = await self._stored(session, name)  # one at a time: each may hold max_answer_bytes
         if stored is None:
             return None
@@ -123,7 +123,7 @@ class _Stored(NamedTuple):
     data: list[bytes]
 
     def cut(self, running: Running) -> _Stored:
-        """What it held when it was `running`. Raises _Moved."""
+        """What it held when it was as far as `running`. Raises _Moved."""
         if int(self.fields["attempt"]) != running.attempt or len(self.text) < running.text_bytes:
             raise _Moved
         fields = self.fields | {"state": running.state.encode(), "data": b"%d" % running.data}
@@ -137,14 +137,14 @@ def _ended_by(last: bytes | None, head: int) -> bool:
 
 
 def _question(fields: dict[str, bytes]) -> dict[str, str] | None:
-    """None where Redis has lost it, and the answer with it."""
+    """None if Redis has lost it, and the answer with it."""
     if "message_id" not in fields:
         return None
     return {"message_id": fields["message_id"].decode(), "content": fields["content"].decode()}
 
 
 def _data(stored: _Stored) -> list[dict[str, Any]] | None:
-    """In order; `text_bytes`: of the text before each. None: not all of it is here, as an earlier release wrote it."""
+    """In order; `text_bytes`: of the text before each. None: an earlier release wrote it, and some is missing."""
     count = int(stored.fields.get("data", 0))
     if count != len(stored.data):
         return None if count else []

@@ -1,6 +1,6 @@
-"""Versions of a log: entries at and below its floor are merged and removed while readers are under way. Pure.
+"""Versions of a log: entries at and below its floor are merged and removed while it is read. Pure.
 
-Seqs and epoch stay as they are then, so neither tells whether two reads of one log fit together.
+Seqs and epoch do not change then, so they cannot tell whether two reads of one log fit together.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Trim(NamedTuple):
-    """What the count of trims came to with it, and between which seqs entries were merged or removed."""
+    """`trims`: the count including this one. `first`, `last`: the seqs between which entries were merged or removed."""
 
     trims: int
     first: int
@@ -19,7 +19,7 @@ class Trim(NamedTuple):
 class LogVersion(NamedTuple):
     """Of one epoch's entries. `floor`: at and below it they may have changed; `trims`: how often some have.
 
-    `changes`: the newest of them; what was long ago is told in one. An earlier release raises the floor alone.
+    `changes`: the newest trims; old ones are joined into one. An earlier release raises only the floor.
     """
 
     floor: int = 0
@@ -30,9 +30,9 @@ class LogVersion(NamedTuple):
         return (self.floor, self.trims) == (other.floor, other.trims)
 
     def continues(self, earlier: LogVersion, after: int) -> bool:
-        """Whether what follows `after` in this version is what is lacking behind what `earlier` had up to there.
+        """Whether a reader that has `earlier` up to `after` can go on with what follows in this version.
 
-        It is not where `after` lies inside a change: a part of a text may have moved from behind it to before it.
+        It cannot if `after` lies inside a change: text may have moved from after it to before it.
         """
         if after == 0 or self.is_same(earlier) or after >= max(self.floor, earlier.floor):
             return True

@@ -117,7 +117,7 @@ async def test_a_right_that_is_missing_is_named_by_what_starts_and_by_what_runs(
         assert await process.exited() == 2
         (line,) = process.stderr.read_text().splitlines()
         assert line == (
-            f"{command[0]}: The user of Redis may not do all that the relay needs: the user of Redis lacks a right: "
+            f"{command[0]}: This Redis cannot be used: the user of Redis lacks a right: "
             "+hset (docs/operations.md, A user of its own)"
         )
     async with Client(gateway.url, "s") as client:

@@ -1,9 +1,9 @@
--- counts: what lies in a queue, by numbers.
+-- counts: how many jobs a queue has.
 --
 -- KEYS[1] open   ARGV[1…] priorities
--- Returns {now_ms, jobs that wait or run, jobs that no worker has read, since when the oldest of these waits (ms; its
--- entry's id is that time) or '', dead letters}.
--- Atomic because a job that is read between two looks would count twice or not at all.
+-- Returns {now_ms, jobs that wait or run, jobs that no worker has read, since when the oldest of these waits (ms, from
+-- its entry's id) or '', dead letters}.
+-- Atomic because a job that is read between two counts would count twice or not at all.
 
 local function group_of(stream)
   local groups = tolerant('XINFO', 'GROUPS', stream)
@@ -12,7 +12,7 @@ local function group_of(stream)
     for index = 1, #flat, 2 do group[flat[index]] = flat[index + 1] end
     if group.name == GROUP then return group end
   end
-  return { pending = 0, ['last-delivered-id'] = '0-0' } -- no worker has ever looked
+  return { pending = 0, ['last-delivered-id'] = '0-0' } -- no worker has ever read it
 end
 
 local waiting, oldest = 0, nil

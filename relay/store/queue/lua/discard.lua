@@ -1,8 +1,8 @@
--- discard: take a job out of the dead letters.
+-- discard: remove a job from the dead letters.
 --
 -- KEYS[1] open   ARGV[1] job name
 -- Returns 1 if it was there.
--- Atomic because a row without its job could never be retried, and a job without its row would never be seen.
+-- Atomic because a row without its job could never be retried, and a job without its row would never be listed.
 
 local name = ARGV[1]
 for _, row in ipairs(redis.call('ZRANGE', QUEUE.dead, 0, -1)) do

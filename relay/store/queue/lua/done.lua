@@ -1,11 +1,11 @@
--- done: a job's generation has ended; nothing of it stays in the queue but a row for its trimming, and, if it is dead,
--- a letter.
+-- done: a job's generation has ended: remove it from the queue, except for a row for its trimming and, if it is dead, a
+-- letter.
 --
 -- KEYS[1] open   ARGV[1] job name   ARGV[2] trim_ms: when its log is to be trimmed   ARGV[3] ttl_ms   ARGV[4] max_trims
 -- ARGV[5] why it is dead, or ''   ARGV[6] max_dead: letters kept, the newest
--- Returns 1 if this call wrote a letter. Harmless when repeated: without its job there is no letter to write.
--- Atomic because entry, job and row go together: what is left of them would be looked at for ever. And because a job
--- that died lies in the queue or in the letters, never in neither.
+-- Returns 1 if this call wrote a letter. Idempotent: without its job there is no letter to write.
+-- Atomic because entry, job and row must go together: a rest of them would be checked for ever. And because a dead job
+-- must always be in the queue or in the letters.
 
 local name = ARGV[1]
 local priority, id = entry_of(name)

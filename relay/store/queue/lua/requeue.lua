@@ -1,9 +1,9 @@
--- requeue: see to it that a job without a living worker has an entry that a worker will read.
+-- requeue: make sure that a job without a living worker has an entry that a worker will read.
 --
--- KEYS[1] open   ARGV[1] job name   ARGV[2] idle_ms: an entry delivered that long ago is nobody's any more
+-- KEYS[1] open   ARGV[1] job name   ARGV[2] idle_ms: an entry delivered longer ago than this is free again
 -- ARGV[3] ttl_ms of the queue's keys
 -- Returns 'waiting' (its entry has not been read), 'held' (read a moment ago), 'requeued' or 'gone' (the job is done).
--- Atomic because the old entry must go in the same step as the new one comes.
+-- Atomic because the new entry must replace the old one in one step.
 
 local body = redis.call('HGET', QUEUE.jobs, ARGV[1])
 if not body then

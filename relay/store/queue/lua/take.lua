@@ -1,10 +1,10 @@
--- take: the next jobs for a worker, by priority. Does not block; workers wait for new entries beside it.
+-- take: the next jobs for a worker, by priority. Does not block; workers wait for new entries separately.
 --
 -- KEYS[1] open   ARGV[1] most: how many at once   ARGV[2…] priorities, highest first
--- Returns {job, …} as they were enqueued. Entries of jobs that are done already are dropped on the way.
--- Atomic because an entry that was read and the job behind it belong together.
+-- Returns {job, …} as they were enqueued. Entries of finished jobs are dropped on the way.
+-- Atomic because an entry that was read and its job belong together.
 
--- One consumer name for all workers: nobody asks the pending list who has an entry, and names would pile up.
+-- One consumer name for all workers: nothing asks the pending list who has an entry, and names would pile up.
 local function read(stream, count)
   local ask = { 'XREADGROUP', 'GROUP', GROUP, GROUP, 'COUNT', count, 'STREAMS', stream, '>' }
   local reply = redis.pcall(unpack(ask))

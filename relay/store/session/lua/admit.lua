@@ -1,24 +1,24 @@
--- admit: make a generation of a submit, once per request_id. The gateway runs it, and the worker again before it
--- claims: a gateway that died in between costs nothing.
+-- admit: make the generation of a submit, once per request_id. The gateway runs it, and the worker again before it
+-- claims, so a gateway that dies in between does no harm.
 --
--- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] epoch, should the session be new
+-- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] epoch for a new session
 -- ARGV[5] generation   ARGV[6] request_id   ARGV[7] body hash
 -- ARGV[8] body of the `message` event   ARGV[9] body of `status queued`
 -- ARGV[10] max_generations   ARGV[11] max_requests   ARGV[12…] further fields of the generation, name and value
--- Returns {'admitted' | 'known', generation, body hash, state}: 'known' also if it is ours from before;
+-- Returns {'admitted' | 'known', generation, body hash, state}: 'known' also if an earlier call has made it;
 -- {'full'} if max_generations are active, or it was refused before (refuse.lua). The state is `deleted` if the
--- generation, or what it retries, went with its session.
+-- generation, or the one it retries, was deleted with its session.
 -- Atomic because request_id, events and generation must exist together or not at all.
 
 local generation, request_id, hash = ARGV[5], ARGV[6], ARGV[7]
 local max_generations, max_requests = tonumber(ARGV[10]), tonumber(ARGV[11])
 
--- A generation that goes leaves its question to the oldest of those that answer it, too. The entry stays where it is, and
--- names the one that is gone: `meta` says whose it is now, and `range` tells so. Returns its id, nil if it may go; then
--- from which seq on something of the generation goes.
+-- Before a generation is forgotten, its question passes on to the oldest other generation that answers it, if any. The
+-- entry stays, and still names the forgotten one: `meta` says whose it is now, and `range` returns that. Returns the id
+-- of the entry to keep, or nil; then the first seq that is removed or changes.
 local function leave_question(old, from)
   local field = 'question ' .. old
-  local seq = redis.call('HGET', KEY.meta, field) -- itself left to it
+  local seq = redis.call('HGET', KEY.meta, field) -- the question had been passed on to this one
   redis.call('HDEL', KEY.meta, field)
   if not seq then
     local entry = redis.call('XRANGE', KEY.log, from .. '-0', from .. '-0')[1]
@@ -36,15 +36,15 @@ local function leave_question(old, from)
   return nil, seq
 end
 
--- Forget the oldest generation that has ended, with every entry of the log that is its own.
+-- Forget the oldest generation that has ended, with all its own entries of the log.
 local function forget_oldest()
   for _, old in ipairs(redis.call('ZRANGE', KEY.generations, 0, -1, 'WITHSCORES')) do
     local last = redis.call('HGET', of.state(old), 'last')
     if last then
       local from = redis.call('ZSCORE', KEY.generations, old)
-      local left, first = leave_question(old, from)
+      local kept, first = leave_question(old, from)
       for _, entry in ipairs(redis.call('XRANGE', KEY.log, from .. '-0', last .. '-0')) do
-        if entry[2][2] == old and entry[1] ~= left then redis.call('XDEL', KEY.log, entry[1]) end
+        if entry[2][2] == old and entry[1] ~= kept then redis.call('XDEL', KEY.log, entry[1]) end
       end
       redis.call('DEL', of.state(old), of.text(old), of.reasoning(old), of.data(old))
       redis.call('ZREM', KEY.generations, old)
@@ -55,12 +55,12 @@ local function forget_oldest()
   end
 end
 
--- What the new life has taken stands though the old one knew its request: a gateway of the release before looks for no
--- such mark, and its worker admits the job once more.
+-- A request that the new session has already admitted stands, although the deleted one knew it too: a gateway of the
+-- release before checks no such tombstone, and its worker admits the job once more.
 local again = was_deleted('r ' .. request_id) and redis.call('HEXISTS', KEY.requests, request_id) == 0
   and redis.call('EXISTS', of.state(generation)) == 0
 if again or was_deleted('g ' .. generation) then return { 'known', generation, hash, 'deleted' } end
-for index = 12, #ARGV, 2 do -- a retry brings its question along: nor may that come back
+for index = 12, #ARGV, 2 do -- a retry brings its question along: that may not come back either
   if ARGV[index] == 'retry_of' and was_deleted('g ' .. ARGV[index + 1]) then return { 'known', generation, hash, 'deleted' } end
 end
 ensure_session(ARGV[4], generation)
@@ -69,7 +69,7 @@ local known = redis.call('HGET', KEY.requests, request_id)
 if known then
   local owner, known_hash = string.match(known, '^(%S+) (%S+)$')
   local state = redis.call('HGET', of.state(owner), 'state')
-  -- Ours, without a state, but with its place: to be made again, because entries of it were missing (rotate.lua).
+  -- Ours, listed in `generations`, but without a state: make it again, as entries of it were missing (rotate.lua).
   if state or owner ~= generation or not redis.call('ZSCORE', KEY.generations, generation) then
     return { 'known', owner, known_hash, state or 'forgotten' }
   end

@@ -1,10 +1,10 @@
--- bury: end a generation that Redis has lost: nobody has brought it back in time, or it was stopped meanwhile.
+-- bury: end a generation that Redis has lost, and that nobody has brought back in time or somebody has stopped.
 --
 -- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] generation   ARGV[5] its attempt, as last seen
--- ARGV[6] further members of the event, JSON without braces (its error)   ARGV[7] epoch to draw, should there be no
+-- ARGV[6] further members of the event, JSON without braces (its error)   ARGV[7] epoch for a new
 -- session   ARGV[8] reason
--- Returns {'buried'}; {'known'} if it is there, running or ended; {'deleted'} if it went with a deleted session.
--- Atomic because its worker may rebuild it at the same moment; then that wins.
+-- Returns {'buried'}; {'known'} if it exists, running or ended; {'deleted'} if it was deleted with its session.
+-- Atomic because its worker may rebuild it at the same moment; then the rebuild wins.
 
 local key = of.state(ARGV[4])
 if was_deleted('g ' .. ARGV[4]) then return { 'deleted' } end

@@ -1,16 +1,16 @@
--- end: the worker's own end of its generation. State, result, transcript and event are one step.
+-- end: the worker ends its generation. State, result, transcript and event change in one step.
 --
 -- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] generation   ARGV[5] fence
 -- ARGV[6] reason   ARGV[7] further members of the event, JSON without braces   ARGV[8] count: tokens the worker wrote
--- ARGV[9] message_id of the answer, '' if it is none   ARGV[10] n of the last append that was acknowledged
--- Returns {'written', seq}; {'repeated', seq} if its own earlier try landed (a stop or a reaper would have raised the
--- fence); {'ended'} if somebody else's end came first; {'stale'}, {'unknown'};
+-- ARGV[9] message_id of the answer, '' if it has none   ARGV[10] n of the last acknowledged append
+-- Returns {'written', seq}; {'repeated', seq} if its own earlier try was written (a stop or a reaper would have raised
+-- the fence); {'ended'} if another end came first; {'stale'}, {'unknown'};
 -- {'behind', stored} if the log holds less than the worker wrote.
--- Atomic because the first terminal event wins: ending is one script.
+-- Atomic because the first `end` wins: checking and ending must be one step.
 
 local generation = ARGV[4]
-local mine = redis.call('HMGET', of.state(generation), 'fence', 'state', 'last')
-if mine[2] == 'ended' and mine[1] == ARGV[5] then return { 'repeated', mine[3] } end
+local known = redis.call('HMGET', of.state(generation), 'fence', 'state', 'last')
+if known[2] == 'ended' and known[1] == ARGV[5] then return { 'repeated', known[3] } end
 local refusal = refuse(generation, ARGV[5])
 if refusal then return refusal end
 local stored = redis.call('HMGET', of.state(generation), 'count', 'n', 'bytes')

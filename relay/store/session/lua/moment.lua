@@ -1,10 +1,10 @@
--- moment: what a session holds at one moment, but for the texts: a snapshot reads those later, one by one.
+-- moment: what a session holds at one moment, without the texts: a snapshot reads those later, one by one.
 --
 -- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] limit: of the newest generations, and of the newest completed
--- Returns {} if the session does not exist, else {epoch, head, {generation …}, {completed generation …},
+-- Returns {} if the session does not exist, otherwise {epoch, head, {generation …}, {completed generation …},
 -- {generation, attempt, state, bytes of text, of reasoning, number of data, …} of those not ended}.
--- Atomic so that none of it is ahead of the head, or behind it. What an attempt has said only grows within an epoch: so
--- its size tells later which part of it this was.
+-- Atomic so that all of it agrees with the head. Within an epoch an attempt only grows, so these sizes later tell which
+-- part of it belongs to this moment.
 
 local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
 if not meta[1] then return {} end

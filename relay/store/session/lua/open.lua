@@ -1,11 +1,11 @@
--- open: the state of a session that a follower begins with.
+-- open: the state of a session with which a follower begins.
 --
--- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] epoch to draw if it must be made; '' = do not make it
+-- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] epoch for a new session; '' = do not make one
 -- ARGV[5] idle_ttl_ms: how long a session without events is remembered
 -- ARGV[6] the epoch that the caller followed, '' if none
--- Returns {'deleted'} if that life was deleted; {} if the session does not exist, else
+-- Returns {'deleted'} if the session was deleted in that epoch; {} if it does not exist, otherwise
 -- {epoch, head, floor, {generation, attempt, state, …} of those not ended, trims}.
--- Atomic so that head and active generations belong together, and two openers draw one epoch.
+-- Atomic so that head and active generations fit together, and two callers get one epoch.
 
 if ARGV[6] ~= '' and was_deleted('e ' .. ARGV[6]) then return { 'deleted' } end
 if ARGV[4] ~= '' then

@@ -1,27 +1,27 @@
 -- Shared by every script of a session's slot (scripts.py puts it in front of them).
 --
--- KEYS[1]  the session's meta key; it routes the script, all other names follow from it (keys.py)
+-- KEYS[1]  the session's meta key; it routes the script, and all other names derive from it (keys.py)
 -- ARGV[1]  session     ARGV[2]  session_ttl_ms     ARGV[3]  PUBLISH or SPUBLISH
 --
--- Order within a script: state and log first, publish last. Under memory pressure a script that publishes first
--- shows text that no log holds.
+-- Order within a script: state and log first, publish last. Under memory pressure a script that publishes first would
+-- show text that no log holds.
 --
--- Where memory is full, Redis refuses a script at its first write, if that is one that may take memory, and lets it
--- through to its end otherwise; it never stops in the middle. So the first write decides: what begins or grows (admit,
--- claim, append) starts with one that is refused, and leaves no trace; what ends or frees starts with one that is not
--- (HDEL, ZREM, XDEL …), because a full Redis must be able to stop, to end and to become empty again.
+-- When memory is full, Redis refuses a script at its first write if that may take memory; otherwise it lets the script
+-- run to its end. It never stops one in the middle. So the first write decides: scripts that begin or grow something
+-- (admit, claim, append) start with a write that is refused, and leave no trace. Scripts that end or free something
+-- start with one that passes (HDEL, ZREM, XDEL …): a full Redis must be able to stop, to end and to become empty again.
 
 local ttl_ms, publish_verb = tonumber(ARGV[2]), ARGV[3]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local unpublished, created = {}, {} -- created: keys that this script has made, or made again
+local unpublished, created = {}, {} -- created: keys that this script has made
 
--- Lua prints large numbers as 1e+15; Redis and JSON want digits.
+-- Lua prints large numbers as 1e+15; Redis and JSON need digits.
 local function digits(number) return string.format('%.0f', number) end
 
--- Make sure the session exists. Where meta is missing a new life begins: what is left of the old one goes, and of
--- `generation`, whose place may be lost, too. Whoever does not call this must see to it that meta is there before it
--- writes anything: seqs go on from there.
+-- Make sure the session exists. If meta is missing, a new epoch begins: what is left of the old one is deleted, also of
+-- `generation`, which may not be listed any more. A script that does not call this must check that meta exists before
+-- it writes anything: seqs continue from there.
 local function ensure_session(new_epoch, generation)
   local epoch = redis.call('HGET', KEY.meta, 'epoch')
   if epoch then return epoch end
@@ -36,10 +36,10 @@ local function ensure_session(new_epoch, generation)
   return new_epoch
 end
 
--- Whether this epoch ('e …'), generation ('g …') or request_id ('r …') was deleted not long ago: nothing late may bring it
--- back.
-local function was_deleted(mark)
-  return redis.call('ZSCORE', KEY.deleted, mark) ~= false
+-- Whether there is a tombstone of this epoch ('e …'), generation ('g …') or request_id ('r …'): then nothing late may
+-- bring it back.
+local function was_deleted(tombstone)
+  return redis.call('ZSCORE', KEY.deleted, tombstone) ~= false
 end
 
 -- Append one event to the log; it is published when the script has written everything (`publish`).
@@ -58,9 +58,9 @@ local function publish(epoch)
   end
 end
 
--- Keep the session for its TTL after this event. All its keys expire at one moment; that moment moves in steps of a
--- tenth of the TTL, so that only one append in very many pays for the walk over all of them. `more`: keys that this
--- script may have made, beside those in `created`.
+-- Keep the session for its TTL after this event. All its keys expire at one moment, which moves in steps of a tenth of
+-- the TTL, so that only very few appends have to walk over all keys. `more`: keys that this script may have made,
+-- besides those in `created`.
 local function keep(more)
   local expires = tonumber(redis.call('HGET', KEY.meta, 'expires'))
   local keys = more or {}
@@ -80,9 +80,9 @@ local function keep(more)
   end
 end
 
--- Who may write: the holder of the current fence, while the generation goes on. Returns a refusal or nil: 'unknown' if
--- Redis has lost the generation, its session's meta, or the claim (fences only rise). `held`: it must not have been
--- given back either, as what was on its way by then would revive the lease. After nil comes the epoch.
+-- Only the holder of the current fence may write, and only while the generation has not ended. Returns a refusal, or
+-- nil and the epoch. 'unknown': Redis has lost the generation, its session's meta, or the claim (fences only rise).
+-- `held`: refuse a released claim, too: a write that was on its way then would revive the lease.
 local function refuse(generation, fence, held)
   local state = redis.call('HMGET', of.state(generation), 'fence', 'state', 'owner')
   local epoch = redis.call('HGET', KEY.meta, 'epoch')
@@ -95,16 +95,16 @@ local function refuse(generation, fence, held)
   return nil, epoch
 end
 
--- The next fence: higher than the stored one and the one held. From the clock, so that one that Redis has forgotten is
--- not drawn again; its last digits from the worker, so that two workers do not hold the same where the clock went back.
+-- The next fence: higher than the stored one and the one held. It comes from the clock, so that a fence that Redis has
+-- lost is not given again. Its last digits come from the worker: so two workers differ even if the clock went back.
 local function next_fence(worker, stored, held)
   local highest, own = math.max(tonumber(stored), tonumber(held) or 0), 0
-  for place = 1, #worker do own = (own * 31 + string.byte(worker, place)) % 1000 end
+  for index = 1, #worker do own = (own * 31 + string.byte(worker, index)) % 1000 end
   return digits(math.max(now, math.floor(highest / 1000) + 1) * 1000 + own)
 end
 
--- Which entries were merged or removed in this epoch, oldest first: {trims, first, last, generation}. `trims` says how
--- often some have; with the floor it is the log's version (versions.py). An earlier release raises the floor alone: then
+-- Which entries were merged or removed in this epoch, oldest first: {trims, first, last, generation}. `trims` counts
+-- how often; with the floor it is the log version (versions.py). An earlier release raises only the floor: then
 -- everything below it counts as changed.
 local function changes(trims)
   local meta, found = redis.call('HMGET', KEY.meta, 'changes', 'floor', 'floored'), {}
@@ -115,8 +115,8 @@ local function changes(trims)
   return found
 end
 
--- Note that entries of an ended generation were merged or removed, and raise the floor: nobody may go on from among
--- them. Changes of one generation are one; beyond MAX_CHANGES the oldest are told as one.
+-- Note that entries of an ended generation were merged or removed, and raise the floor: no cursor among them may be
+-- continued. Consecutive changes of one generation are joined; beyond MAX_CHANGES the oldest are joined, too.
 local MAX_CHANGES = 32
 local function changed(generation, first, last)
   local trims = redis.call('HINCRBY', KEY.meta, 'trims', 1)
@@ -139,32 +139,32 @@ local function changed(generation, first, last)
   redis.call('HSET', KEY.meta, 'floor', floor, 'floored', floor, 'changes', table.concat(written))
 end
 
--- For another epoch: nothing in the log may be replayed from the middle.
+-- For a new epoch: nothing in the log may be replayed from the middle.
 local function raise_floor_to_head()
   local head = redis.call('HGET', KEY.meta, 'seq')
   redis.call('HSET', KEY.meta, 'floor', head, 'floored', head)
 end
 
--- A question that is asked again belongs to all that answer it. What says that it stands in the log is the state of one
--- of them, or its entry at the place of one whose state is to be made again (forget_generation).
+-- A question that is asked again belongs to all generations that answer it. It is in the log if one of them has a
+-- state, or if its entry is the first of one whose state will be made again (forget_generation).
 local function question_stands(message_id)
-  local places = redis.call('ZRANGE', KEY.generations, 0, -1, 'WITHSCORES')
-  for index = 1, #places, 2 do
-    local known = redis.call('HMGET', of.state(places[index]), 'message_id', 'state')
+  local listed = redis.call('ZRANGE', KEY.generations, 0, -1, 'WITHSCORES')
+  for index = 1, #listed, 2 do
+    local known = redis.call('HMGET', of.state(listed[index]), 'message_id', 'state')
     if known[1] == message_id then return true end
     if not known[2] then
-      local entry = redis.call('XRANGE', KEY.log, places[index + 1] .. '-0', places[index + 1] .. '-0')[1]
+      local entry = redis.call('XRANGE', KEY.log, listed[index + 1] .. '-0', listed[index + 1] .. '-0')[1]
       local begins = '{"type":"message","message_id":"' .. message_id .. '"'
       if entry and string.sub(entry[2][4], 1, #begins) == begins then return true end
-      if redis.call('HEXISTS', KEY.meta, 'question ' .. places[index]) == 1 then return true end
+      if redis.call('HEXISTS', KEY.meta, 'question ' .. listed[index]) == 1 then return true end
     end
   end
   return false
 end
 
--- Write a generation's `message`, unless it stands in the log already: as its own, or as that of another generation
--- with the same question (Redis may have lost any of them). `from`: where in ARGV its fields begin, name and value.
--- Returns its seq, nil if there is none to write.
+-- Write a generation's `message`, unless it is in the log already: as its own, or as that of another generation with
+-- the same question (Redis may have lost any of them). `from`: where in ARGV its fields begin, name and value.
+-- Returns its seq, or nil if there is none to write.
 local function write_question(generation, body, from)
   local first = redis.call('ZSCORE', KEY.generations, generation)
   if first and #redis.call('XRANGE', KEY.log, first .. '-0', first .. '-0') > 0 then return first end
@@ -174,21 +174,21 @@ local function write_question(generation, body, from)
   return body ~= '' and write(generation, body) or nil -- '': an earlier release's gateway sent a retry
 end
 
--- Make the state of a generation, and its place among those that have not ended. Whatever makes one does it here, so that
--- none lacks a field. `place`: the seq that its entries begin with. `known`: names and values that are not those of a new
--- one. `from`: where in ARGV its further fields begin, name and value; nil: Redis has lost them, and nobody knows them.
-local function new_generation(generation, place, known, from)
+-- Make the state of a generation, and list it as active. Every script that makes one does it here, so that no field is
+-- missing. `first`: the seq of its first entry. `known`: names and values that differ from those of a new one. `from`:
+-- where in ARGV its further fields begin, name and value; nil: Redis has lost them, and nobody knows them.
+local function new_generation(generation, first, known, from)
   local fields = { 'state', 'queued', 'attempt', 1, 'fence', 0, 'n', 0, 'count', 0, 'reasoned', 0, 'data', 0, 'bytes', 0,
     'crc', 0, 'accepted', digits(now) }
   for _, part in ipairs(known) do fields[#fields + 1] = part end
   for index = from or #ARGV + 1, #ARGV do fields[#fields + 1] = ARGV[index] end
-  redis.call('HSET', of.state(generation), unpack(fields)) -- of two values of one name the later holds
-  redis.call('ZADD', KEY.generations, place, generation)
-  redis.call('ZADD', KEY.active, place, generation)
+  redis.call('HSET', of.state(generation), unpack(fields)) -- of two values of one name the last counts
+  redis.call('ZADD', KEY.generations, first, generation)
+  redis.call('ZADD', KEY.active, first, generation)
 end
 
--- Take a generation's entries out of the log, but for its `message`, and forget all else of it but its place and its
--- request: a submit that is tried again must find it. The epoch has to change, too: the caller sees to that.
+-- Remove a generation's entries from the log, except its `message`, and everything else of it except its seq in
+-- `generations` and its request: a submit that is retried must find it. The caller must change the epoch as well.
 local function forget_generation(generation)
   local from = '-'
   repeat
@@ -205,20 +205,20 @@ local function forget_generation(generation)
   raise_floor_to_head()
 end
 
--- Whether `one` was asked after `other`, of two that answer the same question. Redis' clock may have stood still, or
--- gone back, and after a loss a place says who came back first.
+-- Whether `one` was asked after `other`; both answer the same question. Redis' clock may have stood still or gone back,
+-- and after a loss the seqs in `generations` only say which came back first.
 local function is_newer(one, other)
   local mine = redis.call('HMGET', of.state(one), 'retry_of', 'accepted')
   local theirs = redis.call('HMGET', of.state(other), 'retry_of', 'accepted')
   if mine[1] == other or theirs[1] == one then return mine[1] == other end
   local at, their_at = tonumber(mine[2]) or 0, tonumber(theirs[2]) or 0
   if at ~= their_at then return at > their_at end
-  local function place(generation) return tonumber(redis.call('ZSCORE', KEY.generations, generation) or 0) end
-  return place(one) > place(other)
+  local function first(generation) return tonumber(redis.call('ZSCORE', KEY.generations, generation) or 0) end
+  return first(one) > first(other)
 end
 
--- A complete answer joins the transcript. One question has one answer there, the newest retry's, in whatever order they
--- end; it takes the place of the answer that the question had.
+-- Add a complete answer to the transcript. Each question has one answer there, that of the newest retry, in whatever
+-- order they end; it replaces the answer that the question had.
 local function join_transcript(generation, message_id)
   local earlier = {}
   for index, other in ipairs(redis.call('LRANGE', KEY.transcript, 0, -1)) do
@@ -232,13 +232,13 @@ local function join_transcript(generation, message_id)
   for index = 2, #earlier do redis.call('LREM', KEY.transcript, 0, earlier[index].generation) end
 end
 
--- Write the one `end` of a generation, from what the log itself holds, and store its final state. `members` are
--- further JSON members of the event without braces. The caller has made sure that it has not ended yet.
+-- Write the one `end` of a generation, from what Redis holds of it, and store its final state. `members`: further JSON
+-- members of the event, without braces. The caller has checked that it has not ended yet.
 local function end_generation(generation, reason, members)
   local key = of.state(generation)
   local got = redis.call('HMGET', key, 'attempt', 'count', 'bytes', 'crc', 'accepted', 'claimed', 'first', 'message_id')
   local attempt, count, bytes, crc, accepted, claimed, first, message_id = unpack(got)
-  local function since_accepted(at) return digits(math.max(0, at - accepted)) end -- after a failover clocks may go back
+  local function since_accepted(at) return digits(math.max(0, at - accepted)) end -- after a failover the clock may go back
   local timings = { '"total":' .. since_accepted(now) }
   if claimed then timings[#timings + 1] = '"queued":' .. since_accepted(claimed) end
   if first then timings[#timings + 1] = '"first_token":' .. since_accepted(first) end
@@ -246,7 +246,7 @@ local function end_generation(generation, reason, members)
     .. ',"reason":"' .. reason .. '","count":' .. count .. ',"text_bytes":' .. bytes .. ',"crc32":' .. crc
     .. ',"timings_ms":{' .. table.concat(timings, ',') .. '}'
     .. (members ~= '' and ',' .. members or '') .. '}'
-  redis.call('HDEL', key, 'owner', 'lease') -- the first write: an end goes through where memory is full
+  redis.call('HDEL', key, 'owner', 'lease') -- the first write: an end passes when memory is full
   redis.call('HSET', key, 'state', 'ended', 'end', body, 'reason', reason, 'over', digits(now))
   redis.call('ZREM', KEY.active, generation)
   if reason == 'complete' then join_transcript(generation, message_id) end

@@ -1,17 +1,17 @@
--- range: what follows a seq, a page at a time.
+-- range: the entries from a seq on, a page at a time.
 --
 -- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] first seq wanted   ARGV[5] last, or '+'
--- ARGV[6] max_bytes of bodies in a page (one entry at least; 0: none, only the head)
--- Returns {} if the session does not exist, else {epoch, head, floor, {seq, body, seq, body …}, trims, and for each of the
--- newest changes its trims, first and last seq (prelude.lua)}.
+-- ARGV[6] max_bytes of bodies in a page (at least one entry; 0: none, only the head)
+-- Returns {} if the session does not exist, otherwise {epoch, head, floor, {seq, body, seq, body …}, trims, and for each
+-- of the newest changes its trims, first and last seq (prelude.lua)}.
 -- Atomic so that head and entries belong to one moment of one epoch.
 
 local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq', 'floor', 'trims')
 if not meta[1] then return {} end
 local room, page, from = tonumber(ARGV[6]), {}, ARGV[4]
 
--- As the worker's encoder writes it: not a byte more, so that a piece is as large as what it was merged from. (cjson
--- would escape slashes and DEL too.)
+-- Escapes exactly as the worker's encoder does, so that a piece is no larger than what it was merged from. (cjson would
+-- escape slashes and DEL too.)
 local short = { ['"'] = '\\"', ['\\'] = '\\\\', ['\n'] = '\\n', ['\r'] = '\\r', ['\t'] = '\\t', ['\b'] = '\\b', ['\f'] = '\\f' }
 local function quoted(text)
   return '"' .. string.gsub(text, '[%c"\\]', function(char)
@@ -20,30 +20,30 @@ local function quoted(text)
   end) .. '"'
 end
 
--- Questions of generations that are gone: seq → the same event, of the one that it was left to (admit.lua).
-local left
-local function questions_left()
-  if left then return left end
-  left = {}
+-- Questions of forgotten generations: seq → the same event, under the generation that it passed on to (admit.lua).
+local passed_on
+local function questions_passed_on()
+  if passed_on then return passed_on end
+  passed_on = {}
   local fields = redis.call('HGETALL', KEY.meta)
   for index = 1, #fields, 2 do
     local heir, seq = string.match(fields[index], '^question (.+)$'), fields[index + 1]
     if heir then
-      left[seq] = function(body)
+      passed_on[seq] = function(body)
         return string.match(body, '^(.*"generation":)"[^"]*"}$') .. '"' .. heir .. '"}'
       end
     end
   end
-  return left
+  return passed_on
 end
 
--- Of a generation that was trimmed: seq → the event that its merged entries make (trim.lua). Else empty.
+-- Of a trimmed generation: seq → the event that its merged entries make (trim.lua). Of any other: empty.
 local trimmed = {}
 local function pieces_of(generation)
   if trimmed[generation] then return trimmed[generation] end
   local found = {}
   local state = redis.call('HMGET', of.state(generation), 'pieces', 'attempt')
-  if not state[2] then return questions_left() end
+  if not state[2] then return questions_passed_on() end
   for kind, seq, index, count, at, bytes in string.gmatch(state[1] or '', '(%a+) (%d+) (%d+) (%d+) (%d+) (%d+)\n') do
     found[seq] = function()
       local key = kind == 'tokens' and of.text(generation) or of.reasoning(generation)
@@ -59,7 +59,7 @@ end
 local function reply()
   local found = { meta[1], meta[2], meta[3], page, meta[4] or '0' }
   for _, change in ipairs(changes(meta[4] or 0)) do
-    for place = 1, 3 do found[#found + 1] = digits(change[place]) end
+    for index = 1, 3 do found[#found + 1] = digits(change[index]) end
   end
   return found
 end

@@ -1,7 +1,8 @@
--- stop: end a generation from outside, whatever its worker does: not claimed yet, silent, frozen, dead, replaced.
+-- stop: end a generation at once, whatever its worker does: there may be none, or a silent, dead or replaced one.
 --
 -- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] generation
--- Returns {'unknown'}, {'ended'}, or {'stopped', owner or '', queue}; the owner is to be told, the queue to be tidied.
+-- Returns {'unknown'}, {'ended'}, or {'stopped', owner or '', queue}; the caller notifies the owner and cleans up the
+-- queue.
 -- Atomic because the raised fence and the written end are one decision: nothing can follow that end.
 
 local key = of.state(ARGV[4])

@@ -1,12 +1,12 @@
--- trim: merge the batches of an ended generation in the log, a page at a time. The text is kept once, in its own key;
--- of the entries only the first of each piece stays, and `range` reads it as the whole piece. What a restart has voided
--- goes. `message`, `data`, `restart` and `end` stay as they are, and no piece reaches across `data`.
+-- trim: merge the batches of an ended generation in the log, a page at a time. The text is kept once, in its own key.
+-- Only the first entry of each piece stays, and `range` returns it as the whole piece. What a restart has voided is
+-- removed. `message`, `data`, `restart` and `end` do not change, and no piece reaches across `data`.
 --
--- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] generation   ARGV[5] page: entries looked at in one go
--- ARGV[6] piece_bytes: encoded events merged into one piece   ARGV[7] page_bytes: bodies looked at in one go
--- ARGV[8] max_pieces of a generation: beyond them batches stay as they are
+-- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] generation   ARGV[5] page: entries read in one go
+-- ARGV[6] piece_bytes: encoded events merged into one piece   ARGV[7] page_bytes: bodies read in one go
+-- ARGV[8] max_pieces of a generation: beyond them batches are not merged
 -- Returns {'done'} or {'more'}. An unknown or running generation is done.
--- Atomic because pieces, deleted entries and the log's version (no cursor among them is honoured any more) must agree.
+-- Atomic because pieces, deleted entries and the log version (a cursor among them is no longer honoured) must agree.
 
 local generation, page, piece_bytes, page_bytes = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local key = of.state(generation)
@@ -20,14 +20,14 @@ local written = state[4] or ''
 local _, known = string.gsub(written, '\n', '')
 local open, pieces, begins, dropped = {}, {}, nil, nil -- between which seqs entries were merged or dropped
 
-redis.call('HDEL', key, 'trimmed') -- goes through where memory is full (prelude.lua): trimming frees it
+redis.call('HDEL', key, 'trimmed') -- passes when memory is full (prelude.lua): trimming frees memory
 
 local function drop(entry, seq, beginning)
   redis.call('XDEL', KEY.log, entry[1])
   begins, dropped = math.min(begins or beginning, beginning), seq
 end
 
--- Whether this batch may join that piece; the first to join makes it one.
+-- Whether this batch may join that piece; the first one that joins makes it a piece.
 local function joins(piece, body)
   if not piece or piece.encoded + #body > piece_bytes then return false end
   if not piece.merged then
@@ -56,7 +56,7 @@ end
 
 local reached, seen, bytes = from - 1, 0, 0
 while reached < last and seen < page and bytes < page_bytes do
-  local wanted = math.min(20, page - seen) -- of entries of 128 KiB
+  local wanted = math.min(20, page - seen) -- as an entry may have 128 KiB
   local entries = redis.call('XRANGE', KEY.log, digits(reached + 1) .. '-0', digits(last) .. '-0', 'COUNT', wanted)
   for _, entry in ipairs(entries) do
     reached = tonumber(string.match(entry[1], '^(%d+)'))
@@ -81,6 +81,6 @@ end
 redis.call('HSET', key, 'trimmed', digits(reached), 'pieces', written, 'text_at', digits(at.tokens), 'reasoning_at', digits(at.reasoning))
 if dropped then
   changed(generation, begins, dropped)
-  redis.call(publish_verb, KEY.events, redis.call('HGET', KEY.meta, 'epoch') .. ' 0 ') -- seq 0: no event, a reason to look
+  redis.call(publish_verb, KEY.events, redis.call('HGET', KEY.meta, 'epoch') .. ' 0 ') -- seq 0: no event, a reason to sync
 end
 return { reached < last and 'more' or 'done' }
