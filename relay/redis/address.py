@@ -1,11 +1,11 @@
-"""RELAY_REDIS_URL read: which kind of Redis it names, where it is asked first, and how connections to it are made.
+"""Parses RELAY_REDIS_URL: which kind of Redis it names, which servers to ask first, and how to connect to them.
 
     redis://[user:password@]host:port/db            one server; rediss:// with TLS; unix:///path
     redis+cluster://host:port,host:port             a Cluster, by any of its servers; rediss+cluster:// with TLS
-    redis+sentinel://host:port,host:port/service/db what Sentinels say is the master; rediss+sentinel:// with TLS
+    redis+sentinel://host:port,host:port/service/db the master that Sentinels name; rediss+sentinel:// with TLS
 
-`-` serves for `+`. Options after `?` are redis-py's (`ssl_ca_certs` …), and `sentinel_username`, `sentinel_password`.
-No message here quotes the URL or a part of it that may be a password.
+`-` may stand for `+`. Options after `?` are redis-py's (`ssl_ca_certs` …) and `sentinel_username`, `sentinel_password`.
+No message here quotes the URL, or a part of it that may be a password.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_SEEDS = 100
 _KINDS: dict[str | None, Kind] = {None: "plain", "cluster": "cluster", "sentinel": "sentinel"}
 _SCHEME = re.compile(r"(redis|rediss)(?:[+-](cluster|sentinel))?|unix")
 _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:]*))(?::(?P<port>[0-9]{1,5}))?")
-# What our clients decide for themselves (connections.py), and what would change the replies that they read.
+# Options that our clients set themselves (connections.py), or that would change the replies that they read.
 _RESERVED_OPTIONS = (
     "host", "port", "path", "retry", "retry_on_timeout", "retry_on_error", "socket_timeout", "socket_connect_timeout",
     "max_connections", "timeout", "decode_responses", "encoding", "encoding_errors", "protocol", "legacy_responses",
@@ -40,7 +40,7 @@ _RESERVED_OPTIONS = (
 
 
 class Endpoint(NamedTuple):
-    """One server; a Unix socket's path stands as `host`, with port 0."""
+    """One server; for a Unix socket, `host` is its path and `port` is 0."""
 
     host: str
     port: int
@@ -54,30 +54,28 @@ class RedisAddress(NamedTuple):
     connection_class: type[AbstractConnection]
     options: dict[str, Any]
     service: str = ""
-    sentinel_options: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it
+    sentinel_options: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
 
 def parse_address(url: str) -> RedisAddress:
-    """Raises SettingsError that names the setting and says what is wrong."""
+    """Raises SettingsError, which names the setting and says what is wrong."""
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
     match = _SCHEME.fullmatch(scheme)
     if not separator or match is None:
-        raise _bad_address(
-            "it has to begin with redis://, rediss://, unix://, or redis+cluster:// or redis+sentinel://"
-        )
+        raise _bad_address("it must begin with redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://")
     where, _, query = rest.partition("?")
     options = _options(query)
     if scheme == "unix":
         return _unix(where, options)
     authority, _, path = where.partition("/")
     if "@" in path:
-        raise _bad_address("a / in a user name or password has to be written as %2F")
+        raise _bad_address("a / in a user name or password must be written as %2F")
     kind: Kind = _KINDS[match[2]]
     userinfo, _, hosts = authority.rpartition("@")
     seeds = _endpoints(hosts, 26379 if kind == "sentinel" else 6379)
     if kind == "plain" and len(seeds) > 1:
-        raise _bad_address("several servers are for redis+cluster:// or redis+sentinel:// (with /SERVICE)")
+        raise _bad_address("several servers need redis+cluster:// or redis+sentinel:// (with /SERVICE)")
     connection_class = SSLConnection if match[1] == "rediss" else Connection
     options |= _credentials(userinfo)
     sentinel = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
@@ -86,7 +84,9 @@ def parse_address(url: str) -> RedisAddress:
     service, _, database = path.rpartition("/") if kind != "sentinel" else _service(path)
     _set_database(options, database, kind)
     if (kind == "sentinel") != bool(service):
-        raise _bad_address("a Sentinel's address ends in /SERVICE" if not service else "the database is not a number")
+        raise _bad_address(
+            "a Sentinel's address must end in /SERVICE" if not service else "the database is not a number"
+        )
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
     _validate_options(connection_class, options)
     return RedisAddress(kind, seeds, connection_class, options, service, tls | {k: v for k, v in sentinel.items() if v})
@@ -129,7 +129,7 @@ def _endpoints(hosts: str, default_port: int) -> tuple[Endpoint, ...]:
             raise _bad_address(f"server {number} is not HOST:PORT with a port from 1 to 65535")
         found.append(Endpoint(match["six"] or unquote(match["name"]) or "localhost", port))
     if len(found) > MAX_SEEDS:
-        raise _bad_address(f"more than {MAX_SEEDS} servers; three are enough, the others are found")
+        raise _bad_address(f"it has more than {MAX_SEEDS} servers; three are enough, as they name the others")
     return tuple(found)
 
 
@@ -144,11 +144,11 @@ def _set_database(options: dict[str, Any], database: str, kind: Kind) -> None:
             raise _bad_address("the database is not a number")
         options.setdefault("db", int(database))
     if kind == "cluster" and options.get("db"):
-        raise _bad_address("a Cluster has no database but 0")
+        raise _bad_address("a Cluster has only database 0")
 
 
 def _validate_options(connection_class: type[AbstractConnection], options: dict[str, Any]) -> None:
-    """Make a connection object, so that a wrong option is said at the start and not with the first command."""
+    """Make a connection object, so that a wrong option is reported at the start and not by the first command."""
     try:
         made = connection_class(**options)
         if isinstance(made, SSLConnection):

@@ -1,25 +1,25 @@
 """Forward steps of Redis' clock, as one process sees them: a machine that slept, an NTP correction, another master.
 
-Deadlines are kept by Redis' clock. What it has skipped has passed for nobody.
+Deadlines are kept by Redis' clock. Time that it has skipped did not really pass, for anybody.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-MAX_STEPS = 16  # remembered, the last ones
-MIN_STEP_S = 1.0  # less is a busy process, or a clock that is set right bit by bit
+MAX_STEPS = 16  # remembered, the newest
+MIN_STEP_S = 1.0  # less is a busy process, or a clock that is being adjusted gradually
 
 
 class ClockSteps:
-    """Of one server. Fed with the times that it tells, and with this process's own of when it was asked."""
+    """Of one server. Fed with the times that it returns, and with this process's times of asking."""
 
     def __init__(self) -> None:
-        self._before: tuple[float, int] | None = None  # when it was asked the last time, and what it told
-        self._steps: deque[tuple[int, int]] = deque(maxlen=MAX_STEPS)  # where each led to, and how far, in ms
+        self._before: tuple[float, int] | None = None  # when it was asked last, and its time then
+        self._steps: deque[tuple[int, int]] = deque(maxlen=MAX_STEPS)  # the time after each, and its size, in ms
 
     def note(self, asked_s: float, answered_s: float, now_ms: int, tolerated_s: float) -> bool:
-        """Whether it has stepped forward since the last note by more than `tolerated_s`, for sure."""
+        """Whether it has certainly stepped forward since the last note, by more than `tolerated_s`."""
         before, self._before = self._before, (asked_s, now_ms)
         if before is None:
             return False

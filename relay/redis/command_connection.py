@@ -1,7 +1,7 @@
-"""A link: one connection for commands, one of them in flight at a time.
+"""One connection for commands, with one of them in flight at a time.
 
-The reply is taken the moment it arrives, not when whoever waits for it gets a turn; and its timeout measures how long
-the server has been silent, not how late this process was (relay/timeouts.py).
+The reply counts from the moment it arrives, not from when the waiting task gets a turn. The timeout measures how long
+the server was silent, not how late this process was (relay/timeouts.py).
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from relay.redis.resp_connection import RespConnection, connect_resp, credential
 
 Argument = str | bytes | int | float
 
-# A command goes out on a connection of which something was heard this lately. Hosts and firewalls close connections
-# that are idle, some without a word; none does so sooner (Redis counts `timeout` in whole seconds).
+# A command is sent only on a connection that was heard of within this time. Hosts and firewalls close idle connections,
+# some silently; none does so sooner (Redis counts `timeout` in whole seconds).
 FRESH_S = 0.75
 
 
 class CommandConnection:
-    """`ask` one thing after the other. Once it has failed or was cancelled it is `lost`, and never used again."""
+    """`execute` one command after the other. After one that failed or was cancelled it is `lost`, never used again."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._timer = timeouts.Timer(self._overdue)
         self._timeout_s = 0.0
-        self._asked_at = self._silent_since = 0.0  # the second as of when its timer was started last
+        self._asked_at = self._silent_since = 0.0  # the second: when its timer was last started
         self._reply: asyncio.Future[Any] | None = None
         self._wire: RespConnection
 
     @classmethod
     async def open(cls, address: RedisAddress, endpoint: Endpoint, timeout_s: float) -> CommandConnection:
         """Raises RedisError."""
-        link = cls(endpoint.host if not endpoint.port else f"{endpoint.host}:{endpoint.port}")
+        opened = cls(endpoint.host if not endpoint.port else f"{endpoint.host}:{endpoint.port}")
         try:
             async with timeouts.timeout(timeout_s):
-                link._wire = await connect_resp(address, endpoint, link._replied)
-                link._wire.lost.add_done_callback(lambda _: link._hung_up())
+                opened._wire = await connect_resp(address, endpoint, opened._replied)
+                opened._wire.lost.add_done_callback(lambda _: opened._hung_up())
         except OSError as error:  # a TimeoutError is one
-            raise _unreachable(link._name, error) from error
+            raise _unreachable(opened._name, error) from error
         try:
             for command in _handshake_commands(address.options):
-                await link.execute(timeout_s, *command)
+                await opened.execute(timeout_s, *command)
         except BaseException:
-            link.abort()
+            opened.abort()
             raise
-        return link
+        return opened
 
     @property
     def lost(self) -> bool:
@@ -60,26 +60,26 @@ class CommandConnection:
 
     @property
     def fresh(self) -> bool:
-        """Whether something was heard of it lately."""
+        """Whether the server was heard on it lately."""
         return self._loop.time() - self._wire.heard_at < FRESH_S
 
     @property
     def is_being_answered(self) -> bool:
-        """Whether a part of the reply is here."""
+        """Whether a part of the reply has arrived."""
         return self._wire.heard_at > self._asked_at
 
     async def is_alive(self, timeout_s: float) -> bool:
-        """Whether it does; if not, it is lost."""
+        """Whether the server answers on it; if not, it is lost."""
         try:
             await self.execute(timeout_s, "PING")
         except exceptions.ResponseError:
-            return True  # a Redis whose disk is full refuses, and lives
+            return True  # a Redis whose disk is full refuses, but lives
         except (exceptions.ConnectionError, exceptions.TimeoutError):
-            return not self.lost  # one that is loading says so by an error that redis-py counts among these
+            return not self.lost  # a Redis that is loading replies with an error that redis-py counts as one of these
         return True
 
     async def execute(self, timeout_s: float, *command: Argument) -> Any:
-        """One command's reply, as it comes over RESP2. Raises RedisError."""
+        """The reply to one command, as RESP2 has it. Raises RedisError."""
         packed = _pack(command)
         if self.lost:
             raise exceptions.ConnectionError(f"{self._name} has closed the connection")
@@ -104,7 +104,7 @@ class CommandConnection:
     def _replied(self, reply: Any) -> None:
         waiting = self._reply
         if waiting is None or waiting.done():
-            self.abort()  # nobody has asked
+            self.abort()  # there was no command
         elif isinstance(reply, hiredis.ReplyError):
             waiting.set_exception(_error_from_reply(str(reply)))
         else:
@@ -115,7 +115,7 @@ class CommandConnection:
 
     def _overdue(self) -> None:
         heard_at = self._wire.heard_at
-        if heard_at > self._silent_since:  # a long reply is on its way
+        if heard_at > self._silent_since:  # a long reply is arriving
             self._silent_since = heard_at
             self._timer.start(self._timeout_s)
             return
@@ -128,7 +128,7 @@ class CommandConnection:
 
 
 def _handshake_commands(options: dict[str, Any]) -> list[tuple[Argument, ...]]:
-    """What is to be said before any command."""
+    """The commands to send before any other."""
     greeting: list[tuple[Argument, ...]] = []
     if identity := credentials(options):
         greeting.append(("AUTH", *identity))
@@ -140,7 +140,7 @@ def _handshake_commands(options: dict[str, Any]) -> list[tuple[Argument, ...]]:
 
 
 def _pack(command: tuple[Argument, ...]) -> bytes:
-    """Raises DataError. A first word such as "SCRIPT LOAD" is two."""
+    """Raises DataError. A first word such as "SCRIPT LOAD" counts as two."""
     first, *rest = command
     words = [*str(first).split(" "), *rest]
     try:
@@ -150,12 +150,12 @@ def _pack(command: tuple[Argument, ...]) -> bytes:
     return packed
 
 
-def _error_from_reply(said: str) -> Exception:
-    """redis-py's class for an error reply; it fails where a redirect is not the two words that it expects."""
+def _error_from_reply(text: str) -> Exception:
+    """redis-py's class for an error reply. Its parser fails if a redirect is not the two words that it expects."""
     try:
-        error: Exception = BaseParser.parse_error(said)  # type: ignore[no-untyped-call]
+        error: Exception = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]
     except ValueError:
-        return exceptions.ConnectionError(f"a redirect to nowhere: {said}")
+        return exceptions.ConnectionError(f"a redirect without an address: {text}")
     return error
 
 

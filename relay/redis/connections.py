@@ -1,9 +1,9 @@
-"""Connections to Redis, of several kinds, because they fail in different ways; and the commands that go through them.
+"""Connections to Redis, of several kinds, because they fail in different ways; and the commands sent over them.
 
-redis-py's client is wrong for us. By default a hung Redis would block one append for a minute, and a write whose reply
+redis-py's client does not suit us. By default a hung Redis would block one append for a minute, and a write whose reply
 was lost would silently be done twice. It sends commands on connections that the server has closed while they were idle
-(8.1 looks only where maintenance notifications are off), its timeouts count how late we are ourselves, and a command
-costs it more than twice the CPU that it costs here. What is kept of it is how it reads addresses and errors.
+(8.1 checks that only if maintenance notifications are off), its timeouts include our own delays, and a command costs it
+more than twice the CPU that it costs here. We only use how it parses addresses and errors.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from relay.redis.topology import Topology
 APPEND_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0
 BLOCK_S = 2.0
-POOL_CONNECTIONS = 64  # of each of the clients, to one server; whoever finds none waits
+POOL_CONNECTIONS = 64  # of each client, to one server; a command that finds none free waits
 
 AnyRedis = Redis | RoutingClient
 
 
 class Connections:
-    """`append`: short timeouts, for the flusher. `leases`: likewise, for renewals, which wait behind nothing.
+    """`append`: short timeouts, for the flusher. `leases`: the same, for renewals, which wait behind nothing else.
 
-    `blocking`: reads that wait up to BLOCK_S. `commands`: the rest.
+    `blocking`: reads that wait up to BLOCK_S. `commands`: everything else.
 
-    None retries by itself: a script that bears a repeat may still answer the second try differently ("it has ended
-    already"). Whoever wants a retry does it where it can be seen. Who finds a pool empty waits, and not on its time.
-    `servers`: what all of them know of where to ask; subscriptions share it.
+    No client retries by itself: an idempotent script may still reply differently the second time ("it has ended
+    already"), so retries belong where they can be seen. Waiting for a free connection does not count as a timeout.
+    `topology`: which server to ask for what, shared by all clients and by subscriptions.
     """
 
     def __init__(self, url: str, *, quiet: bool = False) -> None:
-        """Connects to nothing yet. `quiet`: whoever asks says what is wrong, no log. Raises SettingsError."""
+        """Opens no connection yet. `quiet`: the caller reports what is wrong, not the log. Raises SettingsError."""
         self.topology = Topology(parse_address(url), quiet=quiet)
         self.append = self._client(APPEND_TIMEOUT_S)
         self.leases = self._client(APPEND_TIMEOUT_S)
@@ -55,7 +55,7 @@ class Connections:
 
 
 async def call(redis: AnyRedis, *command: Argument) -> Any:
-    """One plain command. Raises StorageError, as every way into Redis here does."""
+    """One plain command. Raises StorageError."""
     try:
         return await execute(redis, _key(command), *command)
     except (RedisError, OSError) as error:
@@ -63,7 +63,7 @@ async def call(redis: AnyRedis, *command: Argument) -> Any:
 
 
 async def publish_verb(redis: AnyRedis) -> str:
-    """PUBLISH, or for a Cluster SPUBLISH: classic pub/sub would flood all of its servers. Raises StorageError."""
+    """PUBLISH, or SPUBLISH for a Cluster: there classic pub/sub would flood all servers. Raises StorageError."""
     try:
         return "SPUBLISH" if isinstance(redis, RoutingClient) and await redis.sharded() else "PUBLISH"
     except (RedisError, OSError) as error:
@@ -78,12 +78,12 @@ async def execute(redis: AnyRedis, key: str, *command: Argument) -> Any:
 
 
 def server_of(redis: AnyRedis, key: str) -> Endpoint | None:
-    """The server that is asked about `key`; None while that is not known."""
+    """The server that has `key`; None while that is not known."""
     return redis.server_of(key) if isinstance(redis, RoutingClient) else None
 
 
 async def ping(redis: AnyRedis, key: str) -> None:
-    """Raises StorageError unless the server of `key` answers; one whose disk is full refuses."""
+    """Raises StorageError unless the server of `key` answers. One whose disk is full refuses."""
     try:
         await execute(redis, key, "PING")
     except (RedisError, OSError) as error:
@@ -92,5 +92,5 @@ async def ping(redis: AnyRedis, key: str) -> None:
 
 def _key(command: tuple[Argument, ...]) -> str:
     """The key, or channel, by which a plain command finds its server."""
-    place = command.index("STREAMS") + 1 if command[0] == "XREAD" else 1
-    return str(command[place]) if len(command) > place else ""
+    index = command.index("STREAMS") + 1 if command[0] == "XREAD" else 1
+    return str(command[index]) if len(command) > index else ""

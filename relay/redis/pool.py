@@ -1,7 +1,7 @@
-"""The links to one server: who finds none free waits, in the order of arrival.
+"""The connections to one server. A command that finds none free waits, first come, first served.
 
-Waiting for a turn is our own time. It only counts while nothing is heard here: then the server is away, and those that
-wait are told like those that were sent.
+Waiting for a connection is our own time, and counts as a timeout only while the server answers nothing at all: then it
+is away, and waiting commands fail like those that were sent.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from relay import timeouts
 from relay.redis.address import Endpoint, RedisAddress
 from relay.redis.command_connection import Argument, CommandConnection
 
-_CHECK_S = 1.0  # for a link that was idle to show that it still leads somewhere
+_CHECK_S = 1.0  # for an idle connection to show that it still works
 
 
 class ConnectionPool:
-    """At most `connections` links. Nothing is ever tried twice: a link that was idle is asked for a PONG first."""
+    """At most `connections`. No command is ever sent twice: an idle connection is checked with a PING first."""
 
     def __init__(
         self, address: RedisAddress, endpoint: Endpoint, *, timeout_s: float, connect_timeout_s: float, connections: int
@@ -30,7 +30,7 @@ class ConnectionPool:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._free_slots = connections
-        self._idle: list[CommandConnection] = []  # the one used last is last, and is used next
+        self._idle: list[CommandConnection] = []  # the last one was used last, and is used next
         self._busy: set[CommandConnection] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._answered_at = 0.0  # by timeouts.now
@@ -40,105 +40,105 @@ class ConnectionPool:
         """Raises RedisError."""
         await self._acquire_slot()
         try:
-            link = await self._connection()
-            self._busy.add(link)
+            connection = await self._connection()
+            self._busy.add(connection)
             try:
-                reply = await link.execute(self._timeout_s, *command)
+                reply = await connection.execute(self._timeout_s, *command)
             finally:
-                self._give_back(link)
+                self._give_back(connection)
         finally:
             self._release_slot()
         return reply
 
     def close_idle(self) -> None:
         idle, self._idle = self._idle, []
-        for link in idle:
-            link.abort()
+        for connection in idle:
+            connection.abort()
 
     async def aclose(self) -> None:
-        """What is under way fails."""
+        """Commands in flight fail."""
         self._closed = True
         self.close_idle()
-        for link in self._busy:
-            link.abort()
-        await asyncio.sleep(0)  # transports close in their next turn
+        for connection in self._busy:
+            connection.abort()
+        await asyncio.sleep(0)  # transports close in the next turn of the event loop
 
-    # Turns
+    # Slots
 
     async def _acquire_slot(self) -> None:
         if self._free_slots:
             self._free_slots -= 1
             return
-        turn = asyncio.get_running_loop().create_future()
+        slot = asyncio.get_running_loop().create_future()
         began_at = timeouts.now()
 
         def overdue() -> None:
-            left_s = max(began_at, self._answered_at) + self._timeout_s - timeouts.now()
-            if any(link.is_being_answered for link in self._busy):
-                left_s = self._timeout_s
-            if left_s > 0:
-                timer.start(left_s)
-            elif not turn.done():
-                turn.set_exception(exceptions.ConnectionError("no connection is free, and none is answered"))
+            remaining_s = max(began_at, self._answered_at) + self._timeout_s - timeouts.now()
+            if any(connection.is_being_answered for connection in self._busy):
+                remaining_s = self._timeout_s
+            if remaining_s > 0:
+                timer.start(remaining_s)
+            elif not slot.done():
+                slot.set_exception(exceptions.ConnectionError("no connection is free, and the server does not answer"))
 
         timer = timeouts.Timer(overdue)
         timer.start(self._timeout_s)
-        self._waiting.append(turn)
+        self._waiting.append(slot)
         try:
-            await turn
+            await slot
         except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._release_slot()  # cancelled in the moment in which our turn had come
+            if slot.done() and not slot.cancelled() and slot.exception() is None:
+                self._release_slot()  # cancelled just when we had got it
             raise
         finally:
             timer.stop()
 
     def _release_slot(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            slot = self._waiting.popleft()
+            if not slot.done():
+                slot.set_result(None)
                 return
         self._free_slots += 1
 
-    # Links
+    # Connections
 
     async def _connection(self) -> CommandConnection:
-        """One that leads somewhere."""
+        """One that works."""
         if self._closed:
             raise exceptions.ConnectionError("closed by us")
         while self._idle:
-            link = self._idle.pop()
-            if link.lost:
+            connection = self._idle.pop()
+            if connection.lost:
                 continue
-            if link.fresh or await self._answers(link):
-                return link
-            self._close_stale()  # they have been idle for longer; others were given back meanwhile
-        link = await CommandConnection.open(self._address, self._endpoint, self._connect_timeout_s)
+            if connection.fresh or await self._answers(connection):
+                return connection
+            self._close_stale()  # the others were idle for longer; some may have been given back meanwhile
+        connection = await CommandConnection.open(self._address, self._endpoint, self._connect_timeout_s)
         if self._closed:
-            link.abort()
+            connection.abort()
             raise exceptions.ConnectionError("closed by us")
-        return link
+        return connection
 
-    async def _answers(self, link: CommandConnection) -> bool:
-        self._busy.add(link)
+    async def _answers(self, connection: CommandConnection) -> bool:
+        self._busy.add(connection)
         try:
-            return await link.is_alive(min(_CHECK_S, self._timeout_s / 2))
+            return await connection.is_alive(min(_CHECK_S, self._timeout_s / 2))
         finally:
-            self._busy.discard(link)
+            self._busy.discard(connection)
 
     def _close_stale(self) -> None:
-        idle, self._idle = self._idle, [link for link in self._idle if link.fresh]
-        for link in idle:
-            if not link.fresh:
-                link.abort()
+        idle, self._idle = self._idle, [connection for connection in self._idle if connection.fresh]
+        for connection in idle:
+            if not connection.fresh:
+                connection.abort()
 
-    def _give_back(self, link: CommandConnection) -> None:
-        self._busy.discard(link)
-        if link.lost:
+    def _give_back(self, connection: CommandConnection) -> None:
+        self._busy.discard(connection)
+        if connection.lost:
             return
         self._answered_at = timeouts.now()
         if self._closed:
-            link.abort()
+            connection.abort()
         else:
-            self._idle.append(link)
+            self._idle.append(connection)

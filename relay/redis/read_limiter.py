@@ -1,4 +1,4 @@
-"""Turns: how many logs are read at a time from one server, so that a stop, or an append, never waits behind them."""
+"""Limits how many logs are read from one server at a time, so that a stop or an append never waits behind them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from relay import timeouts
 from relay.errors import StorageError
 
 READS_AT_ONCE = 16  # far fewer than the pool has connections
-FAILED_READ_S = 0.05  # that a failed one keeps its turn: ten thousand followers of a Redis that is away wait, not spin
+FAILED_READ_S = 0.05  # a failed read keeps its slot this long: during an outage ten thousand followers must not spin
 
 
 class ReadLimiter:
-    """One server's. `answered_at`: when one was answered last, by `timeouts.now`."""
+    """Of one server. `answered_at`: when it last answered a read, by `timeouts.now`."""
 
     def __init__(self) -> None:
         self.answered_at = -math.inf
-        self._reading = asyncio.Semaphore(READS_AT_ONCE)  # whoever waits here is not on a command's time yet
+        self._reading = asyncio.Semaphore(READS_AT_ONCE)  # waiting here does not count as a command's time
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:

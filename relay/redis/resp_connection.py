@@ -1,4 +1,4 @@
-"""A connection that subscribes: commands to bytes and bytes to replies, on a hiredis reader."""
+"""A raw RESP connection: turns commands into bytes and bytes into replies, with a hiredis reader."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ from relay.redis.address import Endpoint, RedisAddress
 
 
 async def connect_resp(address: RedisAddress, endpoint: Endpoint, on_reply: Callable[[Any], None]) -> RespConnection:
-    """Raises OSError. Nothing is said yet, not even who we are."""
+    """Raises OSError. It sends nothing yet, not even AUTH."""
     loop = asyncio.get_running_loop()
+
+    def make() -> RespConnection:
+        return RespConnection(on_reply)
+
     if address.connection_class is UnixDomainSocketConnection:
-        _, wire = await loop.create_unix_connection(lambda: RespConnection(on_reply), endpoint.host)
+        _, connection = await loop.create_unix_connection(make, endpoint.host)
     else:
         tls = _tls(address.options) if address.connection_class is SSLConnection else None
-        _, wire = await loop.create_connection(lambda: RespConnection(on_reply), endpoint.host, endpoint.port, ssl=tls)
-    return wire
+        _, connection = await loop.create_connection(make, endpoint.host, endpoint.port, ssl=tls)
+    return connection
 
 
 def credentials(options: dict[str, Any]) -> list[str]:
-    """What AUTH is to be given; empty where the address has neither a user nor a password."""
+    """The arguments of AUTH; empty if the address has neither a user nor a password."""
     username, password = options.get("username"), options.get("password")
     return ([username] if username else []) + ([password or ""] if username or password else [])
 
 
 def _tls(options: dict[str, Any]) -> ssl.SSLContext:
-    """The same context that redis-py makes of the URL's ssl_… options."""
+    """The context that redis-py makes from the URL's ssl_… options."""
     named = {name: value for name, value in options.items() if name.startswith("ssl_")}
     context: ssl.SSLContext = SSLConnection(**named).ssl_context.get()
     return context
 
 
 class RespConnection(asyncio.Protocol):
-    """RESP2, which every server speaks without being asked. `lost` is why it was lost, once it is."""
+    """Speaks RESP2, the default of every server. `lost`: resolves with the reason when the connection is lost."""
 
     def __init__(self, on_reply: Callable[[Any], None]) -> None:
         self._on_reply = on_reply
@@ -47,7 +51,7 @@ class RespConnection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._time = loop.time
         self.heard_at = loop.time()
-        self.has_replied = False  # a proxy, or a Redis that is full, takes a connection only to close it
+        self.has_replied = False  # a proxy, or a Redis that is full, accepts a connection only to close it
         self.lost: asyncio.Future[str] = loop.create_future()
 
     @property
@@ -66,7 +70,7 @@ class RespConnection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # no subclass of it under uvloop; all the same methods
+        self._transport = cast(asyncio.Transport, transport)  # under uvloop no subclass, but with the same methods
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._time()
@@ -74,7 +78,7 @@ class RespConnection(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
                 self._on_reply(reply)
-        except hiredis.ProtocolError as error:  # whoever answers here is no Redis
+        except hiredis.ProtocolError as error:  # this server is no Redis
             self.connection_lost(error)
             self.abort()
 

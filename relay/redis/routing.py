@@ -1,8 +1,8 @@
-"""A client of however many servers a Redis has: each command goes to the one that has its key's slot.
+"""A client for all servers of a Redis: each command goes to the server that has its key's slot.
 
-redis-py's own RedisCluster breaks our rules: it fails where a pool is empty instead of waiting, closes connections that
-others are using after five MOVED, sleeps and retries unseen, and sends ASKING on another connection than the command
-it is for (8.1). So the servers are found here, and each is asked through a pool of its own.
+redis-py's own RedisCluster breaks our rules: it fails instead of waiting when a pool is empty, closes connections that
+others are using after five MOVED, sleeps and retries unseen, and sends ASKING on another connection than its command
+(8.1). So we find the servers ourselves, and ask each through its own pool.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ MOVING_PAUSE_S = 0.02
 
 
 class RoutingClient:
-    """All commands with their own timeout. Raises RedisError, OSError.
+    """Each command has its own timeout. Raises RedisError, OSError.
 
-    A redirect is followed, and a slot that is on its way waited for, until `timeout_s` has passed: the command was not
-    executed then. Nothing else is tried twice.
+    Until `timeout_s` has passed it follows redirects and waits for a migrating slot: the command was not executed then.
+    Nothing else is tried twice.
     """
 
-    def __init__(self, servers: Topology, timeout_s: float, connect_timeout_s: float, connections: int) -> None:
-        self._servers = servers
+    def __init__(self, topology: Topology, timeout_s: float, connect_timeout_s: float, connections: int) -> None:
+        self._servers = topology
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._connections = connections
         self._pools: dict[Endpoint, ConnectionPool] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        servers.on_change(self._close_removed)
+        topology.on_change(self._close_removed)
 
     def server_of(self, key: str) -> Endpoint | None:
         """None while it is not known."""
-        servers = self._servers.slot_map
-        return servers.owner(key.encode()) if servers is not None else None
+        slot_map = self._servers.slot_map
+        return slot_map.owner(key.encode()) if slot_map is not None else None
 
     @property
     def is_sharded(self) -> bool:
-        """As far as is known."""
+        """As far as we know."""
         return self._servers.slot_map is not None and self._servers.slot_map.sharded
 
     async def sharded(self) -> bool:
-        """Whether it is a Cluster: then pub/sub is by slot, too, and the verbs are SPUBLISH and SSUBSCRIBE."""
+        """Whether it is a Cluster: then pub/sub goes by slot, too, and the verbs are SPUBLISH and SSUBSCRIBE."""
         return (await self._servers.resolve()).sharded
 
     async def masters(self) -> list[ConnectionPool]:
@@ -68,8 +68,8 @@ class RoutingClient:
         deadline = timeouts.Timer(lambda: None)
         try:
             while True:
-                servers = await self._servers.resolve()
-                endpoint = servers.owner(name)
+                slot_map = await self._servers.resolve()
+                endpoint = slot_map.owner(name)
                 if endpoint is None:
                     self._servers.refresh()
                     raise ClusterDownError("no server has this slot")
@@ -81,7 +81,7 @@ class RoutingClient:
                     redirects += 1
                     if isinstance(error, MovedError):
                         self._servers.moved(error.slot_id, error.host, error.port, endpoint)
-                    if not servers.sharded or deadline.due is None:
+                    if not slot_map.sharded or deadline.due is None:
                         raise
                     if redirects > 1 or not isinstance(error, MovedError):
                         await asyncio.sleep(MOVING_PAUSE_S)
@@ -104,14 +104,14 @@ class RoutingClient:
         return self._pools[endpoint]
 
     def _close_removed(self) -> None:
-        servers = self._servers.slot_map
-        for endpoint in self._pools.keys() - (servers.masters() if servers is not None else set()):
+        slot_map = self._servers.slot_map
+        for endpoint in self._pools.keys() - (slot_map.masters() if slot_map is not None else set()):
             task = asyncio.create_task(self._leave(self._pools.pop(endpoint)), name="leaving a server")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
     async def _leave(self, pool: ConnectionPool) -> None:
-        """What is under way may still be answered, or told where to go, until its own time is over."""
+        """Commands in flight may still be answered, or redirected, until their timeout."""
         try:
             pool.close_idle()
             await asyncio.sleep(self._timeout_s)

@@ -1,8 +1,8 @@
-"""Which server of a Redis is asked for which key: one map for all clients and subscriptions of a process.
+"""Which server of a Redis has which key: one map for all clients and subscriptions of a process.
 
-One server, the master that Sentinels name, or the masters of a Cluster by slot. The map is learned at the first use,
-so a process may start while Redis is away, and learned anew when an answer, or none, says that it may be old.
-Nobody waits for that: what is sent to the wrong server meanwhile fails, or is told where to go.
+One server, the master that Sentinels name, or the masters of a Cluster by slot. The map is learned at its first use, so
+a process may start while Redis is away. It is refreshed when a reply, or a missing one, shows that it may be old.
+Nothing waits for that: a command sent to the wrong server meanwhile fails, or is redirected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relay.redis.address import Endpoint, RedisAddress
 from relay.redis.command_connection import CommandConnection
 from relay.redis.errors import describe_redis_error
 
-ASK_TIMEOUT_S = 1.0  # of one server, about the others
+ASK_TIMEOUT_S = 1.0  # for asking one server about the others
 ASK_AT_ONCE = 3
 AGAIN_AFTER_S = 0.25
 SLOTS = 16384
@@ -31,7 +31,7 @@ logger = logging.get_logger("servers")
 
 
 class SlotMap(NamedTuple):
-    """`owners`: the one server, or with `sharded` that of each slot of a Cluster, None where it has none."""
+    """`owners`: the one server; if `sharded`, the server of each slot of a Cluster, None if the slot has none."""
 
     sharded: bool
     owners: list[Endpoint | None]
@@ -44,7 +44,7 @@ class SlotMap(NamedTuple):
 
 
 class Topology:
-    """`map`: what is known, None before anything is. `failures`: how often in a row nothing could be learned."""
+    """`slot_map`: None before it was learned. `failures`: how often in a row it could not be learned."""
 
     def __init__(self, address: RedisAddress, *, quiet: bool = False) -> None:
         self.address = address
@@ -60,7 +60,7 @@ class Topology:
         self._trouble = logging.FailureLog(logger, "servers_unknown")
 
     def on_change(self, changed: Callable[[], None]) -> None:
-        """Have this called after every change of the map."""
+        """Call this after every change of the map."""
         self._changed.append(changed)
 
     async def resolve(self) -> SlotMap:
@@ -70,15 +70,15 @@ class Topology:
         return self.slot_map
 
     def refresh(self) -> None:
-        """The map may be old: learn it anew, at most every AGAIN_AFTER_S."""
+        """The map may be old: learn it again, at most every AGAIN_AFTER_S."""
         if not self._fixed:
             self._learn()
 
-    def moved(self, slot: int, host: str, port: int, said_by: Endpoint) -> None:
-        """A server of a Cluster said that another one has this slot; without a host it means its own."""
+    def moved(self, slot: int, host: str, port: int, reported_by: Endpoint) -> None:
+        """A server of a Cluster reported that another one has this slot; without a host it means its own host."""
         if self.slot_map is None or not self.slot_map.sharded:
-            return  # of a Cluster that was taken for one server: nothing to be done with one slot
-        owner = Endpoint(said_by.host if host in ("", "?") else host, port)
+            return  # a Cluster that was taken for one server: one slot's owner does not help
+        owner = Endpoint(reported_by.host if host in ("", "?") else host, port)
         if self.slot_map.owners[slot] != owner:
             self.slot_map.owners[slot] = owner
             self._tell()
@@ -123,7 +123,7 @@ class Topology:
             changed()
 
     def _queries(self) -> list[Awaitable[SlotMap]]:
-        """A few servers to ask, at random: one that is cut off from the others may have an old answer."""
+        """Ask a few servers, chosen at random: one that is cut off from the others may give an old answer."""
         address, known = self.address, self.slot_map
         if address.kind == "sentinel":
             return [_ask_sentinel(address, seed) for seed in address.seeds]
@@ -135,8 +135,8 @@ class Topology:
 
 
 async def _first_success(ways: list[Awaitable[SlotMap]]) -> SlotMap:
-    """The first answer that is one. Raises the last failure."""
-    failure: Exception = exceptions.ConnectionError("nobody to ask")
+    """The first answer that is no failure. Raises the last failure."""
+    failure: Exception = exceptions.ConnectionError("there is no server to ask")
     tasks = [asyncio.ensure_future(way) for way in ways]
     try:
         for answer in asyncio.as_completed(tasks):
@@ -145,7 +145,7 @@ async def _first_success(ways: list[Awaitable[SlotMap]]) -> SlotMap:
             except NoPermissionError as error:
                 failure = error
             except ResponseError as error:
-                failure = exceptions.ConnectionError(str(error))  # it is not about the command that waits for this
+                failure = exceptions.ConnectionError(str(error))  # it is not about the command that waits for the map
             except (RedisError, OSError, TimeoutError) as error:
                 failure = error
         raise failure
@@ -156,11 +156,11 @@ async def _first_success(ways: list[Awaitable[SlotMap]]) -> SlotMap:
 
 
 async def _ask_server(address: RedisAddress, endpoint: Endpoint) -> SlotMap:
-    """A plain address: one server, unless it says that it is of a Cluster."""
+    """A plain address: one server, unless it reports that it belongs to a Cluster."""
     try:
         reply = await _ask(address, endpoint, "HELLO")
     except ResponseError:
-        return SlotMap(False, [endpoint])  # it does not know HELLO: old, or something before it
+        return SlotMap(False, [endpoint])  # it does not know HELLO: an old Redis, or a proxy
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=False)
     if dict(pairs).get(b"mode") != b"cluster":
         return SlotMap(False, [endpoint])
@@ -171,7 +171,7 @@ async def _ask_cluster(address: RedisAddress, endpoint: Endpoint) -> SlotMap:
     owners: list[Endpoint | None] = [None] * SLOTS
     for first, last, master, *_ in await _ask(address, endpoint, "CLUSTER", "SLOTS"):
         host = (master[0] or b"?").decode()
-        host = endpoint.host if host == "?" else host  # as you reached me
+        host = endpoint.host if host == "?" else host  # '?': the host by which we have reached it
         owners[first : last + 1] = [Endpoint(host, int(master[1]))] * (last + 1 - first)
     if not any(owners):
         raise ClusterDownError("no slot of the Cluster has a server")
@@ -193,8 +193,8 @@ async def _ask_sentinel(address: RedisAddress, sentinel: Endpoint) -> SlotMap:
 
 
 async def _ask(address: RedisAddress, endpoint: Endpoint, *command: str) -> Any:
-    link = await CommandConnection.open(address, endpoint, ASK_TIMEOUT_S)
+    connection = await CommandConnection.open(address, endpoint, ASK_TIMEOUT_S)
     try:
-        return await link.execute(ASK_TIMEOUT_S, *command)
+        return await connection.execute(ASK_TIMEOUT_S, *command)
     finally:
-        link.abort()
+        connection.abort()

@@ -400,7 +400,7 @@ MUTANTS = [
     Mutant(
         "an idle connection that is trusted",
         "relay/redis/pool.py",
-        [Change("if link.fresh or await self._answers(link):", "if not link.lost:")],
+        [Change("if connection.fresh or await self._answers(connection):", "if not connection.lost:")],
         [_IDLE + "a_firewall_that_drops_idle_connections_without_a_word_costs_no_submit"],
         [
             _POOL + "a_connection_that_was_closed_while_it_was_idle_costs_no_command",

@@ -45,8 +45,8 @@ async def redis(url: str) -> AsyncIterator[RoutingClient]:
     ("reply", "reason"),
     [
         ("-WRONGPASS invalid username-password pair or user is disabled.", "it refuses this user or password"),
-        ("-NOAUTH HELLO must be called with the client already authenticated", "it wants a password"),
-        ("-NOAUTH Authentication required.", "it wants a password"),
+        ("-NOAUTH HELLO must be called with the client already authenticated", "it requires a password"),
+        ("-NOAUTH Authentication required.", "it requires a password"),
         ("-ERR DB index is out of range", "DB index is out of range"),
     ],
 )

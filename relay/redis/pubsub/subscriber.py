@@ -1,12 +1,12 @@
 """Subscriptions of a whole process: each channel on the server that publishes it, on one connection per server.
 
-Pub/sub is only a hint: this class promises no message, but never hides a loss. After `acknowledged` every message
-that the connection received is handed on in order; whenever it may have missed some, `acknowledged` comes again.
-redis-py's PubSub re-subscribes by itself and says nothing; a half-open one notices nothing; and it costs three times
-the CPU per message (46 µs against 13.5, measured).
+Pub/sub is only a hint: this class promises no message, but never hides a loss. After `acknowledged` every message that
+the connection received is passed on in order; whenever it may have missed some, `acknowledged` is called again.
+redis-py's PubSub subscribes again silently, does not notice a half-open connection, and costs three times the CPU per
+message (46 µs against 13.5, measured).
 
-In a Cluster a channel is published by the server that has its slot, and by no other. Where that is may change at any
-moment: then the channel is asked for where it is now.
+In a Cluster only the server that has a channel's slot publishes it. The slot may move at any moment: then the channel
+is subscribed on its new server.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from relay.redis.address import Endpoint
 from relay.redis.pubsub.server_feed import ServerFeed
 from relay.redis.topology import Topology
 
-_ASSIGN_AFTER_S = 0.02  # of a change: not at once, as two servers may each say that the other one has a slot
-_ASSIGN_RETRY_S = 0.25  # while nobody is known to have a channel's slot, or its server will not publish it now
-_UNREADABLE_S = 60.0  # without a message that cannot be read; then the next one is told again
+_ASSIGN_AFTER_S = 0.02  # after a change: not at once, as two servers may each report that the other one has a slot
+_ASSIGN_RETRY_S = 0.25  # while no server is known for a channel's slot, or its server does not publish it now
+_UNREADABLE_S = 60.0  # without a message that cannot be read; then the next one is logged again
 
 logger = logging.get_logger("subscription")
 
 
 class ChannelListener(Protocol):
-    """What a channel's follower hears. Called on the event loop; must not block or raise."""
+    """Who listens to one channel: a follower. Called on the event loop; must not block or raise."""
 
     def acknowledged(self) -> None:
         """Subscribed, for the first time or again: anything before this moment may have been missed."""
@@ -36,24 +36,24 @@ class ChannelListener(Protocol):
     def message(self, payload: bytes) -> None: ...
 
     def lost(self) -> None:
-        """Nothing is heard of Redis here: hints may not come for a while. `acknowledged` need not follow."""
+        """Redis is silent: there may be no hints for a while. `acknowledged` need not follow."""
 
 
 class ChannelSource(Protocol):
     """Where a follower's hints come from."""
 
     async def subscribe(self, channel: str, listener: ChannelListener) -> None:
-        """Returns once the subscription is in force; `acknowledged` has been called by then."""
+        """Returns when the subscription is active; `acknowledged` has been called by then."""
 
     def unsubscribe(self, channel: str, listener: ChannelListener) -> None:
-        """Nothing more for this listener; a later one of the same channel is left alone."""
+        """Stop calling this listener; a later one of the same channel is not affected."""
 
 
 class Subscriber:
-    """The process's subscriptions. `start` before, `aclose` after everything else."""
+    """The process's subscriptions. `start` it before, and `aclose` it after everything else."""
 
-    def __init__(self, servers: Topology) -> None:
-        self._topology = servers
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
         self._listeners: dict[bytes, ChannelListener] = {}
         self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
         self._assigned: dict[bytes, ServerFeed] = {}
@@ -73,7 +73,7 @@ class Subscriber:
         await asyncio.gather(*(feed.aclose() for feed in self._feeds.values()), *self._leaving)
 
     async def subscribe(self, channel: str, listener: ChannelListener) -> None:
-        """One listener per channel. Waits for the acknowledgement as long as its caller lets it."""
+        """One listener per channel. It waits for the acknowledgement without a limit; the caller sets one."""
         name = channel.encode()
         self._listeners[name] = listener
         acknowledged = asyncio.get_running_loop().create_future()
@@ -94,7 +94,7 @@ class Subscriber:
         if (feed := self._assigned.pop(name, None)) is not None:
             feed.unsubscribe(name)
 
-    # What feeds say
+    # Called by feeds
 
     def message(self, name: bytes, payload: bytes) -> None:
         if (listener := self._listeners.get(name)) is None:
@@ -102,7 +102,7 @@ class Subscriber:
         try:
             listener.message(payload)
             self._unreadable.succeeded()
-        except Exception as error:  # would cost all others their connection; it is no message of ours, perhaps
+        except Exception as error:  # perhaps not our message; it must not cost all others their connection
             metrics.bugs.labels("subscription").inc()
             self._unreadable.unexpected(error, channel=name.decode(errors="replace"))
             listener.lost()
@@ -128,10 +128,10 @@ class Subscriber:
         self._topology.refresh()
         self._assign_soon(_ASSIGN_AFTER_S if moved else _ASSIGN_RETRY_S)
 
-    def moved(self, slot: int, host: str, port: int, said_by: Endpoint) -> None:
-        self._topology.moved(slot, host, port, said_by)
+    def moved(self, slot: int, host: str, port: int, reported_by: Endpoint) -> None:
+        self._topology.moved(slot, host, port, reported_by)
 
-    # Where channels are asked for
+    # Which feed has which channel
 
     def _assign_soon(self, after_s: float = _ASSIGN_AFTER_S) -> None:
         if self._timer is None:
@@ -141,25 +141,25 @@ class Subscriber:
         self._timer = None
         for name in tuple(self._listeners):
             self._assign(name)
-        servers = self._topology.slot_map
-        gone = self._feeds.keys() - servers.masters() if servers is not None else ()
+        slot_map = self._topology.slot_map
+        gone = self._feeds.keys() - slot_map.masters() if slot_map is not None else ()
         for endpoint in gone:
             task = asyncio.create_task(self._feeds.pop(endpoint).aclose(), name="leaving a feed")
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
     def _assign(self, name: bytes) -> None:
-        """Ask for a channel where it is published, unless that has been done."""
-        servers = self._topology.slot_map
-        owner = servers.owner(name) if servers is not None else None
-        placed = self._assigned.get(name)
-        if servers is None or owner is None:
+        """Subscribe to a channel on the server that publishes it, unless that has been done."""
+        slot_map = self._topology.slot_map
+        owner = slot_map.owner(name) if slot_map is not None else None
+        assigned = self._assigned.get(name)
+        if slot_map is None or owner is None:
             self._topology.refresh()
             self._assign_soon(_ASSIGN_RETRY_S)
-        elif placed is None or placed.endpoint != owner:
-            if placed is not None:
-                placed.unsubscribe(name)
+        elif assigned is None or assigned.endpoint != owner:
+            if assigned is not None:
+                assigned.unsubscribe(name)
             if owner not in self._feeds:
-                self._feeds[owner] = ServerFeed(self._topology.address, owner, servers.sharded, self)
+                self._feeds[owner] = ServerFeed(self._topology.address, owner, slot_map.sharded, self)
             self._assigned[name] = self._feeds[owner]
             self._assigned[name].subscribe(name)

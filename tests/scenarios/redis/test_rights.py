@@ -117,7 +117,7 @@ async def test_a_right_that_is_missing_is_named_by_what_starts_and_by_what_runs(
         assert await process.exited() == 2
         (line,) = process.stderr.read_text().splitlines()
         assert line == (
-            f"{command[0]}: This Redis cannot be used: the user of Redis lacks a right: "
+            f"{command[0]}: This Redis cannot be used: the Redis user lacks a right: "
             "+hset (docs/operations.md, A user of its own)"
         )
     async with Client(gateway.url, "s") as client:
@@ -130,6 +130,6 @@ async def test_a_right_that_is_missing_is_named_by_what_starts_and_by_what_runs(
     process = relay.spawn("relay", "queue")
     assert await process.exited() == 2
     assert process.stderr.read_text() == (
-        "relay: Redis refuses this (ZRANGE: the user of Redis lacks a right: +zrange (docs/operations.md, A user of its"
+        "relay: Redis refuses this (ZRANGE: the Redis user lacks a right: +zrange (docs/operations.md, A user of its"
         " own))\n"
     )
