@@ -1,8 +1,8 @@
 """Commands, client → server: decoded, checked and compared. Pure.
 
-A command travels in three steps, so that each kind of mistake gets its own code: bytes → `read` (a map at all?) →
-`reply_id` (may the error carry the client's id?) → `check` (a command with every field in order). Of what `read`
-refuses, `peek` finds the id.
+A command passes three steps, so that each kind of mistake gets its own code: bytes → `read` (is it a map?) →
+`reply_id` (may the error carry the client's id?) → `check` (is it a command with valid fields?). For a message that
+`read` refuses, `peek` finds the id.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from relay.protocol.words import (
 
 MAX_ID_LENGTH = 64
 MAX_METADATA_BYTES = 4 * 1024
-MAX_NESTING = 100  # of what a submit says, itself included: fewer levels than whoever handles it has room for
+MAX_NESTING = 100  # of a submit, itself included: fewer levels than any of our code can handle
 MAX_ECHO_BYTES = 64 * 1024  # what a ping may ask to be sent back; a frame must hold it
 MAX_IGNORED = 20
 MAX_IGNORED_LENGTH = 64
 
 _ADDRESSING = ("session", "request_id")
-# Of a submit; never to be changed: the hashes that were stored before depend on it.
+# Fields of a submit. Never change this: stored hashes depend on it.
 _KNOWN_EARLIER = (
     "content", "messages", "retry_of", "queue", "mode", "schema", "priority", "provider", "model", "max_tokens",
     "system", "metadata",
@@ -77,7 +77,7 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """One question. Exactly one of `content`, `messages` and `retry_of`; see PROTOCOL section 3."""
+    """One question. Exactly one of `content`, `messages` and `retry_of`; see docs/protocol.md, section 3."""
 
     session: str
     request_id: str
@@ -96,24 +96,24 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
 
     @property
     def user_turn(self) -> str:
-        """The question itself; empty for `retry_of`, whose question stands in the log already."""
+        """The question itself; empty for `retry_of`, whose question is in the log already."""
         if self.messages:
             return self.messages[-1].content
         return self.content or ""
 
     def body_hash(self) -> str:
-        """Equal for equal bodies: the fields that differ from the wire's default, but the addressing ones.
+        """Equal for equal bodies. It covers the fields that differ from the wire's default, except the addressing ones.
 
-        So a field that a later release adds changes no hash of a body that does without it.
+        So a field that a later release adds does not change the hash of a body without it.
         """
         return _hash({field.encode_name: value for field, value in self._body() if value != field.default})
 
     def earlier_hash(self) -> str:
-        """As the release before had it: all fields that it knew, defaults filled in."""
+        """The hash of the release before: all fields that it knew, with defaults filled in."""
         return _hash({field.encode_name: value for field, value in self._body() if field.name in _KNOWN_EARLIER})
 
     def kept_hash(self) -> str:
-        """The one to be stored: gateways of the release before, which know no other, are to recognise what they can."""
+        """The hash to store: gateways of the release before know only theirs, and must recognise what they can."""
         added = any(value != field.default for field, value in self._body() if field.name not in _KNOWN_EARLIER)
         return self.body_hash() if added else self.earlier_hash()
 
@@ -157,7 +157,7 @@ def read(raw: bytes | str) -> Fields:
 
 
 def peek(raw: bytes | str) -> Fields:
-    """`id` and `session` of a message that is not read: too large, or no JSON; as far as they can be found."""
+    """`id` and `session` of a message that is not read (too large, or not JSON), as far as they can be found."""
     try:
         found = _peeker.decode(raw)
     except (RecursionError, msgspec.DecodeError, UnicodeError):
@@ -166,13 +166,13 @@ def peek(raw: bytes | str) -> Fields:
 
 
 def reply_id(fields: Fields) -> str | None:
-    """The id that the reply, or the error, carries back; None if there is none that can be read."""
+    """The id that the reply, or the error, carries back; None if there is no valid one."""
     value = fields.get("id")
     return value if isinstance(value, str) and len(value) <= MAX_ID_LENGTH else None
 
 
 def check(fields: Fields, limits: dict[str, float]) -> Command:
-    """Turn a map into the command it claims to be. Raises ClientError that names the field."""
+    """Turn a map into the command it claims to be. Raises ClientError, which names the field."""
     try:
         return _check(fields, limits)
     except RecursionError:
@@ -186,7 +186,7 @@ def _check(fields: Fields, limits: dict[str, float]) -> Command:
     if not isinstance(kind, str):
         raise ClientError("bad_message", "type must be a string.")
     if kind not in _KINDS:
-        raise ClientError("unknown_type", f"There is no such command; known are {', '.join(_KINDS)}.")
+        raise ClientError("unknown_type", f"There is no such command. The commands are {', '.join(_KINDS)}.")
     struct = _KINDS[kind]
     if "session" in struct.__struct_fields__:
         check_session(fields.get("session"))
@@ -203,9 +203,9 @@ def _check(fields: Fields, limits: dict[str, float]) -> Command:
 
 
 def ignored(fields: Fields) -> list[str]:
-    """Names of the fields of a submit that were not understood: the first of them, each as far as it may be shown.
+    """The names of a submit's unknown fields: the first of them, each shortened.
 
-    They may end on a terminal: what does not print is not sent back.
+    They may be shown on a terminal, so characters that do not print are replaced.
     """
     unknown = (name for name in fields if name not in _UNDERSTOOD)
     shown = dict.fromkeys(_printable(name[:MAX_IGNORED_LENGTH]) for name in islice(unknown, MAX_IGNORED))
@@ -236,11 +236,11 @@ def check_cursor(value: Any) -> Cursor:
         known_epoch = isinstance(epoch, str) and EPOCH.match(epoch) is not None
         if known_epoch and isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq <= MAX_SEQ:
             return Cursor(str(epoch), seq)
-    raise ClientError("bad_cursor", "cursor must be {epoch, seq}: an epoch as it was sent, and a seq of 0 to 2^53-1.")
+    raise ClientError("bad_cursor", "cursor must be {epoch, seq}: an epoch from the server, and a seq of 0 to 2^53-1.")
 
 
 def check_values(command: Command, limits: dict[str, float]) -> None:
-    """What the types alone cannot say."""
+    """Check what the types alone cannot express."""
     match command:
         case Submit():
             check_submit(command, limits)
@@ -270,10 +270,10 @@ def check_submit(submit: Submit, limits: dict[str, float]) -> None:
     elif not submit.user_turn:
         raise ClientError("bad_message", "The question is empty: content must have at least one character.")
     if submit.mode != "chat":
-        raise ClientError("bad_message", "mode: only chat is on offer here.")
+        raise ClientError("bad_message", "mode: only chat is supported here.")
     if len(msgspec.json.encode(submit.user_turn)) > limits["max_content_bytes"]:
         raise ClientError("too_large", f"content is larger than max_content_bytes ({limits['max_content_bytes']:.0f}).")
-    submit.body_hash()  # so that what is nested too deeply to be compared is refused here
+    submit.body_hash()  # refuses a body that is nested too deeply to be compared
     if submit.metadata is not None and len(msgspec.json.encode(submit.metadata)) > MAX_METADATA_BYTES:
         raise ClientError("bad_message", f"metadata is larger than {MAX_METADATA_BYTES} bytes.")
 
@@ -283,7 +283,7 @@ def _hash(body: Fields) -> str:
 
 
 def _integral(value: Any, room: int = MAX_NESTING) -> Any:
-    """JSON has one kind of number: 1.0 and 1 are the same value. Raises ClientError for what nests too deeply."""
+    """JSON has one kind of number: 1.0 and 1 are the same value. Raises ClientError if it nests too deeply."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict | list) and not room:
@@ -296,7 +296,7 @@ def _integral(value: Any, room: int = MAX_NESTING) -> Any:
 
 
 def _sentence(error: msgspec.ValidationError) -> str:
-    """msgspec says "Expected `str`, got `int` - at `$.field`"; a person reads the field first."""
+    """msgspec says "Expected `str`, got `int` - at `$.field`"; we put the field first."""
     what, _, where = str(error).rpartition(" - at `$")
     if not what:
         return str(error)

@@ -1,9 +1,9 @@
-"""Compaction: many events into few, with the same text for every viewer. Pure.
+"""Compaction: turns many events into few, with the same text for every viewer. Pure.
 
-Used for replay, for late joiners, and for what a slow reader has not taken yet. The rules are PROTOCOL section 4's:
-tokens (and reasoning) of one generation and attempt merge where their first part stood, but never across its `data`, so
-that this keeps its place; overtaken statuses go; a `restart` drops what it voids; everything else passes untouched,
-also events of a type this release has not heard of.
+Used for replay, for late joiners, and for what a slow reader has not taken yet. The rules are in docs/protocol.md,
+section 4: tokens (and reasoning) of one generation and attempt merge into the first of them, but never across its
+`data`, so that this keeps its position. Overtaken statuses are dropped, and a `restart` drops what it voids. Everything
+else passes unchanged, also events of a type that this release does not know.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import msgspec
 from relay.protocol import events, frames
 from relay.protocol.events import Header
 
-# Of one catchup frame around its events: type, session (128), two seqs, punctuation.
+# Of one catch-up frame around its events: type, session (128), two seqs, punctuation.
 _FRAME_OVERHEAD_BYTES = 280
-# Of a merged event around its text, beyond its first part's: the digits by which index and count may grow.
+# Of a merged event around its text, beyond that of its first part: the digits by which index and count may grow.
 _GROWTH_BYTES = 24
 _COMMA_BYTES = 1
-# A Server-Sent Event escapes them, and a frame has one bound over every transport.
+# Server-Sent Events escape these, and a frame's bound is the same on every transport.
 _ESCAPED = [(char.encode(), 6 - len(char.encode())) for char in "\x85\u2028\u2029"]  # none of them is ASCII
 _TEXT = {"tokens": events.Tokens, "reasoning": events.Reasoning}
 
 
 def _size(body: bytes) -> int:
-    """Bytes of an event where it takes the most."""
+    """Bytes of an event on the transport where it is largest."""
     if body.isascii():
         return len(body)
     return len(body) + sum(body.count(raw) * more for raw, more in _ESCAPED)
@@ -45,7 +45,7 @@ class _MergedEvent:
         self.count = header.count
 
     def merge(self, header: Header) -> int:
-        """Take in the part that follows; return the bytes by which the event grew."""
+        """Add the next part; returns the bytes by which the event grew."""
         if not self.texts:
             self.texts.append(self.header.text)
             self.size += _GROWTH_BYTES
@@ -66,11 +66,11 @@ class _MergedEvent:
 
 
 class Compactor:
-    """Builds one catchup at a time from events in order; `size` bounds its encoded bytes from above."""
+    """Builds one catch-up at a time from events in order; `size` is an upper bound of its encoded bytes."""
 
     def __init__(self) -> None:
         self.size = _FRAME_OVERHEAD_BYTES
-        self._slots: dict[int, _MergedEvent] = {}  # by a running number: in order, and cheap to delete from
+        self._slots: dict[int, _MergedEvent] = {}  # by a running number: ordered, and cheap to delete from
         self._next = 0
         # (type, generation, attempt) → the slot that its next part joins
         self._open: dict[tuple[str, str, int], int] = {}
@@ -86,7 +86,7 @@ class Compactor:
         return self.size + _size(body) + _GROWTH_BYTES + _COMMA_BYTES <= max_bytes
 
     def all_fit(self, bodies: list[bytes], max_bytes: int) -> bool:
-        """Whether these surely do, all of them."""
+        """Whether all of these surely do."""
         more = sum(_size(body) + _GROWTH_BYTES + _COMMA_BYTES for body in bodies)
         return self.size + more <= max_bytes
 
@@ -143,7 +143,7 @@ class Compactor:
 
 
 def compacted(bodies: Iterable[bytes]) -> list[bytes]:
-    """Events in order, compacted; compacted once more together with others, they give what all would have given."""
+    """Events in order, compacted. Compacting the result again with others gives the same as compacting all at once."""
     compactor = Compactor()
     for body in bodies:
         compactor.add(body)
@@ -153,9 +153,9 @@ def compacted(bodies: Iterable[bytes]) -> list[bytes]:
 def catchups(
     session: str, after: int, entries: Iterable[tuple[int, bytes]], upto: int, max_bytes: int
 ) -> Iterator[frames.Catchup]:
-    """The events after `after` up to `upto` as frames of at most `max_bytes` that follow on from each other.
+    """The events after `after`, up to `upto`, as consecutive frames of at most `max_bytes`.
 
-    `entries` are (seq, body) in order; seqs missing among them were trimmed, and the frame that spans them covers them.
+    `entries` are (seq, body) in order. Missing seqs were trimmed; the frame around them covers them.
     """
     packer = Packer(session, after, max_bytes)
     for seq, body in entries:
@@ -166,7 +166,7 @@ def catchups(
 
 
 class Packer:
-    """Feeds a Compactor and cuts frames where the next event would not fit; for entries that come in pages."""
+    """Feeds a Compactor, and cuts a frame where the next event would not fit; for entries that come in pages."""
 
     def __init__(self, session: str, after: int, max_bytes: int) -> None:
         self._session = session
@@ -176,7 +176,7 @@ class Packer:
         self._compactor = Compactor()
 
     def add(self, seq: int, body: bytes) -> frames.Catchup | None:
-        """Take one event in; returns the frame before it if that is full now."""
+        """Add one event; returns the frame before it if that is full."""
         full = None
         if self._compactor and not self._compactor.fits(body, self._max_bytes):
             full = self._cut(self._last)
@@ -185,7 +185,7 @@ class Packer:
         return full
 
     def take(self, seq: int, bodies: list[bytes]) -> bool:
-        """Take in what several events up to `seq` were compacted to, if there is room for all of it."""
+        """Add what several events up to `seq` were compacted to, if all of it fits; returns whether it did."""
         if not self._compactor.all_fit(bodies, self._max_bytes):
             return False
         for body in bodies:
@@ -194,7 +194,7 @@ class Packer:
         return True
 
     def close(self, upto: int) -> frames.Catchup | None:
-        """The rest, which covers everything up to `upto`; None if there is nothing to cover."""
+        """The last frame, which covers everything up to `upto`; None if there is nothing to cover."""
         return self._cut(upto) if upto >= self._from else None
 
     def _cut(self, seq: int) -> frames.Catchup:

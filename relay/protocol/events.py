@@ -1,7 +1,7 @@
 """Events: what a session's log holds. Written by workers and scripts, forwarded by gateways, applied by clients.
 
-An event's body is JSON without `session` and `seq`; the log knows both, and `live_frame` splices them in front, so
-that the bytes a worker serialised travel to every viewer untouched.
+An event's body is JSON without `session` and `seq`. The log knows both, and `live_frame` splices them in front, so that
+the bytes that a worker encoded reach every viewer unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from relay.protocol.words import FailureCode, Finish, RestartReason
 from relay.protocol.words import State as State
 
-# The names of the events below; `type` of one that a later release writes is none of them.
+# The names of the events below. An event of a later release may have another `type`.
 EventType = Literal["message", "status", "tokens", "reasoning", "data", "restart", "end"]
 _TYPES: dict[str, EventType] = {name: name for name in get_args(EventType)}
 
@@ -67,7 +67,7 @@ class Restart(Event, frozen=True, tag="restart"):
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Milliseconds since the answer was accepted, by Redis' clock; None: it never came to that."""
+    """Milliseconds since the answer was accepted, by Redis' clock; None: that was never reached."""
 
     total: int
     queued: int | None = None
@@ -80,7 +80,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why an answer failed; `code` is a FailureCode, or one of a later release."""
+    """Why an answer failed; `code` is a FailureCode, or a code of a later release."""
 
     code: str
     message: str
@@ -88,7 +88,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class EndMembers(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What only the writer of an `end` knows of it. The log adds the rest (`end_generation` in Lua)."""
+    """The members of an `end` that only its writer knows. The log adds the rest (`end_generation` in Lua)."""
 
     finish: Finish | None = None
     provider: str | None = None
@@ -101,7 +101,7 @@ class EndMembers(msgspec.Struct, frozen=True, omit_defaults=True):
 class End(Event, frozen=True, tag="end"):
     """The last event of its generation, as scripts write it; after `timings_ms` come the EndMembers.
 
-    Its words may be those of a later release, so they are strings here.
+    Its words may come from a later release, so they are plain strings here.
     """
 
     generation: str
@@ -120,7 +120,7 @@ class End(Event, frozen=True, tag="end"):
 
     @property
     def why(self) -> str:
-        """In words, why the answer is not complete; with the code, by which to look it up."""
+        """Why the answer is not complete, in words; with the code, for looking it up."""
         return f"{self.error.message} ({self.error.code})" if self.error is not None else self.reason
 
 
@@ -128,7 +128,7 @@ AnyEvent = Message | Status | Tokens | Reasoning | Data | Restart | End
 
 
 class Header(msgspec.Struct, frozen=True):
-    """The fields of any event that a reader needs to follow, merge or drop it; unknown types decode too."""
+    """The fields of an event that a reader needs to follow, merge or drop it. Unknown types decode, too."""
 
     type: str
     generation: str | None = None
@@ -144,12 +144,12 @@ read_header = msgspec.json.Decoder(Header).decode
 
 
 def known(event_type: str) -> EventType | None:
-    """The same, if it is a type that this release knows."""
+    """The type itself, if this release knows it."""
     return _TYPES.get(event_type)
 
 
 def end_of(frame: dict[str, Any]) -> End:
-    """An `end` that came as a frame, or in one."""
+    """An `end` that came as a frame, or inside one."""
     return msgspec.convert(frame, End)
 
 
@@ -159,7 +159,7 @@ def completed(provider: str | None, finish: Finish, model: str | None, usage: Us
 
 
 def failed(code: FailureCode, message: str, *, retryable: bool, provider: str | None = None) -> bytes:
-    """The members of an `end` with `failed`; `provider`: who was asked last."""
+    """The members of an `end` with `failed`; `provider`: the one asked last."""
     return encode(EndMembers(provider=provider, error=Failure(code, message, retryable)))
 
 

@@ -1,4 +1,4 @@
-"""Frames, server → client: everything but live events, whose bytes come from the log (see events.py)."""
+"""Frames, server → client: all except live events, whose bytes come from the log (see events.py)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Subscribed(Frame, frozen=True, kw_only=True, tag="subscribed"):
     head: int
     recovered: bool
     active: list[Active]
-    ignored: list[str] | None = None  # of the submit that is answered as a stream
+    ignored: list[str] | None = None  # of the submit that this event stream answers
 
 
 class Unsubscribed(Frame, frozen=True, kw_only=True, tag="unsubscribed"):
@@ -89,7 +89,7 @@ class ErrorFrame(Frame, frozen=True, kw_only=True, tag="error"):
 
 
 class Catchup(Frame, frozen=True, kw_only=True, tag="catchup", rename={"from_seq": "from"}):
-    """Events `from` … `seq` at once, compacted; each is the JSON body of an event."""
+    """All events from `from` to `seq`, compacted; each is the JSON body of an event."""
 
     session: str
     from_seq: int

@@ -1,7 +1,7 @@
 """relay.v1.msgpack: the same maps as JSON, in MessagePack, without extension types. Pure.
 
-Inside, every frame is JSON: the log holds JSON bodies and each is encoded once. This module translates at the edge, so
-that nothing behind it knows that there are two codecs. What JSON cannot say is refused on the way in.
+Inside, every frame is JSON: the log holds JSON bodies, and each is encoded once. This module translates at the edge, so
+that nothing behind it knows of two codecs. Input that JSON cannot express is refused.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from relay.errors import ClientError
 from relay.protocol import envelope
 from relay.protocol.commands import Fields
 
-_INTEGERS = range(-(2**63), 2**64)  # what MessagePack holds; JSON has no such bound
-_GROWTH = 6  # one byte of MessagePack is at most so many of JSON: a control character is \u0001
+_INTEGERS = range(-(2**63), 2**64)  # what MessagePack can hold; JSON has no such bound
+_GROWTH = 6  # one byte of MessagePack becomes at most this many of JSON: a control character is \u0001
 
 _decode = msgspec.msgpack.Decoder().decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,7 +53,7 @@ def read(raw: bytes) -> Fields:
 
 
 def peek(raw: bytes) -> Fields:
-    """`id` and `session` of a message that is not read: too large, or refused; as far as they can be found."""
+    """`id` and `session` of a message that is not read (too large, or refused), as far as they can be found."""
     try:
         found = _unpack(_peeker.decode, raw)
     except ClientError:
@@ -62,7 +62,7 @@ def peek(raw: bytes) -> Fields:
 
 
 def json_bytes(raw: bytes, enough: float) -> int:
-    """The message's size as JSON, which is what limits count; from above where that is no more than `enough`."""
+    """The message's size as JSON, which is what limits count; an upper bound if that does not exceed `enough`."""
     if len(raw) * _GROWTH <= enough:
         return len(raw) * _GROWTH
     return len(_unpack(lambda whole: _lenient(_decode(whole)), raw))
@@ -76,27 +76,27 @@ def _unpack(decode: Any, raw: bytes) -> Any:
     except (msgspec.DecodeError, UnicodeError):
         raise ClientError("bad_message", "The message is not valid MessagePack.") from None
     except (TypeError, ValueError, OverflowError):  # a map with a map for a key; a timestamp out of range
-        raise ClientError("bad_message", "The message holds what JSON cannot.") from None
+        raise ClientError("bad_message", "The message contains a value that JSON cannot express.") from None
 
 
 def _check(value: Any) -> None:
-    """Raises ClientError for what JSON has no word for."""
+    """Raises ClientError for what JSON cannot express."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if not isinstance(name, str):
-                raise ClientError("bad_message", "The message holds what JSON cannot: a key that is no string.")
+                raise ClientError("bad_message", "JSON cannot express this message: it has a key that is not a string.")
             _check(inner)
     elif isinstance(value, list):
         for inner in value:
             _check(inner)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ClientError("bad_message", "The message holds what JSON cannot: a number that is not finite.")
+        raise ClientError("bad_message", "JSON cannot express this message: it has a number that is not finite.")
     elif value is not None and not isinstance(value, str | int | float | bool):
-        raise ClientError("bad_message", "The message holds what JSON cannot: binary data or an extension type.")
+        raise ClientError("bad_message", "JSON cannot express this message: it has binary data or an extension type.")
 
 
 def _bounded(value: Any) -> Any:
-    """Integers beyond 64 bits as what a JavaScript client would read them as: floats, or else their digits."""
+    """Integers beyond 64 bits become what a JavaScript client would read: floats, or otherwise their digits."""
     if isinstance(value, dict):
         return {name: _bounded(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,6 +1,6 @@
 """What a client knows of one session, and the rules by which frames change it. Pure; the model for every client.
 
-`apply` takes a decoded frame and answers what to do next: nothing, subscribe again with the cursor (a gap), or
+`apply` takes a decoded frame and returns what to do next: nothing, subscribe again with the cursor (a gap), or
 subscribe without one (a checksum that does not match: the only way this state can be wrong).
 """
 
@@ -20,15 +20,17 @@ FrameDict = dict[str, Any]
 
 
 class Generation:
-    """One answer as a client shows it. `parts`: text as it came and the data among it, in one order; `texts` and `data`
-    are the same by themselves. `detail`: of the status that `state` is. `partial`: joined on the way, so its beginning
-    was never seen."""
+    """One answer as a client shows it.
+
+    `parts`: its texts and data in the order in which they came; `texts` and `data` have one kind each. `detail`: of the
+    status in `state`. `partial`: its beginning was never seen, as the client joined later.
+    """
 
     def __init__(self, generation: str) -> None:
         self.generation = generation
         self.attempt = 1
         self.state = "queued"
-        self.detail = ""  # of its `status`
+        self.detail = ""
         self.parts: list[str | FrameDict] = []
         self.texts: list[str] = []
         self.reasonings: list[str] = []
@@ -59,10 +61,11 @@ class Generation:
 
 
 class SessionView:
-    """One session's state and cursor. `prefix`: of the ids of its subscribes, one for each view on a connection.
+    """One session's state and cursor. `prefix`: of the ids of its `subscribe` commands; differs for each view on a
+    connection.
 
-    `interrupted`: answers that the new log does not have, and that may come back; `lost`: those that were given up.
-    `head`: the log's end when the subscription began.
+    `interrupted`: answers that the new epoch lacks, and that may come back; `lost`: those that were given up.
+    `head`: the log's head when the subscription began.
     """
 
     def __init__(self, session: str, prefix: str = "subscribe-") -> None:
@@ -71,15 +74,15 @@ class SessionView:
         self.epoch: str | None = None
         self.last = 0
         self.head = 0
-        self.waiting = True  # for the reply to `subscribe`: until it comes, log frames are another subscription's
+        self.waiting = True  # for the reply to `subscribe`: until then, log frames belong to an earlier subscription
         self.live = False
         self._asked = 0
-        self._resumed = False  # at a saved cursor: what came before it is not known here
-        self.unproven: set[str] = set()  # generations whose text does not match what the server said of it
+        self._resumed = False  # from a saved cursor: what came before it is not known here
+        self.unproven: set[str] = set()  # generations whose text does not match the server's checksum
         self.messages: list[FrameDict] = []
         self.generations: dict[str, Generation] = {}
         self._interrupted: dict[str, None] = {}  # this and the next two: the oldest first
-        self._awaited: dict[str, bool] = {}  # accepted, or forgotten here: to come, or to come again; whether once seen
+        self._awaited: dict[str, bool] = {}  # still to come, or to come again → whether it was seen before
         self._lost: dict[str, None] = {}
         self._outlived: set[str] = set()  # generations that were forgotten before their questions
 
@@ -102,7 +105,7 @@ class SessionView:
 
     @property
     def rebuilding(self) -> bool:
-        """Whether this is a part of the log only: the rest is on its way."""
+        """Whether only a part of the log is here yet, and the rest is on its way."""
         return self.epoch is None or self.last < self.head
 
     def resume(self, cursor: Cursor) -> None:
@@ -122,19 +125,19 @@ class SessionView:
         return command
 
     def forget(self) -> None:
-        """Drop cursor and state: the next subscribe brings everything."""
+        """Drop cursor and state: the next `subscribe` brings everything."""
         self._awaited |= dict.fromkeys(self._unfinished(), True)
         self.epoch, self.last, self._resumed = None, 0, False
         self.messages, self.generations, self.unproven, self._outlived = [], {}, set(), set()
 
     def expect(self, name: str) -> None:
-        """It was accepted: the log has it, or will have it."""
+        """This generation was accepted: the log has it, or will have it."""
         if name not in self.generations and name not in self._interrupted:
             self._lost.pop(name, None)
             self._awaited.setdefault(name, False)
 
     def give_up(self, names: Iterable[str]) -> list[str]:
-        """`limits.lost_after_s` have passed without a sign of these: those that are missing are lost. Returns them."""
+        """`limits.lost_after_s` have passed without a sign of these: those still missing are lost. Returns them."""
         given_up = set(names)
         lost = [name for name in self.missing if name in given_up]
         for name in lost:
@@ -145,8 +148,8 @@ class SessionView:
     def prune(self, keep: int) -> None:
         """Forget the oldest ended generations beyond `keep`, with their questions; unfinished ones stay.
 
-        Which question a retry answers is not told. While one is shown, the newest `keep` questions of those that were
-        forgotten stay: its own is among them. Of those that are lost, the newest `keep` are remembered.
+        The wire does not say which question a retry answers. So while a retry is shown, the newest `keep` questions of
+        forgotten generations stay: its own is among them. Of the lost ones, the newest `keep` are remembered.
         """
         self._lost = dict.fromkeys(list(self._lost)[-keep:])
         ended = [name for name, shown in self.generations.items() if shown.end is not None]
@@ -165,7 +168,7 @@ class SessionView:
         self.messages = [event for event in self.messages if event["generation"] not in dropped]
 
     def apply(self, frame: FrameDict) -> ApplyOutcome:
-        """Take in one frame of this session; frames of no session are none of its business."""
+        """Apply one frame of this session; all others are dropped."""
         if frame.get("session") != self.session:
             return "dropped"
         if frame["type"] == "subscribed":
@@ -189,19 +192,19 @@ class SessionView:
 
     def _subscribed(self, frame: FrameDict) -> ApplyOutcome:
         if self.waiting and self._asked and frame.get("id") != f"{self._prefix}{self._asked}":
-            return "dropped"  # of an earlier subscription; the reply to the last one is still to come
+            return "dropped"  # it belongs to an earlier subscription; the reply to the last one is still to come
         active = {known["generation"]: known for known in frame["active"]}
         if not frame["recovered"]:
             self.forget()
             self._reconcile(active)
         self.epoch, self.last, self.head, self.waiting = frame["epoch"], frame["at"], frame["head"], False
-        if self.live and not frame["recovered"] and frame["at"] > 0:  # at 0 everything follows, from its beginning
+        if self.live and not frame["recovered"] and frame["at"] > 0:  # at 0 everything follows from the beginning
             for known in active.values():
                 self._generation(known["generation"], known["attempt"]).partial = True
         return "applied"
 
     def _reconcile(self, active: Iterable[str]) -> None:
-        """Another log: of what was seen, it is to come again, or interrupted."""
+        """The log is another one: what was seen will come again, or is interrupted."""
         seen = [*self._interrupted, *(name for name, seen in self._awaited.items() if seen)]
         back = [name for name in (*seen, *self._lost) if name in active]
         for name in (*seen, *back):
@@ -213,7 +216,7 @@ class SessionView:
         return [name for name, shown in self.generations.items() if shown.end is None]
 
     def _came(self, name: str) -> None:
-        """It is not missed any more, nor lost."""
+        """It is neither missing nor lost any more."""
         self._interrupted.pop(name, None)
         self._awaited.pop(name, None)
         self._lost.pop(name, None)
@@ -221,10 +224,10 @@ class SessionView:
     def _event(self, event: FrameDict) -> ApplyOutcome:
         kind = events.known(event["type"])
         if kind is None:
-            return "applied"  # of a later release; its seq counts
+            return "applied"  # from a later release; its seq counts
         if kind == "message":
             if not any(known["message_id"] == event["message_id"] for known in self.messages):
-                self.messages.append(event)  # once, also if it had to be written again
+                self.messages.append(event)  # once, even if it had to be written again
             return "applied"
         shown = self._generation(event["generation"], event["attempt"])
         match kind:
@@ -238,7 +241,7 @@ class SessionView:
                 shown.data.append(event)
                 shown.parts.append(event)
             case "restart":
-                pass  # its attempt has voided what was shown
+                pass  # its higher attempt has already voided what was shown
             case "end":
                 shown.state, shown.detail, shown.end = event["reason"], "", event
                 return "applied" if shown.proves(event) else "mismatch"
@@ -250,7 +253,7 @@ class SessionView:
         shown.state, shown.detail = "streaming", ""
         if shown.partial and not shown.texts:
             shown.count = event["index"]
-            shown.partial = event["index"] > 0  # at 0 its beginning is seen after all
+            shown.partial = event["index"] > 0  # 0: its beginning was seen after all
         agrees = shown.count == event["index"]
         shown.texts.append(event["text"])
         shown.parts.append(event["text"])

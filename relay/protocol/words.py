@@ -1,13 +1,17 @@
-"""The vocabulary: every word of the contract, once, with why it exists.
+"""The words of the wire, each with one meaning (docs/glossary.md has all words of the project).
 
-session     one conversation; one append-only log of events
+session     one conversation, with one append-only log of events
 generation  one model answer inside a session, made by one job; ends in exactly one `end` event
-attempt     counted from 1; rises only together with a `restart`, which voids the text of the lower ones
-token       one text delta as the provider sent it: the unit that batches and indexes count
-batch       the tokens that one flush appended together
-seq         place of an event in its session's log: 1, 2, 3 … without holes; lets a client prove order
-epoch       one life of a log. A seq alone cannot tell that Redis lost data and counts anew; the epoch can
-cursor      {epoch, seq}: the last event that a client applied; all a client needs to resume
+attempt     counts from 1; rises only with a `restart`, which voids the text of the lower attempts
+token       one text delta as the provider sent it; batches and indexes count tokens
+batch       the tokens that one flush appended together, in one `tokens` or `reasoning` event
+seq         the place of an event in its log: 1, 2, 3 … without gaps; lets a client prove order
+epoch       names one history of a log. When Redis has lost data, seqs may be given twice; then a new epoch begins
+head        the last seq of a log
+cursor      {epoch, seq}: the last event that a client has applied; all that it needs to resume
+frame       one message from gateway to client: a live event, a catch-up, or a reply
+catch-up    a frame that carries all events from one seq to another at once, compacted
+gap         a frame does not start where the last one ended: the client subscribes again with its cursor
 """
 
 from __future__ import annotations
@@ -31,9 +35,9 @@ EPOCH = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 GENERATION = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 REQUEST_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}\Z")
 
-# Each closed set of words, once. Whatever lists one derives it from here; whatever branches on one ends in
+# Each closed set of words, once. Code that lists one derives it from here; code that branches on one ends in
 # assert_never, so that mypy finds each place that a new member concerns.
-Priority = Literal["high", "normal", "low"]  # in the order in which workers look
+Priority = Literal["high", "normal", "low"]  # in the order in which workers take jobs
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 Role = Literal["system", "user", "assistant"]
 Start = Literal["start", "live"]
@@ -48,14 +52,14 @@ FailureCode = Literal[
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """The last event that a client applied; `seq` 0 = nothing yet."""
+    """The last event that a client has applied; `seq` 0: none yet."""
 
     epoch: str
     seq: int
 
 
 def new_id(kind: str) -> str:
-    """A fresh id that cannot be guessed: `g_…` a generation, `m_…` a message, `c_…` a connection."""
+    """A new id that cannot be guessed: `g_…` for a generation, `m_…` a message, `c_…` a connection."""
     return f"{kind}_{secrets.token_hex(10)}"
 
 
