@@ -19,7 +19,7 @@ class _Lost:
     known: Active
     overdue_s: float
     is_back: bool = False  # but its text is not
-    tries: int = 0  # attempts to end it
+    tries: int = 0  # to end it
 
 
 class MissingGenerations:

@@ -78,7 +78,7 @@ class SessionView:
         self.live = False
         self._asked = 0
         self._resumed = False  # from a saved cursor: what came before it is not known here
-        self.unproven: set[str] = set()  # generations whose text does not match the server's checksum
+        self.unproven: set[str] = set()  # generations whose text does not match what the server reported
         self.messages: list[FrameDict] = []
         self.generations: dict[str, Generation] = {}
         self._interrupted: dict[str, None] = {}  # this and the next two: the oldest first

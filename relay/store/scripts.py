@@ -23,7 +23,8 @@ _LOADS = 3  # a slot may move to a server that lacks the script, too
 # elsewhere fails in its middle, with one half written. So no script begins then: two keys that never exist make the
 # server check whether the slot is migrating.
 #
-# Any error there means that; only a missing right of the Redis user is passed on, as waiting does not help.
+# Any other error there is the server's trouble, and passes in the same way. Only a missing right of the Redis user is
+# passed on: waiting does not bring it.
 _WHOLE_SLOT = """
 local function denied(reply) -- as redis/errors.py
   local text = type(reply) == 'table' and tostring(reply.err) or ''

@@ -43,7 +43,7 @@ class Snapshots:
                 return await self._at(session, limit, moment)
             except _Moved:
                 continue
-        raise StorageError("snapshot: the session was reset or restarted each time it was read")
+        raise StorageError("snapshot: the session changed each time it was read")
 
     async def generation(self, session: str, generation: str) -> dict[str, Any] | None:
         """One generation as in the snapshot, as of now; None if there is none."""
