@@ -17,6 +17,7 @@ from relay.store import acl
 from relay.store.keys import lua_names
 
 _STORE = files("relay.store")
+_SHARED = {"session": ("prelude", "generation"), "queue": ("prelude",)}  # what each script of a slot begins with
 _LOADS = 3  # a slot may move to a server that lacks the script, too
 
 # While a slot of a Cluster migrates, the keys of a session may lie on two servers, and a script that finds one of them
@@ -39,13 +40,13 @@ end
 
 
 class Script:
-    """One file of a lua/ folder. With a `slot`, the names of keys.py and the slot's prelude are put in front."""
+    """One file of a lua/ folder. With a `slot`, the names of keys.py and the slot's shared parts are put in front."""
 
     def __init__(self, name: str, slot: str = "") -> None:
         self.name = name
         folder = _STORE / slot / "lua"
         own = (folder / f"{name}.lua").read_text()
-        shared = (folder / "prelude.lua").read_text() if slot else ""
+        shared = "".join((folder / f"{part}.lua").read_text() for part in _SHARED.get(slot, ()))
         self.source = (lua_names() if slot else "") + _WHOLE_SLOT + shared + own
         self._sha = hashlib.sha1(self.source.encode()).hexdigest()
 

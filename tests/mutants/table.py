@@ -85,14 +85,14 @@ MUTANTS = [
     ),
     Mutant(
         "no fence",
-        "relay/store/session/lua/prelude.lua",
+        "relay/store/session/lua/generation.lua",
         [Change("if tonumber(state[1]) > tonumber(fence) then return { 'stale' } end", "")],
         [_DOUBTS + "a_frozen_worker_that_wakes_up_cannot_end_what_another_one_writes"],
         [_APPEND + "a_worker_that_lost_its_claim_writes_nothing_more"],
     ),
     Mutant(
         "a lease that a late renewal revives after it was given back",
-        "relay/store/session/lua/prelude.lua",
+        "relay/store/session/lua/generation.lua",
         [Change("if held and not state[3] then return { 'stale' } end", "")],
         [],
         [_CLAIM + "what_is_on_its_way_as_it_is_given_back_does_not_revive_the_lease"],
@@ -137,7 +137,7 @@ MUTANTS = [
     ),
     Mutant(
         "an append where the session is lost",
-        "relay/store/session/lua/prelude.lua",
+        "relay/store/session/lua/generation.lua",
         [Change("  if not epoch then return { 'unknown' } end\n", "")],
         [],
         [
@@ -212,7 +212,7 @@ MUTANTS = [
     ),
     Mutant(
         "a stop that is not told to the worker's appends",
-        "relay/store/session/lua/prelude.lua",
+        "relay/store/session/lua/generation.lua",
         [Change("if state[2] == 'ended' then return { 'ended' } end", "")],
         [],  # the fence that a stop raises keeps a worker out as well
         [_APPEND + "nothing_is_written_after_the_end_or_without_a_generation"],
@@ -471,14 +471,14 @@ MUTANTS = [
     ),
     Mutant(
         "a retry that is replaced by what it retries",
-        "relay/store/session/lua/prelude.lua",
+        "relay/store/session/lua/generation.lua",
         [Change("      if is_newer(other, generation) then return end\n", "")],
         [],
         [_END + "a_retry_that_ends_before_what_it_retries_stays_the_answer"],
     ),
     Mutant(
         "an end that is no such event",
-        "relay/store/session/lua/prelude.lua",
+        "relay/store/session/lua/generation.lua",
         [Change(""","text_bytes":' .. bytes""", ""","bytes":' .. bytes""")],
         [],
         ["tests/store/test_events_of_scripts.py::test_what_each_script_writes_is_an_event_and_nothing_more"],
@@ -492,7 +492,7 @@ MUTANTS = [
     ),
     Mutant(
         "a generation that is made without a field",
-        "relay/store/session/lua/prelude.lua",
+        "relay/store/session/lua/generation.lua",
         [Change("'reasoned', 0, 'data', 0, 'bytes', 0,", "'reasoned', 0, 'bytes', 0,")],
         [],
         [
@@ -938,7 +938,7 @@ MUTANTS = [
     ),
     Mutant(
         "an end that the protocol does not know",
-        "relay/store/session/lua/prelude.lua",
+        "relay/store/session/lua/generation.lua",
         [Change('"total":', '"whole":')],
         [],
         [_END + "whichever_script_ends_an_answer_writes_an_end_as_the_protocol_has_it"],

@@ -36,7 +36,7 @@ def test_a_script_that_knows_no_priority_takes_one_that_workers_look_for() -> No
 
 def test_scripts_end_an_answer_for_the_reasons_that_there_are() -> None:
     named = {name for script in SCRIPTS.values() for name in re.findall(r"end_generation\([^,]+, '(\w+)'", script)}
-    named |= set(re.findall(r"reason == '(\w+)'", SCRIPTS["session prelude"]))
+    named |= set(re.findall(r"reason == '(\w+)'", SCRIPTS["generation"]))
     assert named == {"stopped", "failed", "complete"}
     assert named <= set(get_args(Reason))
 

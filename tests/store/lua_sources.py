@@ -66,5 +66,4 @@ def _name(file: Path) -> str:
 
 
 def _precedes(file: Path, script: Script) -> bool:
-    text, own = file.read_text(), lua_files()[script.name].read_text()
-    return bool(text) and script.source.endswith(text + own)
+    return file != lua_files()[script.name] and file.read_text() in script.source

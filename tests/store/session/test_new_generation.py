@@ -80,4 +80,4 @@ async def test_one_that_is_buried_keeps_its_place_and_does_not_run(session_log: 
 
 def test_no_script_makes_one_by_itself() -> None:
     scripts = (files("relay.store.session") / "lua").iterdir()
-    assert [file.name for file in scripts if "'accepted', digits" in file.read_text()] == ["prelude.lua"]
+    assert [file.name for file in scripts if "'accepted', digits" in file.read_text()] == ["generation.lua"]
