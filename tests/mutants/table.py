@@ -581,8 +581,8 @@ MUTANTS = [
         "an iterator of theirs that is asked for unguarded",
         "workers/relay_workers/providers/app.py",
         [
-            Change("            return aiter(theirs)\n        except BaseException as error:  # what a library",
-                   "        except BaseException as error:  # what a library"),
+            Change("            return aiter(theirs)\n        except BaseException as error:  # also",
+                   "        except BaseException as error:  # also"),
             Change(" from None\n\n    async def _next(",
                    " from None\n        return aiter(theirs)\n\n    async def _next("),
         ],

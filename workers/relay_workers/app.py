@@ -13,14 +13,14 @@ iterator). It yields, in the order in which they are to be shown:
 
     str, Text   a piece of the answer
     Reasoning   a piece of the model's reasoning
-    Data        something to show in its place among the text: a name of 1 to 128 characters and any JSON value
-    Finished    at the very end, if at all: how the model finished, its name, its usage. Without it: finish "stop"
+    Data        something to show at this point of the text: a name of 1 to 128 characters and any JSON value
+    Finished    optional, at the very end: how the model finished, its name, its usage. Without it: finish "stop"
 
-The answer is whole when the generator returns. It fails when the generator raises: `ProviderError` says how (its code
-and `retryable` reach the client, its text goes to the log); of any other exception the log gets class, file and line,
-never the text, which may quote a prompt. When somebody stops the answer, the generator is cancelled where it awaits:
-`try … finally` and `async with` clean up, as always. Nothing is kept between two calls, and many run at a time on one
-event loop: what blocks belongs in `asyncio.to_thread`.
+The answer is complete when the generator returns. It fails when the generator raises: `ProviderError` says how (its
+code and `retryable` reach the client, its text goes to the log). For any other exception the log gets its class, file
+and line, never its text, which may quote a prompt. When somebody stops the answer, the generator is cancelled where it
+awaits: `try … finally` and `async with` clean up as usual. Nothing is kept between two calls, and many run at a time
+on one event loop: put blocking code into `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ __all__ = ["Data", "Finished", "Job", "Part", "ProviderError", "Reasoning", "Tex
 class Job(msgspec.Struct, frozen=True):
     """One question and its whole context.
 
-    `messages`: turns with `role` (system, user or assistant) and `content`, oldest first, the last one a user's;
-    `model` and `max_tokens` as the submit or the settings ask for them, else None; `metadata` as the submit has it.
+    `messages`: turns with `role` (system, user or assistant) and `content`, oldest first, the last one a user's.
+    `model` and `max_tokens`: from the submit or the settings, otherwise None. `metadata`: from the submit.
     """
 
     session: str
@@ -55,7 +55,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, prompt: Prompt, model: str | None) -> Job:
-        """The job of a prompt; `model` where that names none."""
+        """The job for a prompt; `model` is used where the prompt names none."""
         return cls(
             prompt.session,
             prompt.generation,

@@ -52,8 +52,8 @@ def serve(
 async def _until_signalled(loaded: Settings) -> None:
     stopping, at_once = asyncio.Event(), asyncio.Event()
     on_stop_signal(lambda: (at_once if stopping.is_set() else stopping).set())
-    asked = provider_pool(loaded)  # first: what is wrong with its settings needs no Redis to be said
+    providers = provider_pool(loaded)  # first: wrong settings can be reported without Redis
     await require_usable_redis(loaded.redis_url, loaded.prefix)
-    await worker.run(loaded, asked, stopping, at_once)
+    await worker.run(loaded, providers, stopping, at_once)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         logging.get_logger("worker").error("task_left", task=task.get_name())  # nobody awaits it: a bug of ours

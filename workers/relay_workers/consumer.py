@@ -1,9 +1,9 @@
-"""The consumer: takes jobs from one queue, as many at a time as it has room for, and sees each through.
+"""The consumer: takes jobs from one queue, as many at a time as it has room for, and processes each to its end.
 
     take → admit → claim → generation → done
 
-The pending list of the queue decides nothing: a job that comes twice, late or from a dead worker is decided by the
-session's meta when it is claimed.
+The pending list of the queue decides nothing. Where a job comes twice, late or from a dead worker, the session's meta
+decides when the job is claimed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from relay_workers.generation import Generation, GenerationLimits
 from relay_workers.lease_thread import LeaseThread
 from relay_workers.writing.claimed import Claimed
 
-_CLAIMS = 3  # tries in a row of what Redis loses between admit and claim; after that it counts as an outage
+_CLAIMS = 3  # tries in a row where Redis loses the generation between admit and claim; then it counts as an outage
 MAX_TAKE = 8  # jobs per round trip: one at a time starves the last of many; all at once starves other workers
 _RETRY_S = 0.5
 
@@ -37,9 +37,9 @@ logger = logging.get_logger("consumer")
 
 @dataclass(frozen=True, slots=True)
 class ConsumerLimits:
-    """`concurrency` jobs at a time; at the end they have `grace_s`. `history_turns`: of the past, for each prompt.
+    """`concurrency` jobs at a time; when draining they have `grace_s`. `history_turns`: past turns in each prompt.
 
-    `look_ms`: after which a reaper looks at a job that was put back.
+    `look_ms`: how long until a reaper checks a job that was requeued.
     """
 
     concurrency: int
@@ -74,25 +74,25 @@ class Consumer:
         self._free_slots = limits.concurrency  # jobs that may be taken now
         self._freed = asyncio.Event()
         self._draining = False
-        self._handing_over = False  # nothing is claimed any more
+        self._handing_over = False  # from now on nothing is claimed
         self._trouble = logging.FailureLog(logger, "take_failed", queue=name)
         self._unknown = logging.RateLimitedLog(logger, "control_ignored")
-        self._claiming: set[str] = set()  # generations; a reaper may have sent one again meanwhile
+        self._claiming: set[str] = set()  # generations; a reaper may have requeued one meanwhile
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event, hand_over_now: asyncio.Event) -> None:
-        """Until `stopping` is set; then finishes what fits `grace_s`, or until `at_once`, and hands over the rest."""
+        """Run until `stopping` is set. Then finish jobs for `grace_s` or until `hand_over_now`; hand over the rest."""
         listening = asyncio.create_task(
             self._source.subscribe(self._session_log.keys.worker(self.worker), self), name="control channel"
         )
         taking = asyncio.create_task(self._take_jobs(), name="consumer")
-        told = asyncio.create_task(stopping.wait(), name="stopping")
-        await asyncio.wait([taking, told], return_when=asyncio.FIRST_COMPLETED)
+        waiting = asyncio.create_task(stopping.wait(), name="stopping")
+        await asyncio.wait([taking, waiting], return_when=asyncio.FIRST_COMPLETED)
         self._draining = True
-        for task in (taking, told, listening):
+        for task in (taking, waiting, listening):
             task.cancel()
-        await asyncio.gather(taking, told, listening, return_exceptions=True)
+        await asyncio.gather(taking, waiting, listening, return_exceptions=True)
         failure = None if taking.cancelled() else taking.exception()
         await self._finish(hand_over_now)
         self._source.unsubscribe(self._session_log.keys.worker(self.worker), self)
@@ -100,13 +100,13 @@ class Consumer:
             raise failure
 
     def is_running(self, generation: str) -> bool:
-        """Whether it is made here just now."""
+        """Whether this worker is making it now."""
         return generation in self._running
 
     async def _finish(self, hand_over_now: asyncio.Event) -> None:
         if self._tasks:
             logger.info("finishing", running=len(self._tasks), grace_s=self._limits.grace_s)
-            running = set(self._tasks)  # as of now: they may all be over by the first step of what waits for them
+            running = set(self._tasks)  # a copy: all may have ended before `asyncio.wait` takes its first step
             finishing = asyncio.create_task(asyncio.wait(running, timeout=self._limits.grace_s), name="finishing")
             hurried = asyncio.create_task(hand_over_now.wait(), name="at once")
             await asyncio.wait([finishing, hurried], return_when=asyncio.FIRST_COMPLETED)
@@ -118,14 +118,14 @@ class Consumer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # What the control channel says
+    # Called for the control channel
 
     def acknowledged(self) -> None:
-        """A stop that was missed is found at the next append or renewal."""
+        """Nothing to do: a missed stop is found at the next append or renewal."""
 
     def message(self, payload: bytes) -> None:
         verb, _, rest = payload.decode(errors="replace").partition(" ")
-        if verb != "stop":  # of a later release (shapes.py): what has ended, the next write or renewal finds
+        if verb != "stop":  # from a later release (shapes.py): the next write or renewal finds what has ended
             self._unknown.log(verb=verb[:64])
         elif (running := self._running.get(rest.partition(" ")[0])) is not None:
             running.stop()
@@ -156,19 +156,19 @@ class Consumer:
                 self._trouble.succeeded()
                 if jobs:
                     return jobs
-                marks = await self._queue.newest_entry_ids(self._name)
-                if jobs := await self._take(most):  # what came before the marks were drawn
+                newest = await self._queue.newest_entry_ids(self._name)
+                if jobs := await self._take(most):  # what came before those ids were read
                     return jobs
-                await self._queue.wait(self._name, marks, int(BLOCK_S * 1000))
+                await self._queue.wait(self._name, newest, int(BLOCK_S * 1000))
             except StorageError as error:
                 metrics.storage_errors.labels("consumer").inc()
                 self._trouble.failed(error)
                 await asyncio.sleep(_RETRY_S)
 
     async def _take(self, most: int) -> list[Job]:
-        """A take runs to its end: what Redis has handed out, nobody else would see before a reaper does.
+        """A take always runs to its end: nobody but a reaper would see a job that Redis has already handed out.
 
-        Cancelled, it gives back what it has got.
+        If cancelled, it requeues the jobs that it got.
         """
         taking = asyncio.create_task(self._queue.take(self._name, most), name="take")
         try:
@@ -180,11 +180,11 @@ class Consumer:
                 metrics.storage_errors.labels("consumer").inc()
                 logger.warning("take_failed", queue=self._name, detail=str(error))
             else:
-                await asyncio.gather(*map(self._requeue, jobs))  # whoever kills us waits for no round trips
+                await asyncio.gather(*map(self._requeue, jobs))  # at once: we may be killed before many round trips
             raise
 
     async def _process(self, job: Job) -> None:
-        """One job from taken to done. What goes wrong with Redis here leaves it to the reapers."""
+        """Bring one job from taken to done. If Redis fails here, the job is left to the reapers."""
         crashpoint("claim.taken")
         try:
             if job.generation not in self._running and job.generation not in self._claiming:
@@ -202,7 +202,7 @@ class Consumer:
         try:
             claim = await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            # Its lease would be nobody's, and run out like that of a worker that was lost.
+            # Otherwise its lease would have no owner, and run out as if this worker had been lost.
             if (claim := await claiming) is not None:
                 await self._hand_over(job, claim.fence)
             raise
@@ -212,8 +212,8 @@ class Consumer:
             await self._run(job, claim)
 
     async def _claim_with_retries(self, job: Job) -> Claim | None:
-        """Asks for as long as Redis is away or full: its entry has been read, so nobody else would see the job before
-        a reaper does, and that one may find that it has waited too long. None: it is not for us.
+        """Tries for as long as Redis is away or full. The job's entry has been read, so only a reaper would see the
+        job next, and it might find that the job has waited too long. None: the job is not ours.
         """
         trouble = logging.FailureLog(logger, "claim_failed", session=job.session, generation=job.generation)
         in_doubt = False  # an earlier try may have made the generation
@@ -235,8 +235,8 @@ class Consumer:
             admitted = await self._session_log.admit_or_refuse(job)
             crashpoint("claim.admitted")
             if admitted is None or not admitted.accepts(job.generation):
-                # Its request_id belongs to another generation, or the session has no room: it was never accepted. Or
-                # the session was deleted.
+                # It was never accepted (its request_id belongs to another generation, or the session is full), or the
+                # session was deleted.
                 await self._queue.done(job.queue, job.session, job.generation)
                 metrics.claims.labels("foreign").inc()
                 return None
@@ -262,7 +262,7 @@ class Consumer:
                 case _:
                     assert_never(claim.why)
             return None
-        raise StorageError("Redis has lost the answer again and again before it could be claimed")
+        raise StorageError("Redis has repeatedly lost the answer before it could be claimed")
 
     async def _run(self, job: Job, claim: Claim) -> None:
         claimed, limits = Claimed(job, claim, self.worker, self._limits.lease_ms), self._limits.generation
@@ -283,12 +283,12 @@ class Consumer:
         crashpoint("end.done")
 
     async def _finish_job(self, job: Job) -> None:
-        """Nobody may have tidied up after a reaper that ended it: then its letter is still to be written."""
+        """A reaper may have ended it without finishing the job; then its dead letter must still be written."""
         dead = await self._session_log.dead(job.session, job.generation)
         await self._queue.done(job.queue, job.session, job.generation, dead)
 
     async def _hand_over(self, job: Job, fence: int) -> None:
-        """This worker goes: another one may begin at once. If Redis is away, the lease runs out instead."""
+        """This worker shuts down, so another may begin at once. If Redis is away, the lease runs out instead."""
         try:
             await self._session_log.release(job.session, job.generation, fence)
         except StorageError as error:
@@ -298,9 +298,9 @@ class Consumer:
         await self._requeue(job)
 
     async def _requeue(self, job: Job) -> None:
-        """What was taken and is nobody's: another worker need not wait until nobody can have it any more.
+        """Give a job back, so that another worker need not wait until this one's time for it runs out.
 
-        Should Redis have lost it, what it takes to make it anew is here, and perhaps only here.
+        If Redis has lost the job, perhaps only this worker still has what it takes to create it again.
         """
         try:
             await self._queue.ensure_row(job, self._limits.look_ms)

@@ -1,7 +1,7 @@
-"""The event loop of a process that runs a generator of one's own: what that does in tasks of its own ends no worker.
+"""The event loop of a process that runs a user's generator: nothing that the generator's own tasks do ends the worker.
 
-asyncio lets SystemExit and KeyboardInterrupt of any task or callback out of the loop, and prints the text of whatever
-nobody has retrieved; a library that exits would end every answer, and the text may quote a prompt.
+asyncio lets SystemExit and KeyboardInterrupt from any task or callback out of the loop, and prints the text of every
+exception that nobody retrieved. A library that exits would end every answer, and the text may quote a prompt.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         running.add_done_callback(lambda _: loop.stop())
         while not running.done():
             try:
-                loop.run_forever()  # it keeps what is due when something gets out of it, and goes on where it was
+                loop.run_forever()  # after an exception gets out, it keeps what is due and can go on where it was
             except (SystemExit, KeyboardInterrupt) as error:
                 if running.done():
                     break
                 if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is _DEFAULT_SIGINT_HANDLER:
-                    raise  # a Ctrl-C before main has handled any
+                    raise  # a Ctrl-C before main handles SIGINT
                 _report("exit_ignored", error)
         running.result()
 
 
 async def _to_its_end(main: Coroutine[Any, Any, None]) -> None:
-    """What is left behind is ended in here: what it raises then is no more to be let out than before."""
+    """Remaining tasks are ended in here, so that what they raise does not get out either."""
     try:
         await main
     finally:
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
+        remaining = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in remaining:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*remaining, return_exceptions=True)
         await asyncio.get_running_loop().shutdown_asyncgens()
 
 
@@ -61,7 +61,7 @@ def _unretrieved(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
 
 
 def _report(event: str, error: BaseException) -> None:
-    """Class and place, never the text."""
+    """Log class and place, never the text."""
     places = [f"{frame.f_code.co_filename}:{line}" for frame, line in walk_tb(error.__traceback__)]
     metrics.bugs.labels("loop").inc()
     place = places[-1] if places else "an unknown place"

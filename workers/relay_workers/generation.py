@@ -1,9 +1,8 @@
 """One generation, from its claim to its one end.
 
-Three things run side by side: providers are asked, and what they say is handed to the flusher
-(asking/answer_request.py); the flusher writes it to the log; the lease is renewed. Whoever learns that this worker may
-not go on (the flusher or the lease by a refusal, the control channel by word of a stop) ends all three, and that closes
-the upstream request.
+Three things run side by side: providers are asked, and their tokens go to the flusher (asking/answer_request.py); the
+flusher writes them to the log; the lease is renewed. When one part learns that this worker may not go on (the flusher
+or the lease from a refusal, the control channel from a stop), all three end, which closes the upstream request.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ logger = logging.get_logger("generation")
 
 @dataclass(frozen=True, slots=True)
 class GenerationLimits:
-    """Of one generation as a whole, and of its parts. `sentences`: what a person reads if it fails."""
+    """Limits of one generation and of its parts. `sentences`: what a person reads if it fails."""
 
     answer_timeout_s: float
     prompt_timeout_s: float
@@ -55,7 +54,7 @@ class GenerationLimits:
 
 
 class Generation:
-    """`run` it once. Cancelling `run` closes the provider's stream and leaves the end to somebody else."""
+    """`run` it once. Cancelling `run` closes the provider's stream and leaves the end to another worker."""
 
     def __init__(
         self,
@@ -79,23 +78,23 @@ class Generation:
         self._request: AnswerRequest | None = None
         self._background_call = resumable_call(providers, self._claim)
         self._lease = Lease(self._lease_ms / 1000, self._claim.asked_s, self._renewing)
-        self._outcome = ("", "")  # reason and error code of the end that we said
+        self._outcome = ("", "")  # reason and error code of the end that this worker chose
         rebuilder = Rebuilder(claimed, session_log, queue, self._arrivals, limits.rebuild, _now_ms)
         resumes = self._background_call is not None
         self._flusher = Flusher(claimed, session_log, rebuilder, self._lease, limits.flush, _now_ms, resumes=resumes)
 
     @property
     def fence(self) -> int:
-        """Under which this worker writes; a rebuild changes it."""
+        """The fence under which this worker writes; a rebuild changes it."""
         return self._flusher.fence
 
     def stop(self) -> None:
-        """A gateway says that it was stopped: its end is written already, only the stream is left to close."""
+        """A gateway has stopped it: its end is written already, only the provider's stream must be closed."""
         if not self._stop_requested.done():
             self._stop_requested.set_result(None)
 
     async def run(self) -> bool:
-        """True if the generation has ended, by us or by a stop; False if another worker has it now."""
+        """Return True if the generation has ended, here or by a stop; False if another worker has it now."""
         if self._lifeline is not None:
             self._lifeline.add(self._lease, self._renewal)
         try:
@@ -135,7 +134,7 @@ class Generation:
         return True
 
     async def _flush(self, producing: asyncio.Task[None]) -> None:
-        """Until the end is written. What Redis refuses for good ends the answer where the log stands."""
+        """Run until the end is written. If Redis refuses a write for good, the answer ends where the log stands."""
         while True:
             try:
                 return await self._flusher.run()
@@ -145,7 +144,7 @@ class Generation:
                 self._fail("storage", retryable=True, detail=describe(error))
 
     async def _produce(self) -> None:
-        """Have the question answered and say the last word, whatever happens."""
+        """Have the question answered, and end the generation whatever happens."""
         try:
             async with timeouts.timeout(self._limits.answer_timeout_s):
                 self._request = AnswerRequest(
@@ -171,8 +170,8 @@ class Generation:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            # Also a cancellation that nobody asked for: it has escaped from a provider's own tasks. A group of tasks
-            # takes one that ends by it for done, and the flusher would wait for the last word for ever.
+            # Also a cancellation that nobody requested: it escaped from a provider's own tasks. A TaskGroup counts a
+            # task that ends with one as done, and the flusher would wait for the end for ever.
             metrics.bugs.labels("generation").inc()
             self._logger.exception("generation_failed")
             self._fail("internal", retryable=True, detail=describe(error))
@@ -206,11 +205,11 @@ class Generation:
 
     @property
     def _provider(self) -> str | None:
-        """Who was asked last."""
+        """The provider that was asked last."""
         return self._request.slot.name if self._request is not None else None
 
     async def _ensure_row(self) -> None:
-        """Redis may have lost the job since it was taken; then nobody would find it, should we die."""
+        """Redis may have lost the job since it was taken; then nobody would find it if this worker died."""
         trouble = logging.FailureLog(self._logger, "put_back_failed")
         while True:
             try:
@@ -223,24 +222,24 @@ class Generation:
                 await asyncio.sleep(_RETRY_S)
 
     def _renewal(self) -> Renewal:
-        """As of now; also read from the lifeline's thread."""
-        # The count first: in the middle of a rebuild one of the old fence must not be given with the new one.
+        """As of now; also called in the lease thread."""
+        # The count first: during a rebuild, the count of the old fence must not be paired with the new fence.
         done = self._flusher.last_acked
         return Renewal(self._job.session, self._job.generation, self._flusher.fence, done, self._resume_handle)
 
     async def _renew(self) -> bool:
-        session, generation, fence, done, mark = self._renewal()
+        session, generation, fence, done, resume_handle = self._renewal()
         try:
-            outcome = await self._session_log.renew(session, generation, fence, self._lease_ms, done, mark)
+            outcome = await self._session_log.renew(session, generation, fence, self._lease_ms, done, resume_handle)
         except StorageError as error:
             metrics.storage_errors.labels("lease").inc()
             self._renewing.failed(error)
             return False
         self._renewing.succeeded()
         if outcome.what == "ended" and self._outcome[0]:
-            return False  # by our own end, perhaps, whose reply was lost: its retry tells
+            return False  # perhaps by our own end, whose reply was lost: its retry will show
         if self._flusher.rebuilding or fence != self._flusher.fence:
-            return False  # the rebuild tells whether we may go on
+            return False  # the rebuild will show whether we may go on
         if outcome.what == "ended":
             raise OwnershipLost(outcome.what)
         if outcome.what != "written":
@@ -256,7 +255,7 @@ class Generation:
         raise OwnershipLost("ended")
 
     async def _abandon(self, why: str) -> bool:
-        """Everything of ours is cancelled and closed by now."""
+        """Everything that this worker did for it is cancelled and closed by now."""
         closed_s = time.monotonic()
         metrics.abandoned.labels(why).inc()
         if why == "ended" and self._request is not None:
@@ -266,14 +265,14 @@ class Generation:
         return why == "ended"
 
     async def _account_for_stop(self, closed_s: float) -> None:
-        """How long the provider went on for nobody. By Redis' clock: that of the gateway that stopped it may differ."""
+        """Measure how long the provider went on after the stop. By Redis' clock: the gateway's may differ."""
         try:
             ago_ms = await self._session_log.since_stop_ms(self._job.session, self._job.generation)
         except StorageError as error:
             metrics.storage_errors.labels("stop").inc()
             self._logger.warning("stop_unaccounted", detail=str(error))
             return
-        if ago_ms is not None:  # else it was deleted, or another worker has ended it
+        if ago_ms is not None:  # None: it was deleted, or another worker has ended it
             ended_s = time.monotonic() - ago_ms / 1000
             metrics.stop_s.observe(max(0.0, closed_s - ended_s))
             metrics.tokens_after_stop.inc(self._arrivals.since(ended_s))

@@ -1,4 +1,4 @@
-"""The lease: until when this worker may believe that the generation is its own, by its own clock."""
+"""The lease: until when this worker may assume, by its own clock, that the generation is its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from relay.logging import FailureLog
 
 
 class Lease:
-    """Somebody has to `keep` it. Writes renew it too, and so may the lifeline, from another thread: they say so.
+    """A task must run `keep`. Writes renew the lease too, and so may the lease thread; both report it here.
 
-    `trouble`: with renewing it.
+    `trouble`: the log of failed renewals.
     """
 
     def __init__(self, lease_s: float, asked_s: float, trouble: FailureLog | None = None) -> None:
@@ -24,9 +24,10 @@ class Lease:
         self._renewed = asyncio.Event()
 
     async def keep(self, renew: Callable[[], Awaitable[bool]]) -> None:
-        """`renew` it in Redis where nothing else has for a third of its time, until cancelled. Raises what that does.
+        """Call `renew` whenever nothing has renewed it for a third of its time, until cancelled.
 
-        It returns true if the lease was renewed, false if another try may help; whoever has lost it raises.
+        `renew` returns true if it renewed the lease, false if another try may help. It raises if the lease is lost;
+        that passes through.
         """
         while True:
             await self._until_due()
@@ -37,17 +38,17 @@ class Lease:
                 self._renewed.set()
 
     def renewed(self, asked_s: float) -> None:
-        """By what was asked for then."""
+        """Renewed by a request that was sent at `asked_s`."""
         self._until_s = max(self._until_s, asked_s + self._lease_s)
 
     def written(self, asked_s: float) -> None:
-        """Renewed by a write that was asked for then: nothing else may renew it again."""
+        """Renewed by a write sent at `asked_s`; this may be the only thing that renews it."""
         self.renewed(asked_s)
         if self._trouble is not None:
             self._trouble.succeeded()
 
     def renew_now(self) -> None:
-        """Something is to be kept with it."""
+        """Renew at once: something new must be stored with the lease."""
         self._due.set()
 
     @property
@@ -56,11 +57,13 @@ class Lease:
 
     @property
     def is_late(self) -> bool:
-        """Whether half of its time is over, and not all: the loop that should have renewed it does not come to that."""
+        """Whether half of its time is over, but not all: the loop that should have renewed it is too busy."""
         return self._until_s - self._lease_s / 2 < time.monotonic() < self._until_s
 
     async def held(self) -> None:
-        """Until it is. A worker that was frozen may have been replaced: it asks no provider before it knows."""
+        """Wait until it is held. A worker that was frozen may have been replaced: it must know before it asks a
+        provider.
+        """
         while not self.is_held:
             self._due.set()
             self._renewed.clear()
@@ -76,4 +79,4 @@ class Lease:
                 async with asyncio.timeout(left_s):
                     await self._due.wait()
             except TimeoutError:
-                pass  # unless it was renewed meanwhile
+                pass  # due, unless it was renewed meanwhile

@@ -1,10 +1,11 @@
-"""The lifeline: renews this worker's leases when its event loop is too busy to, from a thread with a loop of its own.
+"""The lease thread: renews this worker's leases, on an event loop of its own, when the worker's loop is too busy to.
 
-A lease is Redis' claim that somebody lives, and Redis' clock does not wait for a loop that is blocked: by a generator
-that computes, or by more answers than there is CPU. Whoever took the answer over then would ask its provider again,
-while it is being told here. So where a lease has gone without a renewal for half its time, it is renewed from here, on
-connections of its own. Only the worker's loop decides by what Redis says; here anything but a renewal is left to it.
-What the worker has to say of its queue (queue_heartbeat.py) is said from here, too, where its loop is late.
+A lease tells others that its worker lives, and Redis' clock does not wait for a loop that is blocked by a generator
+that computes, or by more answers than there is CPU. A worker that took the answer over then would ask the provider
+again while the answer is still being written here. So a lease that was not renewed for half its time is renewed from
+here, on separate connections. This thread does nothing but renew: acting on any other answer of Redis is left to the
+worker's loop.
+It also sends the heartbeat of the worker's queue (queue_heartbeat.py) when the worker's loop is late with it.
 
 A loop that has not had a turn for BLOCKED_S is taken for dead, and its leases run out.
 """
@@ -28,13 +29,13 @@ from relay_workers.queue_heartbeat import QueueHeartbeat
 
 BLOCKED_S = 60.0
 _SEEN_S = 0.5  # how often the worker's loop shows that it has turns
-_LOOK_S = 1.0  # how often, at most, this thread looks
+_LOOK_S = 1.0  # how often, at least, this thread checks the leases
 
 logger = logging.get_logger("lifeline")
 
 
 class Renewal(NamedTuple):
-    """What `SessionLog.renew` is given."""
+    """The arguments of `SessionLog.renew`."""
 
     session: str
     generation: str
@@ -44,9 +45,9 @@ class Renewal(NamedTuple):
 
 
 class LeaseThread:
-    """`start` it in the worker's loop; `aclose` it there after everything that holds a lease.
+    """`start` it in the worker's loop; `aclose` it there, after everything that holds a lease.
 
-    `connect`: called in the thread, for connections of its own. `serving`: set before `start`.
+    `connect`: called in the thread, for connections of its own. `queue_heartbeat`: set before `start`.
     """
 
     def __init__(self, lease_s: float, connect: Callable[[], Stores]) -> None:
@@ -84,7 +85,7 @@ class LeaseThread:
         self._leases[lease] = renewal
 
     async def remove(self, lease: Lease) -> None:
-        """Returns when nothing of it is on its way any more, also if cancelled: a late one would undo a release."""
+        """Return once no renewal is in flight, even if cancelled: a late renewal would undo a release."""
         self._leases.pop(lease, None)
         if (renewing := self._renewing.get(lease)) is not None:
             await _until_over(renewing)
@@ -143,8 +144,8 @@ class LeaseThread:
             if renewal is None:
                 return  # it was removed meanwhile
             asked_s = time.monotonic()
-            session, generation, fence, done, mark = renewal()
-            outcome = await session_log.renew(session, generation, fence, self._lease_ms, done, mark)
+            session, generation, fence, done, resume_handle = renewal()
+            outcome = await session_log.renew(session, generation, fence, self._lease_ms, done, resume_handle)
             if outcome.what == "written":
                 lease.renewed(asked_s)
                 metrics.lifelines.inc()
@@ -153,7 +154,7 @@ class LeaseThread:
         except StorageError as error:
             metrics.storage_errors.labels("lifeline").inc()
             self._trouble.failed(error)
-        except Exception as error:  # the others are still to be renewed
+        except Exception as error:  # the other leases must still be renewed
             metrics.bugs.labels("lifeline").inc()
             self._bug.unexpected(error)
         finally:
@@ -165,7 +166,7 @@ async def _until_over(renewing: Future[None]) -> None:
     over, cancelled = asyncio.wrap_future(renewing), False
     while not over.done():
         try:
-            await asyncio.wait([over])  # to cancel `over` would cancel what the thread is about to set
+            await asyncio.wait([over])  # cancelling `over` would cancel the future that the thread is about to set
         except asyncio.CancelledError:
             cancelled = True
     if cancelled:

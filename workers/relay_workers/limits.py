@@ -1,4 +1,4 @@
-"""From settings to the limits of each part of a worker: the one place where they are cut up."""
+"""From settings to the limits of each part of a worker: the one place where the settings are divided."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A worker's metrics over HTTP, for a scraper: one thread, one request at a time, nothing else to be had.
+"""A worker's metrics over HTTP, for a scraper: one thread, one request at a time, nothing but `/metrics`.
 
-Why not prometheus-client's `start_http_server` (0.26): each peer that connects and says nothing holds a thread of its
-own for good, without a bound, and past the end of the server; a scraper that hangs up midway is a traceback on stderr,
+Why not prometheus-client's `start_http_server` (0.26): each peer that connects and sends nothing holds a thread for
+good, without a bound, and past the end of the server; a scraper that hangs up midway causes a traceback on stderr,
 among logs that are JSON; and every path is answered with the metrics.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from relay import logging, metrics
 from relay.errors import SettingsError
 
-REQUEST_TIMEOUT_S = 2.0  # for the whole request: whoever says or takes it byte by byte would else hold up the rest
+REQUEST_TIMEOUT_S = 2.0  # for the whole request: otherwise a peer that sends or reads byte by byte holds up the rest
 
 logger = logging.get_logger("metrics")
 _failing = logging.RateLimitedLog(logger, "scrape_failed")
@@ -65,7 +65,7 @@ class _MetricsHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """A scrape is no news."""
+        """Do not log every scrape."""
 
 
 class _Server(TCPServer):
@@ -86,7 +86,7 @@ class _Server(TCPServer):
 
 
 def _cut(connection: socket.socket) -> None:
-    with suppress(OSError):  # it has gone by itself
+    with suppress(OSError):  # the peer has already closed it
         connection.shutdown(socket.SHUT_RDWR)
 
 

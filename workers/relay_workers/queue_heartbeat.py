@@ -1,7 +1,7 @@
-"""Serving: says each second that this worker lives and takes jobs from its queue; see relay/store/queue/unserved.py.
+"""The queue heartbeat: says each second that a worker serves this queue; see relay/store/queue/unserved.py.
 
-It says so however busy the worker is, and no more once it is to go. Where the worker's own loop is too busy to, its
-lifeline does.
+It is sent however busy the worker is, and no more once the worker is draining. If the worker's loop is too busy, the
+lease thread sends it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.get_logger("serving")
 
 
 class QueueHeartbeat:
-    """One worker's word for its queue `name`, until `stopping` is set."""
+    """One worker's heartbeat for its queue `name`, until `stopping` is set."""
 
     def __init__(self, queue: Queue, name: str, stopping: asyncio.Event) -> None:
         self.name = name
@@ -40,7 +40,7 @@ class QueueHeartbeat:
             await asyncio.sleep(HEARTBEAT_EVERY_S)
 
     async def send(self, queue: Queue | None = None) -> None:
-        """If Redis answers; the next time does otherwise. `queue`: on connections of another thread's."""
+        """Send it once; if Redis does not answer, the next one must do. `queue`: on another thread's connections."""
         try:
             await (queue or self._queue).serve(self.name)
             self._sent_at = time.monotonic()
@@ -49,6 +49,6 @@ class QueueHeartbeat:
         except StorageError as error:
             metrics.storage_errors.labels("serving").inc()
             self._trouble.failed(error)
-        except Exception as error:  # the next second may do better, and else the lifeline says it
+        except Exception as error:  # the next second may do better; otherwise the lease thread sends it
             metrics.bugs.labels("serving").inc()
             self._bug.unexpected(error)

@@ -17,26 +17,26 @@ from relay_workers.limits import consumer_limits
 from relay_workers.metrics_port import metrics_port
 from relay_workers.queue_heartbeat import QueueHeartbeat
 
-PUBLISH_EVERY_S = 1.0  # at the breakers, whose state gateways tell
+PUBLISH_EVERY_S = 1.0  # offers, with the state of the breakers, which gateways report
 
 logger = logging.get_logger("worker")
 
 
 async def run(
     settings: Settings,
-    lineup: ProviderPool,
+    providers: ProviderPool,
     stopping: asyncio.Event,
     at_once: asyncio.Event | None = None,
     started: asyncio.Event | None = None,
 ) -> None:
     """Serve one queue until `stopping` is set; closes the providers. Raises SettingsError before it has begun.
 
-    `at_once`: what still runs is not to be finished, but handed over. `serving` is set once jobs are taken.
+    `at_once`: hand over what still runs instead of finishing it. `started` is set once jobs are taken.
 
-    Whether Redis evicts was asked before (requirements.py).
+    The caller has already checked whether Redis evicts (requirements.py).
     """
     with metrics_port(settings.metrics_host, settings.metrics_port) as port:
-        await _serve(settings, lineup, stopping, at_once or asyncio.Event(), started or asyncio.Event(), port)
+        await _serve(settings, providers, stopping, at_once or asyncio.Event(), started or asyncio.Event(), port)
 
 
 async def _serve(
@@ -90,7 +90,7 @@ async def _serve(
 async def _publish_offers(
     offers: WorkerRegistry, providers: ProviderPool, queue: str, worker: str, stopping: asyncio.Event
 ) -> None:
-    """Until cancelled. A worker that is to go offers nothing more."""
+    """Publish until cancelled. A draining worker offers nothing."""
     bug = logging.FailureLog(logger, "offering_failed")
     while True:
         await asyncio.sleep(PUBLISH_EVERY_S)
@@ -98,6 +98,6 @@ async def _publish_offers(
             providers.update_gauges()
             await offers.try_publish([] if stopping.is_set() else providers.offers(queue, worker))
             bug.succeeded()
-        except Exception as error:  # gateways would soon refuse what only this worker can make
+        except Exception as error:  # without offers, gateways would soon refuse what only this worker can make
             metrics.bugs.labels("worker").inc()
             bug.unexpected(error)

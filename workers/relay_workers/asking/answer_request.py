@@ -1,6 +1,6 @@
-"""The answer: asks one provider after the other until one has finished it, and hands on what they say.
+"""The answer request: asks one provider after the other until one finishes the answer, and passes on what they say.
 
-No token waits for Redis in here; only a call does, where the lease is in doubt. Whoever cancels `ask` closes the
+No token waits for Redis in here; only a call does, if the lease may have run out. Cancelling `ask` closes the
 provider's stream.
 """
 
@@ -21,13 +21,13 @@ from relay_workers.providers.base import Finished, Part, Prompt, ProviderError, 
 from relay_workers.writing.arrivals import Arrivals
 from relay_workers.writing.flusher import Diverged, Flusher
 
-CANCEL_S = 10.0  # how long a job waits for its provider to hear that nobody wants the rest
+CANCEL_S = 10.0  # how long a job waits while its provider is told to stop
 
 
 class AnswerRequest:
-    """One generation's; `ask` it once. `seat`: who was asked last.
+    """The request for one generation; call `ask` once. `slot`: the provider that was asked last.
 
-    `upstream`: a call of a worker that is gone, to go on with. `lease`: without it nobody is asked.
+    `background_call`: a lost worker's call to resume. `lease`: no provider is asked unless it is held.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class AnswerRequest:
         self._limits = limits
         self._logger = log
         self._arrivals = arrivals
-        self._background_call = background_call  # a call that goes on by itself at its provider
+        self._background_call = background_call
         self._cancelling: list[asyncio.Task[None]] = []
 
     async def ask(self, prompt: Callable[[], Awaitable[Prompt]]) -> Finished:
-        """Raises the last provider's ProviderError; TooLong; Overflow, where what was said cannot wait for Redis."""
+        """Return how the model finished. Raises the last provider's ProviderError; TooLong; Overflow, if the text is
+        too much to wait for Redis.
+        """
         if self._background_call is not None:
             if (finished := await self._resume(self._background_call)) is not None:
                 return finished
@@ -71,28 +73,28 @@ class AnswerRequest:
 
     @property
     def mark(self) -> str:
-        """By which another worker could go on with this call; empty where it could not."""
-        background_call = self._background_call  # once: the lifeline's thread asks, too
+        """The resume handle with which another worker could go on with this call; empty if it could not."""
+        background_call = self._background_call  # read once: the lease thread calls this, too
         return background_call.encoded(self._flusher.attempt) if background_call is not None else ""
 
     def cancel(self) -> None:
-        """Nobody wants the rest of this call. Where closing its stream is not enough, its provider is told."""
-        upstream, self._background_call = self._background_call, None
-        if upstream is not None:
-            self._cancelling.append(asyncio.create_task(self._cancel(upstream), name="cancel upstream"))
+        """The rest of this call is not wanted. If closing its stream is not enough, tell its provider."""
+        background_call, self._background_call = self._background_call, None
+        if background_call is not None:
+            self._cancelling.append(asyncio.create_task(self._cancel(background_call), name="cancel upstream"))
 
     async def settle(self) -> None:
-        """Until every provider that was to be told has been, or has not answered in time."""
+        """Wait until every provider that had to be told has answered, or has not done so in time."""
         await asyncio.gather(*self._cancelling)
 
     async def aclose(self) -> None:
-        """Nothing of it goes on, told or not."""
+        """End everything that is still running, whether the providers were told or not."""
         for task in self._cancelling:
             task.cancel()
         await asyncio.gather(*self._cancelling, return_exceptions=True)
 
     async def _resume(self, background_call: BackgroundCall) -> Finished | None:
-        """Go on where a worker that is gone left off; None: that cannot be done, and the answer is asked for anew."""
+        """Go on where a lost worker stopped. None: that cannot be done, so the question must be asked again."""
         self.slot = background_call.seat
         try:
             finished = await self._call(background_call.provider.resume(background_call.handle))
@@ -105,7 +107,7 @@ class AnswerRequest:
             return None
 
     async def _cancel(self, background_call: BackgroundCall) -> None:
-        """The answer has ended or goes on elsewhere: what fails in here costs it nothing."""
+        """The answer has ended or goes on elsewhere: a failure in here does not matter to it."""
         try:
             async with timeouts.timeout(CANCEL_S):
                 await background_call.provider.cancel(background_call.handle)
@@ -116,7 +118,7 @@ class AnswerRequest:
             self._logger.exception("cancel_failed", provider=background_call.seat.name)
 
     async def _fail_over(self, error: ProviderError) -> None:
-        """Turn to whoever is to be asked next; raises the error where there is nobody."""
+        """Move to the provider to ask next; raises the error if there is none."""
         shown = self._flusher.shown
         step = self._plan.after(self.slot, error, time.monotonic(), shown=shown)
         if step is None:
@@ -135,7 +137,7 @@ class AnswerRequest:
         await asyncio.sleep(step.pause_s)
 
     async def _call(self, stream: AsyncGenerator[Part, None]) -> Finished:
-        """One call of one provider, and what it says of that provider's health."""
+        """Make one call to one provider, and report to its breaker how it went."""
         await self._lease.held()
         name, breaker = self.slot.name, self.slot.breaker
         breaker.begin(time.monotonic())
@@ -147,7 +149,7 @@ class AnswerRequest:
             return finished
         except ProviderError as error:
             outcome = error.code
-            if error.is_sick and self._lease.is_held:  # else we were frozen, and not the provider
+            if error.is_sick and self._lease.is_held:  # otherwise this worker was frozen, not the provider
                 opened = breaker.opened
                 breaker.failed(time.monotonic(), error.retry_after_s)
                 if breaker.opened > opened:
@@ -165,9 +167,9 @@ class AnswerRequest:
             self._limits,
             self._arrivals,
             first_token_s=slot.provider.first_token_s,
-            marked=lambda mark: self._set_background_call(BackgroundCall.of(slot, mark)),
+            on_resume_handle=lambda handle: self._set_background_call(BackgroundCall.of(slot, handle)),
         ).read()
-        self._background_call = None  # it has ended there, too
+        self._background_call = None  # it has ended at the provider, too
         return finished
 
     def _set_background_call(self, background_call: BackgroundCall | None) -> None:

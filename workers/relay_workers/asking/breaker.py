@@ -1,11 +1,11 @@
 """The breaker: what a worker process has lately seen of one provider. Pure; `now_s` is an argument.
 
-    closed ──`failures` in a row, or a wish to be left alone──▶ open ──in `open_s`──▶ half_open ──an answer──▶ closed
-                                                                 ▲                        │
-                                                                 └───────a failure────────┘
+    closed ──`failures` in a row, or a retry-after──▶ open ──after `open_s`──▶ half_open ──an answer──▶ closed
+                                                       ▲                          │
+                                                       └────────a failure─────────┘
 
-It chooses among providers and never refuses the only one left: with nobody else to ask, a refusal would be a certain
-failure in place of a likely one.
+It chooses among providers and never refuses the only one left: with no other provider to ask, a refusal would replace
+a likely failure with a certain one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import math
 
 from relay.store.queue.worker_registry import BreakerState
 
-MAX_OPEN_S = 60.0  # a provider may ask to be left alone for hours; then it is tried each minute
+MAX_OPEN_S = 60.0  # a provider's retry-after may be hours; then it is tried each minute
 
 
 class Breaker:
-    """Of one provider. Calls that say nothing of it (stopped ones, questions that were at fault) are not reported."""
+    """The breaker of one provider. Calls that say nothing about it (stopped, or the question was at fault) are not
+    reported.
+    """
 
     def __init__(self, failures: int, open_s: float) -> None:
         self.opened = 0  # times
@@ -34,17 +36,17 @@ class Breaker:
         return "open" if now_s < self._until_s else "half_open"
 
     def admits(self, now_s: float) -> bool:
-        """Whether a call is likely enough to succeed: half open, one in `open_s` finds out."""
+        """Whether a call is likely enough to succeed. Half open, one call per `open_s` finds out."""
         state = self.state(now_s)
         return state == "closed" or (state == "half_open" and now_s - self._trial_s >= self._open_s)
 
     def begin(self, now_s: float) -> None:
-        """A call is made."""
+        """A call begins."""
         if self.state(now_s) == "half_open":
             self._trial_s = now_s
 
     def succeeded(self) -> None:
-        """A whole answer came."""
+        """A complete answer came."""
         self._in_a_row, self._until_s = 0, None
 
     def failed(self, now_s: float, retry_after_s: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A call: one provider's stream, read to its finish and handed to the flusher, by the deadlines of tokens.
+"""A call: one provider's stream, read to its finish and passed to the flusher, with deadlines for tokens.
 
 Nothing in here waits for Redis. Cancelling `read` closes the stream.
 """
@@ -34,7 +34,7 @@ class TooLong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """Deadlines of tokens; `max_answer_bytes`: of text, reasoning and data. `reasoning`: whether it is passed on."""
+    """Deadlines for tokens. `max_answer_bytes`: text, reasoning and data. `reasoning`: whether it is passed on."""
 
     first_token_timeout_s: float
     token_timeout_s: float
@@ -43,7 +43,10 @@ class CallLimits:
 
 
 class ProviderCall:
-    """`read` it once. `first_token_s`: the provider's own deadline for the first token. `marked`: told of its mark."""
+    """`read` it once. `first_token_s`: the provider's own deadline for the first token.
+
+    `on_resume_handle`: called when the provider gives its resume handle.
+    """
 
     def __init__(
         self,
@@ -53,27 +56,27 @@ class ProviderCall:
         arrivals: Arrivals,
         *,
         first_token_s: float | None,
-        marked: Callable[[str], None],
+        on_resume_handle: Callable[[str], None],
     ) -> None:
         self._stream = stream
         self._flusher = flusher
         self._limits = limits
         self._first_token_s = limits.first_token_timeout_s if first_token_s is None else first_token_s
-        self._deadline: timeouts.Timer | None = None  # None: nothing more can be late
+        self._deadline: timeouts.Timer | None = None  # None: there is no deadline any more
         self._arrivals = arrivals
-        self._on_resume_handle = marked
+        self._on_resume_handle = on_resume_handle
         self._repairs: dict[Kind, TextRepair] = {"tokens": TextRepair(), "reasoning": TextRepair()}
         self._bytes = 0
 
     async def read(self) -> Finished:
         """The deadline moves with tokens, not with bytes: pings and comments are no progress.
 
-        Raises ProviderError; TooLong; Diverged; Overflow, where what was said cannot wait for Redis.
+        Raises ProviderError; TooLong; Diverged; Overflow, if the text is too much to wait for Redis.
         """
         async with aclosing(self._stream) as parts:
             finished = await self._in_time(parts)
-        for kind, mender in self._repairs.items():
-            self._tokens(kind, mender.flush())
+        for kind, repair in self._repairs.items():
+            self._tokens(kind, repair.flush())
         if self._flusher.behind:
             raise Diverged("less text")
         return finished
@@ -83,12 +86,12 @@ class ProviderCall:
             async with timeouts.timeout(self._first_token_s) as self._deadline:
                 async for part in parts:
                     if self._deadline is not None and self._deadline.due is None:
-                        raise TimeoutError  # a stream that heeds no cancellation
+                        raise TimeoutError  # the stream ignored the cancellation
                     if isinstance(part, Finished):
                         return part
                     self._hand_on(part)
                     if self._flusher.due() or not self._flusher.has_pending:
-                        await asyncio.sleep(0)  # parts that arrived together come without a pause: others have a turn
+                        await asyncio.sleep(0)  # parts that arrived together come without a pause: give others a turn
         except TimeoutError:
             raise ProviderError("provider_timeout", "no token in time", retryable=True) from None
         raise ProviderError("truncated", "the stream ended without a finish", retryable=True)
@@ -102,8 +105,8 @@ class ProviderCall:
             case Data(name=name, value=value):
                 self._room_for(self._flusher.data(name, value))
                 self._progress()
-            case ResumeHandle(handle=mark):
-                self._on_resume_handle(mark)
+            case ResumeHandle(handle=handle):
+                self._on_resume_handle(handle)
             case TextComplete():
                 self._text_complete()
             case _:
@@ -114,7 +117,7 @@ class ProviderCall:
             return
         self._progress()
         if kind == "reasoning" and not self._limits.reasoning:
-            return  # progress, though it is shown to nobody: a model that thinks is no silent one
+            return  # not shown, but progress: a model that thinks is not silent
         for token in tokens:
             self._room_for(len(token.encode()))
             self._flusher.token(kind, token)
@@ -125,7 +128,7 @@ class ProviderCall:
             self._deadline.start(self._limits.token_timeout_s)
 
     def _text_complete(self) -> None:
-        """The tail's deadline is the provider's: a whole answer must not fail for its usage."""
+        """The provider sets the deadline for what follows: a complete answer must not fail because of its usage."""
         if self._deadline is not None:
             self._deadline.stop()
             self._deadline = None

@@ -8,14 +8,14 @@ from relay.store.jobs import Job
 from relay.store.session.snapshots import Snapshots
 from relay_workers.providers.base import Prompt, Turn
 
-BYTES_PER_TOKEN = 4  # roughly, of English; a tokenizer per model would cost more than the estimate is off
+BYTES_PER_TOKEN = 4  # roughly, for English; a tokenizer per model would cost more than this error
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryLimits:
-    """`history_tokens` of past turns; `max_tokens` of an answer where its job names none, and the cap where it does.
+    """`history_tokens`: of past turns. `max_tokens`: of an answer whose job names none; 0: the provider's default.
 
-    0: the provider's own, and no cap.
+    `max_tokens_cap`: the most that an answer may have; 0: no cap.
     """
 
     history_tokens: int
@@ -24,7 +24,7 @@ class HistoryLimits:
 
 
 async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, limits: HistoryLimits) -> Prompt:
-    """The whole context of a job; `completed` are those that its claim has named. Raises StorageError."""
+    """The whole context of a job. `completed`: the generations that its claim named. Raises StorageError."""
     system = [Turn("system", job.system)] if job.system is not None else []
     if job.messages is not None:
         turns = [Turn(turn.role, turn.content) for turn in job.messages]
@@ -36,7 +36,7 @@ async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, limit
 
 
 async def _past(job: Job, completed: list[str], snapshots: Snapshots, room_bytes: int) -> list[Turn]:
-    """Whole exchanges, the newest that fit; an older one never stands without those after it."""
+    """The newest whole exchanges that fit, without a gap between them."""
     past: list[Turn] = []
     for generation in reversed(completed):
         exchange = await snapshots.turns(job.session, [generation])

@@ -1,4 +1,4 @@
-"""The lineup: the providers of a worker process, in the order in which they are asked, and how each is doing."""
+"""The provider pool: the providers of a worker process, in the order in which they are asked, with their breakers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.get_logger("lineup")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProviderSlot:
-    """One provider of the lineup. `models`: what a submit may name besides its default; None: any."""
+    """One provider of the pool. `models`: what a submit may name besides the provider's default; None: any model."""
 
     provider: Provider
     breaker: Breaker
@@ -41,30 +41,30 @@ class ProviderSlot:
 class ProviderPool:
     """Shared by all generations of the process."""
 
-    def __init__(self, seats: Sequence[ProviderSlot]) -> None:
-        self.slots = tuple(seats)
+    def __init__(self, slots: Sequence[ProviderSlot]) -> None:
+        self.slots = tuple(slots)
 
     @property
     def names(self) -> list[str]:
         return [slot.name for slot in self.slots]
 
     def candidates(self, job: Job) -> list[ProviderSlot]:
-        """Who may answer this job, best first; never nobody. Raises ProviderError.
+        """The slots that may answer this job, best first; at least one. Raises ProviderError.
 
-        A provider that was asked for by name is asked alone. A model goes to whoever lists it; one that nobody does is
-        passed on to the first who takes any: two providers' models of one name are two models.
+        A provider that was asked for by name is asked alone. A model goes to every provider that lists it. A model that
+        none lists goes only to the first that takes any model: one name at two providers means two models.
         """
-        seats = [slot for slot in self.slots if job.provider in (None, slot.name)]
-        if not seats:
+        slots = [slot for slot in self.slots if job.provider in (None, slot.name)]
+        if not slots:
             offered = ", ".join(self.names)
             raise ProviderError("provider_error", f"{job.provider} was asked for, {offered} on offer", retryable=False)
         if job.model is None:
-            return seats
-        listing = [slot for slot in seats if slot.lists_model(job.model)]
-        return listing or [slot for slot in seats if slot.models is None][:1] or seats[:1]
+            return slots
+        listing = [slot for slot in slots if slot.lists_model(job.model)]
+        return listing or [slot for slot in slots if slot.models is None][:1] or slots[:1]
 
     def offers(self, queue: str, worker: str) -> list[Offer]:
-        """What gateways are told of this process now."""
+        """What this process can make now, for the gateways."""
         now_s = time.monotonic()
         return [
             Offer(
@@ -79,7 +79,7 @@ class ProviderPool:
         ]
 
     async def check(self) -> None:
-        """Say which provider cannot be reached, once, and go on: it may be back before it is needed."""
+        """Log once which providers cannot be reached, and go on: they may be back before they are needed."""
         for slot in self.slots:
             try:
                 await slot.provider.check()
@@ -90,7 +90,7 @@ class ProviderPool:
                 logger.exception("check_failed", provider=slot.name)
 
     def update_gauges(self) -> None:
-        """Set the breakers' gauges: a breaker half opens by itself."""
+        """Set the breakers' gauges. They must be polled: a breaker turns half open just by time."""
         now_s = time.monotonic()
         for slot in self.slots:
             metrics.breaker_state.labels(slot.name).set(BREAKER_STATES.index(slot.breaker.state(now_s)))
@@ -100,7 +100,7 @@ class ProviderPool:
 
 
 def provider_pool(settings: Settings) -> ProviderPool:
-    """The providers of these settings. Raises SettingsError that names what is missing."""
+    """The provider pool that these settings ask for. Raises SettingsError that names what is missing."""
     names = providers.choose(settings)
     defaults, further = _by_provider(settings.model, names), _by_provider(settings.models, names)
     return ProviderPool([_slot(settings, name, defaults, further) for name in names])
@@ -116,7 +116,7 @@ def _slot(
 
 
 def _by_provider(value: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """`anthropic:a, openai:b` → a list for each; a model without its provider's name is the first provider's.
+    """`anthropic:a, openai:b` → a list for each. A model without a provider's name belongs to the first provider.
 
     Raises SettingsError for a model of a provider that is not in the list.
     """

@@ -10,7 +10,7 @@ from relay_workers.providers.base import Provider
 
 
 def choose(settings: Settings) -> list[ProviderName]:
-    """The providers asked for, in their order; else app if one is named, the first whose key or URL is set, or demo.
+    """The providers asked for, in order; otherwise app if one is named, the first whose key or URL is set, or demo.
 
     Raises SettingsError.
     """

@@ -1,4 +1,4 @@
-"""What the SDKs' clients are given: base URL, key and timeouts, checked before a worker takes its first job."""
+"""What the SDKs' clients are given (base URL, key, timeouts), checked before a worker takes its first job."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from relay_workers.providers.base import ProviderError
 
 _CONNECTING = ("connect_tcp", "setup_socks5_connection", "start_tls")  # httpcore2's names
 
-PLACEHOLDER_KEY = "none"  # local servers want no key, the SDKs do not start without one
+PLACEHOLDER_KEY = "none"  # local servers need no key, but the SDKs do not start without one
 
-_READ_TIMEOUT_S = 600.0  # only a last resort: it is counted per read, so a server's pings reset it
+_READ_TIMEOUT_S = 600.0  # only a last resort: it counts per read, so a server's pings reset it
 
 
 def base_url(name: str, value: str) -> httpx2.URL:
@@ -32,20 +32,20 @@ def base_url(name: str, value: str) -> httpx2.URL:
 
 
 def api_key(name: str, value: str | None) -> str:
-    """The key of the setting `name`, a placeholder where there is none. Raises SettingsError that does not quote it."""
+    """The key of the setting `name`, or a placeholder if there is none. Raises SettingsError that does not quote it."""
     key = value or PLACEHOLDER_KEY
-    if not key.isascii() or not key.isprintable() or key != key.strip():  # the end of a secret's file, mostly
+    if not key.isascii() or not key.isprintable() or key != key.strip():  # mostly a line break from a secret's file
         raise SettingsError(f"{name} holds characters that no HTTP header can")
     return key
 
 
 def timeout() -> httpx2.Timeout:
-    """For a `Client` whose deadlines are kept elsewhere, by tokens."""
+    """For a `Client` whose deadlines count tokens and are kept elsewhere."""
     return httpx2.Timeout(_READ_TIMEOUT_S, connect=None)
 
 
 class Client(httpx2.AsyncClient):
-    """Waits for a connection, and again for TLS, by the time for which we listened. httpx2 has the wall clock."""
+    """Counts the waits for a connection and for TLS in time that the loop was listening; httpx2 uses the wall clock."""
 
     def __init__(self, connect_timeout_s: float, **options: Any) -> None:
         super().__init__(**options)
@@ -73,9 +73,9 @@ class Client(httpx2.AsyncClient):
 
 
 async def check_reachable(url: httpx2.URL, connect_timeout_s: float) -> None:
-    """Open a connection to the URL's host and close it: no call that anybody bills. Raises ProviderError.
+    """Open a connection to the URL's host and close it: no call that costs anything. Raises ProviderError.
 
-    Behind a proxy nothing is said: whether it would let us through only a request can tell.
+    Behind a proxy nothing is checked: only a request can tell whether the proxy would let us through.
     """
     if proxied(url):
         return
@@ -85,7 +85,7 @@ async def check_reachable(url: httpx2.URL, connect_timeout_s: float) -> None:
             _, writer = await asyncio.open_connection(host, port, happy_eyeballs_delay=0.25)
     except TimeoutError:
         raise _unreachable(host, port, f"no connection within {connect_timeout_s:g} s") from None
-    except (OSError, UnicodeError) as error:  # names that no resolver takes are a UnicodeError
+    except (OSError, UnicodeError) as error:  # a name that no resolver accepts is a UnicodeError
         raise _unreachable(host, port, _reason(error)) from error
     writer.transport.abort()
 
@@ -97,7 +97,7 @@ def proxied(url: httpx2.URL) -> bool:
 
 
 def _reason(error: OSError | UnicodeError) -> str:
-    """The system's own word for it: asyncio puts the address in its place."""
+    """The system's own message: asyncio replaces it with the address."""
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return os.strerror(error.errno)
     return getattr(error, "strerror", None) or str(error)

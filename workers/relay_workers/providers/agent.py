@@ -1,7 +1,7 @@
-"""An agent behind HTTP: any service that answers one POST with JSON, whole. docs/models.md shows both by example.
+"""An agent behind HTTP: any service that answers one POST with one JSON body. docs/models.md has examples of both.
 
 The question goes out as `{"session", "generation", "messages": [{"role", "content"}], "model"?, "max_tokens"?,
-"metadata"?}`. What may come back is read by agent_answer.py; its text is shown in word-like tokens, at once.
+"metadata"?}`. agent_answer.py reads the answer; its text is shown at once, in word-like tokens.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from relay_workers.providers.base import Part, Prompt, ProviderError, Reasoning,
 from relay_workers.providers.failures import ErrorClassifier, classify_status
 from relay_workers.providers.tokenizing import tokenize
 
-MAX_BODY_BYTES = 8 * 1024 * 1024  # decoded; twice the longest answer by default, for what JSON adds to it
-MAX_ERROR_BYTES = 64 * 1024  # of a body that is read for a code or a name alone
-ERROR_BODY_S = 2.0  # and how long that may take: the status is known by then
+MAX_BODY_BYTES = 8 * 1024 * 1024  # decoded; twice the default longest answer, for what JSON adds to it
+MAX_ERROR_BYTES = 64 * 1024  # for a body that is read only for a code or a name
+ERROR_BODY_S = 2.0  # how long reading it may take: the status is known by then
 
 _ERRORS = ErrorClassifier()
 _UNREADABLE: tuple[type[Exception], ...] = (ProviderError, *_ERRORS.errors)
-_NOT_HERE = frozenset({404, 405, 410})  # nobody answers a POST at this URL, whatever is asked
+_NOT_HERE = frozenset({404, 405, 410})  # this URL answers no POST, whatever the question
 
 
 class AgentProvider:
     """One client with its own connections; one call per answer, never retried here: failover is the caller's.
 
-    `answer_timeout_s`: for the whole answer, hence for its first token; `check_timeout_s`: for the answer to `check`.
-    Raises SettingsError where key or URL cannot work.
+    `answer_timeout_s`: for the whole answer, and so for its first token; `check_timeout_s`: for the answer to `check`.
+    Raises SettingsError if key or URL cannot work.
     """
 
     name = "agent"
@@ -47,7 +47,7 @@ class AgentProvider:
         model: str = "",
     ) -> None:
         if not url:
-            raise SettingsError("AGENT_API_URL is not set: the address that the agent takes its questions at")
+            raise SettingsError("AGENT_API_URL is not set: the address at which the agent takes questions")
         self._url = access.base_url("AGENT_API_URL", url)
         key = access.api_key("AGENT_API_KEY", api_key)
         self.model = model or "agent"
@@ -59,15 +59,15 @@ class AgentProvider:
         self._client = access.Client(
             connect_timeout_s,
             headers={"Accept": "application/json", **({"Authorization": f"Bearer {key}"} if api_key else {})},
-            timeout=httpx2.Timeout(None),  # all of them are ours
+            timeout=httpx2.Timeout(None),  # we keep all timeouts ourselves
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
             follow_redirects=False,
         )
 
     async def check(self) -> None:
-        """Whether it answers a GET, whatever it says; see Provider. A model that it names is remembered.
+        """Whether it answers a GET, with any content; see Provider. A model that it names is remembered.
 
-        Capabilities: `{"models": ["a", "b"]}` or `{"model": "a"}`, for those who have something to say.
+        It may answer with its capabilities: `{"models": ["a", "b"]}` or `{"model": "a"}`.
         """
         try:
             async with (
@@ -89,7 +89,7 @@ class AgentProvider:
             ) from error
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
-        """The answer, part by part; see Provider. Nothing comes before all of it is here."""
+        """The answer, part by part; see Provider. Nothing is yielded before the whole answer has arrived."""
         asked = prompt.model or self._asked_for
         body = await self._ask(_request(prompt, asked))
         answer = agent_answer.read(body, asked or self.model)
@@ -141,7 +141,7 @@ def _request(prompt: Prompt, model: str) -> bytes:
 
 
 async def _refused(response: httpx2.Response) -> ProviderError:
-    """Any status but 2xx. The body is read for its codes only: servers quote keys and prompts in the rest."""
+    """The error for any status but 2xx. Of the body only codes are read: servers quote keys and prompts in the rest."""
     status = response.status_code
     if response.is_redirect:
         detail = f"HTTP {status}: AGENT_API_URL redirects, which is not followed; set it to where that leads"
@@ -167,7 +167,7 @@ async def _model_offered(response: httpx2.Response) -> str | None:
     try:
         return agent_answer.model_offered(await _read(response, MAX_ERROR_BYTES))
     except _UNREADABLE:
-        return None  # it has answered: that is all that was asked
+        return None  # it has answered, and `check` asks for no more
 
 
 async def _read(response: httpx2.Response, limit: int) -> bytes:

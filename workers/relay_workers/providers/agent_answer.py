@@ -1,12 +1,12 @@
-"""What an agent's answer says: read leniently, for services differ in how they call their text. Pure.
+"""Reads an agent's answer, leniently, because services name their text differently. Pure.
 
-The text is the first of these that there is, each a string or an object whose `content` is one:
+The text is the first of these members, each a string or an object whose `content` is a string:
 
     content, text, answer, output, response, reply, result, message, choices[0].message
 
-or the whole body, if it is a JSON string. Beside it may stand `reasoning` (a string), `data` (`[{"name", "value"}]`),
+or the whole body, if it is a JSON string. Further members: `reasoning` (a string), `data` (`[{"name", "value"}]`),
 `model`, `finish` or `finish_reason`, and `usage` (`input_tokens` and `output_tokens`, or `prompt_tokens` and
-`completion_tokens`). A member `error` that is not empty makes it no answer.
+`completion_tokens`). With a member `error` that is not empty, the answer is a failure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FINISHES: dict[str, Finish] = {
 
 
 class AgentAnswer(msgspec.Struct, frozen=True):
-    """One answer, whole; `text` may hold half surrogate pairs, as any delta may."""
+    """One whole answer; `text` may hold half surrogate pairs, as any delta may."""
 
     text: str
     reasoning: str
@@ -38,7 +38,7 @@ class AgentAnswer(msgspec.Struct, frozen=True):
 
 
 def read(body: bytes, asked: str) -> AgentAnswer:
-    """The answer in a body; `asked` is its model where it names none. Raises ProviderError that quotes none of it."""
+    """The answer in a body; `asked` is its model if it names none. Raises ProviderError that quotes nothing of it."""
     said = _decode(body)
     if isinstance(said, str):
         return AgentAnswer(said, "", [], Finished("stop", asked))
@@ -75,7 +75,7 @@ def model_offered(body: bytes) -> str | None:
 
 
 def _decode(body: bytes) -> Any:
-    # Not msgspec: it refuses half a surrogate pair, which some services cut their text in.
+    # Not msgspec: it refuses half a surrogate pair, at which some services cut their text.
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -83,7 +83,7 @@ def _decode(body: bytes) -> Any:
 
 
 def _text(said: dict[str, Any]) -> str:
-    """The first that is not empty; an empty one is an answer only if there is no other."""
+    """The first text that is not empty; an empty one counts only if there is no other."""
     found = [text for name in TEXTS if (text := _string(said.get(name))) is not None]
     choices = said.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
@@ -130,7 +130,7 @@ def _usage(said: object) -> dict[str, int] | None:
 
 
 def _names(error: object) -> list[str]:
-    """Of an `error` member: an object with `code` or `type`. A string is text, and texts quote."""
+    """Codes and types of an `error` member that is an object. A string is left out: it may quote a prompt."""
     if not isinstance(error, dict):
         return []
     named = (error.get(name) for name in ("code", "type", "status"))

@@ -33,11 +33,11 @@ from relay_workers.providers.base import (
 from relay_workers.providers.failures import ErrorClassifier
 
 BASE_URL = "https://api.anthropic.com"
-MODEL = "claude-sonnet-5-5"  # where neither submit nor settings name one
-MAX_TOKENS = 8192  # where the submit sets no limit: the API wants one; it counts the model's thinking as well
-OPENING = "…"  # said by the user before a context that begins with the assistant
+MODEL = "claude-sonnet-5-5"  # if neither submit nor settings name one
+MAX_TOKENS = 8192  # if the submit sets no limit: the API requires one; it counts the model's thinking as well
+OPENING = "…"  # a user turn, put before a context that begins with the assistant
 
-TAIL_S = 1.0  # how long a whole answer waits for the end of its body, that the connection can be used again
+TAIL_S = 1.0  # how long a complete answer waits for the end of its body, so that the connection can be reused
 
 _ERRORS = ErrorClassifier(anthropic)
 _FINISHES: dict[str, Finish] = {
@@ -52,13 +52,13 @@ _END = object()
 
 
 class _Client(access.Client, anthropic.DefaultAsyncHttpxClient):
-    """With the SDK's own limits, and proxies by the environment."""
+    """With the SDK's own limits, and proxies from the environment."""
 
 
 class AnthropicProvider:
     """One client with its own connections; one call per answer, never retried here: failover is the caller's.
 
-    Raises SettingsError where key or base URL cannot work.
+    Raises SettingsError if key or base URL cannot work.
     """
 
     name = "anthropic"
@@ -81,7 +81,7 @@ class AnthropicProvider:
         self.model = model or MODEL
         self._reasoning = reasoning
         self._client = AsyncAnthropic(
-            # Both always given: else the SDK reads the environment and files on disk behind our settings.
+            # Always give both: otherwise the SDK reads the environment and files on disk, past our settings.
             api_key=access.api_key("ANTHROPIC_API_KEY", api_key),
             base_url=url,
             timeout=access.timeout(),
@@ -94,7 +94,7 @@ class AnthropicProvider:
         await access.check_reachable(self._url, self._connect_timeout_s)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
-        """The answer, part by part; see Provider. What fails after the finish mark costs the answer nothing."""
+        """The answer, part by part; see Provider. A failure after the finish does not harm the answer."""
         answer = _StreamState(prompt.model or self.model)
         streaming, tail_ends = False, None
         try:
@@ -130,7 +130,7 @@ class AnthropicProvider:
 
 
 class _StreamState:
-    """What the events have said so far. The SDK validates none of them: any field may be missing or of another type."""
+    """What the events have said so far. The SDK does not validate them: any field may be missing or of another type."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -140,17 +140,17 @@ class _StreamState:
         self._events = 0
 
     def read(self, event: RawMessageStreamEvent) -> Part | None:
-        """The event's part, if it has one. Raises ProviderError where it is no event."""
+        """The event's part, if it has one. Raises ProviderError if it is malformed."""
         self._events += 1
         try:
             return self._part(event)
         except (AttributeError, TypeError) as error:
-            if self.finish:  # whole already: nothing after it can spoil it
+            if self.finish:  # complete already: nothing that follows can spoil it
                 return None
             raise ProviderError("provider_error", f"a malformed event: {error}", retryable=True) from error
 
     def finished(self) -> Finished:
-        """The last part. Raises ProviderError("truncated") where no finish mark came: the SDK says nothing then."""
+        """The last part. Raises ProviderError("truncated") if no finish came, which the SDK does not report."""
         if self.finish is None:
             raise ProviderError(
                 "truncated", f"the stream ended without stop_reason, after {self._events} events", retryable=True
@@ -159,7 +159,7 @@ class _StreamState:
         return Finished(self.finish, self.model, usage)
 
     def _part(self, event: RawMessageStreamEvent) -> Part | None:
-        # By `type`, never by class: the SDK makes any class it can of an event that it does not know.
+        # By `type`, never by class: the SDK picks any class that fits for an event that it does not know.
         if event.type == "content_block_delta":
             return self._text(event.delta)
         if event.type == "content_block_start":  # a block may begin with text, though Anthropic's own do not
@@ -178,12 +178,12 @@ class _StreamState:
         return None
 
     def _text(self, piece: Any) -> Part | None:
-        """Of a block or of its delta; signatures, citations and tools have none."""
+        """The text of a block or of its delta; signatures, citations and tools have none."""
         if piece.type in ("text_delta", "text"):
             return Text(_checked(piece.text)) if piece.text != "" else None
         if piece.type in ("thinking_delta", "thinking"):
             return Reasoning(_checked(piece.thinking)) if piece.thinking != "" else None
-        _checked(piece.type)  # an unknown type is passed over; without one, text might be lost
+        _checked(piece.type)  # an unknown type is skipped; without a type, text might be lost
         return None
 
 
@@ -194,7 +194,7 @@ def _checked(value: object) -> str:
 
 
 def _input_tokens(usage: object) -> int | None:
-    """All of the prompt: the API counts what it read from its cache, or wrote there, beside its input_tokens."""
+    """The whole prompt: the API counts what it read from its cache, or wrote there, apart from its input_tokens."""
     counts = [_count(usage, f"{kind}input_tokens") for kind in ("", "cache_read_", "cache_creation_")]
     return None if counts[0] is None else sum(count or 0 for count in counts)
 
@@ -209,7 +209,7 @@ def _system(turns: list[Turn]) -> str:
 
 
 def _messages(turns: list[Turn]) -> list[MessageParam]:
-    """User and assistant by turns, a user's first. The API refuses blank turns; a refused answer leaves one behind."""
+    """User and assistant by turns, a user's first. The API refuses blank turns; refused answers leave such turns."""
     spoken = [turn for turn in turns if turn.role != "system"]
     kept = [turn for turn in spoken[:-1] if turn.content.strip()] + spoken[-1:]
     if kept and kept[0].role == "assistant":
@@ -225,7 +225,7 @@ def _joined(turns: Iterable[Turn]) -> str:
 
 
 def _thinking(model: str) -> ThinkingConfigParam | Omit:
-    """Claude 5 and later think by themselves, but show it only if asked to; earlier ones would begin to think, or fail.
+    """Claude 5 and later think anyway, but show it only on request; earlier models would start to think, or fail.
 
     https://platform.claude.com/docs/en/build-with-claude/thinking
     """

@@ -1,4 +1,4 @@
-"""A generator of one's own as a provider: `--app module:function`. What it may do is said in app.py, two folders up."""
+"""A user's generator as a provider: `--app module:function`. app.py, two folders up, documents what it may do."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.get_logger("app")
 
 
 class AppProvider:
-    """Calls the function named by `spec` once per answer. Raises SettingsError that names `--app` where it cannot."""
+    """Calls the function that `spec` names once per answer. Raises SettingsError that names `--app` if it cannot."""
 
     name = "app"
     first_token_s: float | None = None
@@ -54,7 +54,7 @@ class AppProvider:
         """Nothing to reach: it is loaded."""
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
-        """The answer, part by part; see Provider. Closing this closes theirs."""
+        """The answer, part by part; see Provider. Closing this closes the user's generator."""
         finished = Finished("stop")
         theirs = self._begin(Job.of(prompt, self._asked_for))
         reading = GeneratorReader[Part](lambda: self._next(theirs), lambda: self._close(theirs), self._tasks)
@@ -71,7 +71,7 @@ class AppProvider:
         yield Finished(finished.finish, model, finished.usage)
 
     async def aclose(self) -> None:
-        """What heeds no cancellation is told once more."""
+        """Cancel once more the generators that ignored it."""
         for task in self._tasks:
             task.cancel()
 
@@ -79,30 +79,30 @@ class AppProvider:
         try:
             theirs = self._call(job)
             if inspect.iscoroutine(theirs):
-                theirs.close()  # else Python complains that nobody awaited it
+                theirs.close()  # otherwise Python warns that it was never awaited
             if not isinstance(theirs, AsyncIterable):
                 raise _unfit(f"--app: the call gave {_typed(theirs)}, which is no async iterator")
             return aiter(theirs)
-        except BaseException as error:  # what a library exits with would end the worker
+        except BaseException as error:  # also the SystemExit of a library, which would end the worker
             raise self._failed(error) from None
 
     async def _next(self, theirs: AsyncIterator[Any]) -> Part | None:
-        """Their next part, None after the last. Their failures leave as ProviderError."""
+        """Their next part, None after the last. Their failures become ProviderErrors."""
         try:
-            part = _part(await anext(theirs))  # to ask what it is may call code of theirs
+            part = _part(await anext(theirs))  # inside the try: even isinstance may call their code
         except StopAsyncIteration:
             _raise_if_cancelled()
             return None
         except BaseException as error:
-            # SystemExit would end the worker. And a cancellation of a task of theirs is none of the answer: a task that
-            # ends by it is nobody's failure, and its answer would never end.
+            # SystemExit would end the worker. And a cancellation of one of their tasks does not cancel the answer: a
+            # task that ends with one counts as no failure, and its answer would never end.
             _raise_if_cancelled()
             raise self._failed(error) from None
         _raise_if_cancelled()
         return part
 
     async def _close(self, theirs: AsyncIterator[Any]) -> None:
-        """What fails in here costs the answer nothing: it is whole, or has failed already, or nobody wants it."""
+        """A failure in here does not harm the answer: it is complete, or failed already, or stopped."""
         try:
             close = getattr(theirs, "aclose", None)  # not every iterator has one
             if close is None:
@@ -115,33 +115,35 @@ class AppProvider:
             logger.warning("not_closed", detail=str(self._failed(error)))
 
     def _failed(self, error: BaseException) -> ProviderError:
-        """What the log may know: class and place, never the text, for that may quote a prompt."""
+        """The error for the log: class and place, never the text, which may quote a prompt."""
         if isinstance(error, ProviderError):
             try:
                 return _sanitized(error)
-            except BaseException:  # its class is theirs, and may fail as well
+            except BaseException:  # its class may be theirs, and fail as well
                 pass
         place = _place(error.__traceback__, self._home)
         return ProviderError("provider_error", f"{type(error).__name__} at {place}", retryable=True)
 
 
 def _raise_if_cancelled() -> None:
-    """A generator may catch what was meant for the whole answer: a stop, or a deadline. Half would pass for whole."""
+    """A generator may catch the cancellation of the whole answer, by a stop or a deadline; then half of it would pass
+    for all of it.
+    """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 def _sanitized(error: ProviderError) -> ProviderError:
-    """As the wire, the breaker and the metrics take it: Python lets anything be put into it."""
-    code, status, wish_s = (getattr(error, name, None) for name in ("code", "status", "retry_after_s"))
-    wished = isinstance(wish_s, int | float) and 0 <= wish_s < math.inf
+    """A copy that the wire, the breaker and the metrics accept: Python does not check what was put into it."""
+    code, status, wait_s = (getattr(error, name, None) for name in ("code", "status", "retry_after_s"))
+    is_wait = isinstance(wait_s, int | float) and 0 <= wait_s < math.inf
     return ProviderError(
         next((known for known in get_args(ProviderErrorCode) if known == code), "provider_error"),
         str(error),
         retryable=bool(getattr(error, "retryable", True)),
         status=status if type(status) is int else None,
-        retry_after_s=wish_s if wished else None,
+        retry_after_s=wait_s if is_wait else None,
         misconfigured=bool(getattr(error, "misconfigured", False)),
     )
 
@@ -161,7 +163,7 @@ def _part(yielded: object) -> Part:
 
 
 def _finished(yielded: Finished) -> Finished:
-    """As the wire will have it: Python lets anything be put into it."""
+    """A copy that the wire accepts: Python does not check what was put into it."""
     try:
         finished = msgspec.convert(msgspec.to_builtins(yielded), Finished)
         return msgspec.structs.replace(finished, usage=checked_usage(finished.usage))
@@ -171,7 +173,7 @@ def _finished(yielded: Finished) -> Finished:
 
 
 def _typed(value: object) -> str:
-    """No article: which one it takes is a matter of how the name is said."""
+    """Worded so that the type's name needs no article: a or an depends on how it is pronounced."""
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
@@ -180,7 +182,7 @@ def _unfit(detail: str) -> ProviderError:
 
 
 def _place(traceback: TracebackType | None, home: str) -> str:
-    """file:line of the innermost frame in their own code; where none is, of the innermost of all."""
+    """file:line of the innermost frame in their own code; if there is none, of the innermost frame."""
     innermost, own = "an unknown place", ""
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename

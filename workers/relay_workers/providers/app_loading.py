@@ -1,6 +1,6 @@
-"""`module:function` or `file.py:function`, found and judged before a worker takes its first job.
+"""`module:function` or `file.py:function`, found and checked before a worker takes its first job.
 
-All that is wrong is one SettingsError.
+Whatever is wrong becomes a SettingsError.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LoadedApp(NamedTuple):
 def load(spec: str) -> LoadedApp:
     """The function that `spec` names. Raises SettingsError.
 
-    Of a module, the current directory is importable; of a file, its own folder, as with `python file.py`.
+    For a module, the current directory is importable; for a file, its own folder, as with `python file.py`.
     """
     old_import.serve_old_import()
     source, _, path = spec.rpartition(":")
@@ -93,9 +93,10 @@ def _import_file(spec: str, given: str) -> ModuleType:
 
 
 def _name_of(path: str) -> str:
-    """What sys.modules knows a file by, so that dataclasses and pickles find it: no import statement can spell it.
+    """The file's name in sys.modules, by which dataclasses and pickles find it.
 
-    So it takes nobody's place, whatever the file is called. Without a dot, the file is in no package.
+    No import statement can spell it, so it replaces no other module, whatever the file is called. It has no dot, so
+    the file is in no package.
     """
     return f"{Path(path).stem.replace('.', '_')}@{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
@@ -114,7 +115,7 @@ def _failed(spec: str, name: str, error: BaseException) -> SettingsError:
 
 
 def _unfit(found: Any) -> str:
-    """Why it cannot be what we call; empty if it may be: what a callable returns, only its first call tells."""
+    """Why it cannot be the function to call; empty if it may be: only the first call shows what it returns."""
     if not callable(found):
         return f"is not callable: it is of type {type(found).__name__}"
     called = found if inspect.isroutine(found) or inspect.isclass(found) else type(found).__call__

@@ -1,7 +1,7 @@
-"""Reading a generator of one's own in a task of its own: one that heeds no cancellation can only be left behind.
+"""Reads a user's generator in a separate task, because one that ignores cancellation can only be left behind.
 
-Whoever reads waits for the next part, never for the generator: so a stop or a deadline ends the answer, whatever the
-generator makes of it.
+The reader waits for the next part, never for the generator. So a stop or a deadline ends the answer whatever the
+generator does with it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 class GeneratorReader(Generic[T]):
-    """`step` gives the next part, None after the last; it runs only while one is asked for. `close` ends it for good.
+    """`step` gives the next part, None after the last; it runs only when a part is asked for. `close` ends it for good.
 
-    `tasks` holds the task for as long as it lives. `leave` it in any case.
+    `tasks` holds the task for as long as it lives. Always call `stop` in the end.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class GeneratorReader(Generic[T]):
         self._task.add_done_callback(tasks.discard)
 
     async def next(self) -> T | None:
-        """Raises what `step` does."""
+        """The next part. Raises what `step` raises."""
         self._given = asyncio.get_running_loop().create_future()
         self._asked.set()
         return await self._given
 
     async def stop(self, patience_s: float) -> bool:
-        """Stop it where it waits, or close it where it has given a part; False: it goes on by itself."""
+        """Cancel it where it waits, or close it after the part that it gave. False: it ignored that and goes on."""
         self._over = True
         self._asked.set()
         if self._stepping:
@@ -52,7 +52,7 @@ class GeneratorReader(Generic[T]):
             async with timeouts.timeout(patience_s):
                 await asyncio.wait([self._task])
         except TimeoutError:
-            pass  # it heeds no cancellation
+            pass  # it ignores the cancellation
         return self._task.done()
 
     async def _run(self) -> None:
@@ -76,5 +76,5 @@ class GeneratorReader(Generic[T]):
             self._stepping = True
             part = await self._step()
             self._stepping = False
-            if not self._given.done():  # else nobody waits for it any more
+            if not self._given.done():  # otherwise nobody waits for it any more
                 self._given.set_result(part)

@@ -1,9 +1,9 @@
-"""What a provider is: one async generator of parts. Everything a model's API does differently ends here.
+"""What a provider is: one async generator of parts. The differences between model APIs end here.
 
-A provider yields `Text` and `Reasoning` deltas as they come and, as its last part, one `Finished`. It mends nothing
-and batches nothing; it raises `ProviderError`, never an SDK's own error. A stream that ends without its API's
-own finish mark raises `ProviderError("truncated", …)`: both SDKs say nothing there, and half an answer would pass
-for a whole one. Closing the generator (or cancelling the task that reads it) closes the upstream connection.
+A provider yields `Text` and `Reasoning` deltas as they come and, as its last part, one `Finished`. It repairs nothing
+and batches nothing; it raises `ProviderError`, never an SDK's own error. A stream that ends without its API's own
+finish raises `ProviderError("truncated", …)`: both SDKs stay silent there, and half an answer would pass for a whole
+one. Closing the generator (or cancelling the task that reads it) closes the upstream connection.
 """
 
 from __future__ import annotations
@@ -55,30 +55,30 @@ class Reasoning(msgspec.Struct, frozen=True):
 
 
 class Data(msgspec.Struct, frozen=True):
-    """Something to show beside the text, in its place among it: `value` is any JSON value."""
+    """Something to show at this point of the text: `value` is any JSON value."""
 
     name: str
     value: Any
 
 
 class ResumeHandle(msgspec.Struct, frozen=True):
-    """The provider goes on with this answer by itself, and tells it again from its beginning to whoever has the mark.
+    """The provider goes on with this answer by itself. With the handle, it can be read again from its beginning.
 
-    At most MAX_MARK_LENGTH printable ASCII characters; before any text.
+    At most MAX_RESUME_HANDLE_LENGTH printable ASCII characters; yielded before any text.
     """
 
     handle: str
 
 
 class TextComplete(msgspec.Struct, frozen=True):
-    """The finish mark has come: only the usage is missing, for which the provider waits no longer than it says itself.
+    """The text has ended: only the usage is missing, and the provider limits how long it waits for that.
 
-    Without one, whatever follows the last delta has to come within that delta's deadline.
+    Without this part, whatever follows the last delta must come within that delta's deadline.
     """
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The provider's own finish: the answer is whole. `usage` counts tokens as the provider bills them."""
+    """The provider's own finish: the answer is complete. `usage` counts tokens as the provider bills them."""
 
     finish: Finish
     model: str | None = None
@@ -92,8 +92,8 @@ class ProviderError(Exception):
     """The provider failed; `code` becomes `end.error.code`, the text goes to the log only, never to a client.
 
     `retryable`: asking again may help. `status`: the HTTP status, or the one that an error inside a stream stands
-    for, where there was one. `retry_after_s`: how long the provider wants to be left alone, where it said so.
-    `misconfigured`: its address is wrong, whatever is asked.
+    for, if there was one. `retry_after_s`: how long the provider wants to be left alone, if it said so.
+    `misconfigured`: its address is wrong, whatever the question.
     """
 
     def __init__(
@@ -115,9 +115,9 @@ class ProviderError(Exception):
 
     @property
     def is_sick(self) -> bool:
-        """Whether the next question is likely to fail there as well: its keys count, what was asked does not.
+        """Whether the next question is likely to fail there as well, for example because of its key.
 
-        A refusal is about what was asked even where it comes as 403. So is 404: a submit may name any model.
+        A refusal is about this question, even if it comes as 403. So is 404: a submit may name any model.
         """
         if self.code == "provider_refused":
             return False
@@ -127,8 +127,7 @@ class ProviderError(Exception):
 class Provider(Protocol):
     """One model API, shared by all generations of a worker process.
 
-    `model`: asked for where a submit names none. `first_token_s`: its own deadline for the first token; None: the
-    worker's.
+    `model`: used if a submit names none. `first_token_s`: its own deadline for the first token; None: the worker's.
     """
 
     name: str
@@ -150,49 +149,49 @@ class Provider(Protocol):
 
 @runtime_checkable
 class Resumable(Provider, Protocol):
-    """A provider whose answers outlive the connection on which they were asked for; it yields one `Mark` of each.
+    """A provider whose answers outlive their connection; it yields one `ResumeHandle` for each.
 
-    Closing its generator, or cancelling the task that reads it, stops nothing there: only `cancel` does.
+    Closing its generator, or cancelling the task that reads it, does not stop the answer: only `cancel` does.
     """
 
-    def resume(self, mark: str) -> AsyncGenerator[Part, None]:
-        """The same answer from its first token on, without its Mark: what was said, and then what follows.
+    def resume(self, handle: str) -> AsyncGenerator[Part, None]:
+        """The same answer from its first token on, without its ResumeHandle: first the old text, then what follows.
 
         Raises ProviderError.
         """
         ...
 
-    async def cancel(self, mark: str) -> None:
-        """Stop it there. Raises ProviderError; harmless where it has ended already."""
+    async def cancel(self, handle: str) -> None:
+        """Stop the answer at the provider. Raises ProviderError; harmless if it has ended already."""
         ...
 
 
 def checked_model(said: object, asked: str) -> str:
-    """The model that a response names; `asked` where that is no name: the SDKs pass on whatever a server sends."""
+    """The model that a response names; `asked` if that is no name, since the SDKs pass on whatever a server sends."""
     is_name = isinstance(said, str) and 0 < len(said) <= MAX_NAME_LENGTH and said.isprintable()
     return str(said) if is_name else asked
 
 
 def checked_usage(usage: Mapping[str, object] | None) -> dict[str, int] | None:
-    """The two numbers that an `end` carries, within what JSON holds exactly; None where one of them is no such."""
+    """The two numbers that an `end` carries, within what JSON holds exactly; None if either is not such a number."""
     counts = {name: (usage or {}).get(name) for name in ("input_tokens", "output_tokens")}
     whole = {name: count for name, count in counts.items() if type(count) is int and 0 <= count < 2**53}
     return whole if len(whole) == len(counts) else None
 
 
 def checked_data(name: object, value: object) -> Data:
-    """Data that every client can be sent, its value as JSON gives it back. Raises ProviderError that quotes neither."""
+    """Data that every client can take, with its value as JSON decodes it. Raises ProviderError that quotes neither."""
     if not isinstance(name, str) or not 0 < len(name) <= MAX_DATA_NAME_LENGTH:
         raise _bad_data(f"a name must be a string of 1 to {MAX_DATA_NAME_LENGTH} characters")
     try:
         encoded = msgspec.json.encode((name, value))
         size = len(encoded) - len(msgspec.json.encode(name)) - len(b"[,]")
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        # The error's text stays away: it may quote the value.
+        # Without the error's text, which may quote the value.
         raise _bad_data(f"not to be encoded as JSON ({type(error).__name__})") from None
     if size > MAX_DATA_BYTES:
         raise _bad_data(f"the value has {size} bytes of JSON, {MAX_DATA_BYTES} are allowed")
-    return Data(name, msgspec.json.decode(encoded)[1])  # a copy: whoever made it may go on changing it
+    return Data(name, msgspec.json.decode(encoded)[1])  # a copy: the caller may go on changing its own
 
 
 def _bad_data(what: str) -> ProviderError:
@@ -200,5 +199,5 @@ def _bad_data(what: str) -> ProviderError:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """Fields for a log line about a failed call: the class and its text, cut; no request, no key."""
+    """Fields for a log line about a failed call: the class and its shortened text; no request, no key."""
     return {"error": type(error).__name__, "detail": str(error)[:300]}

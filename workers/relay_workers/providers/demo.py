@@ -1,4 +1,4 @@
-"""The provider that needs no key: short pieces of real prose at a human pace, to try everything else with.
+"""The provider that needs no key: short pieces of prose at a human pace, for trying out everything else.
 
 Deterministic: the same last user turn gives the same tokens at the same intervals.
 """
@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from relay_workers.providers.base import Finished, Part, Prompt, Text
 from relay_workers.providers.tokenizing import tokenize
 
-_NAP_S = 0.004  # shorter sleeps only wake the loop more often: what is due by then comes in one go
-_JITTER = 0.6  # of an interval; below 1, so that the order of the due times is the tokens'
+_NAP_S = 0.004  # shorter sleeps only wake the loop more often: what is due by then comes at once
+_JITTER = 0.6  # of an interval; below 1, so that the due times are in the order of the tokens
 
 
 class DemoProvider:
@@ -43,7 +43,7 @@ class DemoProvider:
         """Nothing to reach."""
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
-        """The answer, part by part; see Provider. Each token has its due time from the start on: late ones catch up."""
+        """The answer, part by part; see Provider. Each token's due time is set at the start, so late ones catch up."""
         tokens = list(tokenize(_piece(prompt)))
         written = tokens[: prompt.max_tokens]
         first_due = self._clock() + self._first_token_s
@@ -63,7 +63,7 @@ class DemoProvider:
 
 
 def _piece(prompt: Prompt) -> str:
-    """By a hash that is the same in every process: Python's own is salted."""
+    """Chosen by a hash that is the same in every process; Python's own is salted."""
     asked = next((turn.content for turn in reversed(prompt.turns) if turn.role == "user"), "")
     return PIECES[zlib.crc32(asked.encode("utf-8", "surrogatepass")) % len(PIECES)]
 

@@ -1,8 +1,8 @@
-"""What a failed call means: the SDKs' and their HTTP client's errors, classed once into our ProviderError.
+"""What a failed call means: the errors of the SDKs and their HTTP client become our ProviderError in this one place.
 
 Both SDKs come from one generator: their errors have the same names and nearly the same fields, but no common class. So
-each provider hands its SDK in, and nothing here imports one: that takes about a second, and a worker needs one at most.
-A provider that uses the HTTP client itself hands in none.
+each provider passes its SDK in, and nothing here imports one: that takes about a second, and a worker needs one at
+most. A provider that uses the HTTP client itself passes none.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import httpx2
 
 from relay_workers.providers.base import ProviderError, describe
 
-# The SDKs wrap httpx2's errors of sending a request. Those of reading an error's body pass unwrapped in both, those of
-# reading the stream in anthropic, and both decode events without a net (openai 3.52, anthropic 2.11).
+# The SDKs wrap httpx2's errors from sending a request. Errors from reading an error's body pass unwrapped in both,
+# those from reading the stream in anthropic, and both decode events without catching errors (openai 3.52,
+# anthropic 2.11).
 _UNWRAPPED = (
     httpx2.RequestError,  # TransportError, and DecodingError of a bad Content-Encoding
     httpx2.StreamError,
     ssl.SSLError,
     json.JSONDecodeError,
     UnicodeDecodeError,
-    RecursionError,  # of JSON that nests too deep
+    RecursionError,  # from JSON that nests too deep
 )
-_MISCONFIGURED = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyRedirects)  # wrong however often
+_MISCONFIGURED = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyRedirects)  # no retry helps
 
 _RETRYABLE_STATUS = frozenset({408, 409})
 _REFUSALS = frozenset(
@@ -46,7 +47,7 @@ _REQUEST_ERRORS = frozenset(
         "data_residency_mismatch",
     }
 )  # fmt: skip
-# Of an error inside the stream, which has no status: what is wrong with the key, and not with what was asked.
+# For an error inside the stream, which has no status: those about the key, not about the question.
 _STATUS_OF = {"authentication_error": 401, "invalid_api_key": 401, "billing_error": 402, "permission_error": 403}
 _FIELDS = ("status_code", "code", "type", "error_code")  # openai has `code`, anthropic `error_code`
 
@@ -56,7 +57,7 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?\Z")
 
 
 class ErrorClassifier:
-    """One SDK's failures. `errors` is everything that comes out of a call or of its stream, a deadline's too."""
+    """One SDK's failures. `errors`: everything that a call or its stream may raise, including deadlines."""
 
     def __init__(self, sdk: ModuleType | None = None) -> None:
         self._api: tuple[type[Exception], ...] = (sdk.APIError,) if sdk else ()
@@ -67,7 +68,9 @@ class ErrorClassifier:
         self.errors: tuple[type[Exception], ...] = (*self._api, *_UNWRAPPED, TimeoutError)
 
     def classify(self, error: Exception, *, streaming: bool = False) -> ProviderError:
-        """The ProviderError for one of `errors`; `streaming`: the response had begun, so a cut is half an answer."""
+        """The ProviderError for one of `errors`. `streaming`: the response had begun, so a broken connection means
+        half an answer.
+        """
         detail = self._detail(error)
         root = error.__cause__ if isinstance(error, self._wrapper) and error.__cause__ else error
         if isinstance(root, _MISCONFIGURED):
@@ -83,14 +86,14 @@ class ErrorClassifier:
         return ProviderError("provider_error", detail, retryable=True)
 
     def _detail(self, error: Exception) -> str:
-        """One line for the log. What a server said goes without its text: servers quote keys and prompts in it."""
+        """One line for the log, without the text that a server sent: servers quote keys and prompts in it."""
         if isinstance(error, self._api) and not isinstance(error, self._wrapper):
             return _named(type(error).__name__, error)
         return " from ".join(_line(one) for one in (error, error.__cause__) if one is not None)
 
 
 def classify_event(event: str, error: object) -> ProviderError:
-    """For an error that came as an event of an API and not as an exception; `error` is what it holds, if anything."""
+    """For an error that came as an event of the stream, not as an exception; `error` is its content, if any."""
     return _by_name(error, _named(event, error))
 
 
@@ -100,7 +103,7 @@ def _named(what: str, error: object) -> str:
 
 
 def _line(error: BaseException) -> str:
-    if isinstance(error, httpx2.LocalProtocolError):  # quotes the header that cannot be sent: the key, mostly
+    if isinstance(error, httpx2.LocalProtocolError):  # quotes the header that cannot be sent, mostly the key
         return type(error).__name__
     return "{error}: {detail}".format(**describe(error))
 
@@ -116,8 +119,8 @@ def classify_status(
 ) -> ProviderError:
     """What an HTTP status, and the codes and types `named` by its body or by an event, mean together.
 
-    By refusal first: it comes as status 400 or 403, or in the stream, and asking again gives it again. An error inside
-    the stream has no status of its own (with anthropic that of the stream, 200), only names.
+    Refusals are checked first: they come as status 400 or 403, or in the stream, and asking again does not help. An
+    error inside the stream has no status of its own (with anthropic it has the stream's, 200), only names.
     """
     names = {str(value).lower() for value in named}
     if not isinstance(status, int) or status < 400:
@@ -140,9 +143,9 @@ def classify_status(
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a response asks us to wait, an hour at most; None where it does not, or not in words we know.
+    """Seconds that a response asks us to wait, an hour at most; None if it does not, or in a form we do not know.
 
-    `retry-after-ms` is both SDKs' own; `retry-after` holds seconds or an HTTP date (RFC 9110, 10.2.3).
+    `retry-after-ms` is known to both SDKs; `retry-after` holds seconds or an HTTP date (RFC 9110, 10.2.3).
     """
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         said = headers.get(name, "").strip()

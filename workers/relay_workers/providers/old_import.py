@@ -1,6 +1,6 @@
-"""`from workers.app import …`, as it was written before this package had its present name, for one release more.
+"""Keeps `from workers.app import …`, the old name of this package, working for one more release.
 
-The finder stands behind all others: whatever of the user's has the old name wins. Only what nobody finds is ours.
+The finder comes after all others, so anything of the user's with the old name wins.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ logger = logging.get_logger("app")
 
 
 def serve_old_import(package: str = _OLD, ours: str = app.__name__) -> None:
-    """From now on `package` and `package.app` are found, where nothing else of that name is. Once will do.
+    """From now on `package` and `package.app` are found if nothing else has that name. Idempotent.
 
-    `ours`: the module that `package.app` is, the same and no copy of it.
+    `ours`: the module that `package.app` stands for; the same module, not a copy.
     """
     finder = OldImport(package, ours)
     if ours != f"{package}.app" and finder not in sys.meta_path:
@@ -31,12 +31,12 @@ def serve_old_import(package: str = _OLD, ours: str = app.__name__) -> None:
 
 
 def moved(name: str, package: str = _OLD, ours: str = app.__name__) -> str:
-    """What to say of a module that was not found, if it is that one: a package of the user's stands before it."""
+    """The hint for a module that was not found, if it is the old one: then a package of the user's hides it."""
     return f", which is {ours} now" if name == f"{package}.app" != ours else ""
 
 
 class OldImport(MetaPathFinder, Loader):
-    """Finds and loads both; it tells of the second, which is what an app imports."""
+    """Finds and loads both; warns about the second, which is what an app imports."""
 
     def __init__(self, package: str, ours: str) -> None:
         self._package = package
@@ -65,7 +65,7 @@ class OldImport(MetaPathFinder, Loader):
 
 
 def _is_nobodys(package: ModuleType | None) -> bool:
-    """Whether it is ours, or a mere folder of theirs. Who wrote an `__init__.py` said what is in the package."""
+    """Whether it is ours, or a folder without `__init__.py`. A package with one is left as the user wrote it."""
     return getattr(package, "__file__", None) is None
 
 

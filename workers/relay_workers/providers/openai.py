@@ -30,22 +30,22 @@ from relay_workers.providers.base import (
 from relay_workers.providers.failures import ErrorClassifier
 
 BASE_URL = "https://api.openai.com/v1"
-MODEL = "gpt-5-mini"  # where neither submit nor settings name one
+MODEL = "gpt-5-mini"  # if neither submit nor settings name one
 
-TAIL_S = 5.0  # how long a whole answer waits for its usage
+TAIL_S = 5.0  # how long a complete answer waits for its usage
 
 _ERRORS = ErrorClassifier(openai)
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "content_filter": "filter"}
 
 
 class _Client(access.Client, openai.DefaultAsyncHttpxClient):
-    """With the SDK's own limits, and proxies by the environment."""
+    """With the SDK's own limits, and proxies from the environment."""
 
 
 class OpenAIProvider:
     """One client with its own connections; one call per answer, never retried here: failover is the caller's.
 
-    Raises SettingsError where key or base URL cannot work.
+    Raises SettingsError if key or base URL cannot work.
     """
 
     name = "openai"
@@ -65,11 +65,11 @@ class OpenAIProvider:
         self._url, self._connect_timeout_s = url, connect_timeout_s
         self.model = model or MODEL
         self._reasoning = reasoning
-        # OpenAI's newer models refuse max_tokens; many compatible servers know nothing else.
+        # OpenAI's newer models refuse max_tokens; many compatible servers know only that.
         self._modern_limit = url.host.endswith((".openai.com", ".openai.azure.com"))
         self._client = AsyncOpenAI(
             api_key=access.api_key("OPENAI_API_KEY", api_key),
-            base_url=url,  # always given: else the SDK reads the environment behind our settings
+            base_url=url,  # always given: otherwise the SDK reads the environment, past our settings
             timeout=access.timeout(),
             max_retries=0,
             http_client=_Client(connect_timeout_s),
@@ -80,7 +80,7 @@ class OpenAIProvider:
         await access.check_reachable(self._url, self._connect_timeout_s)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
-        """The answer, part by part; see Provider. What fails after the finish mark costs the usage, not the answer."""
+        """The answer, part by part; see Provider. A failure after the finish loses the usage, not the answer."""
         answer = _StreamState(prompt.model or self.model)
         limit = omit if prompt.max_tokens is None else prompt.max_tokens
         streaming, tail_ends = False, None
@@ -96,7 +96,7 @@ class OpenAIProvider:
             streaming = True
             async with stream:  # closes the connection, however this ends
                 chunks = aiter(stream)
-                # The usage comes after the finish mark, in a chunk of its own: only the end of the body is the end.
+                # The usage comes after the finish, in a chunk of its own: only the end of the body is the end.
                 while True:
                     if answer.finish and tail_ends is None:
                         yield TextComplete()
@@ -118,7 +118,7 @@ class OpenAIProvider:
 
 
 class _StreamState:
-    """What the chunks have said so far. The SDK validates none of them: any field may be missing or of another type."""
+    """What the chunks have said so far. The SDK does not validate them: any field may be missing or of another type."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -128,17 +128,17 @@ class _StreamState:
         self._chunks = 0
 
     def read(self, chunk: ChatCompletionChunk) -> list[Part]:
-        """The chunk's parts. Raises ProviderError where it is no chunk or says that the model failed."""
+        """The chunk's parts. Raises ProviderError if it is malformed or says that the model failed."""
         self._chunks += 1
         try:
             return self._parts(chunk)
         except (AttributeError, TypeError) as error:
-            if self.finish:  # whole already: nothing after it can spoil it
+            if self.finish:  # complete already: nothing that follows can spoil it
                 return []
             raise ProviderError("provider_error", f"a malformed chunk: {error}", retryable=True) from error
 
     def finished(self) -> Finished:
-        """The last part. Raises ProviderError("truncated") where no finish mark came: the SDK says nothing then."""
+        """The last part. Raises ProviderError("truncated") if no finish came, which the SDK does not report."""
         if self.finish is None:
             raise ProviderError(
                 "truncated", f"the stream ended without finish_reason, after {self._chunks} chunks", retryable=True
@@ -147,7 +147,7 @@ class _StreamState:
 
     def _parts(self, chunk: ChatCompletionChunk) -> list[Part]:
         self.model = checked_model(chunk.model, self.model)
-        if chunk.usage:  # on every chunk with some servers, then counted up to here
+        if chunk.usage:  # some servers send it with every chunk, counted up to there
             counts = {"input_tokens": chunk.usage.prompt_tokens, "output_tokens": chunk.usage.completion_tokens}
             self._usage = checked_usage(counts) or self._usage
         if not chunk.choices:  # the usage chunk; Azure's first one too
@@ -170,7 +170,7 @@ class _StreamState:
 
 
 def _finish(reason: str) -> Finish:
-    if reason == "error":  # OpenRouter's: the model behind it failed half-way
+    if reason == "error":  # from OpenRouter: the model behind it failed half-way
         raise ProviderError("provider_error", "finish_reason error", retryable=True)
     return _FINISHES.get(reason, "other")
 

@@ -1,6 +1,6 @@
 """OpenAI's background responses: answers that go on by themselves, whoever reads them.
 
-A stream that is cut or falls silent is taken up again where it stopped, and another worker that has the mark reads
+A stream that breaks or falls silent is reopened where it stopped, and another worker that has the resume handle reads
 the same answer from its beginning. Only the response's own end counts as the end.
 https://developers.openai.com/api/docs/guides/background
 
@@ -26,25 +26,25 @@ from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_events import Response, checked_response_id
 
-RECONNECT_PAUSES_S = (0.0, 0.5, 2.0)  # before each attempt in a row that has brought nothing
-QUIET_S = 15.0  # without an event a connection is taken for dead; a response that only thinks loses nothing by it
-POLL_S = 2.0  # between two looks at a response that cannot be streamed any more
+RECONNECT_PAUSES_S = (0.0, 0.5, 2.0)  # one before each reconnection in a row that brought nothing
+QUIET_S = 15.0  # a connection without events for so long is taken for dead; a response that only thinks loses nothing
+POLL_S = 2.0  # between two reads of a response that can no longer be streamed
 CANCEL_S = 5.0
-TAIL_S = 1.0  # how long a whole answer waits for the end of its body, that the connection can be used again
+TAIL_S = 1.0  # how long a complete answer waits for the end of its body, so that the connection can be reused
 MIN_TOKENS = 16  # OpenAI refuses a lower max_output_tokens
 
 _ERRORS = ErrorClassifier(openai)
 _END = object()
 _Stream = AsyncStream[ResponseStreamEvent]
 
-# Models that can sum their reasoning up. Whether they do it for this organisation, only asking tells.
+# Models that can summarise their reasoning. Only a request shows whether they do so for this organisation.
 _REASONING = re.compile(r"(o\d|gpt-([5-9]|\d\d))(?!.*-chat)")
 
 
 class OpenAIBackgroundProvider(OpenAIProvider):
-    """Resumable. One POST per answer (two where a reasoning summary is refused), then as many GETs as it takes."""
+    """Resumable. One POST per answer (two if a reasoning summary is refused), then as many GETs as needed."""
 
-    _without_summary: frozenset[str] = frozenset()  # models that have refused to; they exist, so there are few
+    _without_summary: frozenset[str] = frozenset()  # models that refused one; only real models do, so it stays small
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider and Resumable."""
@@ -57,18 +57,18 @@ class OpenAIBackgroundProvider(OpenAIProvider):
             async for part in parts:
                 yield part
 
-    async def resume(self, mark: str) -> AsyncGenerator[Part, None]:
-        """The same answer from its first token on; see Resumable. One that is unknown or expired has status 404."""
-        response = Response(self.model, checked_response_id(mark))
+    async def resume(self, handle: str) -> AsyncGenerator[Part, None]:
+        """The same answer from its first token on; see Resumable. If unknown or expired, it fails with status 404."""
+        response = Response(self.model, checked_response_id(handle))
         async with aclosing(self._follow(response, None)) as parts:
             async for part in parts:
                 yield part
 
-    async def cancel(self, mark: str) -> None:
-        """Stop it there, within CANCEL_S. Raises ProviderError; harmless where it has ended already."""
+    async def cancel(self, handle: str) -> None:
+        """Stop it at OpenAI, within CANCEL_S. Raises ProviderError; harmless if it has ended already."""
         try:
             async with timeouts.timeout(CANCEL_S):
-                await self._client.responses.cancel(checked_response_id(mark))
+                await self._client.responses.cancel(checked_response_id(handle))
         except (openai.BadRequestError, openai.ConflictError):
             return  # it has ended: OpenAI answers 400 or with its last state, others 409
         except TimeoutError as error:
@@ -87,7 +87,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
                         yield part
                 failure = ProviderError("truncated", f"the stream ended after event {response.last}", retryable=True)
             except TimeoutError:
-                pass  # silence has taken its time: only the caller's deadline ends this
+                pass  # the silence itself was the pause; only the caller's deadline ends this
             except _ERRORS.errors as error:
                 failure = _retryable_failure(error)
             if response.finish:
@@ -106,7 +106,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         yield response.finished()
 
     async def _read(self, response: Response, stream: _Stream | None) -> AsyncGenerator[Part, None]:
-        """What one connection tells. Raises TimeoutError where that is nothing for a while."""
+        """Read one connection. Raises TimeoutError if it is silent for too long."""
         stream = stream or await self._reopen(response)
         if stream is None:
             for part in await self._look(response):
@@ -132,7 +132,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
             return await self._post(prompt, model, omit)
 
     def _reasoning_of(self, model: str) -> ReasoningParam | Omit:
-        """Asked for only of models that may have it: the others refuse the whole question."""
+        """Requested only from models that may support it: others refuse the whole question."""
         wanted = self._reasoning and model not in self._without_summary and _REASONING.match(model)
         return {"summary": "auto"} if wanted else omit
 
@@ -151,26 +151,26 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         )
 
     async def _reopen(self, response: Response) -> _Stream | None:
-        """The stream after the last event that was read, from its first one if there was none. None: not any more.
+        """The stream after the last event that was read, or from its first. None: it can no longer be streamed.
 
-        OpenAI answers 400 five minutes after the response's creation; the response itself can still be had.
+        From five minutes after the response's creation OpenAI answers 400; the response itself can still be read.
         """
-        mark = _response_id(response)
+        response_id = _response_id(response)
         after = omit if response.last is None else response.last  # 0 would leave out the first event
         try:
             async with timeouts.timeout(QUIET_S):
-                return await self._client.responses.retrieve(mark, stream=True, starting_after=after)
+                return await self._client.responses.retrieve(response_id, stream=True, starting_after=after)
         except openai.BadRequestError:
             return None
 
     async def _look(self, response: Response) -> list[Part]:
         """What is missing, once it has ended; see Response.look."""
-        mark = _response_id(response)
+        response_id = _response_id(response)
         async with timeouts.timeout(QUIET_S):
-            return response.look(await self._client.responses.retrieve(mark))
+            return response.look(await self._client.responses.retrieve(response_id))
 
     async def _rest(self, response: Response, failure: ProviderError) -> list[Part]:
-        """A last look. Raises `failure` where the response has not ended, or cannot be had."""
+        """Read the response a last time. Raises `failure` if it has not ended, or cannot be read."""
         try:
             parts = await self._look(response)
         except _ERRORS.errors as error:
@@ -181,27 +181,27 @@ class OpenAIBackgroundProvider(OpenAIProvider):
 
 
 def _response_id(response: Response) -> str:
-    """Raises ProviderError where nothing was heard of it yet: it cannot be asked for again."""
+    """Its id. Raises ProviderError if that has not come yet: then the response cannot be asked for again."""
     if response.response_id is None:
         raise ProviderError("truncated", "the stream ended before the response had an id", retryable=True)
     return response.response_id
 
 
 async def _next(stream: _Stream, response: Response) -> object:
-    """The next event, _END after the last. Before its id is known nothing can be taken up: then it is waited for."""
+    """The next event, _END after the last. Until the id is known, nothing could be resumed, so no timeout applies."""
     async with timeouts.timeout(QUIET_S if response.response_id else None):
         return await anext(stream, _END)
 
 
 async def _drain(stream: _Stream) -> None:
-    with suppress(*_ERRORS.errors):  # the answer is whole: nothing after its end can spoil it
+    with suppress(*_ERRORS.errors):  # the answer is complete: nothing after its end can spoil it
         async with timeouts.timeout(TAIL_S):
             while await anext(stream, _END) is not _END:
                 pass
 
 
 def _retryable_failure(error: Exception) -> ProviderError:
-    """The failure, should taking the stream up again not help either. Raises it where that cannot help."""
+    """The failure to report if reconnecting does not help either. Raises it if reconnecting cannot help."""
     failure = _ERRORS.classify(error, streaming=True)
     transport = not isinstance(error, openai.APIError) or isinstance(error, openai.APIConnectionError)
     if not failure.retryable or not (transport or isinstance(error, openai.APIStatusError)):

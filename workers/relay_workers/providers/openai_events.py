@@ -1,4 +1,4 @@
-"""One background response of OpenAI's Responses API: what its events say, each of them once, however often it is told.
+"""One background response of OpenAI's Responses API: reads each event once, however often it is sent.
 
 https://developers.openai.com/api/reference/resources/responses/streaming-events
 """
@@ -30,14 +30,14 @@ _INCOMPLETE: dict[str, Finish] = {"max_output_tokens": "length", "content_filter
 
 
 class Response:
-    """What has been said of it so far. The SDK validates none of it: any field may be missing or of another type.
+    """What is known of it so far. The SDK does not validate events: any field may be missing or of another type.
 
-    `mark`: its id, None until it is known. `last`: the sequence_number of its last event that was read.
+    `response_id`: None until it is known. `last`: the sequence_number of the last event that was read.
     """
 
-    def __init__(self, model: str, mark: str | None = None) -> None:
+    def __init__(self, model: str, response_id: str | None = None) -> None:
         self.model = model
-        self.response_id = mark
+        self.response_id = response_id
         self.last: int | None = None
         self.finish: Finish | None = None
         self._refused = False
@@ -45,13 +45,13 @@ class Response:
         self._said = 0  # bytes of text so far as UTF-16: a pair counts the same whether split over two deltas or not
 
     def read(self, event: Any) -> list[Part]:
-        """The event's parts. Raises ProviderError where it is no event or says that the response failed."""
+        """The event's parts. Raises ProviderError if it is malformed or says that the response failed."""
         return self._checked(self._event_parts, event)
 
     def look(self, response: Any) -> list[Part]:
-        """The parts of the response itself: all the text that is still missing if it has ended, else none. Raises too.
+        """The text still missing, from the response itself; nothing before that has ended. Raises as `read` does.
 
-        It has no place for the reasoning among the text, so what is missing of that is left out.
+        A response does not say where in the text its reasoning belongs, so missing reasoning is left out.
         """
         return self._checked(self._missing_parts, response)
 
@@ -68,14 +68,14 @@ class Response:
             raise ProviderError("provider_error", f"a malformed event: {error}", retryable=True) from error
 
     def _event_parts(self, event: Any) -> list[Part]:
-        # By `type`, never by class: the SDK makes any class it can of an event that it does not know.
+        # By `type`, never by class: the SDK picks any class that fits for an event that it does not know.
         kind, number = _text(event.type), getattr(event, "sequence_number", None)
-        # Not of keepalives: theirs belong to the connection, and may be the next event's as well.
+        # Not for keepalives: their numbers belong to the connection, and the next event may have the same.
         if isinstance(number, int) and kind.startswith("response."):
             if self.last is not None and number <= self.last:
                 return []
             self.last = number
-        elif kind in _TEXTS or kind in _THOUGHTS:  # told again, it could not be known
+        elif kind in _TEXTS or kind in _THOUGHTS:  # sent again, it could not be recognised
             raise TypeError("a delta without sequence_number")
         if kind in _TEXTS:
             self._refused = self._refused or kind == "response.refusal.delta"
@@ -94,7 +94,7 @@ class Response:
 
     def _created(self, response: Any) -> list[Part]:
         self.model = checked_model(response.model, self.model)
-        if self.response_id is not None:  # told again
+        if self.response_id is not None:  # sent again
             return []
         self.response_id = checked_response_id(response.id)
         return [ResumeHandle(self.response_id)]
@@ -112,7 +112,7 @@ class Response:
         self._end(kind, response)
         text = _utf_16("".join(map(self._content, _contents(response))))
         if len(text) < self._said:
-            raise TypeError("less text than there has been")
+            raise TypeError("less text than before")
         return self._text_parts(text[self._said :].decode("utf-16-le", "surrogatepass"))
 
     def _content(self, content: Any) -> str:
@@ -124,7 +124,7 @@ class Response:
     def _end(self, kind: str, response: Any) -> None:
         if kind == "response.failed":
             raise failures.classify_event(kind, response.error)
-        if kind == "response.cancelled":  # somebody wanted it stopped: not to be asked again
+        if kind == "response.cancelled":  # somebody stopped it: do not ask again
             raise ProviderError("provider_error", "the response was cancelled", retryable=False)
         self.model = checked_model(response.model, self.model)
         self._usage = _usage(response.usage)
@@ -132,12 +132,12 @@ class Response:
         self.finish = "stop" if kind == "response.completed" else _INCOMPLETE.get(str(reason), "other")
 
 
-def checked_response_id(mark: object) -> str:
-    """A response's id as a Mark. Raises ProviderError."""
-    fits = isinstance(mark, str) and len(mark) <= MAX_RESUME_HANDLE_LENGTH and mark.isascii() and mark.isprintable()
-    if fits and str(mark).strip("."):  # dots alone would be another path, and nothing no id
-        return str(mark)
-    raise ProviderError("provider_error", "the response's id cannot be a mark", retryable=False)
+def checked_response_id(said: object) -> str:
+    """A response's id, usable as a resume handle. Raises ProviderError."""
+    fits = isinstance(said, str) and len(said) <= MAX_RESUME_HANDLE_LENGTH and said.isascii() and said.isprintable()
+    if fits and str(said).strip("."):  # dots alone would change the URL's path; an empty string is no id
+        return str(said)
+    raise ProviderError("provider_error", "the response's id cannot be a resume handle", retryable=False)
 
 
 def _contents(response: Any) -> list[Any]:

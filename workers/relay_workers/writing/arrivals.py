@@ -1,4 +1,4 @@
-"""When the tokens of an answer came, whatever call they were of."""
+"""When the tokens of an answer came, from whichever call."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import deque
 
 from relay import metrics
 
-_TIMES = 4096  # that are remembered: more tokens cannot be in flight when an answer is stopped
+_TIMES = 4096  # how many are remembered: more tokens cannot be in flight when an answer is stopped
 
 
 class Arrivals:
-    """`claimed_s`: when the answer was claimed, by `time.monotonic`. `first_token_s`: after that; None: not yet."""
+    """`claimed_s`: when the answer was claimed, by `time.monotonic`. `first_token_s`: seconds after that, or None."""
 
     def __init__(self, claimed_s: float) -> None:
         self.claimed_s = claimed_s
@@ -19,7 +19,7 @@ class Arrivals:
         self._times: deque[float] = deque(maxlen=_TIMES)
 
     def note(self, tokens: int) -> None:
-        """So many have come just now."""
+        """So many tokens have come just now."""
         now_s = time.monotonic()
         self._times.extend([now_s] * tokens)
         if self.first_token_s is None and tokens:
@@ -27,5 +27,5 @@ class Arrivals:
             metrics.first_token_s.observe(self.first_token_s)
 
     def since(self, at_s: float) -> int:
-        """How many have come after this moment of `time.monotonic`."""
+        """How many tokens have come after this moment of `time.monotonic`."""
         return sum(1 for arrived_s in self._times if arrived_s > at_s)

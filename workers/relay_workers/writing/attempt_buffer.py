@@ -1,7 +1,7 @@
-"""What an attempt has said so far: every token in order, kept until its end is in the log. Pure.
+"""The attempt buffer: every token of an attempt in order, kept until its end is in the log. Pure.
 
-Redis may lose what it has acknowledged; then whatever is missing there is said again from here, and the model need not
-be asked twice. Bounded by `max_answer_bytes`.
+Redis may lose what it has acknowledged. Then whatever is missing there is written again from here, and the model need
+not be asked twice. Bounded by `max_answer_bytes`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from relay_workers.writing.batching import Kind
 class AttemptBuffer:
     """Tokens of text and of reasoning, and data, in the order in which they came.
 
-    `left`: what stands in the log of the attempt; who goes on with it says it once more from its beginning.
-    `count`: how many of each kind were said; `stored`: how many the log has acknowledged. `diverged`: another text
-    was said than the log has.
+    `progress`: what the log has of the attempt; a resumed call reads it once more from its beginning.
+    `count`: how many of each kind were added; `stored`: how many the log has acknowledged. `diverged`: the text added
+    differs from the log's.
     """
 
-    def __init__(self, left: AttemptProgress | None = None) -> None:
+    def __init__(self, progress: AttemptProgress | None = None) -> None:
         self.count: dict[Kind, int] = {"tokens": 0, "reasoning": 0, "data": 0}
-        self.stored: dict[Kind, int] = _stored(left)
+        self.stored: dict[Kind, int] = _stored(progress)
         self.diverged = False
-        self._left = left  # until what we say turns out to be the same text
+        self._left = progress  # until the text read again turns out to be the same
         self._runs: list[tuple[Kind, list[str]]] = []  # neighbours of one kind together
 
     def __bool__(self) -> bool:
@@ -32,7 +32,7 @@ class AttemptBuffer:
 
     @property
     def behind(self) -> bool:
-        """Whether less has been said than stands in the log, or something else."""
+        """Whether less was added than the log has, or something different."""
         return self.diverged or any(self.count[kind] < self.stored[kind] for kind in self.count)
 
     def add(self, kind: Kind, text: str) -> None:
@@ -42,29 +42,29 @@ class AttemptBuffer:
         self.count[kind] += 1
 
     def compare(self, crc32: int) -> None:
-        """Once all the text that is there has been said again: is it the same? `crc32`: of what was said."""
+        """Once all the text in the log has been read again: is it the same? `crc32`: of the text added so far."""
         if self._left is not None and self.count["tokens"] >= self._left.tokens:
             self.diverged = crc32 != self._left.crc32
             self._left = None
 
     def rebuilt(self, there: RebuildResult | None) -> None:
-        """Now the log has this much of the attempt; None: nothing."""
+        """After a rebuild the log has this much of the attempt; None: nothing."""
         self.stored = _stored(there)
-        if self._left is not None:  # less of it may be there by now
+        if self._left is not None:  # the log may have less of it now
             crc32 = there.crc32 if there is not None else 0
             self._left = self._left._replace(tokens=self.stored["tokens"], crc32=crc32)
 
     def split(self) -> Iterator[tuple[Kind, list[str], list[str]]]:
-        """Each run as (kind, what of it is stored, what is not)."""
-        left = dict(self.stored)
+        """Each run as (kind, the texts that are stored, the texts that are not)."""
+        remaining = dict(self.stored)
         for kind, texts in self._runs:
-            there = min(left[kind], len(texts))
-            left[kind] -= there
+            there = min(remaining[kind], len(texts))
+            remaining[kind] -= there
             yield kind, texts[:there], texts[there:]
 
     def cut(self) -> None:
         """Forget everything that is not stored: it will never be written."""
-        self._runs = [(kind, there) for kind, there, _ in self.split() if there]
+        self._runs = [(kind, stored) for kind, stored, _ in self.split() if stored]
 
 
 def _stored(found: AttemptProgress | RebuildResult | None) -> dict[Kind, int]:

@@ -1,9 +1,9 @@
 """Batching: tokens in, batches out. Pure; `now_ms` is an argument.
 
-A batch leaves when it has `size` tokens, when its oldest token is `linger_ms` old, or at once: the first token of an
-attempt, a data event with what stands before it, and whatever is left at the end. Tokens that waited longer than that
-waited for Redis; then the batch takes all of them, up to a byte cap: batches grow under a slow Redis, they do not queue
-up one by one.
+A batch leaves when it has `size` tokens or when its oldest token is `linger_ms` old. Some leave at once: the first
+token of an attempt, a data event with the tokens before it, and the rest at the end. Tokens that waited longer than
+that waited for Redis; then one batch takes all of them, up to a byte cap, so that a slow Redis makes batches grow
+instead of queueing up.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import msgspec
 
 from relay.protocol.words import MAX_BATCH_BYTES
 
-Kind = Literal["tokens", "reasoning", "data"]  # the "token" of data is a whole event, encoded, in a batch of its own
+Kind = Literal["tokens", "reasoning", "data"]  # a "token" of data is a whole encoded event, in a batch of its own
 
-# Of a batch's event around its text: type, generation, attempt, index, count, session, seq.
+# The rest of a batch's event: type, generation, attempt, index, count, session, seq.
 _EVENT_OVERHEAD_BYTES = 512
 
 
 class Totals(NamedTuple):
-    """What an attempt's text comes to so far: UTF-8 bytes and running CRC. Other kinds leave both as they are."""
+    """An attempt's text so far: UTF-8 bytes and running CRC. Other kinds change neither."""
 
     text_bytes: int = 0
     crc32: int = 0
@@ -41,8 +41,8 @@ class Totals(NamedTuple):
 class Batch:
     """Tokens that one flush appends together; `before` and `after` are the attempt's totals without and with them.
 
-    A batch whose fate is unknown may be divided and divided again, never joined with what was not part of it: so
-    wherever the log stands when an earlier try turns out to have landed, it stands at a boundary of what is sent.
+    A batch whose fate is unknown may be divided again and again, but never joined with other tokens. So if an earlier
+    try turns out to have landed, the log stands at a boundary of what is sent.
     """
 
     kind: Kind
@@ -62,7 +62,7 @@ class Batch:
         return len(self.text.encode())
 
     def split(self, count: int) -> tuple[Batch, Batch]:
-        """The first `count` tokens and the others. Raises ValueError where either would be empty."""
+        """The first `count` tokens and the others. Raises ValueError if either part would be empty."""
         if not 0 < count < len(self.texts):
             raise ValueError(f"a batch of {len(self.texts)} tokens cannot be split at {count}")
         head, rest = self.texts[:count], self.texts[count:]
@@ -75,9 +75,9 @@ class Batch:
     def singles(self) -> Iterator[Batch]:
         """Each token as a batch of its own, in order."""
         before = self.before
-        for place, text in enumerate(self.texts):
+        for position, text in enumerate(self.texts):
             after = before.extended(self.kind, text)
-            yield Batch(self.kind, self.attempt, self.index + place, [text], before, after)
+            yield Batch(self.kind, self.attempt, self.index + position, [text], before, after)
             before = after
 
 
@@ -98,7 +98,7 @@ class Batcher:
         self.begin(attempt)
 
     def begin(self, attempt: int) -> None:
-        """Forget everything: what comes now is of this attempt, from its first token on."""
+        """Forget everything, and begin this attempt from its first token."""
         self._attempt = attempt
         self._pending: deque[_Token] = deque()
         self._pending_bytes = 0
@@ -118,7 +118,7 @@ class Batcher:
 
     @property
     def crc32(self) -> int:
-        """Of the text that was taken or skipped."""
+        """The checksum of the text that was taken or skipped."""
         return self._totals.crc32
 
     def add(self, kind: Kind, text: str, now_ms: float) -> None:
@@ -130,16 +130,16 @@ class Batcher:
         self._waiting_data += kind == "data"
 
     def skip(self, kind: Kind, texts: list[str]) -> None:
-        """Go on behind these: they stand in the log already. Before any `add` of their kind."""
+        """Go on after these tokens: the log has them already. Call it before any `add` of their kind."""
         self._taken[kind] += len(texts)
         self._totals = self._totals.extended(kind, "".join(texts))
 
     def close(self) -> None:
-        """No more tokens will come: what is left leaves at once."""
+        """No more tokens will come: the rest leaves at once."""
         self._closed = True
 
     def due_ms(self) -> float | None:
-        """When the next batch may leave; None while there is nothing. In the past: now."""
+        """When the next batch may leave (if in the past: now); None while there is nothing."""
         if not self._pending:
             return None
         at_once = self._waiting_data or self._closed or self._taken[self._pending[0].kind] == 0
@@ -148,7 +148,7 @@ class Batcher:
         return self._pending[0].at_ms + self._linger_ms
 
     def take(self, now_ms: float) -> Batch | None:
-        """The next batch if it may leave now. Tokens of two kinds never share one; two data events neither."""
+        """The next batch, if it may leave now. Tokens of two kinds never share a batch, nor do two data events."""
         due_ms = self.due_ms()
         if due_ms is None or now_ms < due_ms:
             return None

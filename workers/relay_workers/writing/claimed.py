@@ -1,4 +1,4 @@
-"""A job as this worker has claimed it: what is to be answered, and by which right."""
+"""A job as this worker has claimed it: the question, and the right to answer it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relay.store.session.replies import Claim
 
 
 class Claimed(NamedTuple):
-    """`worker`: by which name. Each write and each renewal makes the lease last `lease_ms` from then on."""
+    """`worker`: the name that claimed it. Each write and each renewal makes the lease last `lease_ms` from then on."""
 
     job: Job
     claim: Claim

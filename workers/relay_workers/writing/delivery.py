@@ -1,17 +1,16 @@
-"""Delivery: the way of one write at a time into the log, however often Redis fails on the way.
+"""Delivery: brings one write at a time into the log, however often Redis fails on the way.
 
     retries → token by token → spill
 
 Retries send exactly the same under the same number. A batch that still fails goes token by token, which helps if it
-was refused for its size or for one token; the first token that fails as well ends that, and the rest is spilled
-untried: in an outage single tokens would only multiply the load. The spill probes until Redis takes its head, and
-whatever is delivered later waits behind it. Nothing here is ever skipped or reordered.
+was refused for its size or for one token. The first token that also fails ends this, and the rest is spilled untried:
+in an outage single tokens would only multiply the load. The spill probes until Redis takes its head, and later writes
+wait behind it. Nothing here is ever skipped or reordered.
 
-Each answer of the log is handed to the flusher, part by part as the write was divided; what follows from it is the
-flusher's to decide.
+Each answer of the log goes back to the flusher, part by part as the write was divided; the flusher decides what to do.
 
-What keeps it exact, whatever landed unseen or lands late (append.lua decides): the append in flight has the number
-after the last acknowledged one, and a batch in doubt is only ever divided (`Batch.split`).
+This stays exact whatever landed unseen or lands late (append.lua decides), for two reasons: the append in flight has
+the number after the last acknowledged one, and a batch whose fate is unknown is only ever divided (`Batch.split`).
 """
 
 from __future__ import annotations
@@ -34,20 +33,19 @@ from relay_workers.writing.writer import Write, Writer
 
 
 class Overflow(StorageError):
-    """More text waits for Redis than `spill_bytes`; the token that was too much has not been taken."""
+    """More text waits for Redis than `spill_bytes` allows; the token that was too much was not taken."""
 
 
 class Rejected(StorageError):
-    """Redis has refused the same write for `lost_after_ms`, while it answered."""
+    """Redis has answered, but refused the same write for `lost_after_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLimits:
     """How long to try in which way. Pauses double from the first to the last, each shortened at random by up to half.
 
-    `try_s`: a whole try, by the time for which we have listened (relay/timeouts.py). `spill_bytes`: UTF-8 text of one
-    answer that may wait.
-    `lost_after_ms`: refusals of one write before it is given up.
+    `try_s`: one whole try, in time that the event loop was listening (relay/timeouts.py). `spill_bytes`: UTF-8 text of
+    one answer that may wait. `lost_after_ms`: how long one write may be refused before it is given up.
     """
 
     try_s: float = APPEND_TIMEOUT_S
@@ -61,7 +59,7 @@ class DeliveryLimits:
 
 
 class Delivered(NamedTuple):
-    """A write, or a part of one, and what the log has answered to it. `asked_s`: when, by `time.monotonic`."""
+    """A write or a part of one, and the log's answer. `asked_s`: when it was sent, by `time.monotonic`."""
 
     part: Write
     outcome: WriteOutcome | RebuildResult
@@ -69,12 +67,12 @@ class Delivered(NamedTuple):
 
     @property
     def is_acknowledged(self) -> bool:
-        """Whether it is in the log. If not, the log has refused it, and said why."""
+        """Whether it is in the log. If not, `outcome` says why the log refused it."""
         return isinstance(self.outcome, RebuildResult) or self.outcome.what in ("written", "repeated")
 
 
 class _Fallback:
-    """A batch that goes token by token; `sent`: how many of them have been tried."""
+    """A batch that goes token by token; `sent`: how many tokens have been tried."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
@@ -91,14 +89,14 @@ class _Fallback:
 
     @property
     def rest(self) -> list[Batch]:
-        """The tokens that were not tried, as one part."""
+        """The tokens that were not tried, as one batch."""
         return [] if self.is_over else [self.batch.split(self.sent)[1]]
 
 
 class Delivery:
-    """One generation's writes, each begun when nothing is left of the one before. `pending`: what waits behind it.
+    """One generation's writes, each begun when the one before is done. `pending`: the tokens that wait behind it.
 
-    `spilled`: from the first write that had to wait until all that waited then is written.
+    `spilled`: true from the first write that had to wait until everything that waited is written.
     """
 
     def __init__(
@@ -116,12 +114,12 @@ class Delivery:
         self._now_ms = now_ms
         self._logger = log
         self._done = 0  # number of the last append that was acknowledged
-        self._unsent: deque[Write] = deque()  # the write in hand, as divided by now; its head is in flight
+        self._unsent: deque[Write] = deque()  # the current write, as divided by now; its head is in flight
         self._fallback: _Fallback | None = None  # its batch, while that goes token by token
         self._redis_down = False  # while spilled: the last try failed
         self._spilled_at = 0.0
         self._peak_bytes = 0
-        self._spilled_bytes = 0  # of what waits; what comes once Redis answers again is not the spill's
+        self._spilled_bytes = 0  # of what waits; tokens that come once Redis answers again do not count
 
     @property
     def last_acked(self) -> int:
@@ -130,20 +128,20 @@ class Delivery:
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is more of the write in hand."""
+        """Whether there is more of the current write."""
         return bool(self._unsent) or self._fallback is not None
 
-    # What the flusher says
+    # Called by the flusher
 
     def begin(self, write: Write) -> None:
-        """Take this write in hand."""
+        """Make this the current write."""
         self._unsent = deque([write])
         self._fallback = None
 
     async def next(self) -> Delivered:
-        """What the log has answered: to the whole write, unless Redis has failed on the way; else to a part of it.
+        """The log's next answer: to the whole write, or to a part of it if Redis has failed on the way.
 
-        What is not acknowledged is still left. Raises Rejected.
+        A part that is not acknowledged stays unsent. Raises Rejected.
         """
         if not self.spilled:
             if (delivered := await self._at_once()) is not None:
@@ -152,7 +150,7 @@ class Delivery:
         return await self._drain()
 
     def count_spilled(self, text_bytes: int) -> None:
-        """Count a token that comes while something is spilled. Raises Overflow if there is no room for it."""
+        """Count a token that comes while something is spilled. Raises Overflow if it is too much."""
         if not self._redis_down:
             return
         if self._spilled_bytes + text_bytes > self._limits.spill_bytes:
@@ -160,18 +158,18 @@ class Delivery:
         self._count(self._spilled_bytes + text_bytes)
 
     def drop_pending(self) -> None:
-        """What is pending behind the write in hand will never be written."""
+        """The tokens pending behind the current write will never be written."""
         if self.spilled:
             self._count(self._unsent_bytes())
 
     def reset(self) -> None:
-        """Redis has lost what was acknowledged: the next write is the first one again; what was left is void."""
+        """Redis has lost acknowledged writes: the next write is number 1 again, and everything unsent is void."""
         self._done = 0
         self._clear()
         self.drop_pending()
 
     def close(self) -> None:
-        """Nothing waits here any more, written or not."""
+        """Forget everything that waits, written or not."""
         self.spilled = self._redis_down = False
         self._clear()
         self._count(0)
@@ -180,7 +178,7 @@ class Delivery:
         self._unsent.clear()
         self._fallback = None
 
-    # Its ways, in order
+    # The steps, in order
 
     async def _at_once(self) -> Delivered | None:
         """None: neither retries nor single tokens help."""
@@ -209,7 +207,7 @@ class Delivery:
         return None
 
     async def _next_token(self, fallback: _Fallback) -> Delivered | None:
-        """None: it was not answered; it and the untried rest are left."""
+        """None: it was not answered; it and the untried rest stay unsent."""
         self._unsent = deque([fallback.next()])
         metrics.flush_tokens.inc()
         result = await self._try()
@@ -233,7 +231,7 @@ class Delivery:
         self._logger.warning("spilled", bytes=self._spilled_bytes)
 
     async def _drain(self) -> Delivered:
-        """Until the head of what is left is answered: at once while Redis answers, otherwise by probes."""
+        """Try until the head of the unsent is answered: at once while Redis answers, otherwise by probes."""
         patience, pause_ms = self._limits, self._limits.probe_ms
         refused_at: float | None = None
         while True:
@@ -256,7 +254,7 @@ class Delivery:
                     raise Rejected(str(result))
 
     async def _try(self) -> Delivered | StorageError:
-        """One try of the head of what is left; takes it off if it stands in the log."""
+        """Try the head of the unsent once; remove it if the log has it."""
         part, asked_s = self._unsent[0], time.monotonic()
         try:
             async with timeouts.timeout(self._limits.try_s):
@@ -274,7 +272,7 @@ class Delivery:
         return delivered
 
     def _halve(self) -> bool:
-        """Divide the head. Not into tokens: what waited long is one batch of very many."""
+        """Divide the head. Not into single tokens: what waited long is one batch of very many."""
         head = self._unsent[0]
         if not isinstance(head, Batch) or len(head.texts) == 1:
             return False

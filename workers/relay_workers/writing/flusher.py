@@ -1,10 +1,10 @@
 """The flusher: drains a generation's events into the log, one append in flight, each exactly once.
 
-Everything a generation writes goes through here in order: statuses, restart, batches, and at last the end. How a
-write reaches the log when Redis fails is delivery.py's. The provider's loop only ever adds; it never waits for Redis.
+Everything a generation writes goes through here in order: statuses, restart, batches, and at last the end. delivery.py
+brings a write into the log when Redis fails. The provider's loop only ever adds; it never waits for Redis.
 
-When Redis turns out to have lost what it had acknowledged, the generation is made again there (rebuilding.py), and
-whatever is missing is said once more.
+When Redis turns out to have lost what it had acknowledged, the generation is rebuilt there (rebuilding.py), and
+whatever is missing is written again.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class OwnershipLost(Exception):
 
 
 class Diverged(Exception):
-    """The provider tells the answer otherwise than it stands in the log."""
+    """The provider's text differs from what the log has of this attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlushLimits:
-    """`batch_size` in tokens; `batch_linger_ms`: how long a token waits for its batch. `patience`: with Redis."""
+    """`batch_size`: tokens. `batch_linger_ms`: how long a token waits for its batch. `patience`: with Redis."""
 
     batch_size: int
     batch_linger_ms: float
@@ -54,11 +54,10 @@ class FlushLimits:
 
 
 class Flusher:
-    """`run` returns when the end is written; it raises LetGo when somebody else ended or took the generation.
+    """`run` returns when the end is written; it raises OwnershipLost when somebody else ended or took the generation.
 
-    `resumes`: it goes on with the attempt that the worker before has left. Then all of it is said once more from its
-    beginning, and what stands in the log is not written again. `rebuilding`: Redis has lost something, and has it not
-    back.
+    `resumes`: it goes on with the previous worker's attempt. Then the call is read again from its beginning, and what
+    the log has is not written again. `rebuilding`: Redis has lost something, and does not have it back yet.
     """
 
     def __init__(
@@ -77,8 +76,8 @@ class Flusher:
         self._lease = lease
         self._rebuilder = rebuilder
         self._buffer = AttemptBuffer(claimed.claim.progress if resumes else None)
-        self._status: tuple[State, str | None] | None = None  # the attempt's last
-        # Of its restart; if that was not ours, of the one that we took over from.
+        self._status: tuple[State, str | None] | None = None  # the attempt's last status
+        # The reason of the attempt's restart; if we did not write that, the reason is the takeover.
         self._reason: RestartReason = "worker_lost"
         self._generation = claimed.generation
         self._writer = Writer(claimed, session_log, rebuilder)
@@ -91,16 +90,16 @@ class Flusher:
         self._logger = logger.bind(session=claimed.session, generation=claimed.generation)
         self._delivery = Delivery(self._writer, self._batcher, limits.patience, now_ms, self._logger)
 
-    # What the generation says; none of it waits
+    # Called by the generation; nothing here waits
 
     def status(self, state: State, detail: str | None = None) -> None:
-        """Only before the first token of an attempt: controls leave before what is pending."""
+        """Allowed only before the first token of an attempt: control events leave before pending tokens."""
         self._status = (state, detail)
         event = events.Status(self._generation, self.attempt, state, detail)
         self._control(ControlEvent("status", events.encode(event), state))
 
     def restart(self, reason: RestartReason) -> None:
-        """Open the next attempt: what was written, and what is pending, is void."""
+        """Open the next attempt: everything written or pending is void."""
         self.attempt += 1
         self._status, self._reason = None, reason
         self._buffer = AttemptBuffer()
@@ -109,38 +108,38 @@ class Flusher:
         self._queue_restart()
 
     def token(self, kind: Kind, text: str) -> None:
-        """The caller bounds the answer as a whole. Raises Overflow if the spill has no room; then it was not taken.
+        """The caller bounds the answer as a whole. Raises Overflow if the spill has no room; the token is not taken.
 
-        Raises Diverged where what was said is not what the worker before has written.
+        Raises Diverged if the text differs from what the previous worker has written.
         """
-        said = self._buffer
-        if said.diverged:
+        buffer = self._buffer
+        if buffer.diverged:
             raise Diverged("another text")
-        there = said.count[kind] < said.stored[kind]
-        if self._delivery.spilled and not there:
+        is_stored = buffer.count[kind] < buffer.stored[kind]
+        if self._delivery.spilled and not is_stored:
             self._delivery.count_spilled(len(text.encode()))
-        said.add(kind, text)
-        if there:
+        buffer.add(kind, text)
+        if is_stored:
             self._batcher.skip(kind, [text])
-            said.compare(self._batcher.crc32)
+            buffer.compare(self._batcher.crc32)
             return
         self._batcher.add(kind, text, self._now_ms())
         self._wake.set()
 
     def data(self, name: str, value: Any) -> int:
-        """An event in its place among the tokens; returns its bytes. Raises as `token` does."""
+        """Add a data event among the tokens; returns its size in bytes. Raises as `token` does."""
         event = events.encode(events.Data(self._generation, self.attempt, name, value, self._buffer.count["tokens"]))
         self.token("data", event.decode())
         return len(event)
 
     @property
     def behind(self) -> bool:
-        """Whether less has been said than the worker before has written, or something else."""
+        """Whether the provider has sent less than the previous worker has written, or something different."""
         return self._buffer.behind
 
     @property
     def shown(self) -> bool:
-        """Whether the attempt has said anything that another one would void."""
+        """Whether the attempt has shown anything that another one would void."""
         return bool(self._buffer) or self.behind
 
     @property
@@ -154,19 +153,19 @@ class Flusher:
         return due_ms is not None and due_ms <= self._now_ms()
 
     def end(self, reason: Reason, members: bytes, message_id: str = "") -> None:
-        """The last word; what is pending goes before it."""
+        """Write the end, after everything that is pending."""
         self._end_write = EndWrite(reason, members, message_id)
         self._batcher.close()
         self._wake.set()
 
     def rebuild(self) -> None:
-        """Redis has lost the generation, or a part of it: before anything else is written, make it again."""
+        """Redis has lost the generation, or a part of it: rebuild it before anything else is written."""
         self.rebuilding = True
         self._wake.set()
 
     @property
     def fence(self) -> int:
-        """Under which it writes; a rebuild changes it."""
+        """The fence under which it writes; a rebuild changes it."""
         return self._writer.fence
 
     @property
@@ -177,7 +176,7 @@ class Flusher:
     # The task
 
     async def run(self) -> None:
-        """Raises LetGo; Rejected, once what was not written is dropped: then say another end, and run again."""
+        """Raises OwnershipLost; Rejected, after dropping what was not written: then set another end and run again."""
         try:
             while True:
                 write = await self._next()
@@ -206,7 +205,7 @@ class Flusher:
             await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
-        """Until a batch is due or something was added."""
+        """Wait until a batch is due or something was added."""
         due_ms = self._batcher.due_ms()
         self._wake.clear()
         try:
@@ -216,7 +215,7 @@ class Flusher:
             pass  # the batch is due
 
     async def _deliver(self, write: Write) -> bool:
-        """Whether all of it stands in the log; False: first the generation is to be made again. Raises LetGo."""
+        """Whether the log has all of it; False: the generation must be rebuilt first. Raises OwnershipLost."""
         self._delivery.begin(write)
         while self._delivery.unfinished:
             delivered = await self._delivery.next()
@@ -229,7 +228,7 @@ class Flusher:
                     self._acknowledged(delivered.part)
                 case WriteOutcome(what=what) if what == "ended" or isinstance(write, RebuildWrite):
                     raise OwnershipLost(what)
-                case WriteOutcome():  # Redis has lost it, or somebody else has it: a rebuild tells, and mends
+                case WriteOutcome():  # Redis has lost it, or somebody else has it: a rebuild finds out, and repairs it
                     self.rebuild()
                     return False
                 case _ as unreachable:
@@ -243,15 +242,15 @@ class Flusher:
             if part.attempt == self.attempt:
                 self._buffer.stored[part.kind] += len(part.texts)
 
-    # When Redis has lost something, and has been told of the generation again
+    # After a rebuild
 
     def _say_again(self, rebuilt: RebuildResult) -> None:
-        """Whatever is missing there: the restart, the status, tokens."""
+        """Queue whatever the log lacks: the restart, the status, tokens."""
         self.rebuilding = False
-        there = rebuilt.attempt == self.attempt
-        self._buffer.rebuilt(rebuilt if there else None)
+        has_attempt = rebuilt.attempt == self.attempt
+        self._buffer.rebuilt(rebuilt if has_attempt else None)
         self._controls.clear()
-        if not there:
+        if not has_attempt:
             self._queue_restart()
         if self._status is not None and not self._buffer:
             self.status(*self._status)
@@ -268,8 +267,8 @@ class Flusher:
             self._batcher.skip(kind, known)
         self._buffer.compare(self._batcher.crc32)
         if self._buffer.diverged:
-            return  # nothing of ours goes behind another text
-        waited_ms = self._now_ms() - self._linger_ms  # so that it leaves at once, and in as few batches as can be
+            return  # our tokens must not follow another text
+        waited_ms = self._now_ms() - self._linger_ms  # so that they leave at once, in as few batches as possible
         for kind, _, missing in runs:
             for text in missing:
                 self._batcher.add(kind, text, waited_ms)

@@ -1,9 +1,9 @@
-"""Rebuilding: what Redis has lost of a generation is made again there, by the worker that holds it.
+"""Rebuilding: the worker that holds a generation makes again what Redis has lost of it.
 
-    flusher.py learns of the loss → the job's row → the generation (rebuild.lua) → flusher.py says what is missing
+    flusher.py learns of the loss → the job's row → the generation (rebuild.lua) → flusher.py writes what is missing
 
-Nobody asks the model again. A rebuild is a write like any other: it goes through delivery.py, with its retries and its
-spill, and asked for twice it answers the same.
+The model is not asked again. A rebuild is a write like any other: it goes through delivery.py with its retries and its
+spill, and it is idempotent.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from relay_workers.writing.claimed import Claimed
 
 @dataclass(frozen=True, slots=True)
 class RebuildLimits:
-    """`look_ms`: after which a reaper looks at the job's row. `apart_ms`: between two rebuilds of one answer."""
+    """`look_ms`: how long until a reaper checks the job's row. `apart_ms`: least time between two rebuilds."""
 
     look_ms: int
     apart_ms: float = 500
 
 
 class Rebuilder:
-    """Of one generation. `arrivals`: of its tokens; it tells when the first of them came."""
+    """Rebuilds one generation. `arrivals`: knows when its first token came."""
 
     def __init__(
         self,
@@ -49,15 +49,15 @@ class Rebuilder:
         self._rebuilt_ms = -math.inf
 
     async def pause(self) -> None:
-        """Until another may begin: a Redis that keeps losing it is not to be pressed."""
+        """Wait until another rebuild may begin, so as not to flood a Redis that keeps losing the generation."""
         wait_ms = self._rebuilt_ms + self._limits.apart_ms - self._now_ms()
         if wait_ms > 0:
             await asyncio.sleep(wait_ms / 1000)
 
     async def rebuild(self, fence: int, epochs: Sequence[str], seq: int) -> RebuildResult | WriteOutcome:
-        """One try. `fence`, `epochs`, `seq`: as of the last write that was acknowledged. Raises StorageError.
+        """Try once. `fence`, `epochs`, `seq`: as of the last acknowledged write. Raises StorageError.
 
-        The job's row first: should this worker die now, a reaper finds it.
+        The job's row comes first: if this worker dies now, a reaper finds it.
         """
         job, _, worker, lease_ms = self._claimed
         await self._queue.announce(job.queue)

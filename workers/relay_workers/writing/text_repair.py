@@ -1,7 +1,7 @@
-"""Provider deltas become tokens here: the one place where broken text is mended, before anything counts or encodes it.
+"""Provider deltas become tokens here: the one place that repairs broken text, before anything counts or encodes it.
 
-SDKs decode JSON's `"\\ud83d"` into half a surrogate pair without a word (openai 3.52 and anthropic 2.11 alike); Python
-holds it as a str that breaks at the first `.encode()`, long after the delta's origin is forgotten.
+SDKs silently decode JSON's `"\\ud83d"` into half a surrogate pair (openai 3.52 and anthropic 2.11 alike). Python holds
+it as a str that breaks at the first `.encode()`, long after the delta's origin is forgotten.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class TextRepair:
     """Turns one stream's deltas into tokens; text and reasoning need one each.
 
     Every token is non-empty, encodes to UTF-8 and has at most MAX_TOKEN_BYTES of it. Joined, the tokens of all `feed`s
-    and the last `flush` are the joined deltas with U+FFFD for each half that never met its other one.
+    and the last `flush` are the joined deltas, with U+FFFD for each half whose other half never came.
     """
 
     __slots__ = ("_half",)
@@ -22,7 +22,7 @@ class TextRepair:
         self._half = ""  # a high surrogate that waits for the next delta
 
     def feed(self, delta: str) -> list[str]:
-        """The tokens that this delta completes: one as a rule, none if it has no text yet, more if it is too big."""
+        """The tokens that this delta completes: usually one, none if it has no text yet, several if it is too big."""
         if not delta:
             return []
         if not self._half and delta.isascii() and len(delta) <= MAX_TOKEN_BYTES:
@@ -34,7 +34,7 @@ class TextRepair:
         return _cut(text)
 
     def flush(self) -> list[str]:
-        """What is left when the stream has ended: U+FFFD for a half that waits in vain, else nothing."""
+        """The rest when the stream has ended: U+FFFD for a half without its other half, otherwise nothing."""
         if not self._half:
             return []
         self._half = ""

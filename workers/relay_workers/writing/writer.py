@@ -1,4 +1,4 @@
-"""One generation's writes, and its hand on the log: each is one call there, under the fence that this worker holds."""
+"""The writes of one generation: each is one call to the session log, under the fence that this worker holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_EPOCHS = 16
 
 
 class ControlEvent(NamedTuple):
-    """An event between batches. `attempt` is the new one of a restart."""
+    """An event between batches. `attempt`: the new attempt, if it is a restart."""
 
     kind: str
     body: bytes
@@ -25,7 +25,7 @@ class ControlEvent(NamedTuple):
 
 
 class EndWrite(NamedTuple):
-    """The generation's end: its reason, the event's further members, the answer's id where it is complete.
+    """The generation's end: its reason, the event's further members, the answer's id if it is complete.
 
     `stored`: how many of the attempt's tokens are in the log.
     """
@@ -37,14 +37,14 @@ class EndWrite(NamedTuple):
 
 
 class RebuildWrite(NamedTuple):
-    """Make the generation again where Redis has lost it, and begin a new count of appends."""
+    """Make the generation again after Redis has lost it; appends then count from 1 again."""
 
 
 Write = Batch | ControlEvent | EndWrite | RebuildWrite
 
 
 class LogPosition(NamedTuple):
-    """Where the log stood when it last acknowledged something of this generation; the epochs so far, newest last."""
+    """The log's seq when it last acknowledged a write of this generation, and the epochs so far, newest last."""
 
     epochs: tuple[str, ...]
     seq: int
@@ -55,7 +55,7 @@ class LogPosition(NamedTuple):
 
 
 class Writer:
-    """`fence` and `place` follow from what the log answers. Raises StorageError; does not try twice."""
+    """Tracks the fence and the log position from the log's answers. Raises StorageError; never retries."""
 
     def __init__(self, claimed: Claimed, session_log: SessionLog, rebuilder: Rebuilder) -> None:
         self.fence = claimed.claim.fence
@@ -65,7 +65,7 @@ class Writer:
         self._rebuilder = rebuilder
 
     async def write(self, write: Write, n: int) -> WriteOutcome | RebuildResult:
-        """`n`: its number, one more than the last that was acknowledged."""
+        """`n`: its number, one more than that of the last acknowledged write."""
         outcome: WriteOutcome | RebuildResult
         match write:
             case Batch():
