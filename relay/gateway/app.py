@@ -1,4 +1,4 @@
-"""The gateway as an ASGI app: what it routes where."""
+"""The gateway as an ASGI app: its routes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relay.gateway.root_path import RootPath
 
 
 def app(gateway: Gateway) -> Starlette:
-    """The ASGI app of a gateway; under uvicorn with our protocol class it uses the hot path, elsewhere `send`."""
+    """The ASGI app of a gateway. Under uvicorn with our protocol class it uses the hot path, elsewhere `send`."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -56,5 +56,5 @@ def app(gateway: Gateway) -> Starlette:
         lifespan=lifespan,
     )
     starlette.state.gateway = gateway
-    starlette.router.redirect_slashes = False  # an address that is not ours is not found, not somewhere else
+    starlette.router.redirect_slashes = False  # an unknown address is not found, never redirected
     return starlette

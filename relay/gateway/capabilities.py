@@ -1,4 +1,4 @@
-"""The menu: what may be asked for here, and the refusal of everything else."""
+"""Capabilities: what may be asked for here, and the refusal of everything else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relay.store.queue.worker_registry import BreakerState, Offer, WorkerRegistr
 
 
 class Capabilities:
-    """What the workers offer, within the queues that this gateway allows (none named: all)."""
+    """What the workers offer, limited to the queues that this gateway allows (none named: all)."""
 
     def __init__(self, offers: WorkerRegistry, queues: str, limits: dict[str, float]) -> None:
         self._offers = offers
@@ -25,7 +25,7 @@ class Capabilities:
     async def check(self, submit: Submit) -> None:
         """Raises ClientError `bad_message` that names what is on offer; StorageError.
 
-        A queue without a living worker refuses nothing: one may come before the answer's time is up.
+        A queue without a living worker refuses nothing: a worker may start before the answer's time is up.
         """
         if not self.serves(submit.queue):
             raise _not_on_offer("queue", submit.queue, self._queues)
@@ -41,7 +41,7 @@ class Capabilities:
             raise _not_on_offer("model", submit.model, [name for offer in offers for name in _models(offer)])
 
     async def describe(self) -> dict[str, Any]:
-        """What a client may count on. Raises StorageError."""
+        """What a client may use. Raises StorageError."""
         offers = [o for o in await self._offers.current() if self.serves(o.queue)]
         return {
             "protocol": "relay.v1",
@@ -56,9 +56,9 @@ class Capabilities:
 
 
 def _provider(name: str, offers: list[Offer]) -> dict[str, Any]:
-    """`models` names those known; with `any_model` others are passed on to the provider as they are.
+    """`models`: those known; with `any_model`, other names are passed on to the provider unchanged.
 
-    `workers`: how many processes ask it.
+    `workers`: how many processes ask this provider.
     """
     makers = [offer for offer in offers if offer.provider == name]
     return {
@@ -72,7 +72,7 @@ def _provider(name: str, offers: list[Offer]) -> dict[str, Any]:
 
 
 def _state(makers: list[Offer]) -> str:
-    """As the worker sees it that sees it best; `ready` where a breaker is closed."""
+    """The best state that any worker sees; `ready` if a breaker is closed."""
     states = {offer.state for offer in makers}
     best = next(state for state in get_args(BreakerState) if state in states)
     return "ready" if best == "closed" else str(best)

@@ -1,9 +1,9 @@
 """One of the processes behind one port: a gateway whose parent is relay/gateway/supervisor.py.
 
-Its settings are the first line of standard input. That stays open as a lifeline: where it ends, the parent has died,
-even by `kill -9`, and the child drains and ends as by SIGTERM.
+Its settings are the first line of standard input, which then stays open. When it closes, the parent has died, even by
+`kill -9`, and the child drains and ends as on SIGTERM.
 
-    python -m relay.gateway.child PLACE LISTENING_FD
+    python -m relay.gateway.child INDEX LISTENING_FD
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.get_logger("processes")
 def main(index: str, fd: str) -> None:
     line = sys.stdin.buffer.readline()
     if not line:
-        return  # the parent died as it gave birth
+        return  # the parent died while it started this child
     settings = Settings(**msgspec.json.decode(line))
     logging.configure(settings.log_level)
     structlog.contextvars.bind_contextvars(process=int(index))
@@ -39,7 +39,7 @@ def main(index: str, fd: str) -> None:
         with asyncio.Runner(loop_factory=serving.config.get_loop_factory()) as runner:
             runner.run(_serve(serving, socket.socket(fileno=int(fd))))
     except KeyboardInterrupt:
-        pass  # uvicorn has done what it does at a signal, and raises it again
+        pass  # uvicorn has handled the signal, and raises it again
 
 
 async def _serve(serving: uvicorn.Server, sock: socket.socket) -> None:
@@ -55,7 +55,7 @@ async def _serve(serving: uvicorn.Server, sock: socket.socket) -> None:
     loop.add_reader(_PARENT_PIPE_FD, parent_gone)
     await serving.serve(sockets=[sock])
     if orphaned:
-        shutil.rmtree(os.environ[metrics.DIRECTORY], ignore_errors=True)  # nobody else is left to do it
+        shutil.rmtree(os.environ[metrics.DIRECTORY], ignore_errors=True)  # the parent can no longer do it
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two codecs of the WebSocket: how one subprotocol carries the JSON in which everything is said inside."""
+"""The two codecs of the WebSocket: how each subprotocol carries the frames and commands, which are JSON inside."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from relay.protocol.commands import Fields
 
 
 class Codec(NamedTuple):
-    """`carrier`: the ASGI message's field. `frame`: a frame's JSON as a whole WebSocket frame, ready to be written.
+    """`carrier`: the ASGI message's field. `frame`: turns a frame's JSON into a WebSocket frame, ready to be written.
 
-    `read`, `peek` and `json_bytes` take a message as it came; see protocol/commands.py and protocol/msgpack.py.
+    `read`, `peek` and `json_bytes` take a message as received; see protocol/commands.py and protocol/msgpack.py.
     """
 
     subprotocol: str

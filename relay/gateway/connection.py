@@ -1,8 +1,8 @@
 """One WebSocket connection: commands in, frames out.
 
-Commands of one session are carried out in the order in which they came; those of different sessions side by side, so
-that a slow submit never holds up a stop elsewhere. At most MAX_IN_FLIGHT at a time: beyond that we stop reading. Each
-has its answer within ANSWER_WITHIN_S of when it was read, its wait for those before it included.
+Commands for one session are carried out in the order in which they came; those for different sessions run side by
+side, so that a slow submit never holds up a stop elsewhere. At most MAX_IN_FLIGHT run at a time: beyond that we stop
+reading. Each is answered within ANSWER_WITHIN_S of when it was read, including its wait for those before it.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Connection:
         self._pulse = Pulse(sink, heartbeat_s, stall_s)
         self._heartbeat_s = heartbeat_s
         self._viewers: dict[str, Viewer] = {}
-        self._followed: set[str] = set()  # sessions followed or about to be: what the limit counts
+        self._followed: set[str] = set()  # sessions that are followed or about to be: what the limit counts
         self._tasks: set[asyncio.Task[None]] = set()  # commands in flight
-        self._last_command: dict[str, asyncio.Task[None]] = {}  # session → the last of them, for the order
+        self._last_command: dict[str, asyncio.Task[None]] = {}  # session → its last command, to keep the order
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._closing: asyncio.Task[None] | None = None  # at a drain: once what was asked is answered
+        self._closing: asyncio.Task[None] | None = None  # when draining: closes once every command is answered
 
     async def run(self, receive: Callable[[], Awaitable[Message]]) -> None:
-        """Until the client has gone."""
+        """Run until the client has gone."""
         metrics.connections.inc()
         self._welcome(None)
         self._pulse.start()
@@ -84,7 +84,7 @@ class Connection:
             await self._finish()
 
     def drain(self, reconnect_in_ms: int, close: Callable[[], None]) -> None:
-        """Tell the client when to come back; `close` is called once what it asked before is answered."""
+        """Tell the client when to come back; `close` is called once its earlier commands are answered."""
         self._send(frames.Draining(reconnect_in_ms=reconnect_in_ms))
         if self._tasks:
             closing = self._close_when_answered(set(self._tasks), close)
@@ -93,11 +93,11 @@ class Connection:
             close()
 
     async def _close_when_answered(self, asked: set[asyncio.Task[None]], close: Callable[[], None]) -> None:
-        """`asked`: as of the drain; by the first step here all of it may be answered."""
+        """`asked`: the commands as of the drain; all may be answered before the first step here."""
         try:
             await asyncio.wait(asked, timeout=ANSWER_WITHIN_S)
             close()
-        except Exception as error:  # else this connection would hold up the end, and nobody would know why
+        except Exception as error:  # otherwise this connection would hold up the shutdown without a trace
             metrics.bugs.labels("connection").inc()
             _not_drained.unexpected(error, connection=self._id)
 
@@ -132,7 +132,7 @@ class Connection:
         return self._codec.read(raw)
 
     def _refuse_unread(self, error: ClientError, fields: commands.Fields) -> None:
-        """Before it is a command; by what was found of it all the same."""
+        """Refuse what is not a valid command, with the id and session that could be read from it."""
         metrics.commands.labels("refused").inc()
         session = fields.get("session")
         self._refuse(error, commands.reply_id(fields), session if isinstance(session, str) else None)
@@ -188,13 +188,13 @@ class Connection:
                     assert_never(command)
         except ClientError as error:
             self._refuse(error, reply_id, command.session)
-        except Exception as error:  # a bug of ours: the client gets a calm sentence, the log the trace
+        except Exception as error:  # our bug: the client gets a calm sentence, the log the traceback
             metrics.bugs.labels("command").inc()
             _failing.unexpected(error, connection=self._id, session=command.session)
             self._refuse(ClientError("internal", "Something went wrong here."), reply_id, command.session)
 
     async def _subscribe(self, command: Subscribe, reply_id: str | None, by: float) -> None:
-        """Until the new subscription can begin, the earlier one of this session goes on: an error costs nothing."""
+        """The earlier subscription to this session goes on until the new one can begin, so an error loses nothing."""
         session = command.session
         if session not in self._followed and len(self._followed) >= self._limits["max_subscriptions"]:
             raise ClientError("too_many_subscriptions", "max_subscriptions sessions are followed already.")
@@ -206,7 +206,7 @@ class Connection:
             if session not in self._viewers:
                 self._followed.discard(session)
             raise
-        self._followed.add(session)  # again: the subscription before may have been deleted meanwhile
+        self._followed.add(session)  # again: a deletion may have removed the earlier subscription meanwhile
         earlier = self._viewers.get(session)
         if earlier is not None:
             earlier.close()
@@ -228,7 +228,7 @@ class Connection:
         await viewer.aclose()
 
     def _deleted(self, viewer: Viewer) -> None:
-        """The session is gone, and this viewer with it; a later `subscribe` makes a new one."""
+        """The session was deleted, and this viewer ends with it; a later `subscribe` makes a new one."""
         session = viewer.follower.session
         if self._viewers.get(session) is viewer:
             del self._viewers[session]
@@ -238,17 +238,17 @@ class Connection:
             task.add_done_callback(self._tasks.discard)
 
     async def _finish(self) -> None:
-        """What was asked for is still done, within its time: a stop sent with the last breath holds."""
+        """Still carry out every command, within its time: a stop sent just before a disconnect counts."""
         try:
             if self._closing is not None:
                 self._closing.cancel()
                 await asyncio.gather(self._closing, return_exceptions=True)
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=ANSWER_WITHIN_S)
-        finally:  # also if this is cancelled
+        finally:  # also when cancelled
             for task in self._tasks:
                 task.cancel()
-            while self._tasks or self._viewers:  # a deletion may still give one back here
+            while self._tasks or self._viewers:  # a deletion may still be releasing a viewer
                 await asyncio.gather(*self._tasks, return_exceptions=True)
                 for session in list(self._viewers):
                     await self._unsubscribe(session)
@@ -267,7 +267,7 @@ class Connection:
     def _pong(self, reply_id: str | None, t: Any) -> None:
         try:
             self._send(frames.Pong(id=reply_id, t=t))
-        except RecursionError:  # its encoding takes more of the stack than reading it did
+        except RecursionError:  # encoding takes more stack than reading did
             self._refuse(ClientError("bad_message", "The command is nested too deeply."), reply_id, None)
 
     def _refuse(self, error: ClientError, reply_id: str | None, session: str | None) -> None:

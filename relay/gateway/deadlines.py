@@ -28,15 +28,15 @@ def _trouble(part: str) -> logging.FailureLog:
 
 
 def answer_deadline() -> float:
-    """By when what arrives now is to be answered; see timeouts.now."""
+    """By when a command that arrives now must be answered, as `timeouts.now` counts."""
     return timeouts.now() + ANSWER_WITHIN_S
 
 
 @asynccontextmanager
 async def within_deadline(part: str, by: float | None = None) -> AsyncIterator[None]:
-    """Turns a Redis that is away or slow into `unavailable` before the client has given up.
+    """Turns a Redis that is away or slow into `unavailable` before the client gives up.
 
-    `by`: see `answer_deadline`, of when the client asked; without it, now. What comes too late is not begun.
+    `by`: the `answer_deadline` of when the client asked; without it, as of now. After it, the block is not begun.
     """
     try:
         by = answer_deadline() if by is None else by

@@ -1,6 +1,7 @@
-"""Server-Sent Events: one subscription as a stream of text, for whoever has no WebSocket.
+"""Server-Sent Events: one subscription as a stream of text, for clients without a WebSocket.
 
-The same follower, viewer and pulse as a WebSocket's; only the sink differs. https://html.spec.whatwg.org/#server-sent-events
+Follower, viewer and pulse are the same as a WebSocket's; only the sink differs.
+https://html.spec.whatwg.org/#server-sent-events
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from relay.store.session.replies import Span
 HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold back what it may buffer
+    (b"x-accel-buffering", b"no"),  # otherwise nginx may hold events back in its buffer
 ]
 _FIRST_COMMENT = b": relay.v1\n\n"
-# Line breaks to Unicode and so to many line readers, though not to the standard; JSON escapes only those of ASCII.
+# Line breaks in Unicode and so for many line readers, though not in the standard; JSON escapes only those of ASCII.
 _LINE_BREAKS = [(char.encode(), b"\\u%04x" % ord(char)) for char in "\x85\u2028\u2029"]
-_GONE_EVERY_S = 2.0  # to see whether what is awaited can still come
-_DRAIN_TIMEOUT_S = 1.0  # at a shutdown; whoever has not taken everything by then resumes elsewhere
+_GONE_EVERY_S = 2.0  # how often to check whether the awaited end can still come
+_DRAIN_TIMEOUT_S = 1.0  # at a shutdown; a client that has not taken everything by then resumes elsewhere
 
 
 class _FrameHeader(msgspec.Struct):
-    """What of a frame decides how it is written."""
+    """The members of a frame that decide how it is written."""
 
     type: str
     seq: int | None = None
@@ -53,7 +54,7 @@ _kind = msgspec.json.Decoder(_FrameHeader).decode
 
 @dataclass(frozen=True)
 class Framing:
-    """A frame's JSON as an event. Only log frames carry an id; equal for all streams of one life of a session."""
+    """A frame's JSON as an event. Only log frames carry an id; it is the same in all streams of one epoch."""
 
     epoch: str
 
@@ -68,9 +69,9 @@ class Framing:
 
 
 class SseSink(BufferedSink):
-    """Frames as the body of one HTTP response; with `only`, nothing but that generation and its user turn.
+    """Frames as the body of one HTTP response; with `only`, just that generation and its user turn.
 
-    It closes itself behind that generation's end, and behind `unsubscribed`.
+    It closes itself after that generation's end, and after `unsubscribed`.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class SseSink(BufferedSink):
             self._send_filtered(payload, kind.type)
             return
         if self._only_generation is not None and kind.seq is not None and kind.generation != self._only_generation:
-            return  # a single event that was missed comes as it is
+            return  # a single missed event comes as itself, not in a catch-up
         self.put(self._framing(payload))
         metrics.frames.labels("single").inc()
         if kind.type == "unsubscribed" or (self._only_generation is not None and kind.type == "end"):
@@ -115,7 +116,7 @@ class SseSink(BufferedSink):
             self.give_up()
 
     def give_up(self) -> None:
-        """What is unsent will not go out any more."""
+        """Drop what is unsent."""
         self._task.cancel()
 
     async def deliver(self, payloads: list[bytes]) -> None:
@@ -132,7 +133,7 @@ class SseSink(BufferedSink):
         self.finished = True
 
     def drain(self, reconnect_in_ms: int) -> None:
-        """Tell the client when to come back, in its own terms too, and end."""
+        """Tell the client when to come back, also in terms of SSE, and end."""
         self.put(b"retry: %d\n" % reconnect_in_ms)
         self.send(frames.encode(frames.Draining(reconnect_in_ms=reconnect_in_ms)))
         self.close(1012, "restart")
@@ -141,7 +142,7 @@ class SseSink(BufferedSink):
         if kind == "subscribed":
             subscribed = msgspec.json.decode(payload, type=frames.Subscribed)
             active = [known for known in subscribed.active if known.generation == self._only_generation]
-            ignored, self._ignored = self._ignored, None  # said once; the session may be subscribed anew unasked
+            ignored, self._ignored = self._ignored, None  # only once: a new epoch brings another `subscribed`
             self._put_frame(msgspec.structs.replace(subscribed, active=active, ignored=ignored))
             return
         catchup = msgspec.json.decode(payload, type=frames.Catchup)
@@ -158,9 +159,9 @@ class SseSink(BufferedSink):
 
 
 class EventStream:
-    """The ASGI answer that streams a session, or one of its generations (then `session` exists).
+    """The ASGI response that streams a session, or one of its generations (then the session must exist).
 
-    `ignored`: of the submit that made that generation, for its `subscribed`.
+    `ignored`: fields ignored of the submit that made that generation, for its `subscribed`.
     Raises ClientError before the first byte: `unavailable`, `not_found`.
     """
 
@@ -209,7 +210,7 @@ class EventStream:
                         _abort(scope)
 
     async def _acquire_follower(self) -> tuple[Follower, int] | None:
-        """A follower, and what of its log need not be streamed; None: everything that was asked for is past."""
+        """A follower, and the seq after which to begin; None: everything that was asked for is past."""
         followers = self._gateway.followers
         if self._only_generation is None:
             return await followers.acquire(self._session, self._cursor), 0
@@ -220,7 +221,7 @@ class EventStream:
             there = True
             cursor = self._cursor if self._cursor is not None and self._cursor.epoch == span.epoch else None
             follower = await followers.acquire(self._session, cursor or Cursor(span.epoch, 0))
-            if follower.epoch == span.epoch:  # in another life its end would never come
+            if follower.epoch == span.epoch:  # in another epoch its end would never come
                 self._since = span.epoch, span.first
                 if self._start != "live" or self._cursor is not None or self._awaits(follower):
                     return follower, span.first - 1
@@ -230,11 +231,11 @@ class EventStream:
         if not followers.is_missing(self._session, self._only_generation):
             what = "The session was deleted." if there else "There is no such generation in this session."
             raise ClientError("not_found", what)
-        self._start = "start"  # Redis has lost it: it comes back as a whole, or is ended
+        self._start = "start"  # Redis has lost it: all of it will come back, or it will be ended
         return await followers.acquire(self._session, self._cursor), 0
 
     def _awaits(self, follower: Follower) -> bool:
-        """Whether the end of that one generation is still to come, behind what the follower has."""
+        """Whether the end of that generation is still to come, after what the follower has."""
         epoch, first = self._since
         begins_there = follower.epoch == epoch and first > follower.frontier
         return self._only_generation is not None and (begins_there or follower.awaits_end(self._only_generation))
@@ -249,7 +250,7 @@ class EventStream:
         return cursor.epoch == span.epoch and cursor.seq >= span.last
 
     async def _until_over(self, viewer: Viewer, sink: SseSink, receive: Receive) -> None:
-        """Until everything is said, nothing can come any more, the client has gone, or this gateway goes."""
+        """Run until everything is sent, nothing more can come, the client has gone, or this gateway is draining."""
         draining = asyncio.create_task(self._gateway.draining.wait(), name="draining")
         others = [
             asyncio.create_task(sink.gone.wait(), name="sink"),
@@ -271,7 +272,7 @@ class EventStream:
             await asyncio.gather(draining, *others, return_exceptions=True)
 
     def _close_if_gone(self, viewer: Viewer, sink: SseSink) -> None:
-        """The generation was forgotten, or lost, while its events were on their way: no end will come."""
+        """Close the stream if the generation was forgotten or lost meanwhile: then no end will come."""
         if viewer.keeps_up() and sink.closing is None and not self._awaits(viewer.follower):
             gone = frames.ErrorFrame(
                 code="not_found",
@@ -284,13 +285,13 @@ class EventStream:
 
 
 async def until_disconnected(receive: Receive) -> None:
-    """Return when the client has gone; the request's body has been read."""
+    """Return when the client has gone. The request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def _abort(scope: Scope) -> None:
-    """Cut a connection whose peer takes nothing; else the server would wait for it."""
+    """Cut a connection whose peer takes nothing; otherwise the server would wait for it."""
     abort = abort_of(scope)
     if abort is not None:
         abort()

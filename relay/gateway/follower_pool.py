@@ -1,4 +1,4 @@
-"""The followers of a process: one per session however many viewers, gone some time after the last one."""
+"""The follower pool of a process: one follower per session for any number of viewers, kept a while after the last."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from relay.errors import StorageError
 from relay.follow.follower import Follower
 from relay.protocol.words import Cursor
 
-SYNC_WITHIN_S = 2.0  # before a follower is lent that was there already
-LEAVE_EVERY_S = 1.0  # for one that stays because of what is missing, however short the linger
+SYNC_WITHIN_S = 2.0  # for the sync of an existing follower, before it is lent out
+LEAVE_EVERY_S = 1.0  # how often to check a follower that stays because answers are missing, however short the linger
 
 logger = logging.get_logger("hub")
 
@@ -29,7 +29,7 @@ class _Entry:
 
 
 class FollowerPool:
-    """Lends out followers; whoever acquires one releases it."""
+    """Lends out followers; each `acquire` needs a `release`."""
 
     def __init__(self, make: Callable[[str], Follower], linger_s: float) -> None:
         self._make = make
@@ -38,7 +38,7 @@ class FollowerPool:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def acquire(self, session: str, cursor: Cursor | None = None) -> Follower:
-        """The session's follower, started, and as of now; `cursor`: that a client brings. Raises StorageError."""
+        """The session's follower, started and up to date. `cursor`: the client's. Raises StorageError."""
         while True:
             follower, is_new = await self._started(session)
             try:
@@ -65,7 +65,7 @@ class FollowerPool:
             self._linger(session, entry, self._linger_s)
 
     def _linger(self, session: str, entry: _Entry, for_s: float) -> None:
-        """Keep it for a while, and in any case until what is missing there is back or ended."""
+        """Keep it for a while, and at least until what is missing there is back or ended."""
         entry.linger = asyncio.get_running_loop().call_later(for_s, self._leave, session, entry)
 
     def _leave(self, session: str, entry: _Entry) -> None:
@@ -80,7 +80,7 @@ class FollowerPool:
         return entry.follower if entry is not None else None
 
     def is_missing(self, session: str, generation: str) -> bool:
-        """Whether it has been followed here, and Redis has lost it."""
+        """Whether it was followed here, and Redis has lost it."""
         entry = self._entries.get(session)
         return entry is not None and not entry.follower.deleted and generation in entry.follower.missing
 
@@ -90,7 +90,7 @@ class FollowerPool:
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def _started(self, session: str) -> tuple[Follower, bool]:
-        """(follower, whether it began for this call); counted as lent."""
+        """(follower, whether it was created for this call); counts as a use."""
         entry = self._entries.get(session)
         if entry is not None and (entry.follower.deleted or entry.failed):
             self._forget(session, entry)
@@ -106,7 +106,7 @@ class FollowerPool:
         try:
             await asyncio.wait([entry.started])
             if entry.started.cancelled():
-                raise StorageError("follow: this gateway is going")
+                raise StorageError("follow: this gateway is draining")
             entry.started.result()
         except BaseException:
             self.release(entry.follower)
@@ -115,16 +115,16 @@ class FollowerPool:
 
     @staticmethod
     async def _sync(follower: Follower, cursor: Cursor | None) -> None:
-        """Somebody else's DELETE, and what another gateway has shown a client, may not be known here yet.
+        """Learn of a DELETE elsewhere, and of what another gateway has shown a client.
 
-        Where Redis does not answer in time, what is known here is lent, unless it does not reach the cursor.
+        If Redis does not answer in time, the follower is lent as it is, unless it does not reach the cursor.
         """
         try:
             async with timeouts.timeout(SYNC_WITHIN_S):
                 await follower.sync()
         except (StorageError, TimeoutError) as error:
             if cursor is not None and not follower.honours(cursor.epoch, cursor.seq):
-                raise StorageError(f"look: {error or 'no answer in time'}") from None
+                raise StorageError(f"sync: {error or 'no answer in time'}") from None
 
     def _forget(self, session: str, entry: _Entry) -> None:
         if self._entries.get(session) is not entry:

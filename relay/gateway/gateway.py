@@ -1,4 +1,4 @@
-"""The gateway as one object: what a process holds, how it begins and ends, how it serves one WebSocket."""
+"""The gateway as one object: what a process holds, how it starts and ends, how it serves one WebSocket."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from relay.store.requirements import RequirementsMonitor
 
 
 class Gateway:
-    """Everything that a gateway process holds. Made before the loop runs; `running` begins and ends it."""
+    """Everything that a gateway process holds. Made before the loop runs; `running` starts and ends it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -55,7 +55,7 @@ class Gateway:
         self.subscriber = factory.subscriber(self.redis)
         self.page_cache = PageCache(settings.replay_bytes)
         self.reaper = factory.reaper(self.session_log, self.queue, settings)
-        self.draining = asyncio.Event()  # set once, when this gateway has been told to go
+        self.draining = asyncio.Event()  # set once
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -25,7 +25,7 @@ from relay.protocol.words import Start
 from relay.redis.connections import ping
 
 READY_TIMEOUT_S = 1.0
-# The page brings everything it needs and talks to nobody but us.
+# The page contains everything that it needs and talks only to this gateway.
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
     "connect-src 'self'; img-src data:"
@@ -129,7 +129,7 @@ async def alive(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     gateway = gateway_of(request)
     if gateway.draining.is_set():
-        return error_response(ClientError("unavailable", "This gateway is going.", retry_after_s=1))
+        return error_response(ClientError("unavailable", "This gateway is draining.", retry_after_s=1))
     try:
         async with timeouts.timeout(READY_TIMEOUT_S):
             await ping(
@@ -184,15 +184,15 @@ async def on_not_found(request: Request, error: Exception) -> Response:
 
 
 async def no_websocket(websocket: WebSocket) -> None:
-    """A handshake at any other address; Starlette would answer 403 without a word."""
+    """A handshake at any other address; Starlette would answer 403 without an explanation."""
     await websocket.send_denial_response(error_response(ClientError("not_found", "There is no WebSocket here.")))
 
 
 async def no_upgrade(request: Request) -> Response:
-    """The other way round: a request for the WebSocket that is no handshake."""
+    """A request to the WebSocket's address that is not a handshake."""
     sentence = (
-        "This is the address of a WebSocket, and the request asks for none. Where a client did, a proxy has taken that "
-        "away: it must speak HTTP/1.1 to the gateway and pass on the headers Upgrade and Connection."
+        "This is the address of a WebSocket, but the request does not ask for one. If the client did, a proxy has "
+        "removed that: it must speak HTTP/1.1 to the gateway and pass on the headers Upgrade and Connection."
     )
     response = error_response(ClientError("bad_message", sentence, status=426))
     response.headers.update({"Upgrade": "websocket", "Connection": "Upgrade"})

@@ -1,12 +1,15 @@
-"""uvicorn's HTTP protocol, opened up where it trusts its peer.
+"""uvicorn's HTTP protocol, changed where it trusts its peer.
 
-It offers the application, as the ASGI extension `relay.connection`, to cut the connection: a stream whose peer takes
-nothing could else not be ended. What is no request is counted, and said once a minute with what was wrong: uvicorn says
-it each time, and not what. It gives a peer only so long, and so many bytes, to say what it wants: uvicorn waits for
-ever, as it does for a peer to take an answer. It tells a request whose answer runs that its peer has gone, also if
-others were sent behind it: uvicorn tells only the last. Who does not speak HTTP/1.1 gets none of it: uvicorn sends
-chunks to everybody. And an upgrade to anything but a WebSocket is ignored (RFC 9110, section 7.8), of which Java's
-HttpClient asks with every first request: under uvicorn that costs the request its body.
+- The ASGI extension `relay.connection` lets the application cut the connection. Otherwise a stream whose peer takes
+  nothing could not be ended.
+- Malformed requests are counted, and logged once a minute with what was wrong. uvicorn logs each, without that.
+- A peer has limited time and bytes for sending a request, and limited time for taking the answer. uvicorn waits for
+  ever for both.
+- A request that is being answered learns that its peer has gone, even if others were sent after it. uvicorn tells only
+  the last.
+- Only HTTP/1.1 clients get chunks. uvicorn sends them to everybody.
+- An upgrade to anything but a WebSocket is ignored (RFC 9110, section 7.8); Java's HttpClient asks for one with every
+  first request. With uvicorn that request loses its body.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ from relay import logging, metrics
 
 _EXTENSION = "relay.connection"
 REQUEST_TIMEOUT_S = 20.0  # for the head of a request, and for the first one to begin
-STALL_S = 60.0  # in which a peer must take something of a whole answer; streams have a pulse of their own
-MAX_HEAD_BYTES = 64 * 1024  # and at most one read (of 256 KiB) more; of trailers too
+STALL_S = 60.0  # in which a peer must take some part of a complete answer; streams have their own pulse
+MAX_HEAD_BYTES = 64 * 1024  # and at most one read (of 256 KiB) more; also for trailers
 
 _refused = logging.RateLimitedLog(logging.get_logger("http"), "bad_request")
 
@@ -38,7 +41,7 @@ def abort_of(scope: Mapping[str, Any]) -> Callable[[], None] | None:
 
 
 def mark_stopping(state: ServerState) -> None:
-    """The server stops. uvicorn tells the connections that it has; one that was just accepted would be waited for."""
+    """The server stops. uvicorn tells existing connections, but would wait for one that was just accepted."""
     state.going = True  # type: ignore[attr-defined]  # every protocol of a server has this object
 
 
@@ -53,7 +56,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
     _stall: asyncio.TimerHandle | None = None
     _unfinished_bytes = 0  # since a head or a piece of a body was complete
     _answering: RequestResponseCycle | None = None
-    _upgrade_at: int | None = None  # where a request ended, as its parser believed, that asked for another protocol
+    _upgrade_at: int | None = None  # where the parser saw the end of a request that asked for another protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -67,7 +70,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
         self._watch_stall(None)
         answering, self._answering = self._answering, None
         if answering is not None and not answering.response_complete:
-            # uvicorn tells the request that came last; the one being answered may have others behind it.
+            # uvicorn tells only the request that came last; the one being answered may have others after it.
             answering.disconnected = True
             answering.message_event.set()
         super().connection_lost(exc)
@@ -80,7 +83,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
         if self._unfinished_bytes > MAX_HEAD_BYTES:  # the parser copies a header again with every read
             self.send_400_response("The head of the request is too large.")
         elif self._timer is None and self._idle():
-            self._await_head()  # what came ended uvicorn's wait for a next request, and began none
+            self._await_head()  # the data ended uvicorn's wait for the next request, but began none
 
     def _parse(self, data: bytes) -> None:
         super().data_received(data)
@@ -88,7 +91,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
         while self._upgrade_at is not None and not self.transport.is_closing():
             rest, self._upgrade_at = rest[self._upgrade_at :], None
             head = self._head_without_upgrade()
-            # Another parser: this one believes that the message is over, and with `close` or HTTP/1.0 the connection.
+            # A new parser: this one takes the message for over, and with `close` or HTTP/1.0 the connection, too.
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             super().data_received(head)
@@ -129,10 +132,10 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
     def _ignores_upgrade(self) -> bool:
         asked = bool(self.parser.should_upgrade()) and not self._should_upgrade()
-        return asked and any(name == b"upgrade" for name, _ in self.headers)  # CONNECT is no such request
+        return asked and any(name == b"upgrade" for name, _ in self.headers)  # CONNECT has no such header
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Where uvicorn gives up, it is handling the parser's exception, which says how far that came."""
+        """uvicorn calls this while it handles the parser's exception, which says how far the parser came."""
         upgrade = sys.exception()
         if upgrade is not None and self._ignores_upgrade():
             self._upgrade_at = upgrade.args[0]
@@ -150,13 +153,13 @@ class RelayHttpProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _abort(self) -> None:
-        """Whose answer it is returns before the transport says that it is lost: uvicorn would call that an error."""
+        """The application returns before the transport reports its loss, which uvicorn would log as an error."""
         if self._answering is not None:
             self._answering.disconnected = True
         self.transport.abort()
 
     def _watch_stall(self, unsent: int | None) -> None:
-        """Look again after STALL_S whether less is unsent; None: no need to."""
+        """Check after STALL_S whether less is unsent; None: stop checking."""
         if self._stall is not None:
             self._stall.cancel()
         self._stall = None if unsent is None else self.loop.call_later(STALL_S, self._check_stall, unsent)
@@ -170,7 +173,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _idle(self) -> bool:
-        """Nothing is asked, and nobody waits for it."""
+        """Whether there is no request, and uvicorn does not wait for one."""
         answered = self.cycle is not None and self.cycle.response_complete
         return answered and not self.pipeline and self.timeout_keep_alive_task is None
 
@@ -185,7 +188,7 @@ class RelayHttpProtocol(HttpToolsProtocol):
 
 
 def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
-    """The end of the connection is the end of a body whose length is not known (RFC 9112, section 6.3)."""
+    """A body of unknown length ends with the connection (RFC 9112, section 6.3)."""
 
     async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         has_length = False
@@ -198,8 +201,8 @@ def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3
                     cycle.chunked_encoding = False
             elif message["type"] == "http.response.body" and not has_length:
                 while cycle.flow.write_paused and not cycle.disconnected:
-                    await cycle.flow.drain()  # here, so that `send` takes at once what it is told now
-                cycle.expected_content_length = len(message.get("body", b""))  # of what is still to come
+                    await cycle.flow.drain()  # here, so that `send` takes this body at once
+                cycle.expected_content_length = len(message.get("body", b""))  # what uvicorn must still expect
             await send(message)
 
         await app(scope, receive, send_whole)
@@ -208,7 +211,7 @@ def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3
 
 
 def _what_is_wrong(error: BaseException | None) -> str:
-    """In the parser's words, none of which are the peer's; "" where it has none."""
+    """The parser's own message, without any text of the peer; "" if it has none."""
     if isinstance(error, httptools.HttpParserCallbackError):
         return "The address or a header cannot be read."
     return f"{error}." if isinstance(error, httptools.HttpParserError) else ""

@@ -1,8 +1,8 @@
-"""Who may knock: browsers only from the gateway's own origin and host.
+"""The origin check: browsers may send requests only from the gateway's own origin and host.
 
-Any page a developer visits can send requests to their loopback, and a DNS name can be re-bound to it. So a request
-that carries an Origin must come from this gateway or an allowed origin, and the Host must be one that this gateway
-is known by: an address, localhost, its own --host, or the host of an allowed origin.
+Any page that a developer visits can send requests to their loopback, and a DNS name can be re-bound to it. So a
+request with an Origin must come from this gateway or an allowed origin, and the Host must be a name of this gateway:
+an address, localhost, its own --host, or the host of an allowed origin.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from relay.errors import ClientError
 from relay.gateway.responses import error_response
 from relay.origins import Origins, host_name, is_loopback
 
-_MAX_KINDS = 10  # of each kind of refusal in a minute: a stranger chooses what they say
+_MAX_KINDS = 10  # lines per minute for each kind of refusal: a stranger chooses the text in them
 _SHOWN = 200  # characters of what a client sent
 _UNCHECKED_PATHS = frozenset(
     {"/healthz", "/readyz", "/metrics"}
-)  # for probes that know us by any name; nothing of a client's
+)  # for probes, which may use any name for us; these paths show nothing of a client
 _SETTING = "RELAY_ALLOWED_ORIGINS"
 
 logger = logging.get_logger("guard")
 
 
 class OriginCheck:
-    """ASGI middleware. Refuses with 403 `forbidden`, before anything of the request is read; 400 if it names no host.
+    """ASGI middleware. Refuses with 403 `forbidden` before the request's body is read; with 400 if it names no host.
 
-    Whom it lets in from another origin gets the CORS headers.
+    Allowed requests from another origin get the CORS headers.
     """
 
     def __init__(self, app: ASGIApp, host: str, allowed_origins: str) -> None:
         self._app = app
         self._with_cors = CORSMiddleware(
             app,
-            allow_origin_regex=".*",  # who has come so far is allowed
+            allow_origin_regex=".*",  # only allowed requests come here
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Content-Type", "Idempotency-Key", "Last-Event-ID"],
             expose_headers=["Retry-After"],
@@ -92,7 +92,7 @@ class OriginCheck:
 
 
 def _ambiguous(headers: Headers) -> ClientError | None:
-    """A proxy before us may have gone by the other one (RFC 9112, section 3.2)."""
+    """A proxy in front of us may have used the other one (RFC 9112, section 3.2)."""
     for name in ("Host", "Origin"):
         if len(headers.getlist(name)) > 1:
             return ClientError("bad_message", f"There is more than one {name} header.")
@@ -100,12 +100,12 @@ def _ambiguous(headers: Headers) -> ClientError | None:
 
 
 def _nameless(scope: Scope, headers: Headers) -> ClientError | None:
-    """HTTP/1.1 requires a host (RFC 9112, section 3.2); probes, which are asked for none, often have none."""
+    """HTTP/1.1 requires a host (RFC 9112, section 3.2); HTTP/1.0, which probes often use, does not."""
     if "host" in headers or scope.get("http_version") == "1.0":
         return None
     return ClientError("bad_message", "There is no Host header.")
 
 
 def _shown(sent: str) -> str:
-    """Bounded, and nothing in it that a terminal would obey."""
+    """Bounded, and without anything that a terminal would obey."""
     return sent[:_SHOWN].encode("unicode_escape").decode()

@@ -1,4 +1,4 @@
-"""The pulse of a connection: that it lives, said to the other side, and asked of it."""
+"""The pulse of a connection: heartbeats for the peer, and how we notice that the peer is dead or stalled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LiveSink(Sink, Liveness, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ViewerLimits:
-    """`buffer_bytes` unsent: beyond it events are merged. A viewer that takes nothing for `stall_s` is closed."""
+    """With more than `buffer_bytes` unsent, events are merged. A viewer that takes nothing for `stall_s` is closed."""
 
     buffer_bytes: int
     heartbeat_s: float
@@ -25,7 +25,7 @@ class ViewerLimits:
 
 
 class Pulse:
-    """Heartbeats, and the two ways in which a connection is dead: nobody there, or nothing taken."""
+    """Heartbeats, and the two ways in which a connection can be dead: nothing heard, or nothing taken."""
 
     def __init__(self, sink: LiveSink, heartbeat_s: float, stall_s: float) -> None:
         self._sink = sink

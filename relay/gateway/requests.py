@@ -1,4 +1,4 @@
-"""What an HTTP request says beside its command: checked here, each with a sentence that names the field."""
+"""What an HTTP request says besides its command, checked here; each refusal names the field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?\Z")
 
 
 async def json_body(request: Request, max_bytes: float) -> bytes:
-    """The body, bounded in size and time. Any web page can post a form here, so only JSON counts."""
+    """The body, bounded in size and time. Only JSON is taken, because any web page can post a form here."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ClientError("bad_message", "Content-Type must be application/json.", status=415)
@@ -49,7 +49,7 @@ def request_id(request: Request, fields: commands.Fields) -> str:
 
 
 def language(headers: Headers) -> str | None:
-    """The reader's languages, as a job carries them; of a WebSocket's handshake, too."""
+    """The reader's languages, as a job carries them; also for a WebSocket's handshake."""
     return failure_messages.languages(",".join(headers.getlist("accept-language")))
 
 
@@ -68,7 +68,7 @@ def wait_s(request: Request) -> float | None:
 
 
 def cursor(request: Request) -> Cursor | None:
-    """`Last-Event-ID`, or else `?cursor=`: EPOCH:SEQ."""
+    """`Last-Event-ID`, otherwise `?cursor=`: EPOCH:SEQ."""
     given = request.headers.get("last-event-id") or request.query_params.get("cursor")
     if not given:
         return None

@@ -1,4 +1,4 @@
-"""JSON answers over HTTP, errors in the contract's one shape."""
+"""JSON responses over HTTP, with errors in the contract's one shape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def error_response(error: ClientError, **fields: Any) -> Response:
-    """`fields` stand beside code and message."""
+    """`fields` are added beside code and message."""
     metrics.errors.labels(error.code).inc()
     body: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable, **fields}
     if error.retry_after_s is not None:

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RootPath:
-    """ASGI middleware. Takes the prefix off; what comes without it (a probe, a proxy that took it off) is as good."""
+    """ASGI middleware. Removes the prefix; requests without it (probes, proxies that remove it) work as well."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
@@ -19,7 +19,7 @@ class RootPath:
             return
         path: str = scope["path"]
         if path == self._root_path and scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
-            # The addresses in the page are relative to the slash.
+            # The page's addresses are relative and need the slash.
             await Response(status_code=307, headers={"Location": f"{self._root_path}/"})(scope, receive, send)
             return
         if path.startswith(f"{self._root_path}/"):

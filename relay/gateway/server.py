@@ -23,15 +23,15 @@ from relay.gateway.websocket_protocol import RelayWebSocketProtocol
 from relay.settings import Settings
 from relay.stop_signals import stop_signals
 
-SHUTDOWN_TIMEOUT_S = 8  # to answer what was asked (4.5), and for peers to take it (3)
+SHUTDOWN_TIMEOUT_S = 8  # to answer what was asked (4.5), and for peers to take the answers (3)
 WAITING_CONNECTIONS = 2048  # in the kernel, which may allow fewer
-# In one turn of the loop, for which everything else waits. asyncio would accept all that wait, two thousand perhaps,
-# shake hands with all of them, and only then look for a stop, or for what Redis said.
+# Connections per turn of the loop, for which everything else waits. asyncio would accept all that wait, perhaps two
+# thousand, do all their handshakes, and only then see a stop or a reply of Redis.
 ACCEPTED_AT_ONCE = 8
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind before anything else begins, so that a taken port is one clear line. Raises SettingsError."""
+    """Bind before anything else starts, so that a taken port gives one clear line. Raises SettingsError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -54,10 +54,10 @@ def _refused(host: str, port: int, error: OSError) -> SettingsError:
 def listen_shared(host: str, port: int, count: int) -> list[socket.socket]:
     """The same port for several processes. Raises SettingsError.
 
-    Linux spreads connections evenly over sockets that share a port. Of one socket in many processes, whoever wakes
-    first takes a whole burst, such as everybody's reconnect; elsewhere there is no other way.
+    Linux spreads connections evenly over sockets that share a port. With one socket in many processes, the first to
+    wake takes a whole burst, such as everybody's reconnect; elsewhere there is no other way.
     """
-    first = listen(host, port)  # alone: who is there already is refused, not joined
+    first = listen(host, port)  # without SO_REUSEPORT: a port in use is an error, not shared
     if sys.platform != "linux":
         return [first] * count
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -72,7 +72,7 @@ def listen_shared(host: str, port: int, count: int) -> list[socket.socket]:
 
 
 def _refuse_missing(loop: str) -> None:
-    """Raises SettingsError where this event loop is not installed."""
+    """Raises SettingsError if this event loop is not installed."""
     try:
         importlib.import_module(loop)
     except ImportError as error:
@@ -88,19 +88,19 @@ def address(host: str, port: int) -> str:
 
 
 def _set_for_accepted(listening: socket.socket, unsent_bytes: int) -> None:
-    """What every connection that is accepted here inherits: the first of them, too, so nobody listens yet."""
-    # Or a frame waits until the peer has acknowledged the one before, 40 ms perhaps. asyncio sees to that only where
-    # the socket knows its protocol number, which one of our own making need not.
+    """Options that every accepted connection inherits. Set before the socket listens, so the first has them, too."""
+    # Otherwise a frame waits until the peer has acknowledged the one before, perhaps 40 ms. asyncio sets this only if
+    # the socket knows its protocol number, which our own socket may not.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Or the kernel holds megabytes for a slow reader: memory that nothing of ours bounds, and events that are merged
-    # no more. Now it takes no more than this ahead of what it can send (Linux).
+    # Otherwise the kernel holds megabytes for a slow reader: memory that we do not bound, and events that can no longer
+    # be merged. With this it takes no more than so many bytes ahead of what it can send (Linux).
     option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
     if option is not None:
         listening.setsockopt(socket.IPPROTO_TCP, option, unsent_bytes)
 
 
 class _Server(uvicorn.Server):
-    """Tells the gateway first when it is to go: streams over HTTP would else hold up the shutdown."""
+    """Tells the gateway first to drain: otherwise streams over HTTP would hold up the shutdown."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
@@ -142,14 +142,14 @@ class _Server(uvicorn.Server):
 
 
 class _ServerWithoutSignals(_Server):
-    """Leaves signals to whoever runs it beside something else; uvicorn raises them again when it is done."""
+    """Leaves signals to the caller, which runs other things beside it; uvicorn would raise them again at its end."""
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()
 
 
 def server(settings: Settings, *, handle_signals: bool = True) -> uvicorn.Server:
-    """A server that is ready to `serve(sockets=[…])`, on a loop of its `config`'s. Raises SettingsError."""
+    """A server that is ready to `serve(sockets=[…])`, on the loop that its `config` makes. Raises SettingsError."""
     _refuse_missing(settings.loop)
     gateway = Gateway(settings)
     config = uvicorn.Config(

@@ -1,7 +1,7 @@
-"""Where frames leave: one sink per connection, the same for every transport and server.
+"""Sinks: the sending side of each connection, with one interface for every transport and server.
 
-A sink never waits. It tells whether it has room; whoever has more to send than fits waits for `room` and then sends
-what is true by then. That is how a slow reader costs a cursor and not a queue.
+A sink never waits. It says whether it has room. A sender with more than fits waits for `room`, and then sends what is
+current by then. So a slow reader costs a cursor, not a queue.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from relay.gateway.websocket_protocol import RelayWebSocketProtocol
 
 
 class Sink(Protocol):
-    """The sending side of one connection. `turn`: held by whoever makes a frame that is to go out here."""
+    """The sending side of one connection. `frame_lock`: hold it while making a catch-up frame for this sink."""
 
     frame_lock: asyncio.Lock
 
@@ -32,13 +32,13 @@ class Sink(Protocol):
         """Whether there is room: less unsent than the viewer's buffer."""
 
     async def room(self) -> None:
-        """Return when there is room, or the connection is gone; in the same step `writable` tells which."""
+        """Return when there is room or the connection is gone; `writable`, in the same step, says which."""
 
     def close(self, code: int, reason: str) -> None: ...
 
 
 class Liveness(Protocol):
-    """What a sink knows of its peer, for deciding who is dead and who is merely slow."""
+    """What a sink knows about its peer, to tell a dead peer from a slow one."""
 
     def unsent_bytes(self) -> int: ...
 
@@ -101,9 +101,9 @@ class TransportSink:
 
 
 class BufferedSink:
-    """A sink over an ASGI `send`: what is unsent, bounded by `writable`, and one task that delivers it.
+    """A sink over an ASGI `send`: an outbox, bounded by `writable`, and one task that delivers it.
 
-    It cannot ping, so it claims to have heard from its peer just now; the server's own keepalive decides there.
+    It cannot ping, so it claims to have just heard from its peer; the server's own keepalive has to find dead ones.
     """
 
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]], buffer_bytes: int) -> None:
@@ -129,7 +129,7 @@ class BufferedSink:
         metrics.frames.labels("live").inc(len(burst.payloads))
 
     def put(self, payload: bytes) -> None:
-        """Have it delivered; nothing after a close."""
+        """Queue it for delivery; ignored after a close."""
         if self.closing is None:
             self.sent_at = asyncio.get_running_loop().time()
             self._outbox.append(payload)
@@ -161,7 +161,7 @@ class BufferedSink:
         return asyncio.get_running_loop().time()
 
     async def aclose(self) -> None:
-        """Let a close that was said go out, then end."""
+        """Let a requested close go out, then end."""
         try:
             if self.closing is not None:
                 await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_S)
@@ -174,7 +174,7 @@ class BufferedSink:
         raise NotImplementedError
 
     async def finish(self, code: int, reason: str) -> None:
-        """Say the close."""
+        """Send the close."""
         raise NotImplementedError
 
     def delivered(self, size: int) -> None:
@@ -191,7 +191,7 @@ class BufferedSink:
                 outbox, self._outbox = self._outbox, []
                 await self.deliver(outbox)
             await self.finish(*self.closing)
-        except Exception:  # whatever a server raises when the peer has left; the reader hears of it, too
+        except Exception:  # whatever a server raises when the peer has left; the reader learns of it, too
             metrics.closes.labels("gone").inc()
         finally:
             self.gone.set()

@@ -54,7 +54,7 @@ class Submissions:
     async def submit(self, submit: Submit, language: str | None = None, by: float | None = None) -> Accepted:
         """Accepted once the job is durable; any number of equal submits make one generation.
 
-        `language`: the reader's, as the transport tells; one that the submit names itself counts instead.
+        `language`: the reader's, from the transport; one named in the submit itself takes precedence.
 
         Raises ClientError: `bad_message` (not on offer), `conflict`, `not_found` (retry_of), `rate_limited`,
         `unavailable`. `by`: see `within_deadline`.
@@ -87,14 +87,14 @@ class Submissions:
         if found is None:
             raise ClientError("not_found", "There is no such session.")
         if follower is not None:
-            follower.expect_event()  # its viewers are told, also if the hint is lost
+            follower.expect_event()  # so that its viewers learn of it even if the hint is lost
         running = [stopped for stopped in found if not stopped.already_ended]
         logger.info("deleted", session=session, running=len(running))
         for stopped in found:
             await self._clean_up_after_stop(session, stopped, by)
 
     async def _stop_lost(self, session: str, generation: str) -> Stopped | None:
-        """Redis has lost an answer that runs, and its worker will bring it back: then it finds that it has ended."""
+        """Stop a running answer that Redis has lost. When its worker brings it back, it finds that it has ended."""
         follower = self._followers.get(session)
         known = follower.last_shown(generation) if follower is not None else None
         if known is None:
@@ -126,7 +126,7 @@ class Submissions:
         return await self._accept_duplicate(submit, admitted.generation, admitted.body_hash)
 
     async def _announced(self, queue: str) -> bool:
-        """A queue that is refused in the next step must take no place on the list, and none of the reapers' time."""
+        """Does not announce a queue that the next step refuses: it would take room on the list, and reapers' time."""
         return self._capabilities.serves(queue) and await self._queue.announce(queue)
 
     async def _accept_duplicate(self, submit: Submit, generation: str, known_hash: str) -> Accepted:
@@ -135,7 +135,7 @@ class Submissions:
         fields = await self._submitter.unclaimed(submit.session, generation)
         if fields is not None:
             turn = await self._session_log.user_turn(submit.session, generation)
-            if turn is not None:  # else it went a moment ago
+            if turn is not None:  # None: it was removed a moment ago
                 await self._submitter.enqueue(self._job(submit, generation, fields.get("language"), *turn))
         elif await self._session_log.is_forgotten(submit.session, submit.request_id, generation):
             raise _answer_expired()
@@ -171,13 +171,13 @@ class Submissions:
         )
 
     async def _clean_up_after_stop(self, session: str, stopped: Stopped, by: float) -> None:
-        """After a stop, or a deletion of what had died. It is not needed for either to hold."""
+        """Clean up after a stop, or after deleting a session with dead jobs. Both are valid without it."""
         generation = stopped.generation
         if not stopped.already_ended:
             logger.info("stopped", session=session, generation=generation, worker=stopped.owner)
             metrics.generations.labels("stopped", "").inc()
         try:
-            if (left_s := by - timeouts.now()) <= 0:  # of a session with many answers, some are left to the reapers
+            if (left_s := by - timeouts.now()) <= 0:  # in a session with many answers, the reapers do the rest
                 raise TimeoutError
             async with timeouts.timeout(left_s):
                 await self._submitter.clean_up_after_stop(session, stopped)

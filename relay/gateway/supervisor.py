@@ -1,11 +1,11 @@
-"""`relay gateway --processes N`: several gateways behind one port, and the parent that keeps them.
+"""`relay gateway --processes N`: several gateways behind one port, and the parent that supervises them.
 
-The parent binds the port, starts one child (child.py) per place, replaces those that die, and ends them all. It
+The parent binds the port, starts one child (child.py) per socket, replaces those that die, and ends them all. It
 touches neither Redis nor a connection.
 
-uvicorn 0.54 has a supervisor, but not this one: its children outlive a parent that was killed, one that dies at once
-is started again twice a second for ever, all share one socket (see `listen_together`), and nobody learns whose gauges
-to drop.
+Why not the supervisor of uvicorn 0.54: its children outlive a parent that was killed; one that dies at once is
+restarted twice a second for ever; all share one socket (see `listen_shared`); and it does not report whose gauges to
+drop.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from relay.private_folder import private_folder
 from relay.settings import Settings
 from relay.stop_signals import on_stop_signal
 
-STABLE_AFTER_S = 10.0  # who lived that long is replaced at once
-PAUSE_S = (0.1, 5.0)  # before replacing one that did not: the first pause, doubled up to the longest
+STABLE_AFTER_S = 10.0  # a child that lived that long is replaced at once
+PAUSE_S = (0.1, 5.0)  # before replacing one that did not: the first pause, doubled up to the second
 DRAIN_WITHIN_S = 20.0
 
 logger = logging.get_logger("processes")
 
 
 def run(settings: Settings) -> None:
-    """Until a stop signal; then every child drains. Raises SettingsError before anything has begun."""
-    server(settings)  # a setting that cannot be used is said here, once, not by every child
+    """Run until a stop signal; then every child drains. Raises SettingsError before anything has begun."""
+    server(settings)  # so that an unusable setting is reported once, here, not by every child
     sockets = listen_shared(settings.host, settings.port, settings.processes)
     port = sockets[0].getsockname()[1]
     logger.info("listening", host=settings.host, port=port, processes=settings.processes)
@@ -42,7 +42,7 @@ def run(settings: Settings) -> None:
 
 
 class Supervisor:
-    """The children, one per socket. `directory`: private, where they keep their figures."""
+    """The children, one per socket. `directory`: private, where they keep their metrics."""
 
     def __init__(self, settings: Settings, sockets: list[socket.socket], directory: str) -> None:
         self._settings = settings.model_dump_json().encode() + b"\n"
@@ -52,7 +52,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Until told to end and all children are gone."""
+        """Run until told to stop and all children are gone."""
         on_stop_signal(self._on_signal)
         async with asyncio.TaskGroup() as keepers:
             keeping = [
@@ -65,13 +65,13 @@ class Supervisor:
         logger.info("stopped")
 
     def _on_signal(self) -> None:
-        """The first time all drain; whoever says it again is in a hurry."""
+        """The first signal drains all children; a second one hurries them."""
         if self._stopping.is_set():
             self._signal(signal.SIGINT)
             return
         self._stopping.set()
         for sock in self._sockets:
-            sock.close()  # or new connections would wait here for an answer that nobody gives
+            sock.close()  # otherwise new connections would wait here for an answer that never comes
         self._signal(signal.SIGTERM)
 
     def _signal(self, number: int) -> None:
@@ -80,9 +80,9 @@ class Supervisor:
                 child.send_signal(number)
 
     async def _supervise(self, index: int, sock: socket.socket) -> None:
-        """See to it that there is a child at this place, until all stop.
+        """Keep a child running on this socket until all stop.
 
-        Connections that come while there is none wait in its socket, which the parent holds, too.
+        Connections that come while there is none wait in the socket, which the parent holds, too.
         """
         loop = asyncio.get_running_loop()
         pause_s = 0.0
@@ -91,7 +91,7 @@ class Supervisor:
             code, detail = None, None
             try:
                 code = await self._run_child(index, sock.fileno())
-            except OSError as error:  # no memory, an upgrade just now: the others go on, and it is tried again
+            except OSError as error:  # no memory, or an upgrade in progress: the others go on, and we try again
                 detail = str(error)
             metrics.forget(self._directory, str(index))
             if self._stopping.is_set():
@@ -106,7 +106,7 @@ class Supervisor:
                 pass
 
     async def _run_child(self, index: int, fd: int) -> int:
-        """One child from start to end; its exit code."""
+        """Run one child from start to end; returns its exit code."""
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "relay.gateway.child", str(index), str(fd),
             stdin=PIPE,

@@ -1,4 +1,4 @@
-"""A viewer: one subscription of one connection. A cursor into a follower, never a queue."""
+"""A viewer: one subscription of one connection. It is a cursor into a follower, never a queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relay.protocol import frames
 from relay.protocol.frames import Subscribed
 from relay.protocol.words import Cursor
 
-# Of live events at once; more than that, after an outage of Redis say, comes merged: every viewer would hold all of it.
+# Of live events at once. More, as after an outage of Redis, comes merged: otherwise every viewer would hold all of it.
 MAX_BURST_BYTES = 128 * 1024 + 1024  # one event fits
 _RETRY_S = 0.5
 
@@ -30,7 +30,7 @@ class Viewer:
     """Everything after its cursor reaches the sink once and in order.
 
     A viewer keeps up (the follower feeds it) or catches up (its task reads what it lacks, as fast as the sink has
-    room); it changes from the second to the first in one step without an await, so that nothing falls in between.
+    room). It changes from catching up to keeping up in one step without an await, so that nothing is lost in between.
     """
 
     def __init__(self, follower: Follower, sink: Sink, on_unsubscribed: Callable[[Viewer], None]) -> None:
@@ -38,19 +38,19 @@ class Viewer:
         self._sink = sink
         self._on_unsubscribed = on_unsubscribed
         self._cursor = 0
-        self._version = follower.version  # of the log, in which it was sent everything up to there
-        self._restarts = 0  # counts restarts: what was read for an earlier one is not sent any more
-        self._degraded = False  # it was told so, and not yet that this is over
-        self._restored = False  # it is over, and it is to be told so once it has what it lacks
+        self._version = follower.version  # of the log from which everything up to the cursor was sent
+        self._restarts = 0  # counts restarts: what was read before one is not sent after it
+        self._degraded = False  # `degraded` was sent, but not yet `restored`
+        self._restored = False  # `restored` is due, once the client has what it lacks
         self._task: asyncio.Task[None] | None = None
 
     def begin(
         self, cursor: Cursor | None, start: str, reply_id: str | None, at: int = 0, *, earlier: Viewer | None = None
     ) -> None:
-        """Answer with `subscribed` and let the frames follow the cursor, or `at` if it is not honoured.
+        """Answer with `subscribed`; the frames then follow the cursor, or `at` if the cursor is not honoured.
 
-        `earlier`: the subscription that this one restarts; what it was told and not told is kept in mind.
-        No await may lie between the hub's lending of the follower and this.
+        `earlier`: the subscription that this one restarts; its `degraded` carries over. There must be no await between
+        acquiring the follower from the pool and this call.
         """
         follower = self.follower
         recovered = cursor is not None and follower.honours(cursor.epoch, cursor.seq)
@@ -71,7 +71,7 @@ class Viewer:
         if self._sink.writable() and burst.size_bytes <= MAX_BURST_BYTES:
             try:
                 self._sink.burst(burst)
-            except Exception as error:  # what cannot be said here is not to cost anybody else his frames
+            except Exception as error:  # a failure here must not cost other viewers their frames
                 self._fail(_feeding, error)
                 return
             self._cursor = burst.last
@@ -81,7 +81,7 @@ class Viewer:
             self._catch_up()
 
     def keeps_up(self) -> bool:
-        """Whether it has been sent all that is known here."""
+        """Whether it has been sent everything that is known here."""
         self.follower.broadcast.flush()
         return self in self.follower.broadcast.keeping_up
 
@@ -152,21 +152,21 @@ class Viewer:
         while True:
             await self._sink.room()
             if not self._sink.writable():
-                return  # it is gone: there will be no room any more
+                return  # the connection is gone: there will be no room
             if self._keep_up():
                 _replay_failures.succeeded()
                 return
-            life = self._restarts
+            restarts = self._restarts
             try:
                 await self._replay()
             except Trimmed:
-                if life == self._restarts:  # else it has begun anew meanwhile
+                if restarts == self._restarts:  # otherwise it has restarted meanwhile
                     self._subscribed(0, False, None)
             except StorageError as error:
                 metrics.storage_errors.labels("viewer").inc()
                 _replay_failures.failed(error, session=self.follower.session)
                 await asyncio.sleep(_RETRY_S)
-            except Exception as error:  # a viewer that stops in silence would look like a frozen answer
+            except Exception as error:  # a viewer that stops silently would look like a frozen answer
                 self._fail(_catching_up, error)
                 return
 
@@ -177,9 +177,9 @@ class Viewer:
         self._sink.close(1011, "internal error")
 
     async def _replay(self) -> None:
-        life, replay = self._restarts, self.follower.replay(self._cursor, self._version)
+        restarts, replay = self._restarts, self.follower.replay(self._cursor, self._version)
         while True:
-            async with self._sink.frame_lock:  # of all the catch-ups of a connection, one at a time holds a frame
+            async with self._sink.frame_lock:  # only one catch-up of a connection holds a frame at a time
                 await self._sink.room()
                 if not self._sink.writable():
                     return
@@ -187,8 +187,8 @@ class Viewer:
                     seq, frame = await anext(replay)
                 except StopAsyncIteration:
                     return
-                if life != self._restarts:
+                if restarts != self._restarts:
                     return
                 self._sink.send(frame)
                 self._cursor, self._version = seq, replay.version
-                del frame  # while there is no room, a viewer is its cursor and nothing else
+                del frame  # while there is no room, a viewer holds nothing but its cursor

@@ -1,4 +1,4 @@
-"""Waiting for the end of one generation, without a stream: `?wait=`."""
+"""Waits for the end of one generation, without a stream: `?wait=`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOST_EVERY_S = 2.0
 
 
 class _EndListener:
-    """Hears of the session's events like a viewer, and only notes that there may be news."""
+    """Gets the session's events like a viewer, and only notes that there may be news."""
 
     def __init__(self, generation: str) -> None:
         self.news = asyncio.Event()
@@ -43,7 +43,7 @@ class _EndListener:
 
 
 async def until_ended(gateway: Gateway, session: str, generation: str, wait_s: float, receive: Receive) -> bool:
-    """True once it has ended; False after `wait_s`, or when client or gateway go before that.
+    """True once it has ended; False after `wait_s`, or if the client leaves or the gateway drains before that.
 
     Raises ClientError: `not_found` (it was deleted meanwhile), `unavailable`.
     """
@@ -64,31 +64,31 @@ async def until_ended(gateway: Gateway, session: str, generation: str, wait_s: f
 
 
 async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Sequence[asyncio.Task[object]]) -> bool:
-    lookout = _EndListener(generation)
+    listener = _EndListener(generation)
     try:
         while True:
-            lookout.news.clear()
-            follower.broadcast.viewers.add(lookout)
-            follower.broadcast.keeping_up.add(lookout)  # a new life of the log drops everybody from here
+            listener.news.clear()
+            follower.broadcast.viewers.add(listener)
+            follower.broadcast.keeping_up.add(listener)  # each time: a new epoch of the log removes everybody
             async with within_deadline("wait"):
                 span = await gateway.session_log.span(follower.session, generation)
-            lost = generation in follower.active or generation in follower.missing  # it comes back, or is ended
-            if span is None and (follower.deleted or not lost):
+            is_awaited = generation in follower.active or generation in follower.missing  # it comes back, or is ended
+            if span is None and (follower.deleted or not is_awaited):
                 raise ClientError("not_found", _gone(follower))
             if span is not None and span.last is not None:
                 return True
-            news = asyncio.create_task(lookout.news.wait(), name="news")
-            # What Redis has lost may be given up without an event.
+            news = asyncio.create_task(listener.news.wait(), name="news")
+            # A generation that Redis has lost may be given up without an event.
             every_s = _LOST_EVERY_S if generation in follower.missing else None
             await asyncio.wait([news, *over], timeout=every_s, return_when=asyncio.FIRST_COMPLETED)
             if not news.done():
                 news.cancel()
                 await asyncio.gather(news, return_exceptions=True)
-            if any(task.done() for task in over) and not lookout.news.is_set():
+            if any(task.done() for task in over) and not listener.news.is_set():
                 return False
     finally:
-        follower.broadcast.viewers.discard(lookout)
-        follower.broadcast.keeping_up.discard(lookout)
+        follower.broadcast.viewers.discard(listener)
+        follower.broadcast.keeping_up.discard(listener)
 
 
 def _gone(follower: Follower) -> str:

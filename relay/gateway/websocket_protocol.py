@@ -1,8 +1,8 @@
-"""The hot path: uvicorn's WebSocket protocol, opened up so that a frame is built once and written to many.
+"""The hot path: uvicorn's WebSocket protocol, extended so that a frame is built once and written to many.
 
-It offers itself to the application as the ASGI extension `relay.transport`. What it adds: writing ready-made frames,
-the transport's buffer (who is slow, and by how much), pings whose answers are noted, and answers to handshakes and
-bytes that uvicorn 0.54 leaves hanging or logs with a traceback.
+The application gets it as the ASGI extension `relay.transport`. It adds: writing ready-made frames, the transport's
+buffer (which peer is slow, and by how much), pings whose answers are noted, and answers to handshakes and bytes that
+uvicorn 0.54 leaves hanging or logs with a traceback.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
         self._server_state = named["server_state"]
         self.heard_at = self.loop.time()
         self.on_writable: Callable[[], None] | None = None
-        self.on_shutdown: Callable[[Callable[[], None]], None] | None = None  # is to call what it is given, in time
+        self.on_shutdown: Callable[[Callable[[], None]], None] | None = None  # must call its argument, in time
         self._written = 0
         self._abort_timer: TimerHandle | None = None
 
     # What the application uses
 
     def write_frames(self, frames: bytes) -> None:
-        """Hand ready-made frames to the transport; nothing after a close."""
+        """Hand ready-made frames to the transport; ignored after a close."""
         if not self.close_sent and not self.transport.is_closing():
             self._written += len(frames)
             self.transport.write(frames)
@@ -84,9 +84,9 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
             self._write_pending()
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame behind what is unsent; cut the connection if the peer does not follow in time.
+        """Send a close frame after what is unsent; cut the connection if the peer does not follow in time.
 
-        uvicorn's own way waits for room first: for ever, where the peer takes nothing.
+        uvicorn would wait for room first: for ever, if the peer takes nothing.
         """
         if self.close_sent or self.transport.is_closing():
             return
@@ -138,7 +138,7 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def handle_ping(self) -> None:
-        """A peer that asks and asks and takes no answer gets none: pongs must not pile up."""
+        """A peer that keeps sending pings and takes no answer gets none: pongs must not pile up."""
         if self.writable.is_set():
             self._write_pending()
         else:
@@ -174,10 +174,10 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         if self.on_writable is not None:
-            self.on_writable()  # whoever waits for room must not wait for ever
+            self.on_writable()  # a sender that waits for room must not wait for ever
 
     def shutdown(self) -> None:
-        """uvicorn raises here where the peer has closed already, and with that ends the shutdown of all others."""
+        """uvicorn raises here if the peer has closed already, which would end the shutdown of all others."""
         if self.handshake_complete and self.conn.state is not State.OPEN:
             self.transport.abort()
             return
@@ -193,7 +193,7 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
         self._abort_soon(SHUTDOWN_GRACE_S)
 
     async def send(self, message: Any) -> None:
-        """uvicorn forgets that a refused handshake is a completed one, and calls it an error of the application."""
+        """uvicorn does not count a refused handshake as complete, and reports it as an error of the application."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
@@ -209,7 +209,7 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.write(data)
 
     def _abort_soon(self, within_s: float = CLOSE_TIMEOUT_S) -> None:
-        """A transport that is closed still waits for its peer to take what is unsent: not for ever."""
+        """Abort a closed transport in the end, which would otherwise wait for ever for its peer to take the rest."""
         if self.disconnected:
             return
         if self._abort_timer is not None:
