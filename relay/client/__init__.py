@@ -6,8 +6,8 @@
             if isinstance(item, Text):
                 print(item.text, end="", flush=True)
 
-A text comes once and in order through lost connections, restarted gateways and workers; `Restart` says when it begins
-again. `Relay.follow` gives everything that happens in a session.
+Each text comes once and in order, through lost connections and restarts of gateways and workers; `Restart` says when
+the text begins again. `Relay.follow` gives everything that happens in a session.
 """
 
 from relay.client.answer import Answer

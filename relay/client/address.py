@@ -1,4 +1,4 @@
-"""Addresses of a gateway, in every form in which people have them. Pure."""
+"""Addresses of a gateway, in every form that people use. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SCHEMES = {"http": "ws", "https": "wss"}
 
 
 def websocket_address(url: str) -> str:
-    """Of `http://host/relay/?ticket=t`, or of what this returns for it. Raises ValueError if it is no address."""
+    """The address for e.g. `http://host/relay/?ticket=t`; idempotent. Raises ValueError if it is not an address."""
     parts = urlsplit(url)
     path = parts.path.rstrip("/").removesuffix(_PATH) + _PATH
     found = urlunsplit((_SCHEMES.get(parts.scheme, parts.scheme), parts.netloc, path, parts.query, ""))
@@ -24,5 +24,5 @@ def websocket_address(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """For messages: without the query, where tickets are."""
+    """The address for messages: without the query, which may hold tickets."""
     return url.partition("?")[0]

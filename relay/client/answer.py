@@ -1,4 +1,4 @@
-"""One answer, as the one who asked reads it."""
+"""One answer, as its asker reads it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Answer(SubscriptionListener):
     Order and loss: the texts since the last `Restart`, joined, are always the beginning of the provider's text, and at
     `End` all of it, through any number of reconnects. No text is given twice, except after a `Restart`.
     A reader that is slow, or never comes, costs nothing but the text itself: items are made when they are asked for.
-    Iterating again goes on where the last time ended. Cancelling a step loses nothing. Leaving does not stop the
+    Iterating again goes on where the last iteration ended. Cancelling a step loses nothing. Leaving does not stop the
     answer; `stop` does. Iterating and `end` raise Disconnected, RequestRefused (the session may not be followed),
-    SessionDeleted or AnswerLost; what has come by then is given first.
+    SessionDeleted or AnswerLost, after everything that came before.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class Answer(SubscriptionListener):
         self.session = subscription.view.session
         self.generation = generation
         self.duplicate = duplicate
-        self.ignored = ignored  # names of the fields of its submit that the relay did not understand
+        self.ignored = ignored  # names of the fields of its submit that the relay does not know
         self._subscription = subscription
         self._stop = stop
         self._release = release
         self._reader = Reader()
-        self._items: deque[Item] = deque()  # of one look, not taken yet
+        self._items: deque[Item] = deque()  # made together, and not taken yet
         self._final: Generation | None = None
         self._news = asyncio.Event()
         self._failure: RelayError | None = None
@@ -51,7 +51,7 @@ class Answer(SubscriptionListener):
 
     @property
     def shown(self) -> Generation | None:
-        """The answer as it stands; None before its first event, and for moments after a loss."""
+        """The answer as of now; None before its first event, and for moments after a loss."""
         return self._final or self._subscription.view.generations.get(self.generation)
 
     @property
@@ -60,7 +60,7 @@ class Answer(SubscriptionListener):
         return self.shown.text if self.shown is not None else ""
 
     async def end(self) -> FrameDict:
-        """Wait for the `end` event, whether or not somebody iterates."""
+        """Wait for the `end` event; nobody needs to iterate."""
         while self._final is None or self._final.end is None:
             if self._failure is not None:
                 raise self._failure

@@ -1,7 +1,7 @@
 """What one reader has been given of one answer, and what is new since. Pure.
 
-The answer's state is in the view; a reader is a cursor into it, never a queue. However late it looks, it is given
-each part of the text once, in order; and when the text begins again it is told so before it is given the new one.
+The answer's state is in the view; a reader is a cursor into it, never a queue. However late it reads, it gets each
+part of the text once, in order. When the text begins again, it gets a `Restart` before the new text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from relay.protocol.view import FrameDict, Generation
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The next part of the text: to be shown after all parts since the last `Restart`."""
+    """The next part of the text: show it after all parts since the last `Restart`."""
 
     text: str
 
@@ -26,10 +26,10 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is going on now: an answer's `queued`, `preparing`, `thinking`, `retrying`, `streaming`, `interrupted`, or
-    the way to it: `following`, `reconnecting`, `degraded`, `refused` (a subscription or command that is tried again).
-    `detail`: what the `status` event says beside it (`no_worker` with `queued`: no living worker serves its queue); of
-    `refused` the gateway's code and message. Only the latest is told; those in between may be missed."""
+    """What is going on now. Of the answer: `queued`, `preparing`, `thinking`, `retrying`, `streaming`, `interrupted`.
+    Of the connection: `following`, `reconnecting`, `degraded`, `refused` (a subscription or command is tried again).
+    `detail`: from the `status` event (`no_worker` with `queued`: no living worker serves its queue); for `refused`,
+    the gateway's code and message. Only the latest status is given; those in between may be missed."""
 
     state: str
     detail: str = ""
@@ -37,7 +37,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A `data` event: what a hook or generator shows beside the text; `at`: the token index it stands before."""
+    """A `data` event: what a hook or generator shows beside the text; `at`: the index of the token that it precedes."""
 
     name: str
     value: Any
@@ -67,15 +67,15 @@ class Reader:
         self._attempt = 0  # none seen yet
         self._parts: list[str | FrameDict] = []
         self._taken = 0
-        self._owed = ""  # given from an earlier copy of this text; the rebuilt one must bring it again first
-        self._seen = 0  # data of this copy
-        self._data = 0  # given; after a rebuild fewer may be there, and none of them is new then
+        self._owed = ""  # text given from an earlier copy; the rebuilt copy must bring it again first
+        self._seen = 0  # data events in this copy
+        self._data = 0  # data events given; a rebuilt copy may have fewer, and then none of them is new
         self._told: Status | None = None
 
-    def news(self, shown: Generation | None, hindrance: str = "", detail: str = "") -> list[Item]:
+    def news(self, shown: Generation | None, blocked_by: str = "", detail: str = "") -> list[Item]:
         """What is new in `shown` (None: not seen yet, or not back yet after a rebuild), oldest first.
 
-        `hindrance`: why the answer cannot move at the moment, told as its status, with `detail`.
+        `blocked_by`: why the answer cannot move at the moment; given as its status, with `detail`.
         """
         if self.ended:
             return []
@@ -83,7 +83,7 @@ class Reader:
         if shown is not None and shown.parts is not self._parts:
             self._turn(shown, items)
         if shown is None or shown.end is None:
-            self._status(_status(shown, hindrance, detail) or self._told or Status("queued"), items)
+            self._status(_status(shown, blocked_by, detail) or self._told or Status("queued"), items)
         if shown is not None:
             if self._is_another(shown):
                 self._restart(items)
@@ -95,7 +95,7 @@ class Reader:
         return items
 
     def _turn(self, shown: Generation, items: list[Item]) -> None:
-        """The text is another one: rebuilt, or of another attempt."""
+        """Change to another copy of the text: rebuilt, or of another attempt."""
         rebuilt = shown.attempt == self._attempt
         self._owed = _text(self._parts[: self._taken]) + self._owed if rebuilt else ""
         if self._attempt and not rebuilt:
@@ -108,7 +108,7 @@ class Reader:
             items.append(status)
 
     def _is_another(self, shown: Generation) -> bool:
-        """Whether the rebuilt text turns out not to begin with what was given."""
+        """Whether the rebuilt text turns out not to begin with the text that was given."""
         if not self._owed:
             return False
         new = _text(shown.parts[self._taken :])
@@ -138,9 +138,9 @@ class Reader:
         items.append(Restart())
 
 
-def _status(shown: Generation | None, hindrance: str, detail: str) -> Status | None:
-    if hindrance:
-        return Status(hindrance, detail)
+def _status(shown: Generation | None, blocked_by: str, detail: str) -> Status | None:
+    if blocked_by:
+        return Status(blocked_by, detail)
     return Status(shown.state, shown.detail) if shown is not None else None
 
 
@@ -149,7 +149,7 @@ def _text(parts: list[str | FrameDict]) -> str:
 
 
 def _flush_text(text: str, items: list[Item]) -> str:
-    """Give it, if it is any; what is left is none."""
+    """Append the text, if there is any; returns the empty rest."""
     if text:
         items.append(Text(text))
     return ""

@@ -8,7 +8,7 @@ from relay.client.constants import SHARED
 
 
 class Backoff:
-    """Each `next` is drawn from 0 … bound; the bound doubles up to `most_s` until something worked (`reset`)."""
+    """Each `next` is drawn from 0 … bound; the bound doubles up to `most_s`, until a success calls `reset`."""
 
     def __init__(self) -> None:
         self.failures = 0

@@ -1,4 +1,4 @@
-"""A relay as a program talks to it: submit, stop and follow, over one connection that is made again when it breaks."""
+"""The client's entry point: submit, stop and follow, over one connection that is made again when it breaks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relay.client.transport import Token, Transport
 from relay.errors import Disconnected, RelayError, RequestRefused
 from relay.protocol.words import EPOCH, SESSION, Cursor, Start, new_id
 
-DEFAULT_LOST_AFTER_S = SHARED.lost_after_s  # where a gateway announces none
+DEFAULT_LOST_AFTER_S = SHARED.lost_after_s  # if a gateway announces none
 _ANSWER_WITHIN_S = 10.0  # gateways answer within 5
 
 
@@ -32,12 +32,12 @@ async def connect(
 ) -> AsyncIterator[Relay]:
     """A connection to the gateway at `url` (`http://…`), kept until the block is left; nothing stays behind then.
 
-    `token`: sent as `Authorization: Bearer`; a function is asked for a fresh one whenever it is needed (it must not
-    block). `give_up_after_s`: so long without a gateway, at first or later, is too long; None tries for ever. A command
-    without a reply is sent again after `answer_within_s` and on each new connection. `on_status`: told what stands in
-    the way of anything that was asked for, whenever that changes: `reconnecting`, `degraded`, `refused`; `connected`
-    when nothing does. A `submit` that waits says so nowhere else. It may neither block nor raise.
-    Raises Disconnected if `url` is no gateway or none was reached in time; later, so does whatever is awaited then.
+    `token`: sent as `Authorization: Bearer`; a function is called for a fresh one whenever it is needed, and must not
+    block. `give_up_after_s`: how long to try without a gateway, at first or later; None tries for ever. A command
+    without a reply is sent again after `answer_within_s` and on each new connection. `on_status`: called whenever it
+    changes what blocks anything that was asked for: `reconnecting`, `degraded`, `refused`, or `connected` if nothing
+    does. This is the only sign of why a `submit` waits. It may neither block nor raise.
+    Raises Disconnected if `url` is not a gateway or none was reached in time; later, whatever is awaited raises it.
     """
     relay = Relay(url, token=token, give_up_after_s=give_up_after_s, answer_within_s=answer_within_s)
     watch = _StatusWatcher(relay._dispatcher, on_status)
@@ -47,18 +47,18 @@ async def connect(
         await relay._reached()
         yield relay
     finally:
-        watch.over = True  # that we leave is no loss
+        watch.over = True  # leaving is not a loss
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         relay._dispatcher.fail(Disconnected("the connection was closed"))
-        if isinstance(outcome, Exception):  # a bug of ours; what the outside did was told to whoever waited
+        if isinstance(outcome, Exception):  # our bug; failures from outside went to whatever was awaited
             raise outcome
 
 
 class Relay:
     """Made by `connect`. Its methods may be called from any task of the same event loop, many at a time.
 
-    `give_up_after_s` may be changed; it holds from the next loss of the connection on.
+    `give_up_after_s` may be changed; the change applies from the next loss of the connection.
     """
 
     def __init__(self, url: str, *, token: Token, give_up_after_s: float | None, answer_within_s: float) -> None:
@@ -90,19 +90,19 @@ class Relay:
         request_id: str | None = None,
         **fields: Any,
     ) -> Answer:
-        """Ask; returns once the job is durable. Exactly one of `content`, `messages` and `retry_of`.
+        """Ask; returns once the job is durable. Give exactly one of `content`, `messages` and `retry_of`.
 
-        `fields`: any other of the `submit` command (`queue`, `model`, `max_tokens`, `metadata` …). The session is
-        followed first, so nothing of the answer is missed. Sent again, with the same `request_id`, until it is
-        answered: that makes one answer. Cancelled, or after Disconnected, it may have taken effect all the same: ask
-        again with a `request_id` of your own to be sure. Raises RequestRefused, Disconnected, SessionDeleted.
+        `fields`: other fields of the `submit` command (`queue`, `model`, `max_tokens`, `metadata` …). The session is
+        followed first, so nothing of the answer is missed. The submit is sent again, with the same `request_id`, until
+        it is answered; that makes one answer. If cancelled, or after Disconnected, it may still have taken effect: to
+        be sure, ask again with a `request_id` of your own. Raises RequestRefused, Disconnected, SessionDeleted.
         """
         again = request_id is not None
         command = {"type": "submit", "session": _checked(session), "request_id": request_id or new_id("r"), **fields}
         for name, value in (("content", content), ("messages", messages), ("retry_of", retry_of)):
             if value is not None:
                 command[name] = value
-        hold = SubscriptionListener()  # keeps the channel open meanwhile
+        hold = SubscriptionListener()  # keeps the subscription open meanwhile
         subscription = self._join(hold, session, start="start" if again else "live", cursor=None)
         try:
             await subscription.ready.wait()
@@ -126,8 +126,8 @@ class Relay:
     async def stop(self, session: str, generation: str) -> bool:
         """Stop an answer for everybody; when this returns, it has ended. Returns whether it had ended before.
 
-        Sent again until it is answered. Cancelled, it may take effect all the same. Raises RequestRefused
-        (`not_found` …) and Disconnected.
+        Sent again until it is answered. If cancelled, it may still take effect. Raises RequestRefused (`not_found` …)
+        and Disconnected.
         """
         stopping = await self._dispatcher.request(
             {"type": "stop", "session": _checked(session), "generation": generation}
@@ -137,13 +137,13 @@ class Relay:
     def follow(self, session: str, *, start: Start = "start", cursor: Cursor | None = None) -> Following:
         """Follow a session, from its first event, from now on (`live`), or from right after a saved `cursor`.
 
-        Where this Relay follows the session already, as it does for an answer that has not ended, `start` makes the
-        others build it again, and entering with a `cursor` raises RequestRefused (`conflict`): they may need what was
-        before it. Raises RequestRefused (`bad_session`, `bad_cursor`) at once, and what Following says later.
+        This Relay may follow the session already, as it does for an answer that has not ended. Then `start` makes the
+        other followings build it again, and entering with a `cursor` raises RequestRefused (`conflict`), because they
+        may need what came before it. Raises RequestRefused (`bad_session`, `bad_cursor`) at once; later, see Following.
         """
         _checked(session)
         if cursor is not None and not (EPOCH.match(cursor.epoch) and cursor.seq >= 0):
-            raise RequestRefused("bad_cursor", "The cursor is none.")
+            raise RequestRefused("bad_cursor", "The cursor is malformed.")
         joined: list[Subscription] = []
 
         def acquire(following: Following) -> Subscription:
@@ -194,7 +194,7 @@ class Relay:
 
 
 class _StatusWatcher:
-    """Tells what the desk's `hindrance` is when it has changed."""
+    """Calls `on_status` when the dispatcher's `blocked_by` has changed."""
 
     def __init__(self, dispatcher: Dispatcher, on_status: Callable[[Status], None] | None) -> None:
         self.over = on_status is None

@@ -1,4 +1,4 @@
-"""What is to be said to the gateway, and who waits for the reply. All of it is state; nothing here is a queue.
+"""What must be sent to the gateway, and who waits for the reply. All of it is state; nothing here is a queue.
 
 Whatever is due is due again on the next connection, until it is answered.
 """
@@ -20,14 +20,14 @@ from relay.protocol.view import FrameDict
 
 _UNREADABLE_CODES = frozenset(
     {"bad_message", "unknown_type", "too_large"}
-)  # without an id: not even that could be read
+)  # may come without an id: not even that could be read
 
 
 class _PendingRequest:
-    """A command and who waits for its reply. `send_at`: when to send it, or send it again.
+    """A command and the future of its reply. `send_at`: when to send it, or send it again.
 
-    `in_flight`: sent over this connection, and no reply of any kind has come. `suspect`: one of several of which the
-    gateway could not read one. `refusal`: the last reply, if that was an error after which it is sent again.
+    `in_flight`: sent over this connection, and no reply of any kind has come. `suspect`: the gateway could not read
+    one of several commands, and it may be this one. `refusal`: the last reply, if it was a retryable error.
     """
 
     def __init__(self, session: str, command: bytes) -> None:
@@ -42,14 +42,14 @@ class _PendingRequest:
 
 
 class Dispatcher:
-    """Implements the link's `Talk`. `wake`: called when something became due; `renew`: to go on over another one;
-    `changed`: when `hindrance` may have changed."""
+    """Implements TransportHandler. `wake`: called when something became due; `renew`: to change to another connection;
+    `changed`: when `blocked_by` may have changed."""
 
     def __init__(self, answer_within_s: float, fresh_token: Callable[[], str] | None) -> None:
         self.wake: Callable[[], None] = lambda: None
         self.renew: Callable[[], None] = lambda: None
         self.changed: Callable[[], None] = lambda: None
-        self.greeted = asyncio.Event()  # once, or failed
+        self.greeted = asyncio.Event()  # set at the first welcome, or at failure
         self.is_connected = False
         self.failure: RelayError | None = None
         self._answer_within_s = answer_within_s
@@ -60,10 +60,10 @@ class Dispatcher:
         self._requests: dict[str, _PendingRequest] = {}
         self._leaving: set[str] = set()  # sessions to unsubscribe
         self._next_id = 0
-        self._told_next_at = NEVER  # when the link will ask again by itself
+        self._told_next_at = NEVER  # when the transport will ask again by itself
 
     def subscription(self, session: str) -> Subscription | None:
-        """The session's channel, if it is followed and in order."""
+        """The session's subscription, if it is followed and has not failed."""
         subscription = self._subscriptions.get(session)
         return subscription if subscription is not None and subscription.failure is None else None
 
@@ -74,7 +74,7 @@ class Dispatcher:
         self.wake()
 
     def release(self, subscription: Subscription, listener: SubscriptionListener) -> None:
-        """The last listener closes the channel."""
+        """Remove a listener; without any, the subscription is closed."""
         subscription.listeners.discard(listener)
         session = subscription.view.session
         if not subscription.listeners and self._subscriptions.get(session) is subscription:
@@ -85,7 +85,7 @@ class Dispatcher:
 
     @property
     def blocked_by(self) -> Status | None:
-        """What keeps anything that was asked for from being done; None if nothing does."""
+        """What blocks anything that was asked for; None if nothing does."""
         if not self.is_connected:
             return Status("reconnecting")
         for subscription in self._subscriptions.values():
@@ -95,20 +95,20 @@ class Dispatcher:
         return next((Status("refused", str(refusal)) for refusal in refused if refusal is not None), None)
 
     def limit(self, name: str, default: float) -> float:
-        """As the gateway announced it last."""
+        """A limit as the gateway last announced it."""
         return self._limits.get(name, default)
 
     async def request(self, command: FrameDict) -> FrameDict:
-        """Send a command until it is answered; its reply. Raises RequestRefused, and what `fail` was given."""
+        """Send a command until it is answered; returns the reply. Raises RequestRefused, and what `fail` was given."""
         if self.failure is not None:
             raise self.failure
         self._next_id += 1
         name = f"{command['type']}-{self._next_id}"
         try:
             encoded = msgspec.json.encode({"id": name, **command})
-        except UnicodeEncodeError:  # an argument of a terminal's that is not UTF-8, mostly
-            raise RequestRefused("bad_message", "The command holds half a character, which JSON cannot.") from None
-        if len(encoded) > self.limit("max_command_bytes", NEVER):  # one far too large would cut the connection
+        except UnicodeEncodeError:  # mostly an argument from a terminal that is not UTF-8
+            raise RequestRefused("bad_message", "The command is not valid Unicode.") from None
+        if len(encoded) > self.limit("max_command_bytes", NEVER):  # a far too large one would break the connection
             raise RequestRefused("too_large", "The command is larger than max_command_bytes.")
         request = self._requests[name] = _PendingRequest(command["session"], encoded)
         self.wake()
@@ -116,11 +116,11 @@ class Dispatcher:
             return await request.reply
         finally:
             del self._requests[name]
-            self.wake()  # another one may have its turn now
+            self.wake()  # it may be another one's turn now
             self.changed()
 
     def fail(self, error: RelayError) -> None:
-        """The end of it: everybody who waits, now or later, gets `error`."""
+        """End everything: everybody who waits, now or later, gets `error`."""
         self.failure = self.failure or error
         self.greeted.set()
         for request in self._requests.values():
@@ -129,14 +129,14 @@ class Dispatcher:
         for subscription in list(self._subscriptions.values()):
             subscription.fail(self.failure)
 
-    # Talk
+    # TransportHandler
 
     def connected(self, welcome: FrameDict) -> None:
         self.is_connected = True
         self._limits = welcome.get("limits") or {}
-        self._leaving.clear()  # what the last connection followed went with it
+        self._leaving.clear()  # the last connection's subscriptions ended with it
         for request in self._requests.values():
-            request.send_at, request.refusal = 0.0, None  # another gateway may take it
+            request.send_at, request.refusal = 0.0, None  # another gateway may accept it
         for subscription in list(self._subscriptions.values()):
             subscription.connected()
         self.greeted.set()
@@ -199,7 +199,7 @@ class Dispatcher:
         return min(waiting, default=NEVER)
 
     def _sendable(self) -> list[_PendingRequest]:
-        """All that wait for a reply; one at a time while it is to be found which of them could not be read."""
+        """All that wait for a reply; one at a time while we search for the one that could not be read."""
         waiting = [request for request in self._requests.values() if not request.reply.done()]
         if not any(request.suspect for request in waiting):
             return waiting
@@ -207,10 +207,10 @@ class Dispatcher:
         return in_flight or [min(waiting, key=lambda request: request.send_at)]
 
     def _refused_unread(self, frame: FrameDict) -> None:
-        """It names no command: where one waits, it was that one.
+        """The error names no command: if only one waits, it was that one.
 
-        Where several do, they are sent again over another connection, on which no such word about the first sending
-        can come, and one after the other.
+        If several wait, they are sent again one after the other, over another connection, where no error about the
+        first sending can come.
         """
         sent = [request for request in self._sendable() if request.in_flight]
         sent = [request for request in sent if frame.get("session") in (None, request.session)]

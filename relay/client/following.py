@@ -1,4 +1,4 @@
-"""A session as one follows it: every event once and in order, merged for a reader that lags behind."""
+"""Following a session: every event once and in order, merged for a reader that lags behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MERGE_ABOVE = 64  # events
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The events `first` … `seq`, in order, as in PROTOCOL section 4; of more than one seq they may be merged ones."""
+    """The events `first` … `seq`, in order, as in PROTOCOL section 4; those of several seqs may be merged."""
 
     first: int
     seq: int
@@ -30,7 +30,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """Forget what you have of this session: everything follows, after `at`; by `head` you have it again."""
+    """Forget what you have of this session: everything after `at` follows; at `head` you have it all again."""
 
     epoch: str
     at: int
@@ -39,7 +39,7 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Answers that were accepted, or shown, and do not come, or do not come back; if one does, its events follow."""
+    """Answers that were accepted or shown, and do not come (back). If one comes after all, its events follow."""
 
     generations: tuple[str, ...]
 
@@ -51,11 +51,11 @@ class Following(SubscriptionListener):
     """An asynchronous context manager, and inside it an asynchronous iterator of `Change`s.
 
     `view` is the session's state as of now; it may be ahead of the changes that were taken. `cursor` belongs to the
-    last change taken: save it with what you made of that change, and `follow(cursor=…)` goes on right after it.
+    last change taken: save it together with what you made of that change, and `follow(cursor=…)` goes on right after.
     Order and loss: every event once and in order, through any number of reconnects. What is not taken yet is merged as
     a gateway merges it for a slow viewer, so it never holds more than the session's own text and data.
     Cancelling a step loses nothing. Entering waits for the subscription. Entering and iterating raise Disconnected,
-    RequestRefused (it may not be followed) or SessionDeleted, after everything that came before.
+    RequestRefused (the session may not be followed) or SessionDeleted, after everything that came before.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Following(SubscriptionListener):
 
     @property
     def status(self) -> Status:
-        """The same, with its detail."""
+        """The state, with its detail."""
         subscription = self._entered()
         return Status(subscription.blocked_by or "following", subscription.detail)
 
@@ -159,9 +159,9 @@ class Following(SubscriptionListener):
 
 
 class PendingChanges:
-    """What was applied and not taken yet: as it came while it is little, merged into one change beyond that.
+    """What was applied and not taken yet: as it came while it is little, beyond that merged into one change.
 
-    What was lost is taken before what was applied: nothing that came before it can be of the same answer.
+    Losses are taken before applied events: no event that came before a loss can be of the same answer.
     """
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class PendingChanges:
         self._merge_above = _MERGE_ABOVE
 
     def restart(self, rebuilt: Rebuilt, active: Set[str] = frozenset()) -> None:
-        """What was lost stays so, but for what is `active`."""
+        """Begin again with `rebuilt`. What was lost stays lost, except what is `active`."""
         self._rebuilt = rebuilt
         self._lost = {name: None for name in self._lost if name not in active}
         self._changes.clear()
@@ -221,7 +221,7 @@ def _weight(change: Applied) -> int:
 
 
 def bare(frame: FrameDict) -> FrameDict:
-    """A live event without what places it in the log."""
+    """A live event without its position in the log."""
     return {name: value for name, value in frame.items() if name not in ("session", "seq")}
 
 

@@ -1,4 +1,4 @@
-"""Answers that are to come, or to come back: each is given up when for so long it could have been heard and was not."""
+"""Answers that should come, or come back. Each is given up if it did not, for long enough that we could have heard."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from relay import timeouts
 from relay.client.constants import SHARED
 from relay.timeouts import Timer
 
-EXTRA_WAIT_S = SHARED.last_call_s  # beyond what the gateway announces: its word may be on its way
+EXTRA_WAIT_S = SHARED.last_call_s  # added to what the gateway announces: its word may be on its way
 
 
 class MissingAnswers:
-    """`give_up` is called with the names that are lost. Time counts while `watch` goes on, as in relay/timeouts.py."""
+    """`give_up` is called with the names that are lost. Time counts only while they are watched, by timeouts.now."""
 
     def __init__(self, after_s: Callable[[], float], give_up: Callable[[list[str]], None]) -> None:
         self._after_s = after_s
@@ -26,7 +26,7 @@ class MissingAnswers:
         return self._timer.due
 
     def watch(self, names: list[str]) -> None:
-        """These are missing, and it can be heard that they come. Whoever was named before keeps its time."""
+        """These are missing, and we would hear if they came. Names from the last call keep their time."""
         if names == list(self._since) and (self.due is not None or not names):
             return
         now = timeouts.now()

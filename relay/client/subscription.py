@@ -1,6 +1,6 @@
-"""One followed session: its view, kept true by the contract's rules, and who listens to it.
+"""One followed session: its view, kept correct by the contract's rules, and its listeners.
 
-Several listeners (a following, answers) share the one subscription that a connection has of a session.
+Several listeners (a following, answers) share the one subscription that a connection has to a session.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from relay.errors import RelayError, RequestRefused, SessionDeleted
 from relay.protocol.view import FrameDict, SessionView
 from relay.protocol.words import Cursor, new_id
 
-KEEP_GENERATIONS = 200  # ended ones in a view: as many as a gateway keeps by default
+KEEP_GENERATIONS = 200  # ended ones kept in a view: as many as a gateway keeps by default
 NEVER = float("inf")
 
 
 class SubscriptionListener:
-    """Told in the moment, before the next frame is looked at. None of these may block; by itself it hears nothing."""
+    """Called at once, before the next frame is read. None of these may block. This base class does nothing."""
 
     def applied(self, frame: FrameDict) -> None:
         """A log frame has changed the view."""
 
     def rebuilding(self, frame: FrameDict) -> None:
-        """`subscribed` without recovery: the state so far is void, what follows builds it again."""
+        """`subscribed` without recovery: the state so far is void, and what follows builds it again."""
 
     def lost(self, names: list[str]) -> None:
-        """These were accepted, or shown, and nobody has brought them, or brought them back."""
+        """These were accepted or shown, and did not come (back)."""
 
     def changed(self) -> None:
-        """Anything may have changed, also `hindrance` and `failure`."""
+        """Anything may have changed, including `blocked_by` and `failure`."""
 
 
 class Subscription:
-    """One session over whatever connections there are. `ask_at`: when to send `subscribe`, by the loop's clock."""
+    """One session, over any number of connections. `ask_at`: when to send `subscribe`, by the loop's clock."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Subscription:
         answer_within_s: float,
         lost_after_s: Callable[[], float],
     ) -> None:
-        """`lost_after_s`: as the gateway announced it last."""
+        """`lost_after_s`: as the gateway last announced it."""
         self.view = SessionView(session, f"{new_id('subscribe')}-")
         if cursor is not None:
             self.view.resume(cursor)
@@ -65,24 +65,24 @@ class Subscription:
         self._closed = False
         self._connected = False
         self._degraded = False
-        self._refusal: RequestRefused | None = None  # of the last `subscribe`, which is sent again
+        self._refusal: RequestRefused | None = None  # of the last `subscribe`, which will be sent again
         self._again = Backoff()
-        self._rebuilds: Counter[str] = Counter()  # generation → rebuilds for its sake
+        self._rebuilds: Counter[str] = Counter()  # generation → rebuilds because of it
 
     @property
     def blocked_by(self) -> str:
-        """Why nothing moves at the moment; empty if nothing is in the way."""
+        """Why nothing moves at the moment; empty if nothing blocks it."""
         if not self._connected:
             return "reconnecting"
         return "refused" if self._refusal is not None else "degraded" if self._degraded else ""
 
     @property
     def detail(self) -> str:
-        """More on the hindrance: of a refusal the gateway's own words."""
+        """More on `blocked_by`: for a refusal, the gateway's own words."""
         return str(self._refusal) if self.blocked_by == "refused" else ""
 
     def subscribe(self, now: float) -> bytes:
-        """The command that is due; asked again if nobody answers it."""
+        """The command that is due; due again if it gets no answer."""
         self.ask_at = now + self._answer_within_s
         return msgspec.json.encode(self.view.subscribe(start=self._start))
 
@@ -105,19 +105,19 @@ class Subscription:
         self._tell()
 
     def expect(self, generation: str) -> None:
-        """It was accepted, so it comes, or is lost."""
+        """It was accepted, so it must come, or it is lost."""
         self.view.expect(generation)
         self._watch()
 
     def fail(self, error: RelayError) -> None:
-        """The end of it: nothing is asked any more, listeners raise `error`."""
+        """End it: nothing is sent any more, and listeners raise `error`."""
         self.failure = self.failure or error
         self.ask_at = NEVER
         self.ready.set()
         self._tell()
 
     def rewind(self) -> None:
-        """Get everything from the log's beginning, whatever was known."""
+        """Read everything again from the log's beginning."""
         self._start, self.from_start = "start", True
         self.ready.clear()
         self._forget(delay_s=0)
@@ -128,7 +128,7 @@ class Subscription:
             case "error":
                 self._refused(frame)
             case "unsubscribed":
-                if not frame.get("id"):  # unasked; what we asked for ourselves concerns an earlier channel
+                if not frame.get("id"):  # unasked; a reply to our own `unsubscribe` concerns an earlier subscription
                     self.fail(SessionDeleted(self.view.session))
             case "degraded" | "restored":
                 self.degraded(frame["type"] == "degraded")
@@ -160,11 +160,11 @@ class Subscription:
         self._give_up(self.view.missing[:-KEEP_GENERATIONS])
 
     def _watch(self) -> None:
-        """The time of what is missing counts only while it could be heard that it comes."""
+        """The time of missing answers counts only while we would hear of them."""
         view = self.view
         over = self._closed or self.failure is not None
-        hears = not over and not self.blocked_by and not view.waiting and not view.rebuilding
-        self._missing.watch(view.missing if hears else [])
+        can_hear = not over and not self.blocked_by and not view.waiting and not view.rebuilding
+        self._missing.watch(view.missing if can_hear else [])
 
     def _give_up(self, names: list[str]) -> None:
         names = self.view.give_up(names)
@@ -175,15 +175,15 @@ class Subscription:
         self._tell()
 
     def _should_rebuild(self) -> bool:
-        """A text does not match its checksum: whether to build everything again, which may mend it."""
-        doubtful = [name for name in self.view.unproven if self._rebuilds[name] < SHARED.rebuilds]
-        if not doubtful:
+        """A text does not match its checksum: whether to build everything again, which may repair it."""
+        unproven = [name for name in self.view.unproven if self._rebuilds[name] < SHARED.rebuilds]
+        if not unproven:
             return False
         if len(self._rebuilds) > SHARED.remembered_doubts:
             self._rebuilds.clear()
-        self._rebuilds.update(doubtful)
-        self._start, self.from_start = "start", True  # from live on, what is in doubt would never come again
-        tries = max(self._rebuilds[name] for name in doubtful)
+        self._rebuilds.update(unproven)
+        self._start, self.from_start = "start", True  # with `live`, the unproven answers would never come again
+        tries = max(self._rebuilds[name] for name in unproven)
         self._forget(delay_s=0 if tries == 1 else self._again.next())
         return True
 
@@ -203,12 +203,12 @@ class Subscription:
             self.fail(RequestRefused(frame["code"], frame["message"]))
 
     def _delay(self) -> float:
-        """Nothing for the first gap; more for one that follows another without anything applied between them."""
+        """No delay for the first gap; a growing one for each further gap with nothing applied in between."""
         first, delay_s = self._again.failures == 0, self._again.next()
         return 0 if first else delay_s
 
     def _ask_again(self, delay_s: float) -> None:
-        self.view.waiting = True  # what still comes belongs to the subscription that we give up
+        self.view.waiting = True  # frames that still come belong to the subscription that we give up
         self.ask_at = asyncio.get_running_loop().time() + delay_s
         self._watch()
 

@@ -1,6 +1,6 @@
-"""One connection after the other to a gateway: reached, greeted, listened to, noticed when dead, and made again.
+"""The transport: connects to a gateway, reads and writes, notices when the connection is dead, and connects again.
 
-The link knows no sessions. What is to be said it asks its `Talk` for, whenever woken; so nothing is queued here, and a
+It knows no sessions. Whenever woken, it asks its TransportHandler for what to send. So nothing is queued here, and a
 command whose connection broke is simply due again on the next one.
 """
 
@@ -26,7 +26,7 @@ _SUBPROTOCOL = Subprotocol("relay.v1.json")
 _MAX_FRAME_BYTES = 32 * 1024 * 1024  # twice the largest max_frame_bytes that a gateway can be set to
 _HEARTBEAT_S = 15.0
 _CLOSE_WITHIN_S = 1.0
-_RETRYABLE_STATUSES = {408, 425, 429}  # of the 4xx: the others will not change their mind
+_RETRYABLE_STATUSES = {408, 425, 429}  # of the 4xx; the others will not change
 _TOO_MANY = 4429
 _NEVER = float("inf")
 
@@ -35,7 +35,7 @@ Due = tuple[list[bytes], float | None]
 
 
 class TransportHandler(Protocol):
-    """What is said over a link. None of these may block."""
+    """What the transport calls. None of these may block."""
 
     def connected(self, welcome: FrameDict) -> None: ...
 
@@ -44,12 +44,12 @@ class TransportHandler(Protocol):
     def frame(self, frame: FrameDict) -> None: ...
 
     def due(self, now: float) -> Due:
-        """The commands to send now, and when the next one will be due if nothing wakes the link before."""
+        """The commands to send now, and when the next one will be due unless `wake` is called before."""
         ...
 
 
 class Transport:
-    """`run` it in a task of its own; it ends only by an exception. Raises Disconnected if `url` is no address."""
+    """`run` it in a separate task; it ends only by an exception. Raises Disconnected if `url` is not an address."""
 
     def __init__(self, url: str, handler: TransportHandler, *, token: Token, give_up_after_s: float | None) -> None:
         self.url = shown(url)
@@ -59,24 +59,24 @@ class Transport:
         self._token = token
         self._backoff = Backoff()
         self._work = asyncio.Event()
-        self._was_welcomed = False  # whether a gateway ever greeted us: before, a refusal means a wrong address
+        self._was_welcomed = False  # whether a gateway ever welcomed us: before, a refusal means a wrong address
         self._alive_at = asyncio.get_running_loop().time()
-        self._useful_from = _NEVER  # from then on this connection was of use: the next one is tried at once
+        self._useful_from = _NEVER  # from then on this connection counts as useful: the next one is tried at once
         self._reconnect_at: float | None = None
         self._silence_s = SHARED.welcome_within_s
-        self._websocket: ClientConnection | None = None  # that is talked over
+        self._websocket: ClientConnection | None = None  # the one in use
 
     def wake(self) -> None:
         """Something may be due."""
         self._work.set()
 
     def reconnect(self) -> None:
-        """Go on over another connection: what is on its way over this one is of no use."""
+        """Change to another connection: nothing in flight on this one is of use."""
         if self._websocket is not None:
             self._websocket.transport.abort()
 
     async def run(self) -> NoReturn:
-        """Raises Disconnected: told not to come back, not a gateway at all, or `give_up_after_s` without one."""
+        """Raises Disconnected: told not to come back, not a gateway, or no gateway for `give_up_after_s`."""
         while True:
             websocket, welcome = await self._connect()
             self._silence_s = silence_s(welcome.get("heartbeat_s") or _HEARTBEAT_S)
@@ -128,11 +128,11 @@ class Transport:
         return websocket, frame
 
     def _raise_if_final(self, error: Exception) -> None:
-        """Raise Disconnected if another try is no use."""
+        """Raise Disconnected if another try is useless."""
         if isinstance(error, ConnectionClosed):
             self._apply_close_code(error)
         if self._was_welcomed or not isinstance(error, InvalidHandshake | ssl.SSLCertVerificationError):
-            return  # once there was a gateway: whatever answers in its place while it restarts will go
+            return  # there was a gateway before: what answers in its place while it restarts is temporary
         if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
             return  # cut in the middle
         status = error.response.status_code if isinstance(error, InvalidStatus) else 400
@@ -147,10 +147,10 @@ class Transport:
             sentence = f"the gateway closed the connection: {reason or code}"
             raise Disconnected(sentence, close_code=code) from closed
         if code == _TOO_MANY:
-            self._useful_from = _NEVER  # it went well until then; the next one would end in the same way
+            self._useful_from = _NEVER  # even if it went well until then: the next one would end in the same way
 
     async def _run_connection(self, websocket: ClientConnection, welcome: FrameDict) -> None:
-        """Until the connection is lost, one way or another. Raises Disconnected if that was the last one."""
+        """Run until the connection is lost in any way. Raises Disconnected if there must be no other."""
         self._useful_from = _now() + SHARED.stable_after_s
         self._websocket = websocket
         self._handler.connected(welcome)
@@ -161,7 +161,7 @@ class Transport:
             await self._read(websocket)
         except ConnectionClosed as closed:
             self._apply_close_code(closed)
-        except (TimeoutError, msgspec.DecodeError):  # silent for too long, bidden to leave, or not our language
+        except (TimeoutError, msgspec.DecodeError):  # silent for too long, told to leave, or not our protocol
             if self._reconnect_at is None:
                 websocket.transport.abort()
         finally:
@@ -180,7 +180,7 @@ class Transport:
                     self._reconnect_at = _now() + min(frame["reconnect_in_ms"] / 1000, SHARED.drain_most_s)
                 until = _now() + self._silence_s
                 deadline.reschedule(until if self._reconnect_at is None else min(until, self._reconnect_at))
-                if "seq" in frame:  # something new; a mere reply would come from a gateway that breaks at once, too
+                if "seq" in frame:  # something new; a mere reply might come from a gateway that breaks at once
                     self._useful_from = 0.0
                 self._handler.frame(frame)
 
@@ -213,7 +213,7 @@ def _dialled(url: str) -> str:
 
 
 def silence_s(heartbeat_s: float) -> float:
-    """After this long without a frame a connection is dead: some heartbeats, and a margin for the way."""
+    """After this long without a frame a connection is dead: some heartbeats, and a margin for the network."""
     return SHARED.silence_heartbeats * heartbeat_s + min(SHARED.silence_margin_s, heartbeat_s)
 
 

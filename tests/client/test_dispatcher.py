@@ -265,7 +265,7 @@ async def test_half_a_character_is_refused_and_not_sent(gateway: Scripted) -> No
     """As Python gives a terminal's argument that is not UTF-8."""
     async with asking(gateway, system="caf\udce9") as (relay, submitting, peer):
         await peer.subscribed()
-        with pytest.raises(RequestRefused, match="half a character") as refused:
+        with pytest.raises(RequestRefused, match="not valid Unicode") as refused:
             await submitting
         assert refused.value.code == "bad_message"
         assert relay.connected
