@@ -1,4 +1,4 @@
-"""Where the commands begin: a Ctrl-C that comes while Python still reads our modules ends them without a traceback."""
+"""Entry points of the commands: a Ctrl-C while Python still loads our modules ends them without a traceback."""
 
 from __future__ import annotations
 

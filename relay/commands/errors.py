@@ -1,4 +1,4 @@
-"""How commands end that cannot do what they were asked to."""
+"""How a command ends that cannot do what it was asked to."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ R = TypeVar("R")
 
 
 def report_errors(program: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A RelayError ends in one line and its exit code (2: a mistake of the user's), not in a traceback."""
+    """A RelayError ends in one line and its exit code (2: the user's mistake), not in a traceback."""
 
-    def made_calm(command: Callable[P, R]) -> Callable[P, R]:
+    def decorated(command: Callable[P, R]) -> Callable[P, R]:
         @wraps(command)
         def run(*arguments: P.args, **named: P.kwargs) -> R:
             begun()
@@ -31,4 +31,4 @@ def report_errors(program: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         return run
 
-    return made_calm
+    return decorated

@@ -30,7 +30,7 @@ app = typer.Typer(
 _HOST = option("host", "Address to listen on")
 _PORT = option("port", "Port to listen on, 0 for a free one", also=" or PORT")
 _PROCESSES = option("processes", "Processes behind the one port")
-_DEV_REDIS = option("redis_url", "Redis or Valkey", "--redis", default="a server of its own")
+_DEV_REDIS = option("redis_url", "Redis or Valkey", "--redis", default="an embedded server")
 _URL = option("url", "The gateway")
 
 
@@ -89,7 +89,7 @@ def send(
     session: str = typer.Argument(help="Session to ask in"),
     question: str = typer.Argument(help="The question; - reads it from standard input"),
     url: str = _URL,
-    queue: str = typer.Option("default", help="Queue of the workers that shall answer"),
+    queue: str = typer.Option("default", help="Queue of the workers to ask"),
     model: str = typer.Option(None, help="Model to ask for; default: the workers' own"),
 ) -> None:
     """Ask, and stream the answer into the terminal. Ctrl-C stops the answer; a second one leaves."""
@@ -106,7 +106,7 @@ def send(
     try:
         code = asyncio.run(ask())
     except BrokenPipeError:
-        os._exit(1)  # whoever read our output has left; the answer goes on
+        os._exit(1)  # the reader of our output has left; the answer goes on
     raise typer.Exit(code)
 
 
@@ -123,26 +123,26 @@ def tail(
     from relay.commands.tail import Tail
 
     loaded = load(by_a_person=True, url=url)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # even if a shell started us with SIGINT ignored
     try:
         code = asyncio.run(Tail(loaded.url, session, start=start, as_json=json).run())
     except KeyboardInterrupt:
         code = 0
     except BrokenPipeError:
-        os._exit(0)  # whoever read our output has enough
+        os._exit(0)  # the reader of our output has left
     raise typer.Exit(code)
 
 
 @app.command(cls=Command)
 @report_errors("relay")
 def bench(
-    url: str = typer.Option(None, help="The gateway to load; default: a relay of its own, with the demo provider"),
-    sessions: int = typer.Option(100, min=1, help="Sessions that ask side by side"),
-    viewers: int = typer.Option(2, min=1, help="Viewers of each session, the one that asks included"),
-    tokens_per_second: float = typer.Option(30, min=0.1, help="Pace of each answer of its own relay"),
+    url: str = typer.Option(None, help="The gateway to load; default: its own relay, with the demo provider"),
+    sessions: int = typer.Option(100, min=1, help="Sessions that ask at the same time"),
+    viewers: int = typer.Option(2, min=1, help="Viewers of each session, including the one that asks"),
+    tokens_per_second: float = typer.Option(30, min=0.1, help="Pace of each answer, if it runs its own relay"),
     answers: int = typer.Option(1, min=1, help="Answers per session, one after the other"),
-    seconds: float = typer.Option(None, min=0, help="Instead of --answers: ask again for this long; default: not"),
-    ramp_s: float = typer.Option(2.0, min=0, help="The sessions begin spread over this time; 0: all at once"),
+    seconds: float = typer.Option(None, min=0, help="Instead of --answers: keep asking for this long; default: off"),
+    ramp_s: float = typer.Option(2.0, min=0, help="Spread the start of the sessions over this time; 0: all at once"),
     queue: str = typer.Option("default", help="Queue to ask in"),
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON"),
 ) -> None:

@@ -1,4 +1,4 @@
-"""What the commands of `relay` and `relay-worker` share: -h, --version, options of settings, words for mistakes."""
+"""What the commands of `relay` and `relay-worker` share: -h, --version, options for settings, messages for mistakes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ HELP = {"help_option_names": ["-h", "--help"]}  # context settings; commands hav
 
 
 def option(name: str, help_: str, *declarations: str, default: str = "", also: str = "") -> Any:
-    """The flag of a setting. `default`: in words, where the setting's own says nothing; `also`: another variable."""
+    """The flag of a setting. `default`: in words, if the setting's own says nothing; `also`: another variable."""
     variable = settings.variables()[name][0]
-    told = default or str(Settings.model_fields[name].default)
-    return typer.Option(None, *declarations, help=f"{help_}  [{variable}{also}, default {told}]")
+    shown_default = default or str(Settings.model_fields[name].default)
+    return typer.Option(None, *declarations, help=f"{help_}  [{variable}{also}, default {shown_default}]")
 
 
 REDIS = option("redis_url", "Redis or Valkey", "--redis")
 PROVIDER = option(
     "provider",
     f"Whom to ask: {', '.join(settings.PROVIDERS)}; several with commas",
-    default="the first whose key or URL is set, else demo",
+    default="the first whose key or URL is set, otherwise demo",
 )
 APP = option("app", "Your own model, as module:function or file.py:function", "--app", default="none")
 PACE = option("tokens_per_second", "Pace of the demo provider, in tokens per second")
 
 
 def load(*, by_a_person: bool = False, listens: bool = False, **flags: Any) -> Settings:
-    """Settings, with logs as they say, and a warning of each variable that is none. Raises SettingsError.
+    """Load the settings, configure logs, and warn of each unknown variable. Raises SettingsError.
 
-    `by_a_person`: who reads sentences, not logs. `listens`: PORT counts, too.
+    `by_a_person`: warn in sentences, not in logs. `listens`: PORT counts, too.
     """
     loaded = (settings.load_for_gateway if listens else settings.load)(**flags)
     logging.configure(loaded.log_level)
@@ -51,7 +51,7 @@ def load(*, by_a_person: bool = False, listens: bool = False, **flags: Any) -> S
 
 
 class _RelayCommand:
-    """Mixed into a command of typer's."""
+    """A mixin for typer's commands."""
 
     params: list[Any]
 
@@ -60,7 +60,7 @@ class _RelayCommand:
         self.params.append(_VERSION)
 
     def make_context(self, *arguments: Any, **named: Any) -> Any:
-        """Typer hands on what pydantic says of a value; said in our words, it reads as a setting's mistake does."""
+        """Typer passes on pydantic's message; in our words, it reads like that of a wrong setting."""
         try:
             return super().make_context(*arguments, **named)  # type: ignore[misc]
         except typer.BadParameter as error:
@@ -86,7 +86,7 @@ def _show_version(asked: bool) -> None:
 
 
 def _version_option() -> Any:
-    """Made by typer of a function, which is its public way to an option."""
+    """Typer's public way to make an option is from a function."""
     app = typer.Typer(add_completion=False)
 
     @app.command()

@@ -1,6 +1,6 @@
-"""`relay queue`: what waits, runs and is dead; and a second chance, or none, for one job. It never prints a question.
+"""`relay queue`: lists what waits, runs and is dead, and retries or drops one job. It never prints a question.
 
-stdout gets the table, the JSON or the id that was asked for; what was done and what went wrong goes to stderr.
+stdout gets the table, the JSON or the id that was asked for; stderr gets what was done and what went wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from relay.commands.errors import report_errors
 from relay.commands.options import REDIS, Command, Group, load
 from relay.errors import RelayError, StorageError
 
-if TYPE_CHECKING:  # what it takes to talk to Redis is loaded by the commands: `relay --help` shall not wait for it
+if TYPE_CHECKING:  # the commands import what talks to Redis themselves, so that `relay --help` need not wait for it
     from relay.store.queue.admin import JobState, JobSummary, QueueAdmin
     from relay.store.queue.backlog import QueueCounts
 
@@ -39,9 +39,9 @@ _IN_QUEUE = typer.Option(None, "--queue", help="The queue to look in; default: a
 @report_errors("relay")
 def overview(context: typer.Context, as_json: bool = _JSON, redis: str = REDIS) -> None:
     """Jobs: what waits, runs and is dead. Without a command: all queues."""
-    context.obj = redis  # `relay queue --redis URL list …` means the same as with the option last
+    context.obj = redis  # so that `relay queue --redis URL list …` works like `relay queue list … --redis URL`
     if context.invoked_subcommand is None:
-        queues = _ask(redis, lambda caretaker: caretaker.queues())
+        queues = _ask(redis, lambda admin: admin.queues())
         _print([_of_queue(counts) for counts in queues], _QUEUE_COLUMNS, as_json)
 
 
@@ -50,10 +50,10 @@ def overview(context: typer.Context, as_json: bool = _JSON, redis: str = REDIS) 
 def list_(
     context: typer.Context,
     queue: str = typer.Argument(metavar="NAME", help="The queue"),
-    dead: bool = typer.Option(False, "--dead", help="Only those that are dead, the newest first"),
-    waiting: bool = typer.Option(False, "--waiting", help="Only those that no worker holds"),
-    running: bool = typer.Option(False, "--running", help="Only those that a worker holds"),
-    limit: int = typer.Option(100, min=1, max=MAX_LIMIT, help="At most so many"),
+    dead: bool = typer.Option(False, "--dead", help="Only dead jobs, the newest first"),
+    waiting: bool = typer.Option(False, "--waiting", help="Only jobs that no worker holds"),
+    running: bool = typer.Option(False, "--running", help="Only jobs that a worker holds"),
+    limit: int = typer.Option(100, min=1, max=MAX_LIMIT, help="At most this many"),
     as_json: bool = _JSON,
     redis: str = REDIS,
 ) -> None:
@@ -62,22 +62,22 @@ def list_(
 
     chosen: dict[JobState, bool] = {"dead": dead, "waiting": waiting, "running": running}
     states = [state for state in JOB_STATES if chosen[state]] or JOB_STATES
-    lines = _ask(redis or context.obj, lambda caretaker: caretaker.jobs(queue, states, limit))
-    _print([_of_job(line) for line in lines], _JOB_COLUMNS, as_json)
+    jobs = _ask(redis or context.obj, lambda admin: admin.jobs(queue, states, limit))
+    _print([_of_job(job) for job in jobs], _JOB_COLUMNS, as_json)
 
 
 @app.command(cls=Command)
 @report_errors("relay")
 def retry(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
-    """Ask a dead job's question again, as a generation of its own; prints which."""
-    typer.echo(_ask(redis or context.obj, lambda caretaker: caretaker.retry(generation, queue)))
+    """Ask a dead job's question again, as a new generation; prints its id."""
+    typer.echo(_ask(redis or context.obj, lambda admin: admin.retry(generation, queue)))
 
 
 @app.command(cls=Command)
 @report_errors("relay")
 def drop(context: typer.Context, generation: str = _GENERATION, queue: str = _IN_QUEUE, redis: str = REDIS) -> None:
-    """Throw away a dead job, or stop one that waits or runs."""
-    was = _ask(redis or context.obj, lambda caretaker: caretaker.drop(generation, queue))
+    """Drop a dead job, or stop one that waits or runs."""
+    was = _ask(redis or context.obj, lambda admin: admin.drop(generation, queue))
     match was:
         case "dead":
             done = "is dropped"
@@ -91,11 +91,11 @@ def drop(context: typer.Context, generation: str = _GENERATION, queue: str = _IN
 
 
 def _ask(redis_url: str | None, what: Callable[[QueueAdmin], Awaitable[T]]) -> T:
-    """Raises RelayError; of a Redis that is away in a sentence for whoever gave its address."""
+    """Raises RelayError; if Redis is away, with a sentence for the person who gave its address."""
     from relay.redis.connections import Connections
     from relay.store import factory
 
-    # Of logs, what a person has to know is the one line that we print.
+    # A person needs only the one line that we print, so logs are limited to errors.
     loaded = load(by_a_person=True, redis_url=redis_url, log_level="error")
 
     async def ask() -> T:
@@ -120,8 +120,8 @@ def _of_queue(counts: QueueCounts) -> dict[str, Any]:
     return dict(zip(_QUEUE_COLUMNS, counts[: len(_QUEUE_COLUMNS)], strict=True))
 
 
-def _of_job(line: JobSummary) -> dict[str, Any]:
-    return {name: getattr(line, name) for name in line.__struct_fields__}
+def _of_job(job: JobSummary) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in job.__struct_fields__}
 
 
 def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
@@ -129,10 +129,10 @@ def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) 
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
-    """Aligned text with a head; numbers to the right, ages in the largest unit that fits."""
+    """Aligned text with a heading; numbers to the right, ages in the largest unit that fits."""
     cells = [[name.removesuffix("_s").replace("_", " ").upper() for name in columns]]
     cells += [[_cell(name, row[name]) for name in columns] for row in rows]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
     right = [any(isinstance(row[name], int | float) for row in rows) for name in columns]
     lines = []
     for line in cells:

@@ -1,6 +1,6 @@
 """`relay send`: ask one question and stream the answer into the terminal.
 
-stdout gets the answer's text and nothing else. What the connection goes through is the client's business.
+stdout gets the answer's text and nothing else. The client deals with lost connections.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from relay.protocol.view import FrameDict
 
 FIRST_CONNECT_WITHIN_S = 5.0
 RECONNECT_WITHIN_S = 120.0
-_LOOK_WITHIN_S = 5.0  # as long as a gateway may take to answer
+_LOOK_WITHIN_S = 5.0  # the time that a gateway may take to answer
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 
@@ -99,7 +99,7 @@ class SendCommand:
         self._waiting.told(status.state, status.detail)
 
     def _interrupted(self) -> None:
-        """The first Ctrl-C stops the answer, the second leaves; before there is an answer, the first one does."""
+        """The first Ctrl-C stops the answer, the second leaves. Before there is an answer, the first one leaves."""
         if not self._waiting.over:
             self._leave("left before the question was accepted")
         elif self._over:
@@ -111,7 +111,7 @@ class SendCommand:
             self._screen.interrupted("stopping; Ctrl-C again leaves")
 
     def _leave(self, sentence: str) -> NoReturn:
-        """At once, whatever a connection or a name server still waits for."""
+        """Exit at once, even if a connection or a name server is still waited for."""
         self._screen.interrupted(sentence)
         os._exit(EXIT_STOPPED)
 
@@ -125,14 +125,14 @@ class SendCommand:
 
 
 async def _is_deleted(relay: Relay, answer: Answer) -> bool:
-    """A deletion ends what runs as a stop does; only that a gateway does not know it any more tells the two apart."""
+    """A deletion ends a running answer as a stop does; only afterwards the gateway does not know it any more."""
     try:
         async with asyncio.timeout(_LOOK_WITHIN_S):
             await relay.stop(answer.session, answer.generation)
     except RequestRefused as error:
         return error.code == "not_found"
     except (RelayError, TimeoutError):
-        pass  # it cannot be told
+        pass  # no way to know
     return False
 
 

@@ -1,4 +1,4 @@
-"""`relay tail`: a session on the terminal, or as lines of JSON, until Ctrl-C."""
+"""`relay tail`: shows a session on the terminal, or as lines of JSON, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXIT_LEFT, EXIT_FAILED = 0, 1
 
 
 class Tail:
-    """`run` returns the exit code; it ends only where the session cannot be followed any more."""
+    """`run` returns the exit code; it ends only when the session cannot be followed any more."""
 
     def __init__(self, url: str, session: str, *, start: Start, as_json: bool) -> None:
         self._url = url
@@ -86,13 +86,13 @@ class Tail:
 
 
 def lines(change: Applied | Rebuilt | Lost) -> list[str]:
-    """Each event as JSON with its `seq`; where several seqs came as one, each of its events has `from` and `seq`."""
+    """Each event as JSON with its `seq`; if several seqs came as one change, each event has `from` and `seq`."""
     if isinstance(change, Rebuilt):
         return [_line({"type": "rebuilt", "epoch": change.epoch, "at": change.at})]
     if isinstance(change, Lost):
         return [_line({"type": "lost", "generations": change.generations})]
-    place = {"seq": change.seq} if change.first == change.seq else {"from": change.first, "seq": change.seq}
-    return [_line({**place, **event}) for event in change.events]
+    span = {"seq": change.seq} if change.first == change.seq else {"from": change.first, "seq": change.seq}
+    return [_line({**span, **event}) for event in change.events]
 
 
 def _line(fields: dict[str, object]) -> str:
@@ -102,7 +102,7 @@ def _line(fields: dict[str, object]) -> str:
 class TranscriptPrinter:
     """Questions and answers one after the other, in the order in which they began, however they overlap.
 
-    While one answer is shown the others wait in the view, each with a reader of its own; nothing of them is lost.
+    While one answer is shown, the others wait in the view; nothing of them is lost.
     """
 
     def __init__(self, screen: Terminal, view: SessionView, *, live: bool) -> None:
@@ -112,7 +112,7 @@ class TranscriptPrinter:
         self._told: dict[str, None] = {}
         self._current: str | None = None
         self._reader = Reader()
-        self._rebuilt_at = 0  # nothing is looked at before the view is there again
+        self._rebuilt_at = 0  # nothing is shown until the view is rebuilt up to there
 
     def rebuilding(self, head: int) -> None:
         self._rebuilt_at = head
@@ -125,7 +125,7 @@ class TranscriptPrinter:
         if self._rebuilt_at:
             self._rebuilt_at = 0
             self._rebuilt()
-        hindrance = status.state if status.state != "following" else ""
+        blocked_by = status.state if status.state != "following" else ""
         while (name := self._current or self._next()) is not None:
             interrupted = "interrupted" if name in self._view.interrupted else ""
             if name not in self._view.generations and name not in self._view.missing:
@@ -133,7 +133,7 @@ class TranscriptPrinter:
                 self._screen.note("the relay has lost this answer")
                 self._finished(name)
                 continue
-            for item in self._reader.news(self._view.generations.get(name), hindrance or interrupted, status.detail):
+            for item in self._reader.news(self._view.generations.get(name), blocked_by or interrupted, status.detail):
                 self._show(item)
             if not self._reader.ended:
                 return
@@ -151,7 +151,7 @@ class TranscriptPrinter:
         return name
 
     def _rebuilt(self) -> None:
-        """From live on, what had ended before we came is not shown because the log was read again."""
+        """With `live`, do not show what had ended before, just because the log was read again."""
         if self._live:
             for name, shown in self._view.generations.items():
                 if shown.end is not None and name != self._current:

@@ -1,6 +1,6 @@
-"""A terminal, or what stands in its place: stdout for text, stderr for everything else.
+"""A terminal, a pipe or a file: stdout for text, stderr for everything else.
 
-A person at a terminal sees what is going on, and then sees it go. Elsewhere stderr gets a line for each trouble, and
+On a terminal, the current state is shown and erased when it is over. Elsewhere stderr gets a line for each trouble, and
 one when it is over. No control character of a text reaches a terminal; a pipe or a file gets the text byte for byte.
 """
 
@@ -27,7 +27,7 @@ _SLOW_S = 1.0
 _MAX_DETAIL = 200  # characters
 _ERASE = "\r\x1b[K"
 
-# What a terminal obeys instead of showing it: C0 but for \n and \t, DEL, C1; and what turns the direction of a text.
+# What a terminal obeys instead of showing it: C0 except \n and \t, DEL, C1; and what changes the direction of a text.
 _CONTROL_CODES = (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _SHOWN = dict.fromkeys(_CONTROL_CODES, "\ufffd") | {
     code: chr(0x2400 + code) for code in range(0x20) if code in _CONTROL_CODES
@@ -37,7 +37,9 @@ _AS_JSON = {code: f"\\u{code:04x}" for code in _CONTROL_CODES}
 
 
 def escape_controls(text: str) -> str:
-    """Nothing that a terminal obeys: an escape is seen as ␛. Each character by itself, so a text may come in pieces."""
+    """The text without anything that a terminal obeys: an escape becomes ␛. Works character by character, so a text may
+    come in pieces.
+    """
     return text.translate(_SHOWN)
 
 
@@ -45,21 +47,21 @@ class Terminal:
     def __init__(self) -> None:
         self._person = sys.stderr.isatty()
         self._terminal = sys.stdout.isatty()
-        self._shown = ""  # on a terminal: the state in the line of its own
-        self._trouble = ""  # that has a line already
-        self._midway = False  # in a line of text
+        self._shown = ""  # on a terminal: the state, which has a line of its own
+        self._trouble = ""  # the trouble that has a line already
+        self._midway = False  # in the middle of a line of text
         self._shared = (self._person and self._terminal) or (not self._terminal and _same_file())
 
     def write(self, text: str) -> None:
-        """Text to stdout, at once. Raises BrokenPipeError where nobody reads any more."""
+        """Write text to stdout at once. Raises BrokenPipeError if nobody reads any more."""
         self._put(escape_controls(text) if self._terminal else text)
 
     def lines(self, text: str) -> None:
-        """Whole lines of JSON; what a terminal would obey is escaped as JSON has it."""
+        """Write whole lines of JSON; what a terminal would obey is escaped as in JSON."""
         self._put(text.translate(_AS_JSON) if self._terminal else text)
 
     def state(self, state: str, detail: str = "") -> None:
-        """What is going on. On a terminal it is gone when text comes; in the middle of one only trouble has a place."""
+        """Show what is going on. On a terminal, text replaces it; in the middle of a text, only trouble is shown."""
         shown = _STATES.get(state, "")
         if shown and detail:
             shown += f" ({_DETAILS.get(detail, detail)[:_MAX_DETAIL]})"
@@ -79,7 +81,7 @@ class Terminal:
     def restart(self) -> None:
         self.note("the answer begins again")
         self._midway = False
-        self._trouble = _STATES["retrying"]  # which follows, and says no more
+        self._trouble = _STATES["retrying"]  # that state follows, and need not be shown
 
     def line(self) -> None:
         """Be at the beginning of a line."""
@@ -87,7 +89,7 @@ class Terminal:
             self.write("\n")
 
     def done(self, code: int, note: str = "") -> int:
-        """Finish the line, say the last word; returns the exit code."""
+        """Finish the line and print the last note; returns the exit code."""
         self._show("")
         if self._terminal:
             sys.stdout.write("\n")
@@ -98,13 +100,13 @@ class Terminal:
         return code
 
     def note(self, sentence: str) -> None:
-        """A line of its own on stderr, wherever the text is."""
+        """Print a separate line on stderr, wherever the text is."""
         self._show("")
         start = "\n" if self._shared and self._midway else ""
         self.say(f"{start}relay: {' '.join(sentence.split())}")
 
     def interrupted(self, sentence: str) -> None:
-        """A note after a Ctrl-C, which the terminal may have shown."""
+        """Print a note after a Ctrl-C, which the terminal may have echoed as ^C."""
         if self._person:
             self.say("")
         self.note(sentence)
@@ -122,7 +124,7 @@ class Terminal:
             self._midway = not text.endswith("\n")
 
     def _show(self, shown: str) -> None:
-        """In the terminal's line of its own, which it must fit into."""
+        """Show it in its own line of the terminal, cut to the width."""
         if self._person and shown != self._shown:
             width = _columns() - 1
             sys.stderr.write(_ERASE + escape_controls(shown if len(shown) <= width else f"{shown[: width - 1]}…"))
@@ -131,7 +133,7 @@ class Terminal:
 
 
 class WaitNotice:
-    """What is seen from the moment at which something is asked of a gateway until it has `answered`."""
+    """What is shown from a request to the gateway until it is `answered`."""
 
     def __init__(self, screen: Terminal) -> None:
         self.over = False
@@ -144,7 +146,7 @@ class WaitNotice:
         self._timer = asyncio.get_running_loop().call_later(_SLOW_S, self._slow)
 
     def told(self, state: str, detail: str) -> None:
-        """Why there is no answer yet. Later the answer says so itself."""
+        """Show why there is no answer yet. Once there is one, it has its own status."""
         if not self.over:
             self._hindered = state != "connected"
             self._screen.state(state if self._hindered else "asking", detail)
@@ -170,6 +172,6 @@ def _same_file() -> bool:
     """Whether stdout and stderr go to one file or pipe, as with `2>&1`."""
     try:
         out, err = os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno())
-    except OSError:  # there is none, or it was replaced by something that is no file
+    except OSError:  # there is none, or it was replaced by something that is not a file
         return False
     return os.path.samestat(out, err)

@@ -90,7 +90,7 @@ def test_defaults_are_those_of_the_settings() -> None:
         "[RELAY_REDIS_URL, default redis://127.0.0.1:6379/0]",
     ):  # fmt: skip
         assert shown in said
-    assert "[RELAY_REDIS_URL, default a server of its own]" in RUN.invoke(main.app, ["dev", "-h"], env=WIDE).output
+    assert "[RELAY_REDIS_URL, default an embedded server]" in RUN.invoke(main.app, ["dev", "-h"], env=WIDE).output
 
 
 @pytest.mark.parametrize(
