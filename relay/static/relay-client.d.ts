@@ -1,18 +1,18 @@
 /** Types of relay-client.js, the browser client of relay (protocol relay.v1). */
 
-/** Throws where there is no WebSocket, and where the address can have none. */
+/** Throws if there is no WebSocket here, or the address cannot have one. */
 export function connect(url?: string | URL, options?: Options): Relay;
 
 export interface Options {
-  /** Where the relay asks for one. A function is asked before every connection, and when the token is about to expire. */
+  /** If the relay asks for one. A function is called before every connection, and when the token is about to expire. */
   token?: string | (() => string | Promise<string>);
   /** The only one for now. */
   codec?: "json";
-  /** Where there is no global one (Node before 22): that of the package `ws`, say. */
+  /** If there is no global one (Node before 22): for example that of the package `ws`. */
   WebSocket?: new (url: string, protocol: string) => AnyWebSocket;
 }
 
-/** What the client needs of one. */
+/** What the client needs of a WebSocket. */
 export interface AnyWebSocket {
   readonly readyState: number;
   onopen: ((event: any) => any) | null;
@@ -26,26 +26,26 @@ export interface AnyWebSocket {
 type Listener<Detail> = (event: CustomEvent<Detail>) => void;
 type AnyListener = EventListenerOrEventListenerObject | null;
 
-/** `connecting` until the first welcome; `closed` is for good. */
+/** `connecting` until the first welcome; `closed` is final. */
 export type RelayState = "connecting" | "open" | "reconnecting" | "closed";
 
 export interface RelayEvents {
   state: { state: RelayState };
-  /** Some tries in a row have failed: `Relay.trouble` has changed. */
+  /** Several tries in a row have failed: `Relay.trouble` has changed. */
   trouble: { trouble: string };
   /**
-   * What belongs to no session; also what `token()` threw. With `error.final` the server does not want this client back
+   * Errors that belong to no session, and what `token()` threw. With `error.final` the server does not want this client back
    * (close codes 4500 to 4999): the state is `closed`.
    */
   error: { error: RelayError | Error };
 }
 
-/** One WebSocket after another, for any number of sessions. It begins to connect when it is made. */
+/** One WebSocket after another, for any number of sessions. It starts to connect when it is made. */
 export class Relay extends EventTarget {
   constructor(url?: string | URL, options?: Options);
   readonly state: RelayState;
   /**
-   * Why no connection comes about, as far as this can be found out: a sentence for whoever sets things up (an address,
+   * Why there is no connection, as far as this can be found out: a sentence for the person who sets it up (an address,
    * an origin that is not allowed, a proxy). Null before three tries in a row have failed, and while connected.
    */
   readonly trouble: string | null;
@@ -54,11 +54,11 @@ export class Relay extends EventTarget {
   /**
    * The session of that name, followed from now on; the same object until it is left or deleted. With `from: "live"`
    * only what is written from now on; with a `cursor`, what comes after it, for a page that has the rest already (see
-   * `Session.resumed`). Throws RangeError for what is no name, or no cursor; Error for a cursor of a session that is
+   * `Session.resumed`). Throws RangeError for a malformed name or cursor; Error for a cursor of a session that is
    * followed already.
    */
   session(name: string, options?: { from?: "start" | "live"; cursor?: Cursor | null }): Session;
-  /** For good: every promise rejects with `closed`. Stops no answer. */
+  /** Final: every promise rejects with `closed`. Does not stop any answer. */
   close(): void;
   addEventListener<Type extends keyof RelayEvents>(
     type: Type,
@@ -74,7 +74,7 @@ export class Relay extends EventTarget {
   removeEventListener(type: string, listener: AnyListener, options?: boolean | EventListenerOptions): void;
 }
 
-/** A place in a session's log: `{epoch, head}` of `GET /v1/sessions/{session}`, or `Session.cursor` of earlier. */
+/** A position in a session's log: `{epoch, head}` of `GET /v1/sessions/{session}`, or `Session.cursor` of earlier. */
 export interface Cursor {
   epoch: string;
   seq: number;
@@ -82,22 +82,22 @@ export interface Cursor {
 
 export interface SessionEvents {
   /**
-   * What is shown of these generations has changed; told at most once per picture. With `catchup`, show it at once,
+   * What is shown of these generations has changed; at most once per animation frame. With `catchup`, show it at once,
    * without animation. An empty set: `degraded`, `rebuilding` or `refused` has changed.
    */
   change: { generations: Set<string>; catchup: boolean };
-  /** After the `change` that shows it. Told again when the session was rebuilt. */
+  /** After the `change` that shows it; again when the session was rebuilt. */
   end: { generation: string; end: End; catchup: boolean };
-  /** The relay has lost this answer; it comes back, or ends `failed`. */
+  /** The relay has lost this answer; it will come back, or end `failed`. */
   interrupted: { generation: string };
-  /** Interrupted or accepted, and within `limits.lost_after_s` it has not come. */
+  /** It was interrupted or accepted, and has not come within `limits.lost_after_s`. */
   lost: { generation: string };
   /**
    * A session that may not be followed: `Session.refused` has changed. With `error.retryable` a command was refused for
-   * now, and is sent again without anybody's doing: no failure to show.
+   * now, and will be sent again by itself: do not show it as a failure.
    */
   error: { error: RelayError };
-  /** Somebody deleted the session. It is not followed any more; `relay.session(name)` begins a new one. */
+  /** Somebody deleted the session. It is no longer followed; `relay.session(name)` begins a new one. */
   deleted: Record<string, never>;
 }
 
@@ -111,24 +111,24 @@ export class Session extends EventTarget {
    * each time.
    */
   readonly generations: Map<string, Generation>;
-  /** Of the last event that is in the state; null before there is any. */
+  /** Of the last event in the state; null before there is any. */
   readonly cursor: Cursor | null;
   /**
-   * The state begins behind the cursor that was given. An answer that was there has only its text since then here, as
+   * The state begins after the cursor that was given. An answer that was there has only its text since then here, as
    * long as its `attempt` is the same. False once that cursor could not be honoured: then everything is here, and what
    * belonged to it is void.
    */
   readonly resumed: boolean;
-  /** The state is a part of the whole: the rest is on its way. */
+  /** The state is incomplete: the rest is on its way. */
   readonly rebuilding: boolean;
   /** False after `unsubscribe()`, `deleted`, and the relay's close; and while it is `refused`. */
   readonly following: boolean;
   /**
-   * Why the relay does not let it be followed, or null. It is asked for again over each new connection, and with
+   * Why the relay does not let it be followed, or null. It is tried again over each new connection, and with
    * `too_many_subscriptions` when another session is left or deleted.
    */
   readonly refused: RelayError | null;
-  /** The server has lost its store for a while: no news until it is back. */
+  /** The server cannot reach its store for the moment: no news until it is back. */
   readonly degraded: boolean;
   /**
    * Resolves once the relay has taken the question; `duplicate`: an earlier submit of this `request_id` had; `ignored`:
@@ -140,7 +140,7 @@ export class Session extends EventTarget {
   submit(body: Submit, options?: { signal?: AbortSignal }): Promise<Accepted>;
   /** Resolves once the generation has ended. Sent again until it is answered. Rejects with RelayError. */
   stop(generation: string): Promise<{ generation: string; already_ended: boolean }>;
-  /** Follow no more. Stops no answer; what is shown stays as it is. */
+  /** Stop following. Stops no answer; what is shown stays unchanged. */
   unsubscribe(): void;
   addEventListener<Type extends keyof SessionEvents>(
     type: Type,
@@ -161,7 +161,7 @@ export interface Submit {
   content?: string;
   messages?: { role: "system" | "user" | "assistant"; content: string }[];
   retry_of?: string;
-  /** Drawn if it is not there. */
+  /** Random if absent. */
   request_id?: string;
   queue?: string;
   mode?: "chat" | "report";
@@ -181,7 +181,7 @@ export interface Accepted {
 }
 
 export interface Message {
-  /** Null where an answer was lost before the log had shown its question. */
+  /** Null if the answer was lost before the log had shown its question. */
   message_id: string | null;
   role: string;
   content: string;
@@ -194,7 +194,7 @@ export class Generation {
   readonly attempt: number;
   /** The last status, `streaming`, the reason of its end, `interrupted`, or `lost`. */
   readonly state: string;
-  /** What the status that `state` is says further: with `queued`, `no_worker` where no living worker serves its queue. */
+  /** More on `state`: with `queued`, `no_worker` if no living worker serves its queue. */
   readonly detail: string | null;
   /** Its user turn; null for a `retry_of`. */
   readonly message: Message | null;
@@ -203,7 +203,7 @@ export class Generation {
   /** The parts of `text` and `reasoning` as they came; new arrays when an attempt begins again. */
   readonly texts: readonly string[];
   readonly reasonings: readonly string[];
-  /** What hooks and generators want to show. */
+  /** What hooks and generators show. */
   readonly data: readonly Data[];
   /** Text as it came and the data among it, in one order; a new array when an attempt begins again. */
   readonly parts: readonly (string | Data)[];
@@ -211,7 +211,7 @@ export class Generation {
   readonly count: number;
   /** Joined live, or at a cursor: its beginning was not seen, and its checksum is not checked. */
   readonly partial: boolean;
-  /** Shown although it could not be proven to be what the model wrote, after several rebuilds. */
+  /** Shown although its checksum does not match, after several rebuilds. */
   readonly unproven: boolean;
   readonly running: boolean;
   readonly end: End | null;
@@ -252,7 +252,7 @@ export class RelayError extends Error {
 
 type Frame = Record<string, any>;
 
-/** The rules alone, without a connection: frames in, state out. The same as the server's own model of a client. */
+/** The rules alone, without a connection: frames in, state out. The same as the server's model of a client. */
 export class SessionView {
   constructor(session: string, prefix?: string);
   readonly session: string;
@@ -262,16 +262,16 @@ export class SessionView {
   readonly waiting: boolean;
   readonly cursor: Cursor | null;
   readonly resumed: boolean;
-  /** The id of the subscribe that is not answered yet. */
+  /** The id of the unanswered `subscribe`. */
   readonly pending: string | null;
   readonly messages: Message[];
   readonly generations: Map<string, Generation>;
-  /** As of the last `subscribed`, the state is a part of the whole: the rest is on its way. */
+  /** As of the last `subscribed`, the state is incomplete: the rest is on its way. */
   readonly rebuilding: boolean;
   readonly interrupted: Map<string, Generation>;
   /** The newest of those that were given up, as they were shown. */
   readonly lost: Map<string, Generation>;
-  /** Answers that the log should have, and has not shown so far. */
+  /** Answers that the log should have, but has not shown so far. */
   readonly missing: string[];
   readonly doubtful: Set<string>;
   /** It was accepted, so it is missing until its first event. */

@@ -1,11 +1,12 @@
 /**
  * The browser client of relay (protocol relay.v1): one ES module, no dependencies, no build step. It runs in current
- * browsers, in Node 22 or newer, and in Node 20 with a WebSocket handed over. Every property and event is described in relay-client.d.ts.
+ * browsers, in Node 22 or newer, and in Node 20 with a WebSocket handed over. relay-client.d.ts describes every property and
+ * event.
  *
  *     import { connect } from "https://relay.example.org/relay-client.js";
  *
  *     const relay = connect();                        // one WebSocket, to the gateway that served this module
- *     const session = relay.session("chat-1");        // follows the session from its first event on
+ *     const session = relay.session("chat-1");        // follows the session from its first event
  *     session.addEventListener("change", ({ detail }) => {
  *       for (const name of detail.generations) draw(session.generations.get(name), { animated: !detail.catchup });
  *     });
@@ -20,7 +21,7 @@
  *   events `change` (at most once per picture), `end`, `interrupted`, `lost`, `error`, `deleted`
  *
  * A submit or stop is sent again until it is answered, through reconnects and retryable errors, for as long as the page
- * is open; a submit always with the same request_id: it makes one generation. A promise rejects with a RelayError; after
+ * is open; a submit always with the same request_id, so it makes one generation. A promise rejects with a RelayError; after
  * "closed" the command may still have taken effect.
  *
  * The file, top-down: the rules (pure: frames → state), a session, the connection.
@@ -37,7 +38,7 @@ const CRC_TABLE = Int32Array.from({ length: 256 }, (_, byte) => {
 });
 const utf8 = (text) => new TextEncoder().encode(text);
 
-/** Half a character (of an emoji cut in two, say) is no text, and JSON with one is refused: U+FFFD takes its place. */
+/** Replaces half a character (of an emoji cut in two, say) with U+FFFD: JSON with one is refused. */
 const whole = (text) => text.replace(/[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]/g, (found) => found.length === 2 ? found : "\ufffd");
 const isMap = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 const mended = (_, value) =>
@@ -55,15 +56,15 @@ export function crc32(bytes) {
 
 /**
  * One answer. `texts` are its text as it came, so that a page appends only what is new; `text` joins them. `parts` are
- * the same and the `data` events among them, in one order.
+ * the same, with the `data` events among them in order.
  */
 export class Generation {
   attempt; state; detail; texts; parts; reasonings; data; count; partial; unproven; // as `restart` sets them
 
   constructor(generation) {
     this.generation = generation;
-    this.message = null; // the user's turn; a `retry_of` has none of its own
-    this.begun = false; // more is known than its user turn
+    this.message = null; // the user's turn; null for a `retry_of`
+    this.begun = false; // true once more is known than its user turn
     this.end = null;
     this.restart(1, "queued");
   }
@@ -71,14 +72,14 @@ export class Generation {
   restart(attempt, state = "retrying") {
     Object.assign(this, { attempt, state, detail: null, parts: [], texts: [], reasonings: [], data: [], count: 0 });
     this.partial = false; // joined live, or at a cursor: its beginning was not seen
-    this.unproven = false; // shown, although it could not be proven to be what the model wrote
+    this.unproven = false; // shown, although its checksum does not match
   }
 
   get text() { return this.texts.join(""); }
   get reasoning() { return this.reasonings.join(""); }
   get running() { return this.end === null && this.state !== "interrupted" && this.state !== "lost"; }
 
-  /** Take one event of its own in; false if the text can no longer be what the model wrote. */
+  /** Apply one of its events; false if the text can no longer be what the model wrote. */
   apply(event) {
     switch (event.type) {
       case "status": this.state = event.state; this.detail = event.detail ?? null; return true;
@@ -86,14 +87,14 @@ export class Generation {
       case "reasoning": this.reasonings.push(event.text); return true;
       case "data": this.data.push(event); this.parts.push(event); return true;
       case "end": this.state = event.reason; this.detail = null; this.end = event; return this.proves(event);
-      default: return true; // `restart` did its work by its attempt
+      default: return true; // a `restart` has taken effect by its attempt
     }
   }
 
   grow({ index, count, text }) {
     this.state = "streaming";
     this.detail = null;
-    if (this.partial && !this.texts.length) [this.count, this.partial] = [index, index > 0]; // at 0 it begins here
+    if (this.partial && !this.texts.length) [this.count, this.partial] = [index, index > 0]; // index 0 is its beginning
     const follows = index === this.count;
     this.texts.push(text);
     this.parts.push(text);
@@ -113,18 +114,18 @@ export class Generation {
 export class SessionView {
   constructor(session, prefix = "subscribe-") {
     this.session = session;
-    this.prefix = prefix; // of the ids of its subscribes
+    this.prefix = prefix; // of the ids of its `subscribe` commands
     this.epoch = null;
     this.last = 0;
     this.head = 0; // as of the last `subscribed`
-    this.waiting = true; // for the reply to `subscribe`: until it comes, log frames are another subscription's
+    this.waiting = true; // for the reply to `subscribe`: until then, log frames belong to another subscription
     this.live = false;
-    this.resumed = false; // at a saved cursor: what came before it is not known here
+    this.resumed = false; // begun at a saved cursor: what came before it is not known here
     this.asked = 0;
     this.messages = [];
     this.generations = new Map();
-    this.interrupted = new Map(); // lost with the old log, as they were shown; until they come back, or are lost
-    this.awaited = new Map(); // accepted, or forgotten here: to come, or to come again
+    this.interrupted = new Map(); // lost with the old log, as they were shown, until they come back or are given up
+    this.awaited = new Map(); // accepted, or forgotten here: should come, or come again
     this.lost = new Map(); // given up, as they were shown
     this.doubtful = new Set(); // the generations for which the last frame was a mismatch
   }
@@ -132,11 +133,11 @@ export class SessionView {
   get cursor() { return this.epoch === null ? null : { epoch: this.epoch, seq: this.last }; }
   get pending() { return this.waiting && this.asked ? this.prefix + this.asked : null; }
 
-  /** Answers that the log should have, and has not shown so far. */
+  /** Answers that the log should have, but has not shown so far. */
   get missing() { return [...this.interrupted.keys(), ...this.awaited.keys()]; }
   get rebuilding() { return this.epoch === null || this.last < this.head; }
 
-  /** It was accepted: the log has it, or will have it. `message`: the question, until the log brings it. */
+  /** It was accepted, so the log has it or will have it. `message`: the question, until the log brings it. */
   expect(name, message = null) {
     const shown = this.generations.get(name);
     if (shown?.begun || this.interrupted.has(name)) return;
@@ -147,7 +148,7 @@ export class SessionView {
     this.awaited.set(name, awaited);
   }
 
-  /** Begin at a cursor saved earlier, without the state that belonged to it. */
+  /** Begin at a saved cursor, without the state that belonged to it. */
   resume({ epoch, seq }) {
     Object.assign(this, { epoch, last: seq, resumed: seq > 0 });
   }
@@ -163,13 +164,13 @@ export class SessionView {
     return command;
   }
 
-  /** Drop cursor and state: the next subscribe brings everything. */
+  /** Drop cursor and state: the next `subscribe` brings everything. */
   forget() {
     for (const [name, one] of this.generations) if (one.begun && one.end === null) this.awaited.set(name, one);
     Object.assign(this, { epoch: null, last: 0, resumed: false, messages: [], generations: new Map() });
   }
 
-  /** Take one frame in: "applied", "dropped", "gap" (subscribe again), "mismatch" (forget, then subscribe again). */
+  /** Apply one frame: "applied", "dropped", "gap" (subscribe again), "mismatch" (forget, then subscribe again). */
   apply(frame) {
     if (frame.session !== this.session) return "dropped";
     if (frame.type === "subscribed") return this.subscribed(frame);
@@ -186,12 +187,12 @@ export class SessionView {
     if (this.pending !== null && id !== this.pending) return "dropped"; // of an earlier subscription
     if (!recovered) this.rebuild(new Set(active.map(({ generation }) => generation)));
     Object.assign(this, { epoch, last: at, head, waiting: false });
-    if (this.live && !recovered && at > 0) // at 0 everything follows, from its beginning
+    if (this.live && !recovered && at > 0) // at 0 everything follows from the beginning
       for (const { generation, attempt } of active) this.generation(generation, attempt).partial = true;
     return "applied";
   }
 
-  /** Another log: of what was seen, it is to come again, or interrupted. */
+  /** A new log: what was seen should come again, or is interrupted. */
   rebuild(active) {
     this.forget();
     const seen = [...this.interrupted, ...[...this.awaited].filter(([, { begun }]) => begun)];
@@ -201,12 +202,12 @@ export class SessionView {
     for (const [name, one] of seen) if (!active.has(name)) this.interrupted.set(name, Object.assign(one, { state: "interrupted", detail: null }));
   }
 
-  /** It is not missed any more, nor lost. */
+  /** It is no longer missing or lost. */
   came(name) {
     for (const those of [this.interrupted, this.awaited, this.lost]) those.delete(name);
   }
 
-  /** `limits.lost_after_s` have passed without a sign of these: those that are missing are lost. Returns them. */
+  /** `limits.lost_after_s` have passed without a sign of these: give up those that are missing. Returns them. */
   giveUp(names, keep = KEEP_LOST) {
     const missing = new Map([...this.interrupted, ...this.awaited].filter(([name]) => names.includes(name)));
     for (const [name, one] of missing) {
@@ -219,18 +220,18 @@ export class SessionView {
 
   event(event) {
     if (event.type === "message") {
-      // Once, also if it had to be written again, and for another answer to it.
+      // Only once, even if it had to be written again, or is for another answer to it.
       if (this.messages.some(({ message_id }) => message_id === event.message_id)) return true;
       this.messages.push(event);
-      if (event.generation != null) this.place(event.generation).message = event; // so that the order is the submits'
+      if (event.generation != null) this.place(event.generation).message = event; // so that the order is that of the submits
       if (this.awaited.has(event.generation)) this.awaited.get(event.generation).message = event;
       return true;
     }
-    if (!KINDS.has(event.type)) return true; // of a later release; its seq counts
+    if (!KINDS.has(event.type)) return true; // from a later release; its seq counts
     return this.generation(event.generation, event.attempt ?? 1).apply(event);
   }
 
-  /** The generation as of `attempt`: a higher one voids what was shown, with or without its `restart`. */
+  /** The generation as of `attempt`: a higher attempt voids what was shown, with or without its `restart`. */
   generation(name, attempt) {
     const shown = this.place(name);
     if (this.resumed && !shown.begun) Object.assign(shown, { attempt, partial: true });
@@ -241,7 +242,7 @@ export class SessionView {
     return shown;
   }
 
-  /** Of an answer that comes back without it; null if another one has brought it. */
+  /** The question of an answer that comes back without it; null if another answer has brought it. */
   #question(name) {
     const message = (this.interrupted.get(name) ?? this.awaited.get(name) ?? this.lost.get(name))?.message ?? null;
     return this.messages.some(({ message_id }) => message_id === message?.message_id) ? null : message;
@@ -256,23 +257,23 @@ export class SessionView {
 // ── A session ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 // As in client-constants.json, for both clients; a test compares.
-const REBUILDS = 3; // for one answer whose text does not prove; after that it is shown, and marked `unproven`
-const REMEMBERED_DOUBTS = 200; // answers that this is remembered of
+const REBUILDS = 3; // for one answer whose text does not match its checksum; then it is shown as `unproven`
+const REMEMBERED_DOUBTS = 200; // of so many answers the rebuilds are remembered
 const BACKOFF_FIRST_MS = 250;
 const BACKOFF_MOST_MS = 10_000;
-const REFUSED_MOST_MS = 3_000; // beyond `retry_after_s`: nobody may tell that it would be taken now
-const LOST_AFTER_S = 60; // where the gateway does not say
+const REFUSED_MOST_MS = 3_000; // added to `retry_after_s`: there may be no sign that it would be accepted now
+const LOST_AFTER_S = 60; // if the gateway announces none
 const LAST_CALL_MS = 1_000;
 
-const SPREAD_MS = 500; // what a word to all makes due, not all pages send at once
-const PICTURE_MS = 100; // where no pictures are drawn (a tab in the background), a timer tells the changes
+const SPREAD_MS = 500; // what one frame to all pages makes due is not sent by all at once
+const PICTURE_MS = 100; // where nothing is drawn (a tab in the background), a timer dispatches the changes
 
 const backoffMs = (failures, mostMs = BACKOFF_MOST_MS) => Math.random() * Math.min(mostMs, BACKOFF_FIRST_MS * 2 ** failures);
 const spreadMs = () => Math.random() * SPREAD_MS;
 const draw = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 const tell = (target, type, detail) => target.dispatchEvent(new CustomEvent(type, { detail }));
 
-/** An error of the server's, or of this client's (`closed`, `rate_limited`, `too_large`), with PROTOCOL's fields. */
+/** An error of the server, or of this client (`closed`, `rate_limited`, `too_large`), with PROTOCOL's fields. */
 export class RelayError extends Error {
   code; retryable; retry_after_s; final;
 
@@ -284,20 +285,20 @@ export class RelayError extends Error {
 
 /** Made by `relay.session(name)`; methods that begin with _ are for the Relay. */
 export class Session extends EventTarget {
-  refused = null; // the relay's error, while it does not let this session be followed
+  refused = null; // the relay's error, while it refuses to let this session be followed
   #left = false;
-  #link; // what the Relay does for it
+  #link; // what the Relay offers it
   #view;
   #from;
-  #failures = 0; // subscribes that came to nothing, one after the other
+  #failures = 0; // `subscribe` commands in a row that failed
   #isPutOff = false; // the last one was refused for now
-  #wantsRoom = false; // the last one was refused because the connection follows as many as it may
+  #wantsRoom = false; // the last one was refused because the connection follows as many sessions as allowed
   #timer;
   #givingUp;
-  #missingSince = new Map(); // generation → when; only of times in which it could be heard that it comes
-  #doubts = new Map(); // generation → how often its text did not prove
+  #missingSince = new Map(); // generation → since when; counts only while we would hear of it
+  #doubts = new Map(); // generation → how often its text did not match
   #degraded = false;
-  #due = null; // {generations, catchup, news}: what the next `change` tells
+  #due = null; // {generations, catchup, news}: what the next `change` reports
 
   constructor(link, view, from) {
     super();
@@ -346,7 +347,7 @@ export class Session extends EventTarget {
     this.#link.send(this.#view.subscribe(this.#from));
   }
 
-  /** What was refused for now would be taken. */
+  /** What was refused for now would be accepted. */
   _awake() {
     if (!this.#isPutOff) return;
     this.#isPutOff = false;
@@ -354,14 +355,14 @@ export class Session extends EventTarget {
     this.#timer = setTimeout(() => this._begin(), spreadMs());
   }
 
-  /** Another one is followed no more. Returns whether this one takes its place. */
+  /** Another session is no longer followed. Returns whether this one takes its place. */
   _takeRoom() {
     const takes = this.#wantsRoom;
     if (takes) this._begin();
     return takes;
   }
 
-  /** Until the next `subscribed` nothing can be heard. */
+  /** Nothing can be heard until the next `subscribed`. */
   _pause() {
     this.#view.waiting = true;
     this.#watchMissing();
@@ -393,7 +394,7 @@ export class Session extends EventTarget {
     } else this.#refuse(error);
   }
 
-  /** Told once, however often it is tried again: over a new connection, or when there is room. */
+  /** Reported once, however often it is tried again: over a new connection, or when there is room. */
   #refuse(error) {
     const isKnown = this.refused?.code === error.code;
     this.refused = error;
@@ -414,7 +415,7 @@ export class Session extends EventTarget {
     if (this.#left) return;
     this.#view.expect(generation, message);
     const unseen = this.#view.missing.includes(generation);
-    if (duplicate && unseen && (this.resumed || this.#from === "live")) this.#rebuild(); // it may have begun before we came
+    if (duplicate && unseen && (this.resumed || this.#from === "live")) this.#rebuild(); // it may have begun before
     this.#watchMissing();
   }
 
@@ -426,7 +427,7 @@ export class Session extends EventTarget {
     this.#change(changed, true, interrupted.map((generation) => ["interrupted", { generation }]));
   }
 
-  /** Answers that do not come are given up `lost_after_s` after this, if it can be heard that they do. */
+  /** Answers that do not come are given up `lost_after_s` after this, if we would hear of them. */
   #watchMissing() {
     const hears = !this.#left && !this.degraded && !this.#view.waiting && !this.rebuilding;
     const names = hears ? this.#view.missing : [];
@@ -440,7 +441,7 @@ export class Session extends EventTarget {
   #waitForMissing() {
     clearTimeout(this.#givingUp);
     if (!this.#missingSince.size) return;
-    // The page may have been asleep: what lies in the socket comes first.
+    // The page may have been asleep: first read what waits in the socket.
     const lastCall = () => (this.#givingUp = setTimeout(() => this.#giveUp(), LAST_CALL_MS));
     this.#givingUp = setTimeout(lastCall, Math.min(...this.#missingSince.values()) + this.#link.lostAfterMs() - Date.now());
   }
@@ -455,7 +456,7 @@ export class Session extends EventTarget {
     if (lost.length) this.#change([...gone, ...lost], false, lost.map((generation) => ["lost", { generation }]));
   }
 
-  /** Whether to rebuild for what the frame left in doubt. */
+  /** Whether to rebuild because of a mismatch in the frame. */
   #doubt() {
     const { doubtful, generations } = this.#view;
     if (this.#doubts.size > REMEMBERED_DOUBTS) this.#doubts.clear();
@@ -466,14 +467,14 @@ export class Session extends EventTarget {
   }
 
   #rebuild() {
-    this.#from = "start"; // what was joined live may be what is wrong
+    this.#from = "start"; // joining live may have caused the mismatch
     this.#view.forget();
     this.#again();
   }
 
-  /** Subscribe again: at once, or a little later where the time before came to nothing. */
+  /** Subscribe again: at once, or a little later if the last try failed. */
   #again(delayMs = this.#failures && backoffMs(this.#failures)) {
-    this._pause(); // what still comes is of the subscription that went wrong
+    this._pause(); // frames that still come belong to the subscription that went wrong
     this.#failures++;
     if (!delayMs) return this._begin();
     clearTimeout(this.#timer);
@@ -498,13 +499,13 @@ export class Session extends EventTarget {
   }
 }
 
-/** As it was asked, where the log has not shown it; a `retry_of` has none of its own. */
+/** The question as asked, while the log has not shown it; a `retry_of` has none. */
 function question(generation, { content, messages }) {
   const asked = content ?? messages?.at(-1)?.content;
   return asked == null ? null : { message_id: null, role: "user", content: asked, generation };
 }
 
-/** Once: at the next picture, where there are pictures; else as soon as this task is done. */
+/** Run once: at the next animation frame, if there are any; otherwise as soon as this task is done. */
 function later(act) {
   if (!globalThis.requestAnimationFrame) return queueMicrotask(act);
   let done = false;
@@ -517,15 +518,15 @@ function later(act) {
 
 // As in client-constants.json, for both clients; a test compares.
 const WELCOME_WITHIN_MS = 10_000;
-const SILENCE_HEARTBEATS = 2; // without a frame for so many, and the margin: the connection is dead
+const SILENCE_HEARTBEATS = 2; // no frame for so many heartbeats plus the margin: the connection is dead
 const SILENCE_MARGIN_MS = 5_000; // at most a heartbeat
 const STABLE_AFTER_MS = 2_000; // a connection shorter than that does not reset the backoff
-const DRAIN_MOST_MS = 60_000; // whatever a draining gateway says
+const DRAIN_MOST_MS = 60_000; // the longest wait that a draining gateway may ask for
 
-const UNREAD = new Set(["bad_message", "unknown_type", "too_large"]); // without an id: not even that could be read
-const MAX_REQUESTS = 100; // not answered, at a time
+const UNREAD = new Set(["bad_message", "unknown_type", "too_large"]); // may come without an id: not even that could be read
+const MAX_REQUESTS = 100; // unanswered at a time
 const PROBE_MS = 4_000; // after a wake-up, or an error, a dead socket should not keep anybody waiting
-const TROUBLE = { first: 3, every: 10 }; // tries in a row without a welcome, after which it is looked for the reason
+const TROUBLE = { first: 3, every: 10 }; // tries in a row without a welcome, after which to look for the reason
 const EPOCH = /^[A-Za-z0-9_-]{1,64}$/;
 const isCursor = ({ epoch, seq }) => EPOCH.test(epoch) && Number.isSafeInteger(seq) && seq >= 0;
 const SESSION = /^(?!\.{1,2}$)[A-Za-z0-9_.:-]{1,128}$/;
@@ -537,11 +538,11 @@ export function connect(url, options) {
 /** One WebSocket after another, for any number of sessions. */
 export class Relay extends EventTarget {
   state = "connecting";
-  trouble = null; // in words, why no connection comes about
+  trouble = null; // in words, why there is no connection
   limits = {};
   #url;
   #options;
-  #socket = null; // the one that counts: events of an abandoned one come to nothing
+  #socket = null; // the current one: events of an abandoned one are ignored
   #opened = false;
   #welcomed = false;
   #outage = { tries: 0 }; // since the last welcome
@@ -565,8 +566,8 @@ export class Relay extends EventTarget {
     if (codec !== "json") throw new RangeError(`There is no codec ${codec}; json is the only one.`);
     this.#url = address(url);
     this.#options = options;
-    this.#open(); // before there is anything to be left behind if it throws
-    // An interval that looks at the clock, for timers stand still while a laptop sleeps or a tab is in the background.
+    this.#open(); // first: if it throws, nothing else must be left behind
+    // An interval that checks the clock, because timers stand still while a laptop sleeps or a tab is in the background.
     this.#watch = setInterval(() => this.#socket && Date.now() > this.#deadline && this.#lost(), 1_000);
     const { signal } = this.#listening;
     for (const type of ["online", "pageshow"]) globalThis.addEventListener?.(type, () => this.#wake(), { signal });
@@ -621,8 +622,8 @@ export class Relay extends EventTarget {
     socket.onopen = ours(() => ((this.#opened = true), this.#identify("hello")));
     socket.onmessage = ours(({ data }) => this.#receive(data));
     socket.onclose = ours(({ code, reason }) => this.#lost(code, reason));
-    // A handshake that failed is told by `error` and `close`, or (Node 22) by `error` alone; Node's `ws` ends the process
-    // where nobody hears an `error`. Once it was open only `close` has the code: that is waited for a little.
+    // A failed handshake fires `error` and `close`, or (Node 22) only `error`; Node's `ws` ends the process if nobody
+    // listens to `error`. Once it was open, only `close` has the code: wait a little for that.
     socket.onerror = ours(() => this.#opened ? this.#suspect() : this.#lost());
   }
 
@@ -645,7 +646,7 @@ export class Relay extends EventTarget {
     try {
       frame = JSON.parse(data);
     } catch {
-      return this.#lost(); // what it meant is unknown; the cursors are not, so ask again from there
+      return this.#lost(); // its meaning is unknown, but the cursors are known, so ask again from there
     }
     const session = this.#sessions.get(frame.session);
     switch (frame.type) {
@@ -658,7 +659,7 @@ export class Relay extends EventTarget {
       case "restored": return this.#degrade(false, frame.session, session), this.#awake(frame.session);
       case "unsubscribed": return this.#unsubscribed(frame, session);
       case "subscribed": return session?._take(frame), this.#awake(frame.session);
-      default: return session?._take(frame); // heartbeat, pong and what a later release may send are no session's
+      default: return session?._take(frame); // heartbeat, pong and frames of later releases belong to no session
     }
   }
 
@@ -674,13 +675,13 @@ export class Relay extends EventTarget {
     this.#outage = { tries: 0 };
     this.trouble = null;
     this.#become("open");
-    this.#degrade(false); // the new gateway says so itself if it is, of each session
+    this.#degrade(false); // if the new gateway is degraded, it says so for each session
     for (const session of this.#sessions.values()) session._begin();
     this.#awake();
     this.#deliverAll();
   }
 
-  /** Asked for by us, or because somebody deleted the session: one that was refused for want of room may have it. */
+  /** By our own `unsubscribe`, or a deletion: a session that was refused for lack of room may now have it. */
   #unsubscribed({ id }, session) {
     if (id == null && session && this.#sessions.delete(session.name)) session._leave([["deleted", {}]]);
     for (const one of this.#sessions.values()) if (one._takeRoom()) return;
@@ -693,7 +694,7 @@ export class Relay extends EventTarget {
       if (this.#outbox.size >= MAX_REQUESTS) return refuse("rate_limited", "Too many commands wait for their answer.");
       if (signal?.aborted) return reject(signal.reason);
       const id = `c${++this.#drawn}`;
-      const text = encode({ ...command, id }); // now: what is sent again is what was asked, whatever the page does to it
+      const text = encode({ ...command, id }); // now: so that what is sent again cannot be changed by the page
       this.#outbox.set(id, { text, session: command.session, resolve, reject, tries: 0 });
       signal?.addEventListener("abort", () => this.#outbox.get(id)?.tries === 0 && this.#settle(id).reject(signal.reason), { once: true });
       this.#deliver(id);
@@ -704,7 +705,7 @@ export class Relay extends EventTarget {
     for (const id of [...this.#outbox.keys()]) this.#deliver(id);
   }
 
-  /** While it is to be found which one could not be read, one at a time. */
+  /** One at a time while we search for the one that could not be read. */
   #deliver(id) {
     const request = this.#outbox.get(id);
     if (!request || request.sent || request.timer || !this.#welcomed) return;
@@ -723,7 +724,7 @@ export class Relay extends EventTarget {
     request.timer = setTimeout(() => ((request.timer = undefined), this.#deliverAll()), delayMs);
   }
 
-  /** The relay, or this session, is there again: what waits because it was not goes out soon, or once it is refused. */
+  /** The relay, or this session, is back: what waited for it goes out soon, or once it is refused. */
   #awake(name) {
     for (const request of this.#outbox.values()) {
       if (name != null && name !== request.session) continue;
@@ -757,8 +758,8 @@ export class Relay extends EventTarget {
   }
 
   /**
-   * A refusal that could not read its command's id: where one waits, it was that one. Where several do, they are sent
-   * again over another connection, on which no such word about the first sending can come, and one after the other.
+   * A refusal without its command's id: if only one waits, it was that one. If several wait, they are sent again one
+   * after the other, over another connection, where no error about the first sending can come.
    * Returns whether any waits.
    */
   #failedUnread(frame) {
@@ -785,7 +786,7 @@ export class Relay extends EventTarget {
     for (const one of name == null ? this.#sessions.values() : session ? [session] : []) one._degrade(degraded);
   }
 
-  /** The gateway closes, at once or a little later; if it is still there by then, we go by ourselves. */
+  /** The gateway closes, at once or a little later; if it has not by then, we leave ourselves. */
   #drain({ reconnect_in_ms }) {
     const delayMs = Math.min(reconnect_in_ms, DRAIN_MOST_MS);
     this.#notBefore = Date.now() + delayMs;
@@ -807,7 +808,7 @@ export class Relay extends EventTarget {
     this.#deadline = Date.now() + this.#patienceMs;
   }
 
-  /** `isTrouble`: false where the reason is known. */
+  /** `isTrouble`: false if the reason is known. */
   #lost(code = 1006, reason = "", isTrouble = true) {
     if (code >= 4500 && code <= 4999) {
       const message = reason || `The relay closed the connection (${code}).`;
@@ -823,7 +824,7 @@ export class Relay extends EventTarget {
     if (this.state === "open") this.#become("reconnecting");
   }
 
-  /** Another try without a welcome. Told when it is some in a row, and later if there is another reason to name. */
+  /** Another try without a welcome. Reported after several in a row, and later if the reason is another one. */
   async #missed(code) {
     const outage = this.#outage;
     if (++outage.tries % TROUBLE.every !== TROUBLE.first) return;
@@ -835,12 +836,12 @@ export class Relay extends EventTarget {
     tell(this, "trouble", { trouble });
   }
 
-  /** It may be dead: then it has not long to show that it is not. */
+  /** The socket may be dead: give it a short time to show that it is not. */
   #suspect() {
     this.#deadline = Math.min(this.#deadline, Date.now() + PROBE_MS);
   }
 
-  /** The network or the person is back: do not sit out the backoff, and do not trust a socket that may be dead. */
+  /** The network or the person is back: skip the backoff, and do not trust a socket that may be dead. */
   #wake() {
     if (this.state === "closed") return;
     if (this.#send({ type: "ping", id: "ping" })) this.#suspect();
@@ -862,7 +863,7 @@ export class Relay extends EventTarget {
 
   #abandon() {
     const socket = this.#socket;
-    this.#socket = null; // first: its close event is of no interest any more
+    this.#socket = null; // first: its close event no longer matters
     this.#welcomed = false;
     for (const request of this.#outbox.values()) request.sent = false;
     for (const session of this.#sessions.values()) session._pause();
@@ -878,7 +879,7 @@ export class Relay extends EventTarget {
 
 const REFUSALS = { 4501: "unauthenticated", 4503: "forbidden", 4505: "bad_message" };
 
-/** ws or wss address of the gateway; without `url`, of the one that served this module. */
+/** The gateway's ws or wss address; without `url`, that of the gateway that served this module. */
 function address(url = new URL(".", import.meta.url)) {
   const found = new URL(url, globalThis.location?.href ?? import.meta.url);
   found.protocol = found.protocol.replace("http", "ws");
@@ -887,14 +888,14 @@ function address(url = new URL(".", import.meta.url)) {
   return found.href;
 }
 
-/** The relay's address for people, and for what is no WebSocket: without its path, and whatever may be secret. */
+/** The relay's address for people and for plain HTTP: without its path and anything that may be secret. */
 function http(url) {
   const found = new URL(url);
   const path = found.pathname.replace(/\/v1\/ws$/, "");
   return `${found.protocol.replace("ws", "http")}//${found.host}${path}`;
 }
 
-/** Why no WebSocket opens, as far as a page may know: browsers do not show how a handshake was answered. */
+/** Why no WebSocket opens, as far as a page can know: browsers do not show the answer to a handshake. */
 async function diagnosis(relay, closed) {
   const asking = new AbortController();
   const abort = () => asking.abort();
@@ -904,7 +905,7 @@ async function diagnosis(relay, closed) {
     return await cause(relay, asking.signal);
   } finally {
     clearTimeout(timer);
-    abort(); // what was not read of the answers, too
+    abort(); // also drops the unread rest of the responses
   }
 }
 
@@ -917,7 +918,7 @@ async function cause(relay, signal) {
       ? `The relay at ${relay} answers, but no WebSocket to it opens. A proxy before it may not pass WebSockets on, or not the Host that was asked for.`
       : `What answers at ${relay} is no relay, or a proxy without one behind it (HTTP ${status}).`;
   } catch {
-    // nobody is there, or it is not for this page to read
+    // nobody answers, or this page may not read the answer
   }
   try {
     if (origin != null && (await ask("no-cors")))
