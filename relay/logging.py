@@ -20,7 +20,7 @@ import structlog
 Logger = structlog.stdlib.BoundLogger
 
 SETTLED_S = 5.0
-EVERY_S = 60.0  # between two lines of what anybody can cause again and again
+EVERY_S = 60.0  # between two lines of a kind that anybody can cause repeatedly
 _LOGGED_BY_US = {("uvicorn.error", "Invalid HTTP request received.")}  # by http_protocol.py, with what was wrong
 
 
@@ -50,9 +50,9 @@ def configure(level: str) -> None:
 def _route_library_logs(
     *, rendering: list[structlog.typing.Processor], common: list[structlog.typing.Processor], least: int, stderr: TextIO
 ) -> None:
-    """What libraries say (uvicorn, asyncio, websockets) looks like ours; their logger's name is the part.
+    """Logs of libraries (uvicorn, asyncio, websockets) look like ours; their logger's name is the part.
 
-    The level is the handler's, too: a library that has one of its own (OPENAI_LOG=debug) may print whole requests.
+    The handler has the level, too: a library with its own level (OPENAI_LOG=debug) may log whole requests.
     """
     libraries = _LibraryHandler(stderr)
     libraries.setLevel(least)
@@ -68,7 +68,7 @@ def _route_library_logs(
 
 
 def _install_exception_hooks() -> None:
-    """What would end a thread or the process is a line as well. A Ctrl-C is no news."""
+    """Log what would end a thread or the process, except a Ctrl-C."""
 
     def uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt | SystemExit):
@@ -77,10 +77,10 @@ def _install_exception_hooks() -> None:
             get_logger("process").error("uncaught", exc_info=(kind, error, trace))
 
     sys.excepthook = uncaught
-    threading.excepthook = lambda told: (
-        None if told.exc_type is SystemExit else uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+    threading.excepthook = lambda args: (
+        None if args.exc_type is SystemExit else uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     )
-    sys.unraisablehook = lambda told: uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+    sys.unraisablehook = lambda args: uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def get_logger(part: str) -> Logger:
@@ -97,7 +97,7 @@ def _name_part(logger: object, method: str, line: structlog.typing.EventDict) ->
 
 
 class _LossyStream(TextIOBase):
-    """A file whose reader may go, such as a terminal, or whose disk may be full: that costs lines, and no answer."""
+    """A file whose reader may leave, such as a terminal, or whose disk may be full: then lines are lost, no answer."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -116,7 +116,7 @@ class _LossyStream(TextIOBase):
             self._failed(error)
 
     def _failed(self, error: OSError) -> None:
-        """Nobody is left to be told. What the file still holds would make a calm end an exit code of 120."""
+        """Nobody reads any more. Text still in the file's buffer would turn a normal exit into exit code 120."""
         if error.errno in (errno.EIO, errno.EPIPE):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._file.fileno())
@@ -124,11 +124,11 @@ class _LossyStream(TextIOBase):
 
 
 class FailureLog:
-    """What goes wrong again and again in one place: its first failure is a warning, those after it are for debugging,
-    and its end is one line more. An outage would otherwise fill the log twice a second for each session.
+    """For repeated failures of one kind: the first is a warning, later ones are logged at debug level, and the end is
+    one more line. Otherwise an outage would fill the log twice a second for each session.
 
-    `settled_s`: where many try side by side, one that succeeds says nothing about the others. Then it is over when
-    nothing has failed for that long, and a failure after such a pause is a new trouble.
+    `settled_s`: if many try at the same time, one success says nothing about the others. Then the trouble is over when
+    nothing has failed for that long, and a failure after such a pause is a new one.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class FailureLog:
         self._failed_at = 0.0
 
     def failed(self, error: Exception | str, /, level: int = logging.WARNING, **more: object) -> None:
-        """`level`: of the first failure. `more`: what else to say of this one."""
+        """`level`: of the first failure. `more`: further fields of this one."""
         is_first = not self._failures or (self._settled_s > 0 and self._is_settled())
         self._logger.log(level if is_first else logging.DEBUG, self._event, detail=str(error), **self._ids, **more)
         self._failures += 1
@@ -170,12 +170,12 @@ class FailureLog:
 
 
 class RateLimitedLog:
-    """What a client or a broken row of Redis can cause again and again: each kind of it has at most one line in
-    `every_s`, which says as `unlogged` how many of that kind had none since the line before. Those are for debugging.
+    """For events that a client or a broken row in Redis can cause repeatedly: each kind has at most one line in
+    `every_s`. Its field `unlogged` counts those of that kind without a line since then; they are logged at debug level.
     """
 
     def __init__(self, log: Logger, event: str, **rules: Any) -> None:
-        """`rules`: as of _Seldom."""
+        """`rules`: arguments of _RateLimit."""
         self._logger = log
         self._event = event
         self._seldom = _RateLimit(**rules)
@@ -192,44 +192,46 @@ class RateLimitedLog:
 
 
 class _RateLimit:
-    """Which of many occurrences are due to be told; threads may ask as well. Beyond `kinds` all are of one more."""
+    """Which of many occurrences are due for a line; thread-safe. Kinds beyond `kinds` count as one more kind."""
 
     def __init__(self, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic, kinds: int = 256) -> None:
         self._every_s = every_s
         self._clock = clock
         self._kinds = kinds
-        self._told: dict[Hashable, tuple[float, int]] = {}  # when each was told last, and how many were not since
+        self._told: dict[Hashable, tuple[float, int]] = {}  # kind → when last logged, and how many were not since
         self._lock = threading.Lock()
 
     def unlogged(self, kind: Hashable) -> int | None:
-        """How many of this kind were not told since one was; None: nor is this one to be."""
+        """How many of this kind were not logged since the last line; None: this one must not be logged either."""
         with self._lock:
             now = self._clock()
             if kind not in self._told and len(self._told) >= self._kinds:
                 self._forget(now)
                 kind = kind if len(self._told) < self._kinds else "others"
-            told_at, unlogged = self._told.get(kind, (-math.inf, 0))
-            is_due = now - told_at >= self._every_s
-            self._told[kind] = (now, 0) if is_due else (told_at, unlogged + 1)
+            logged_at, unlogged = self._told.get(kind, (-math.inf, 0))
+            is_due = now - logged_at >= self._every_s
+            self._told[kind] = (now, 0) if is_due else (logged_at, unlogged + 1)
             return unlogged if is_due else None
 
     def _forget(self, now: float) -> None:
-        """Make room. How many of those that go were not told is told with the next of the others."""
+        """Make room. The unlogged counts of removed kinds are added to those of "others"."""
         kept = {kind: known for kind, known in self._told.items() if now - known[0] < self._every_s}
-        told_at, unlogged = self._told.get("others", (-math.inf, 0))
+        logged_at, unlogged = self._told.get("others", (-math.inf, 0))
         unlogged += sum(known[1] for kind, known in self._told.items() if kind not in kept and kind != "others")
-        self._told = kept | {"others": (told_at, unlogged)} if unlogged else kept
+        self._told = kept | {"others": (logged_at, unlogged)} if unlogged else kept
 
 
 class _LibraryHandler(logging.StreamHandler[TextIO]):
-    """What does not fit its own format is told by its place: Python prints the arguments, which may be anything."""
+    """A record that does not fit its format is logged by its place: Python would print the arguments, which may be
+    anything.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
         get_logger(record.name).error("unreadable_log_line", place=f"{record.pathname}:{record.lineno}")
 
 
 class _RateLimitPerSite(logging.Filter):
-    """A client can have some of the lines of libraries written as often as it likes. `unlogged`: as of Recurring."""
+    """A client can cause some log lines of libraries as often as it likes. `unlogged`: as in RateLimitedLog."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,7 +242,7 @@ class _RateLimitPerSite(logging.Filter):
             return False
         error = record.exc_info[1] if record.exc_info else None
         place: Hashable = (record.pathname, record.lineno, error and _place(error))
-        if record.name == "py.warnings":  # all are logged from one place; theirs begins the text
+        if record.name == "py.warnings":  # all are logged from one place; the text begins with their own
             place = record.getMessage().partition("\n")[0]
         unlogged = self._seldom.unlogged((record.name, place))
         record.unlogged = unlogged

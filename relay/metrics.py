@@ -1,4 +1,4 @@
-"""All metrics, in one place. Label sets are closed: no label ever carries an id or a text of a client's."""
+"""All metrics, in one place. Label sets are closed: no label ever carries an id or text from a client."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-# Set for the children of `relay gateway --processes N` and nobody else: where their figures are, and which one this is.
-# The first name is prometheus-client's, and has to be there before that is imported.
+# Set only for the children of `relay gateway --processes N`: where their metrics are, and which child this is.
+# The first name is prometheus-client's, and must be set before that is imported.
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 PROCESS_VARIABLE = "RELAY_PROCESS"
 
 if place := os.environ.get(PROCESS_VARIABLE):
-    # Files by place, not by pid as is its default: a replacement goes on counting where the dead process left off.
+    # Files by index, not by pid (its default): a replacement goes on counting where the dead process stopped.
     values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -41,46 +41,44 @@ commands = Counter("relay_commands_total", "Commands of clients", ["type"])
 errors = Counter("relay_errors_total", "Errors sent to clients", ["code"])
 frames = Counter("relay_frames_total", "Frames written to clients", ["kind"])
 closes = Counter("relay_closes_total", "Connections closed by the gateway", ["code"])
-bad_requests = Counter("relay_bad_requests_total", "What came over HTTP and is no request")
+bad_requests = Counter("relay_bad_requests_total", "Malformed HTTP requests")
 submits = Counter("relay_submits_total", "Submits by outcome", ["outcome"])
-repairs = Counter("relay_repairs_total", "Times that a follower read the log, by what made it doubt", ["cause"])
+repairs = Counter("relay_repairs_total", "Times that a follower synced with the log, by cause", ["cause"])
 replay_pages = Counter(
     "relay_replay_pages_total", "Pages of logs for viewers that catch up: read, or shared with others", ["what"]
 )
-epochs = Counter("relay_epoch_changes_total", "Followed sessions that began a new life")
-degradations = Counter("relay_degraded_total", "Followed sessions whose log was lost from sight, each time")
+epochs = Counter("relay_epoch_changes_total", "Followed sessions that began a new epoch")
+degradations = Counter("relay_degraded_total", "Times that a followed session was degraded")
 subscriber_losses = Counter("relay_subscriber_losses_total", "Times that the subscription connection was lost")
 
 # Worker
 running = Gauge("relay_generations_running", "Generations that this process is making", multiprocess_mode=_SUM)
 generations = Counter(
-    "relay_generations_total", "Ended generations, counted by whoever wrote the end", ["reason", "code"]
+    "relay_generations_total", "Ended generations, counted by the process that wrote the end", ["reason", "code"]
 )
 claims = Counter("relay_claims_total", "Claims by outcome", ["outcome"])
 batches = Counter("relay_batches_total", "Batches appended")
 tokens = Counter("relay_tokens_total", "Tokens appended")
-lifelines = Counter("relay_lifelines_total", "Leases renewed for a worker whose own loop came too late")
+lifelines = Counter("relay_lifelines_total", "Leases renewed by the lease thread, as the worker's loop was late")
 flush_retries = Counter("relay_flush_retries_total", "Flushes tried again")
 flush_failures = Counter("relay_flush_failures_total", "Flushes that failed for good, retries included")
 flush_fallbacks = Counter("relay_flush_fallbacks_total", "Batches sent token by token, as they had failed for good")
 flush_tokens = Counter("relay_flush_tokens_total", "Single tokens sent by such fallbacks")
 spills = Counter("relay_spills_total", "Times that an answer had to wait in its worker for Redis")
-spills_restored = Counter("relay_spills_restored_total", "Times that what had waited was written")
+spills_restored = Counter("relay_spills_restored_total", "Times that the waiting text was written")
 spilled_bytes = Gauge("relay_spilled_bytes", "Text that waits in this process for Redis", multiprocess_mode=_SUM)
 resumes_failed = Counter(
-    "relay_resumes_failed_total", "Calls of a lost worker that could not be gone on with: the answer began again"
+    "relay_resumes_failed_total", "Calls of a lost worker that could not be resumed: the answer began again"
 )
-rebuilds = Counter("relay_rebuilds_total", "Answers made again in Redis by their worker, as they were lost there")
-abandoned = Counter("relay_generations_abandoned_total", "Generations let go by this worker", ["why"])
+rebuilds = Counter("relay_rebuilds_total", "Answers that Redis had lost and their worker made again")
+abandoned = Counter("relay_generations_abandoned_total", "Generations given up by this worker", ["why"])
 first_token_s = Histogram("relay_first_token_seconds", "Claim to first token, of text or reasoning", buckets=_SECONDS)
-answer_s = Histogram("relay_answer_seconds", "Claim to end, of what was not stopped", buckets=_SECONDS)
+answer_s = Histogram("relay_answer_seconds", "Claim to end, without stopped answers", buckets=_SECONDS)
 stop_s = Histogram("relay_stop_seconds", "Stop written to upstream request closed", buckets=_SECONDS)
 tokens_after_stop = Counter(
     "relay_tokens_after_stop_total", "Tokens that came between these two: paid for, never shown"
 )
-provider_calls = Counter(
-    "relay_provider_calls_total", "Calls of providers by what came of them", ["provider", "outcome"]
-)
+provider_calls = Counter("relay_provider_calls_total", "Calls of providers by outcome", ["provider", "outcome"])
 failovers = Counter(
     "relay_failovers_total",
     "Calls made after another had failed: before the first token, midway (a restart), or again at the same provider",
@@ -115,7 +113,7 @@ unserved_queues = Gauge(
 dead_letters = Counter("relay_dead_letters_total", "Jobs that went to the dead letters", ["reason"])
 storage_errors = Counter("relay_storage_errors_total", "Times that Redis did not answer as it should", ["part"])
 reaped = Counter("relay_reaped_total", "What reapers did", ["what"])
-bugs = Counter("relay_unexpected_errors_total", "Exceptions that nobody expected", ["part"])
+bugs = Counter("relay_unexpected_errors_total", "Unexpected exceptions", ["part"])
 
 
 def text() -> bytes:
@@ -134,5 +132,5 @@ def text() -> bytes:
 
 
 def forget(directory: str, place: str) -> None:
-    """A process has died: its gauges go, its counters stay."""
+    """A process has died: remove its gauges, keep its counters."""
     mark_process_dead(place, directory)  # type: ignore[no-untyped-call]

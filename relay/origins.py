@@ -1,7 +1,7 @@
-"""Origins of web pages: what RELAY_ALLOWED_ORIGINS may say, and what that allows.
+"""Origins of web pages: what RELAY_ALLOWED_ORIGINS may contain, and what that allows.
 
 A browser writes an origin in one way only (scheme, name, and a port that is not the scheme's own; RFC 6454, section
-6.1). What it would write otherwise would never match, and nobody would learn why: so it is refused with the right form.
+6.1). Any other form would never match, and nobody would learn why. So it is refused, with the right form.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class Origin(NamedTuple):
-    """`name` in small letters, of an IPv6 address in its brackets; `port` None: the scheme's own, or none is known."""
+    """`name`: in lower case, an IPv6 address in brackets. `port`: None if it is the scheme's own, or unknown."""
 
     scheme: str
     name: str
@@ -34,7 +34,7 @@ class Origin(NamedTuple):
 
 
 class Origins:
-    """What an operator allows. `loopback`: the gateway listens there, so the names of this machine are one."""
+    """What an operator allows. `loopback`: the gateway listens there, so all names of this machine count as one."""
 
     def __init__(self, allowed: str, *, loopback: bool = False) -> None:
         self._loopback = loopback
@@ -55,7 +55,7 @@ class Origins:
         return "*" not in name and (name in self._hosts or _any_label(name) in self._hosts)
 
     def _own(self, scheme: str, host: str) -> Origin | None:
-        """The origin of the gateway's own pages. A proxy may have taken TLS off, so the scheme is the page's."""
+        """The origin of the gateway's own pages. A proxy may have terminated TLS, so the scheme is the page's."""
         found = _HOST.fullmatch(host.lower())
         if found is None or scheme not in _PORTS:
             return None
@@ -66,7 +66,7 @@ class Origins:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether who listens at this address is reached from this machine only."""
+    """Whether this address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -74,16 +74,16 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(host: str) -> str | None:
-    """The name of a `Host` header, without port and brackets; None if it is none."""
+    """The name of a `Host` header, without port and brackets; None if it is malformed."""
     found = _HOST.fullmatch(host.lower())
     return None if found is None else found[1].strip("[]")
 
 
 def check_origins(allowed: str) -> str:
-    """Raises ValueError that says of each entry which can never match what to write instead."""
+    """Raises ValueError that says, for each entry that can never match, what to write instead."""
     faults = {given.strip(): _fault(_normal(given)) for given in allowed.split(",") if given.strip()}
     if wrong := [f"{given} {fault}" for given, fault in faults.items() if fault is not None]:
-        # The environment may hold bytes that are no UTF-8, which no message can be made of.
+        # The environment may hold bytes that are not UTF-8, which a message cannot contain.
         raise ValueError("; ".join(wrong).encode(errors="backslashreplace").decode())
     return allowed
 
@@ -116,32 +116,32 @@ def _any_label(name: str) -> str:
 
 
 def _fault(entry: str) -> str | None:
-    """What is to be said behind the entry; None if it may match."""
+    """What is wrong with the entry, to be written after it; None if it may match."""
     if entry in ("*", "null") or entry.endswith("://*"):
-        return f"would let in every page there is; name the origins, such as {_EXAMPLE}"
+        return f"would let in every page; name the origins, such as {_EXAMPLE}"
     if re.search(r"\s", entry):
-        return "is no origin; several are separated by commas"
+        return "is not an origin; several are separated by commas"
     scheme, has_scheme, rest = entry.partition("://")
     if not has_scheme:
         return _fault_of_host(entry)
     if scheme in _SCHEMES:
-        return f"is no origin: that of a page is {_SCHEMES[scheme]}://…, also where it opens a WebSocket"
+        return f"is not an origin: that of a page is {_SCHEMES[scheme]}://…, also where it opens a WebSocket"
     if scheme == "file":
-        return "is no origin: a page from a file has none; serve it over HTTP"
+        return "is not an origin: a page from a file has none; serve it over HTTP"
     if scheme in _PAGELESS:
         return f"can never match: no page has an origin that begins with {scheme}://; one is {_EXAMPLE}"
-    if scheme not in _PORTS and (meant := _meant(scheme)) is not None:  # apps have schemes of their own, and other ones
+    if scheme not in _PORTS and (meant := _meant(scheme)) is not None:  # apps have other schemes
         return f"can never match: did you mean {_as_browsers_write(meant, _authority(rest)) or _EXAMPLE}?"
     written = entry if _ORIGIN.fullmatch(entry) and "*" not in entry else None
     if scheme in _PORTS:
         written = _as_browsers_write(scheme, _authority(rest))
     if written is None:
-        return f"is no origin, such as {_EXAMPLE} or https://*.example.com"
+        return f"is not an origin, such as {_EXAMPLE} or https://*.example.com"
     return None if entry == written else f"can never match: browsers write that origin {written}"
 
 
 def _fault_of_host(entry: str) -> str | None:
-    """Without a scheme it is a host by which the gateway is reached; those of this machine are known anyway."""
+    """An entry without a scheme is a host of the gateway; those of this machine are known anyway."""
     found = _HOST.fullmatch(entry)
     name = "" if found is None else found[1]
     if found is not None and found[2] is None and _NAME.fullmatch(name) and not (_is_known(name) or _is_address(name)):
@@ -159,13 +159,13 @@ def _without_colon(entry: str) -> tuple[str, str] | None:
 
 
 def _meant(scheme: str) -> str | None:
-    """http or https, where the scheme is that or at most one letter away."""
+    """http or https, if the scheme is that or at most one letter away."""
     known = [scheme] if scheme in _PORTS else ["https", "http"]
     return next((right for right in known if _nearly(scheme, right)), None)
 
 
 def _nearly(one: str, other: str) -> bool:
-    """Equal but for one letter more, less, or another one, or for two that are swapped."""
+    """Equal except for one letter added, missing or changed, or two letters swapped."""
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
     mine, theirs = one[same:], other[same:]
     swapped = mine[:2] == theirs[1::-1] and mine[2:] == theirs[2:]
@@ -181,7 +181,7 @@ def _is_known(name: str) -> bool:
 
 
 def _as_browsers_write(scheme: str, host: str) -> str | None:
-    """None if that is no host; https://*.example.com stands for any one label."""
+    """The origin as browsers write it; None if `host` is malformed. https://*.example.com stands for any one label."""
     found = _HOST.fullmatch(host)
     if found is None or (found[2] and not 0 < int(found[2]) < 65536):
         return None
@@ -190,7 +190,7 @@ def _as_browsers_write(scheme: str, host: str) -> str | None:
     try:
         plain = _address(name) or name.removeprefix("*.").encode("idna").decode()
         if plain.encode().decode("idna") != name.removeprefix("*.") and not name.isascii():
-            return None  # as ß, which browsers spell by newer rules than Python
+            return None  # such as ß, which browsers encode by newer rules than Python
     except UnicodeError:
         return None
     if _address(plain) is None and (not _NAME.fullmatch(plain) or _is_number(plain)):
@@ -201,7 +201,7 @@ def _as_browsers_write(scheme: str, host: str) -> str | None:
 
 
 def _is_number(name: str) -> bool:
-    """To browsers a name whose last part is a number is an address: one written otherwise, or none at all."""
+    """Browsers take a name whose last part is a number for an address: in another form, or invalid."""
     return re.fullmatch(r"0x[0-9a-f]*|[0-9]+", name.rstrip(".").rpartition(".")[2]) is not None
 
 
@@ -211,7 +211,7 @@ def _is_address(name: str) -> bool:
 
 
 def _address(name: str) -> str | None:
-    """As browsers write it; None if it is none. They know no zones (`[fe80::1%eth0]`)."""
+    """The address as browsers write it; None if it is not one. They know no zones (`[fe80::1%eth0]`)."""
     try:
         found = ipaddress.ip_address(name.strip("[]"))
     except ValueError:

@@ -1,8 +1,8 @@
-"""A temporary folder that is gone when its process is; what a killed one leaves behind, the next start removes.
+"""A temporary folder that is removed when its process ends; the next start removes what a killed process left.
 
-The owner holds a lock (flock) on the folder itself. The kernel lets go of it when the owner dies, however it dies, so
-nobody has to believe a pid. Whoever removes a folder of the dead holds that lock, too: an owner that has just made its
-folder and finds it locked, or gone, makes another one.
+The owner holds a lock (flock) on the folder itself. The kernel releases it however the owner dies, so nobody has to
+trust a pid. A process that removes a dead owner's folder holds that lock, too. An owner that has just made its folder
+and finds it locked, or gone, makes another one.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pathlib import Path
 
 from relay.errors import SettingsError
 
-_TRIES = 20  # it takes somebody else's start in the same microseconds to spoil one
-_LOOKED_AT = 1000  # folders of one start
+_TRIES = 20  # one fails only if another process starts in the same microseconds
+_LOOKED_AT = 1000  # folders checked at one start
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 @contextmanager
 def private_folder(kind: str, files: str) -> Iterator[Path]:
-    """Of mode 0700, removed with all that is in it. Raises SettingsError where there can be none.
+    """A folder of mode 0700, removed with everything in it. Raises SettingsError if none can be made.
 
-    `files`: a pattern of the names that may lie in one. Of the dead, a folder that holds anything else is left alone.
+    `files`: a pattern of the names that may be in one. An abandoned folder that holds anything else is left alone.
     """
     _remove_abandoned(kind, re.compile(files))
     try:
@@ -54,7 +54,7 @@ def _make(kind: str) -> tuple[Path, int]:
             return path, lock
         os.close(lock)
         shutil.rmtree(path, ignore_errors=True)
-    raise OSError("others remove it again and again")
+    raise OSError("other processes keep removing it")
 
 
 def _locked(folder: int) -> bool:
@@ -63,7 +63,7 @@ def _locked(folder: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        pass  # a file system without such locks: nobody can take it for a dead one's, either
+        pass  # a file system without such locks: then nobody can take it for abandoned, either
     return True
 
 
@@ -79,16 +79,16 @@ def _remove_abandoned(kind: str, files: re.Pattern[str]) -> None:
     try:
         with os.scandir(tempfile.gettempdir()) as entries:
             found = list(islice((entry.path for entry in entries if ours.fullmatch(entry.name)), _LOOKED_AT))
-    except OSError:  # one may make folders where one may not list them
+    except OSError:  # a directory may allow making folders, but not listing them
         return
     for path in found:
         try:
             folder = os.open(path, _OPEN)
-        except OSError:  # somebody else's, or gone just now
+        except OSError:  # another user's, or just removed
             continue
         try:
             _remove_if_dead(path, folder, files)
-        except OSError:  # its owner lives and holds the lock; or it cannot be removed, and is no concern of this start
+        except OSError:  # its owner lives and holds the lock; or it cannot be removed, which does not matter here
             pass
         finally:
             os.close(folder)

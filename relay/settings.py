@@ -2,7 +2,7 @@
 
 Read once by the command line: flags win over the environment (`RELAY_…`, and the SDKs' own names for keys and base
 URLs), the environment over the defaults here. Parts get the settings they need, never the environment.
-docs/settings.md shows this table; a test holds the two together.
+docs/settings.md shows this table; a test compares the two.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
 
 
 def _named(name: str, default: Any, description: str, **bounds: Any) -> Any:
-    """A setting whose environment variable is not ours to name."""
+    """A setting whose environment variable has a name that others chose."""
     return Field(default, validation_alias=AliasChoices(name), description=description, **bounds)
 
 
 def _read_sentences(given: Any) -> dict[str, str]:
-    """From JSON, as the environment has it, or from a map. Raises ValueError."""
+    """From JSON, as in the environment, or from a map. Raises ValueError."""
     if isinstance(given, str):
         try:
             given = json.loads(given or "{}")
@@ -45,7 +45,7 @@ _ROOT_PATH = re.compile(rf"(?!/{_OWN_PATHS}(?:/|$))(?:/(?!\.{{1,2}}(?:/|$))[A-Za
 
 
 def _check_root_path(given: str) -> str:
-    """Without the slash at its end. Raises ValueError."""
+    """The path without a slash at its end. Raises ValueError."""
     path = given.rstrip("/")
     if path and not _ROOT_PATH.fullmatch(path):
         raise ValueError(
@@ -187,7 +187,7 @@ class Settings(BaseSettings):
     failure_message: Annotated[str, AfterValidator(check_sentence)] = Field(
         ENGLISH, description="What a person reads if it fails, where no language of theirs has a sentence"
     )
-    # NoDecode: what is no JSON is to be told as any other mistake is
+    # NoDecode: so that malformed JSON is reported like any other mistake
     failure_messages: Annotated[dict[str, str], NoDecode, BeforeValidator(_read_sentences)] = Field(
         {}, description='The sentences by language, as JSON: {"de": "…", "pt-BR": "…"}'
     )
@@ -215,7 +215,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> dict[str, float]:
-        """What `welcome` tells a client."""
+        """The limits that `welcome` announces to a client."""
         names = (
             "max_command_bytes", "max_content_bytes", "max_frame_bytes", "max_answer_bytes", "max_subscriptions",
             "stall_s", "lost_after_s", "session_ttl_s",
@@ -229,7 +229,7 @@ def load(**flags: Any) -> Settings:
 
 
 def load_for_gateway(**flags: Any) -> Settings:
-    """The same; PORT, which Procfile runners set, counts where neither a flag nor a variable of ours names a port."""
+    """The same; PORT, which Procfile runners set, counts if neither a flag nor our own variable names a port."""
     port = os.environ.get("PORT")
     if not port or flags.get("port") is not None or is_in_environment("port"):
         return load(**flags)
@@ -237,7 +237,7 @@ def load_for_gateway(**flags: Any) -> Settings:
 
 
 def _load(flags: dict[str, Any], named: dict[str, str]) -> Settings:
-    """`named`: where a flag's value is from, if it is none of our own."""
+    """`named`: flag → the variable that its value came from, if that is not one of ours."""
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
@@ -251,7 +251,7 @@ def _load(flags: dict[str, Any], named: dict[str, str]) -> Settings:
 
 
 def variables() -> dict[str, list[str]]:
-    """Every setting's variables, the one to be told of first: those with an SDK's name have ours as well."""
+    """Every setting's variables, first the one to name in messages. Settings with an SDK's name also have ours."""
     return {
         name: [*_aliases(field.validation_alias), f"{PREFIX}{name.upper()}"]
         for name, field in Settings.model_fields.items()
@@ -259,9 +259,9 @@ def variables() -> dict[str, list[str]]:
 
 
 def is_in_environment(name: str) -> bool:
-    """Whether a variable of this setting is set, in whatever case, as pydantic-settings reads them."""
-    named = {variable.upper() for variable in os.environ}
-    return not named.isdisjoint(variables()[name])
+    """Whether a variable of this setting is set, in upper or lower case, as pydantic-settings reads them."""
+    given = {variable.upper() for variable in os.environ}
+    return not given.isdisjoint(variables()[name])
 
 
 def _aliases(alias: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""The signals that ask a process to stop, each as calmly as SIGTERM does."""
+"""The signals that ask a process to stop, all treated like SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 def stop_signals() -> list[signal.Signals]:
-    """SIGHUP, from a terminal that is closed, is not among them where it is ignored, as under `nohup`.
+    """SIGHUP, from a terminal that is closed, is left out if it is ignored, as under `nohup`.
 
-    SIGINT and SIGQUIT are, also where a shell has started us in the background with both ignored: nobody else sends
-    them to a process there.
+    SIGINT and SIGQUIT are included even if a shell started us in the background with both ignored: there, only
+    somebody who means this process sends them.
     """
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -19,8 +19,8 @@ def stop_signals() -> list[signal.Signals]:
     return numbers
 
 
-def on_stop_signal(told: Callable[[], object]) -> None:
-    """Call this at each of them, for as long as the running event loop is open."""
+def on_stop_signal(callback: Callable[[], object]) -> None:
+    """Call `callback` at each of them, for as long as the running event loop is open."""
     loop = asyncio.get_running_loop()
     for number in stop_signals():
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, callback)

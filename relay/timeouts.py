@@ -1,11 +1,11 @@
-"""Timeouts that measure somebody else: what this process was late itself does not count.
+"""Timeouts that measure somebody else: time for which this process itself was late does not count.
 
-A timeout of asyncio's runs on the wall clock, and takes our own busy loop for the silence of a server. Here time passes
-only while the event loop listens: it ticks, and however late a tick comes, it counts as one. So a loop that was blocked
-for a minute, a process that was stopped, and one that is so busy that each turn takes half a second have all used up
-next to nothing, and whatever arrived meanwhile is read before anything is taken for late.
+asyncio's timeouts run on the wall clock, and mistake our own busy loop for the silence of a server. Here time passes
+only while the event loop listens: it ticks, and however late a tick comes, it counts as one. So almost no time passes
+while a loop is blocked for a minute, while a process is stopped, or while each turn takes half a second; and whatever
+arrived meanwhile is read before anything counts as late.
 
-A timer that is due waits for two more ticks: whoever was woken by the last bytes has had its turns by then.
+A timer that is due waits for two more ticks: by then, tasks woken by the last bytes have had their turns.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 TICK_S = 0.02
-_LATE_S = 2 * TICK_S  # a tick that comes later than this was held up by ourselves
+_LATE_S = 2 * TICK_S  # a tick that comes later than this was delayed by this process itself
 _GRACE_S = 2 * TICK_S
 
 
 def now() -> float:
-    """Seconds for which this loop has listened, from some moment on; stands still where nothing is timed."""
+    """Seconds for which this loop has listened, from some moment on; stands still while nothing is timed."""
     return _clock().now()
 
 
 class Timer:
-    """Calls back once the loop has listened for so long without `stop` or another `start`. May be used again.
+    """Calls `on_due` once the loop has listened for so long without `stop` or another `start`. May be reused.
 
     `due`: when, by `now`; None while it does not run.
     """
@@ -36,7 +36,7 @@ class Timer:
     def __init__(self, on_due: Callable[[], None]) -> None:
         self.due: float | None = None
         self.on_due = on_due
-        self.queued_at = math.inf  # where the clock looks at it next
+        self.queued_at = math.inf  # when the clock checks it next
         self._clock = _clock()
 
     def start(self, after_s: float) -> None:
@@ -48,15 +48,15 @@ class Timer:
 
 
 def timeout_at(at_s: float | None) -> AbstractAsyncContextManager[Timer | None]:
-    """As `timeout`, until a moment by `now`; for what is awaited in several pieces. Without one it costs next to
-    nothing: a provider's stream asks for it once a token.
+    """As `timeout`, but until a moment of `now`; for what is awaited in several pieces. With None it costs almost
+    nothing: a provider's stream uses it for each token.
     """
     return nullcontext() if at_s is None else timeout(at_s - now())
 
 
 @asynccontextmanager
 async def timeout(after_s: float | None) -> AsyncIterator[Timer]:
-    """As `asyncio.timeout`, by the time for which the loop listened. The yielded timer may be started anew, or stopped.
+    """As `asyncio.timeout`, in time for which the loop listened. The yielded timer may be restarted or stopped.
 
     Raises TimeoutError.
     """
@@ -75,7 +75,7 @@ async def timeout(after_s: float | None) -> AsyncIterator[Timer]:
             finally:
                 timer.stop()
     except asyncio.CancelledError:
-        # While a task that was cancelled cleans up, Python 3.11.2, Debian 12's, lets its own one out (gh-102780).
+        # In a cancelled task that cleans up, Python 3.11.2 (Debian 12) lets its own CancelledError out (gh-102780).
         if task is not None and scope.expired() and task.cancelling() <= cancelled_before:
             raise TimeoutError from None
         raise
@@ -90,7 +90,7 @@ class _Clock:
         self._ticked_at = loop.time()
         self._ticking: asyncio.TimerHandle | None = None
         self._running = 0
-        self._queue: list[tuple[float, int, Timer]] = []  # by when each is looked at; most have moved on by then
+        self._queue: list[tuple[float, int, Timer]] = []  # by when to check each; most have moved on by then
         self._numbers = itertools.count()
 
     def now(self) -> float:
@@ -120,7 +120,7 @@ class _Clock:
         heapq.heappush(self._queue, (at, next(self._numbers), timer))
 
     def _drop_stopped(self) -> None:
-        """Most entries are of timers that were stopped long ago."""
+        """Most entries belong to timers that were stopped long ago."""
         kept = []
         for entry in self._queue:
             at, _, timer = entry
@@ -139,7 +139,7 @@ class _Clock:
         while self._queue and self._queue[0][0] <= self._listened_s:
             queued_at, _, timer = heapq.heappop(self._queue)
             if queued_at != timer.queued_at:
-                continue  # it was moved to an earlier moment since
+                continue  # it has been moved to an earlier moment
             timer.queued_at = math.inf
             if timer.due is not None and timer.due > self._listened_s:
                 self._enqueue(timer, timer.due)

@@ -1,4 +1,4 @@
-"""Variables that look like settings of the relay and are none: what a typing mistake leaves behind. Pure."""
+"""Variables that look like settings of the relay but are not, mostly typing mistakes. Pure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def unknown_settings(variables: Iterable[str], known: Iterable[str]) -> list[str
 
     Names are compared in capitals, as settings are read. Of two spellings of one, `known` has the better one first.
     """
-    lawful = list(dict.fromkeys(name.upper() for name in known))
-    unknown = sorted({name for name in variables if name.upper().startswith(PREFIX) and name.upper() not in lawful})
-    told = [_sentence(name, lawful) for name in unknown[:MAX_TOLD]]
-    more = len(unknown) - len(told)
-    return [*told, f"{more} more unknown settings that begin with {PREFIX}"] if more else told
+    valid = list(dict.fromkeys(name.upper() for name in known))
+    unknown = sorted({name for name in variables if name.upper().startswith(PREFIX) and name.upper() not in valid})
+    sentences = [_sentence(name, valid) for name in unknown[:MAX_TOLD]]
+    more = len(unknown) - len(sentences)
+    return [*sentences, f"{more} more unknown settings that begin with {PREFIX}"] if more else sentences
 
 
-def _sentence(name: str, lawful: list[str]) -> str:
+def _sentence(name: str, valid: list[str]) -> str:
     written = ascii(name[:MAX_NAME])[1:-1] + ("…" if len(name) > MAX_NAME else "")
-    stems = {known.removeprefix(PREFIX): known for known in reversed(lawful)}
+    stems = {known.removeprefix(PREFIX): known for known in reversed(valid)}
     close = get_close_matches(name[:MAX_NAME].upper().removeprefix(PREFIX), stems, n=1, cutoff=_CLOSE)
     hint = f"; did you mean {stems[close[0]]}?" if close else ""
     return f"unknown setting {written}{hint}"

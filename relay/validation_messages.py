@@ -1,4 +1,4 @@
-"""Mistakes in settings and options in words that a person can act on, in place of pydantic's own. Pure."""
+"""Messages about wrong settings and options that a person can act on, instead of pydantic's own. Pure."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _WORDS = {
 
 
 def validation_message(error: ErrorDetails) -> str:
-    """What must be, as a sentence without its subject's name."""
+    """What the value must be, as a sentence without the setting's name."""
     template = _WORDS.get(error["type"])
     if template is None:
-        return error["msg"].removeprefix("Value error, ")  # pydantic's, before what our own validators say
+        return error["msg"].removeprefix("Value error, ")  # pydantic puts that before our own validators' messages
     return template.format(**{name: _plain(value) for name, value in error.get("ctx", {}).items()})
 
 
@@ -42,13 +42,13 @@ def _plain(bound: object) -> object:
 
 
 def shown(given: object) -> str:
-    """What was given, on one line and cut to MAX_SHOWN characters."""
+    """The given value, on one line and cut to MAX_SHOWN characters."""
     text = repr(given)
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
 def spelled_as(pattern: str, in_words: str) -> AfterValidator:
-    """For a text that matches `pattern` as a whole; who gave another one is told `in_words` what it must be."""
+    """Requires a text that matches `pattern` as a whole; `in_words`: what the error says that it must be."""
     compiled = re.compile(pattern, re.DOTALL)
 
     def check(text: str) -> str:

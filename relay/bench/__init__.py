@@ -1,1 +1,1 @@
-"""`relay bench`: load against a whole relay, with clients that check every byte. run.py begins it."""
+"""`relay bench`: load on a whole relay, with clients that check every byte. It starts in run.py."""

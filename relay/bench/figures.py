@@ -1,4 +1,4 @@
-"""What a run counts and measures, and how it is shown."""
+"""What a run counts and measures, and how the figures are shown."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tally:
     """Everything that the clients of one run saw.
 
     `wrong` counts what must never happen: events `lost`, `doubled` or `reordered` on the way to one viewer, and
-    `wrong_text`, an answer on one viewer's screen that is not what its `end` proves.
+    `wrong_text`, an answer on one viewer's screen that does not match the checksum of its `end`.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Tally:
         return not self.failures.total() and not self.wrong.total()
 
     def report(self, elapsed_s: float) -> dict[str, Any]:
-        """The figures as `--json` prints them; `frames` and `tokens` are those of all viewers together."""
+        """The figures as `--json` prints them; `frames` and `tokens` are sums over all viewers."""
         failed = self.failures.total()
         return {
             "good": self.good,
@@ -96,7 +96,7 @@ _ROWS = {
 
 
 def table(report: dict[str, Any]) -> str:
-    """The same for a person."""
+    """The report as a table for a person."""
     lines = [f"{'milliseconds':24}" + "".join(f"{name:>10}" for name in _PERCENTILES)]
     for name, title in _ROWS.items():
         measured = report["ms"][name]

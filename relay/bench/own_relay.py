@@ -1,4 +1,4 @@
-"""The relay that a bench runs for itself: `relay dev` in a process of its own, with the demo provider."""
+"""The relay that a bench starts by itself: `relay dev` in a separate process, with the demo provider."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from relay.errors import RelayError
 
 _END_WITHIN_S = 10.0
 _COMMAND = (sys.executable, "-P", "-c", "from relay.commands.main import main; main()", "dev")
-# Where it listens and what it talks to is ours to say; everything else of the environment holds, to try settings with.
+# We choose where it listens and what it talks to; all other variables apply, so that settings can be tried out.
 _OURS = ("RELAY_REDIS_URL", "RELAY_HOST", "RELAY_PORT", "RELAY_METRICS_PORT", "RELAY_QUEUE")
 
 
 @contextmanager
 def own_relay(tokens_per_second: float, answers_at_once: int) -> Iterator[str]:
-    """Run one for the duration of the block; yields its URL. Raises RelayError if it does not start."""
+    """Run a relay for the duration of the block; yields its URL. Raises RelayError if it does not start."""
     environment = {name: value for name, value in os.environ.items() if name not in _OURS}
     environment["RELAY_CONCURRENCY"] = str(answers_at_once)
     flags = ["--port", "0", "--provider", "demo", "--tokens-per-second", str(tokens_per_second)]

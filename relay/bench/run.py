@@ -1,4 +1,4 @@
-"""One run of `relay bench`: a relay of its own if there is no other, Ctrl-C, progress, and the figures at the end."""
+"""One run of `relay bench`: starts its own relay if no other is given; handles Ctrl-C, progress and the figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROGRESS_S = 0.2
 
 
 def run(load: Load, *, url: str | None, tokens_per_second: float, as_json: bool) -> int:
-    """Print the figures to stdout; returns the exit code. Raises RelayError if there is no relay to be had."""
+    """Print the figures to stdout; returns the exit code. Raises RelayError if no relay can be used."""
     _allow_files(load.sessions * load.viewers + _SPARE_FILES)
     if url is not None:
         return asyncio.run(_run(load, url, as_json))
@@ -31,7 +31,7 @@ def run(load: Load, *, url: str | None, tokens_per_second: float, as_json: bool)
 
 
 async def _run(load: Load, url: str, as_json: bool) -> int:
-    """Raises RelayError if the gateway cannot be used. After Ctrl-C the figures are those until then."""
+    """Raises RelayError if the gateway cannot be used. After Ctrl-C, print the figures up to then."""
     sessions = Sessions(load, url)
     working = asyncio.create_task(sessions.run(), name="sessions")
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, working.cancel)
@@ -49,7 +49,7 @@ async def _run(load: Load, url: str, as_json: bool) -> int:
 
 
 async def _watched(sessions: Sessions, load: Load, working: asyncio.Task[None]) -> None:
-    """Until the work is done; a person at the terminal sees how far it is."""
+    """Wait until the work is done, and show its progress on a terminal."""
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn()]
     whole = load.seconds if load.seconds is not None else load.sessions * load.answers
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
@@ -66,7 +66,7 @@ async def _watched(sessions: Sessions, load: Load, working: asyncio.Task[None]) 
 
 
 def _allow_files(wanted: int) -> None:
-    """A connection is an open file, of which a process may have few by default. Raises SettingsError."""
+    """Raise the limit on open files, which is often low: each connection is one. Raises SettingsError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise SettingsError(f"--sessions × --viewers needs {wanted} open files, and this machine allows {hard}")

@@ -1,4 +1,4 @@
-"""The load itself: sessions that ask, each watched by its viewers, and what they measured."""
+"""The load itself: sessions that ask, each followed by its viewers, and what they measure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Load(NamedTuple):
 
 
 class Sessions:
-    """`run` it once; `tally` is true at any moment, also when `run` was cancelled."""
+    """`run` it once; `tally` is correct at any moment, even after `run` was cancelled."""
 
     def __init__(self, load: Load, url: str) -> None:
         self.tally = Tally()
@@ -41,7 +41,7 @@ class Sessions:
         self._connecting = asyncio.Semaphore(_CONNECTING_AT_ONCE)
 
     def elapsed_s(self) -> float:
-        """Since all were connected; at least a millisecond, so that it can be divided by."""
+        """Time since all were connected; at least a millisecond, so that one can divide by it."""
         if self._began_at is None:
             return 0.001
         return max((self._ended_at or self._clock()) - self._began_at, 0.001)
@@ -99,7 +99,7 @@ class Sessions:
         return asked < self._load.answers
 
     async def _ask(self, viewers: list[Viewer], request_id: str, content: str) -> bool:
-        """One question, and its answer on every screen; whether it is complete."""
+        """Ask one question and wait for its answer on every screen; returns whether it is complete."""
         self.tally.asked += 1
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
@@ -113,7 +113,7 @@ class Sessions:
         return failure is None
 
     async def _answer(self, viewers: list[Viewer], request_id: str, content: str) -> str | None:
-        """Why there is no complete answer, or None."""
+        """Ask; returns why there is no complete answer, or None."""
         tally, asked_at = self.tally, self._clock()
         reply = await viewers[0].submit(request_id, content, self._load.queue)
         if reply["type"] != "accepted":

@@ -1,7 +1,7 @@
 """A client that trusts nobody: it follows the contract's rules, and counts every frame that should not have come.
 
-On one subscription the server sends everything once and in order. So a frame that the rules would drop is a doubled
-one, and a gap is events that were lost, unless they come after all: then they were reordered.
+On one subscription the server sends everything once and in order. So a frame that the rules would drop is doubled, and
+events missing in a gap are lost; if they come after all, they were reordered.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ShownAnswer:
 
 
 class Viewer:
-    """One session on one screen, over one connection after the other. `run` it; it ends by being cancelled."""
+    """One session on one screen, over one connection after the other. `run` it until you cancel it."""
 
     def __init__(self, url: str, session: str, tally: Tally) -> None:
         self._url = url
@@ -45,14 +45,14 @@ class Viewer:
         self._tally = tally
         self._view = SessionView(session)
         self._shown: dict[str, ShownAnswer] = {}
-        self._missing = range(0)  # seqs that a gap left out, until the subscription begins anew
+        self._missing = range(0)  # seqs missing in a gap, until the next subscription
         self._replies: dict[str, asyncio.Future[FrameDict | None]] = {}
         self._connection: ClientConnection | None = None
         self._clock = asyncio.get_running_loop().time
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Follow the session until cancelled. `ready` has a RelayError if the gateway will not have us."""
+        """Follow the session until cancelled. `ready` has a RelayError if the gateway refuses us."""
         try:
             address = websocket_address(self._url)
         except ValueError:
@@ -75,7 +75,7 @@ class Viewer:
             except ConnectionClosed as closed:
                 if closed.rcvd is not None and 4500 <= closed.rcvd.code < 5000:
                     return self._refused(f"the gateway closed the connection: {closed.rcvd.reason}")
-            except InvalidURI:  # where we were sent to
+            except InvalidURI:  # of a redirect
                 return self._refused(f"the gateway at {shown(self._url)} cannot be reached")
             except (InvalidHandshake, OSError) as error:
                 if not self.ready.done():
@@ -97,7 +97,7 @@ class Viewer:
             await asyncio.sleep(_BACKOFF_S[0])
 
     async def ended(self, generation: str) -> ShownAnswer:
-        """How the answer went on this screen, once it has ended; forgotten then."""
+        """Wait for the end; returns how the answer went on this screen, and forgets it."""
         shown = self._shown.setdefault(generation, ShownAnswer())
         await shown.ended.wait()
         del self._shown[generation]
@@ -125,7 +125,7 @@ class Viewer:
     async def _on_error(self, frame: FrameDict, *, answered: bool) -> None:
         self._tally.errors[frame["code"]] += 1
         if answered:
-            return  # whoever submitted decides
+            return  # the submitter decides
         if not frame["retryable"]:
             self._refused(f"{frame['code']}: {frame['message']}")
             return
@@ -173,7 +173,7 @@ class Viewer:
         shown.first_at, shown.last_at = shown.first_at or now, now
 
     async def _send(self, command: dict[str, Any]) -> None:
-        """What does not arrive is said again after the next connect."""
+        """A command that does not arrive is sent again after the next connect."""
         if self._connection is None:
             self._disconnected()
             return
@@ -195,4 +195,4 @@ class Viewer:
         self._disconnected()
         if not self.ready.done():
             self.ready.set_exception(RelayError(sentence))
-            self.ready.exception()  # seen: where one viewer is refused, nobody waits for the others any more
+            self.ready.exception()  # mark it as retrieved: once one viewer is refused, nobody awaits the others

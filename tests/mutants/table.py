@@ -884,7 +884,7 @@ MUTANTS = [
     Mutant(
         "a line for each request that is none",
         "relay/logging.py",
-        [Change("            is_due = now - told_at >= self._every_s\n", "            is_due = True\n")],
+        [Change("            is_due = now - logged_at >= self._every_s\n", "            is_due = True\n")],
         [],
         [
             "tests/test_logging.py::test_what_anybody_can_cause_is_a_line_a_minute_with_a_count",
