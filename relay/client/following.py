@@ -63,11 +63,11 @@ class Following(SubscriptionListener):
     ) -> None:
         self._acquire = acquire
         self._release = release
-        self._channel: Subscription | None = None
+        self._subscription: Subscription | None = None
         self._backlog = PendingChanges()
         self._cursor: Cursor | None = None
         self._told = Status("following")
-        self._left = False
+        self._closed = False
         self._news = asyncio.Event()
 
     @property
@@ -90,7 +90,7 @@ class Following(SubscriptionListener):
         return Status(subscription.blocked_by or "following", subscription.detail)
 
     async def __aenter__(self) -> Following:
-        subscription = self._channel = self._acquire(self)
+        subscription = self._subscription = self._acquire(self)
         self._cursor = subscription.view.cursor
         try:
             await subscription.ready.wait()
@@ -102,7 +102,7 @@ class Following(SubscriptionListener):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._left = True
+        self._closed = True
         self._news.set()
         self._release(self)
 
@@ -111,7 +111,7 @@ class Following(SubscriptionListener):
 
     async def __anext__(self) -> Change:
         subscription = self._entered()
-        while not self._left:
+        while not self._closed:
             if (change := self._backlog.take()) is not None:
                 self._move(change)
                 return change
@@ -153,9 +153,9 @@ class Following(SubscriptionListener):
                 assert_never(change)
 
     def _entered(self) -> Subscription:
-        if self._channel is None:
+        if self._subscription is None:
             raise RuntimeError("enter it first: async with relay.follow(…) as following")
-        return self._channel
+        return self._subscription
 
 
 class PendingChanges:

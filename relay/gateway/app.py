@@ -27,6 +27,7 @@ def app(gateway: Gateway) -> Starlette:
     generation = "/v1/sessions/{session}/generations/{generation}"
     starlette = Starlette(
         routes=[
+            # A route that begins anew also stands in `_OWN_PATHS` of relay/settings.py, and in docs/protocol.md.
             WebSocketRoute("/v1/ws", gateway.serve),
             Route("/v1/ws", http.no_upgrade),
             Route("/v1/sessions/{session}/generations", http.submit, methods=["POST"]),

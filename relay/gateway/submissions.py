@@ -49,7 +49,7 @@ class Submissions:
         self._queue = queue
         self._submitter = JobSubmitter(session_log, queue, redis, look_ms=look_ms)
         self._followers = followers
-        self._mark_ms = tombstone_ms
+        self._tombstone_ms = tombstone_ms
 
     async def submit(self, submit: Submit, language: str | None = None, by: float | None = None) -> Accepted:
         """Accepted once the job is durable; any number of equal submits make one generation.
@@ -83,7 +83,7 @@ class Submissions:
         async with within_deadline("delete", by):
             follower = self._followers.get(session)
             shown = follower.shown_to_viewers() if follower is not None else ([], [])
-            found = await self._session_log.delete(session, self._mark_ms, *shown)
+            found = await self._session_log.delete(session, self._tombstone_ms, *shown)
         if found is None:
             raise ClientError("not_found", "There is no such session.")
         if follower is not None:

@@ -34,7 +34,7 @@ class CommandConnection:
         self._timeout_s = 0.0
         self._asked_at = self._silent_since = 0.0  # the second: when its timer was last started
         self._reply: asyncio.Future[Any] | None = None
-        self._wire: RespConnection
+        self._connection: RespConnection
 
     @classmethod
     async def open(cls, address: RedisAddress, endpoint: Endpoint, timeout_s: float) -> CommandConnection:
@@ -42,8 +42,8 @@ class CommandConnection:
         opened = cls(endpoint.host if not endpoint.port else f"{endpoint.host}:{endpoint.port}")
         try:
             async with timeouts.timeout(timeout_s):
-                opened._wire = await connect_resp(address, endpoint, opened._replied)
-                opened._wire.lost.add_done_callback(lambda _: opened._hung_up())
+                opened._connection = await connect_resp(address, endpoint, opened._replied)
+                opened._connection.lost.add_done_callback(lambda _: opened._hung_up())
         except OSError as error:  # a TimeoutError is one
             raise _unreachable(opened._name, error) from error
         try:
@@ -56,17 +56,17 @@ class CommandConnection:
 
     @property
     def lost(self) -> bool:
-        return self._wire.lost.done() or self._wire.is_closing
+        return self._connection.lost.done() or self._connection.is_closing
 
     @property
     def fresh(self) -> bool:
         """Whether the server was heard on it lately."""
-        return self._loop.time() - self._wire.heard_at < FRESH_S
+        return self._loop.time() - self._connection.heard_at < FRESH_S
 
     @property
     def is_being_answered(self) -> bool:
         """Whether a part of the reply has arrived."""
-        return self._wire.heard_at > self._asked_at
+        return self._connection.heard_at > self._asked_at
 
     async def is_alive(self, timeout_s: float) -> bool:
         """Whether the server answers on it; if not, it is lost."""
@@ -84,7 +84,7 @@ class CommandConnection:
         if self.lost:
             raise exceptions.ConnectionError(f"{self._name} has closed the connection")
         reply = self._reply = self._loop.create_future()
-        self._wire.write(packed)
+        self._connection.write(packed)
         self._timeout_s = timeout_s
         self._asked_at = self._silent_since = self._loop.time()
         self._timer.start(timeout_s)
@@ -99,7 +99,7 @@ class CommandConnection:
 
     def abort(self) -> None:
         self._timer.stop()
-        self._wire.abort()
+        self._connection.abort()
 
     def _replied(self, reply: Any) -> None:
         waiting = self._reply
@@ -114,7 +114,7 @@ class CommandConnection:
         self._fail(exceptions.ConnectionError(f"{self._name} has closed the connection"))
 
     def _overdue(self) -> None:
-        heard_at = self._wire.heard_at
+        heard_at = self._connection.heard_at
         if heard_at > self._silent_since:  # a long reply is arriving
             self._silent_since = heard_at
             self._timer.start(self._timeout_s)

@@ -30,7 +30,7 @@ class RoutingClient:
     """
 
     def __init__(self, topology: Topology, timeout_s: float, connect_timeout_s: float, connections: int) -> None:
-        self._servers = topology
+        self._topology = topology
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._connections = connections
@@ -40,21 +40,21 @@ class RoutingClient:
 
     def server_of(self, key: str) -> Endpoint | None:
         """None while it is not known."""
-        slot_map = self._servers.slot_map
+        slot_map = self._topology.slot_map
         return slot_map.owner(key.encode()) if slot_map is not None else None
 
     @property
     def is_sharded(self) -> bool:
         """As far as we know."""
-        return self._servers.slot_map is not None and self._servers.slot_map.sharded
+        return self._topology.slot_map is not None and self._topology.slot_map.sharded
 
     async def sharded(self) -> bool:
         """Whether it is a Cluster: then pub/sub goes by slot, too, and the verbs are SPUBLISH and SSUBSCRIBE."""
-        return (await self._servers.resolve()).sharded
+        return (await self._topology.resolve()).sharded
 
     async def masters(self) -> list[ConnectionPool]:
         """One for each of its servers."""
-        return [self._pool_for(endpoint) for endpoint in (await self._servers.resolve()).masters()]
+        return [self._pool_for(endpoint) for endpoint in (await self._topology.resolve()).masters()]
 
     async def aclose(self) -> None:
         pools, self._pools = self._pools, {}
@@ -68,10 +68,10 @@ class RoutingClient:
         deadline = timeouts.Timer(lambda: None)
         try:
             while True:
-                slot_map = await self._servers.resolve()
+                slot_map = await self._topology.resolve()
                 endpoint = slot_map.owner(name)
                 if endpoint is None:
-                    self._servers.refresh()
+                    self._topology.refresh()
                     raise ClusterDownError("no server has this slot")
                 if not redirects:
                     deadline.start(self._timeout_s)
@@ -80,14 +80,14 @@ class RoutingClient:
                 except (AskError, TryAgainError) as error:
                     redirects += 1
                     if isinstance(error, MovedError):
-                        self._servers.moved(error.slot_id, error.host, error.port, endpoint)
+                        self._topology.moved(error.slot_id, error.host, error.port, endpoint)
                     if not slot_map.sharded or deadline.due is None:
                         raise
                     if redirects > 1 or not isinstance(error, MovedError):
                         await asyncio.sleep(MOVING_PAUSE_S)
                 except (RedisError, OSError) as error:
                     if may_be_wrong_server(error):
-                        self._servers.refresh()
+                        self._topology.refresh()
                     raise
         finally:
             deadline.stop()
@@ -95,7 +95,7 @@ class RoutingClient:
     def _pool_for(self, endpoint: Endpoint) -> ConnectionPool:
         if endpoint not in self._pools:
             self._pools[endpoint] = ConnectionPool(
-                self._servers.address,
+                self._topology.address,
                 endpoint,
                 timeout_s=self._timeout_s,
                 connect_timeout_s=self._connect_timeout_s,
@@ -104,7 +104,7 @@ class RoutingClient:
         return self._pools[endpoint]
 
     def _close_removed(self) -> None:
-        slot_map = self._servers.slot_map
+        slot_map = self._topology.slot_map
         for endpoint in self._pools.keys() - (slot_map.masters() if slot_map is not None else set()):
             task = asyncio.create_task(self._leave(self._pools.pop(endpoint)), name="leaving a server")
             self._closing.add(task)

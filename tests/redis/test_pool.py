@@ -224,7 +224,7 @@ async def test_one_that_was_dropped_takes_none_along_that_were_heard_of_since(mo
         pool = pool_to(url)
         await pool.execute_command("GET", "a")
         server.silent = set(server.conversations)
-        pool._idle[0]._wire.heard_at -= 601
+        pool._idle[0]._connection.heard_at -= 601
         asks_the_dropped_one = asyncio.create_task(pool.execute_command("GET", "a"))
         await asyncio.sleep(0)
         assert await pool.execute_command("GET", "a") == b"here"

@@ -66,9 +66,9 @@ class Generation:
         lease_thread: LeaseThread | None = None,
     ) -> None:
         self._job, self._claim, _, self._lease_ms = claimed
-        self._lifeline = lease_thread
+        self._lease_thread = lease_thread
         self._queue = queue
-        self._lineup = providers
+        self._providers = providers
         self._session_log = session_log
         self._limits = limits
         self._logger = logger.bind(session=claimed.session, generation=claimed.generation, fence=self._claim.fence)
@@ -95,16 +95,16 @@ class Generation:
 
     async def run(self) -> bool:
         """Return True if the generation has ended, here or by a stop; False if another worker has it now."""
-        if self._lifeline is not None:
-            self._lifeline.add(self._lease, self._renewal)
+        if self._lease_thread is not None:
+            self._lease_thread.add(self._lease, self._renewal)
         try:
             ended = await self._run()
             if self._request is not None:
                 await self._request.settle()
             return ended
         finally:
-            if self._lifeline is not None:
-                await self._lifeline.remove(self._lease)
+            if self._lease_thread is not None:
+                await self._lease_thread.remove(self._lease)
             if self._request is not None:
                 await self._request.aclose()
 
@@ -148,7 +148,7 @@ class Generation:
         try:
             async with timeouts.timeout(self._limits.answer_timeout_s):
                 self._request = AnswerRequest(
-                    self._lineup.candidates(self._job),
+                    self._providers.candidates(self._job),
                     self._flusher,
                     self._limits.failover,
                     self._limits.call,

@@ -57,7 +57,7 @@ class QueueAdmin:
         self._session_log = session_log
         self._queue = queue
         self._backlog = backlog
-        self._intake = submitter
+        self._submitter = submitter
 
     async def queues(self) -> list[QueueCounts]:
         """Every queue that has had a job, by name."""
@@ -97,7 +97,7 @@ class QueueAdmin:
             await self._queue.discard(found.queue, found.session, generation)
             return "dead"
         stopped = await self._stop(found) or Stopped(generation, already_ended=False)
-        await self._intake.clean_up_after_stop(found.session, stopped._replace(queue=found.queue))
+        await self._submitter.clean_up_after_stop(found.session, stopped._replace(queue=found.queue))
         if stopped.already_ended:
             return "ended"
         return "running" if stopped.owner else "waiting"
@@ -200,7 +200,7 @@ class QueueAdmin:
         if not await self._queue.announce(job.queue):
             raise RelayError(f"there are too many queues for {job.queue}; the letter stays")
         if known is None:
-            admitted = await self._intake.submit(job)
+            admitted = await self._submitter.submit(job)
             match admitted:
                 case Admitted(generation=generation):
                     return generation
@@ -214,8 +214,8 @@ class QueueAdmin:
                     return job.generation
                 case _:
                     assert_never(admitted)
-        if await self._intake.unclaimed(job.session, known[0]):
-            await self._intake.enqueue(msgspec.structs.replace(job, generation=known[0]))
+        if await self._submitter.unclaimed(job.session, known[0]):
+            await self._submitter.enqueue(msgspec.structs.replace(job, generation=known[0]))
         return known[0]
 
     async def _stop(self, found: OpenJob) -> Stopped | None:

@@ -1,4 +1,7 @@
-"""The models a worker can ask. Each provider's SDK is imported only by the worker that uses it."""
+"""The models a worker can ask. Each provider's SDK is imported only by the worker that uses it.
+
+To add one: its name in relay/settings.py (`ProviderName`), its file here, its case in `make`. mypy names what lacks.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class AttemptBuffer:
         self.count: dict[Kind, int] = {"tokens": 0, "reasoning": 0, "data": 0}
         self.stored: dict[Kind, int] = _stored(progress)
         self.diverged = False
-        self._left = progress  # until the text read again turns out to be the same
+        self._unproven = progress  # until the text read again turns out to be the same
         self._runs: list[tuple[Kind, list[str]]] = []  # neighbours of one kind together
 
     def __bool__(self) -> bool:
@@ -43,16 +43,16 @@ class AttemptBuffer:
 
     def compare(self, crc32: int) -> None:
         """Once all the text in the log has been read again: is it the same? `crc32`: of the text added so far."""
-        if self._left is not None and self.count["tokens"] >= self._left.tokens:
-            self.diverged = crc32 != self._left.crc32
-            self._left = None
+        if self._unproven is not None and self.count["tokens"] >= self._unproven.tokens:
+            self.diverged = crc32 != self._unproven.crc32
+            self._unproven = None
 
     def rebuilt(self, there: RebuildResult | None) -> None:
         """After a rebuild the log has this much of the attempt; None: nothing."""
         self.stored = _stored(there)
-        if self._left is not None:  # the log may have less of it now
+        if self._unproven is not None:  # the log may have less of it now
             crc32 = there.crc32 if there is not None else 0
-            self._left = self._left._replace(tokens=self.stored["tokens"], crc32=crc32)
+            self._unproven = self._unproven._replace(tokens=self.stored["tokens"], crc32=crc32)
 
     def split(self) -> Iterator[tuple[Kind, list[str], list[str]]]:
         """Each run as (kind, the texts that are stored, the texts that are not)."""
