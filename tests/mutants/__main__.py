@@ -81,7 +81,7 @@ def mutate(path: Path, mutant: Mutant) -> None:
 def run(tree: Path, tests: list[str]) -> set[str]:
     """The tests that fail in this tree; one that never ends is red too."""
     command = [sys.executable, "-m", "pytest", "-rA", "--tb=no", "--show-capture=no", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "workers")])}
     try:
         done = subprocess.run(
             command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TEST_S * len(tests), check=False

@@ -20,14 +20,15 @@ from tests.scenarios.template import Forked, Template
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-WATCHING = [str(ROOT / "tests" / "hooks"), str(ROOT)]  # gateways look at what leaves their sinks (tests/sink_order.py)
+SOURCES = [str(ROOT), str(ROOT / "workers")]  # of the code under test, wherever another copy of it is installed
+WATCHING = [str(ROOT / "tests" / "hooks"), *SOURCES]  # gateways look at what leaves their sinks (tests/sink_order.py)
 TIMEOUT_S = 20.0
 START_S = 60.0  # on a machine that many share; nothing is proven by how fast a process starts
 
 
 def customized(directory: Path) -> str:
     """PYTHONPATH with a `sitecustomize` of a test's own before the code under test."""
-    return os.pathsep.join([str(directory), str(ROOT)])
+    return os.pathsep.join([str(directory), *SOURCES])
 
 
 async def until(condition: Callable[[], Any], what: str = "", timeout_s: float = TIMEOUT_S) -> Any:
