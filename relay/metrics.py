@@ -79,6 +79,11 @@ tokens_after_stop = Counter(
     "relay_tokens_after_stop_total", "Tokens that came between these two: paid for, never shown"
 )
 provider_calls = Counter("relay_provider_calls_total", "Calls of providers by outcome", ["provider", "outcome"])
+provider_fields_ignored = Counter(
+    "relay_provider_fields_ignored_total",
+    "Fields of a provider's answers that could not be read, and were left out",
+    ["provider", "field"],
+)
 failovers = Counter(
     "relay_failovers_total",
     "Calls made after another had failed: before the first token, midway (a restart), or again at the same provider",

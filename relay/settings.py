@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         description="Ask OpenAI for background responses: another worker goes on with the same answer "
         "(Responses API only)",
     )
+    openai_done_ends: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Whether a stream with [DONE] and no finish_reason is whole: yes, no, or auto: unless the server "
+        "is OpenAI's or Azure's",
+    )
     batch_size: int = Field(20, description="Tokens per batch", ge=1, le=10000)
     batch_linger_ms: float = Field(50, description="A token waits at most this long for its batch", ge=0, le=10000)
     flush_retries: int = Field(3, description="A flush that failed is tried again this often", ge=0, le=10)

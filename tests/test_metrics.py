@@ -16,7 +16,10 @@ from relay.store.queue.reaper import Action, Idle
 OURS = [found for found in vars(metrics).values() if isinstance(found, Counter | Gauge | Histogram)]
 DOCS = Path(__file__).parent.parent / "docs" / "operations.md"
 ROW = re.compile(r"\| `(?P<name>relay_[a-z_]+)(?:\{(?P<labels>[a-z,]+)\})?` \| (?P<kind>[a-z]+) \| .+ \|")
-LABELS = {"type", "code", "kind", "outcome", "cause", "reason", "why", "part", "what", "queues", "provider", "moment"}
+LABELS = {
+    "type", "code", "kind", "outcome", "cause", "reason", "why", "part", "what", "queues", "provider", "moment",
+    "field",
+}  # fmt: skip
 
 
 def _in_a_process(place: str, directory: Path, program: str) -> str:

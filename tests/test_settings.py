@@ -76,6 +76,7 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
             "url": "wss://x",
             "failover": "end",
             "loop": "uvloop",
+            "openai_done_ends": "no",
             "root_path": "/x",
         }
         special |= {"failure_messages": {"de": "x"}}

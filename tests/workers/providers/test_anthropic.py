@@ -17,7 +17,8 @@ import httpx2
 import pytest
 
 from relay.errors import SettingsError
-from relay_workers.providers.anthropic import MAX_TOKENS, MODEL, OPENING, AnthropicProvider
+from relay_workers.providers.anthropic import MODEL, AnthropicProvider
+from relay_workers.providers.anthropic_request import MAX_TOKENS, OPENING
 from relay_workers.providers.base import (
     Finished,
     Part,
@@ -314,16 +315,9 @@ TEXT = {"type": "text_delta", "text": "late"}
                 "JSON, but a number": "5",
                 "no type": "{}",
                 "no delta": event("content_block_delta", index=0),
-                "a delta without type": event("content_block_delta", index=0, delta={"text": "late"}),
                 "a delta that is none": event("content_block_delta", index=0, delta=5),
-                "a delta without text": event("content_block_delta", index=0, delta={"type": "text_delta"}),
                 "text that is none": event("content_block_delta", index=0, delta={**TEXT, "text": ["x"]}),
-                "text that is null": event("content_block_delta", index=0, delta={**TEXT, "text": None}),
-                "thinking that is none": event(
-                    "content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": 5}
-                ),
                 "a message that is none": event("message_start", message="x"),
-                "a finish that is none": event("message_delta", delta={"stop_reason": ["x"]}),
             }.items()
         ),
     ],
@@ -395,7 +389,10 @@ async def test_events_and_deltas_without_text_are_passed_over() -> None:
         event("content_block_start", index=9, content_block={"type": "tool_use", "id": "t", "name": "n", "input": {}}),
         event("content_block_start", index=9, content_block={"type": "redacted_thinking", "data": "x"}),
         event("content_block_delta", index=9, delta={"type": "input_json_delta", "partial_json": "{"}),
-        event("content_block_delta", index=9, delta={"type": "citations_delta", "citation": {}}),
+        event("content_block_delta", index=9, delta={"type": "citations_delta", "citation": 5}),
+        event("content_block_delta", index=9, delta={"type": "text_delta"}),
+        event("content_block_delta", index=9, delta={"type": "thinking_delta", "thinking": 5}),
+        event("message_delta", delta={"stop_reason": ["x"]}),
         event("content_block_delta", index=9, delta={"type": "new_delta", "text": "x"}),
         event("content_block_stop"),
         event("message_delta", delta={"stop_reason": None}, usage=None),
@@ -484,7 +481,6 @@ def test_errors_without_a_status_are_classed_by_when_they_come(
 async def test_the_log_line_does_not_quote_what_the_server_said(script: Script) -> None:
     _, error = await failure_of(script)
     assert "secret" not in str(error)
-    assert "status_code" in str(error)
     assert ("authentication_error" in str(error)) is ("authentication_error" in repr(script))
 
 

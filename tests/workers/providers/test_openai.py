@@ -56,10 +56,10 @@ async def parts_of(script: Script, prompt: Prompt = HELLO, **options: Any) -> li
         return [part async for part in provider.stream(prompt) if not isinstance(part, TextComplete)]
 
 
-async def failure_of(script: Script) -> tuple[list[Part], ProviderError]:
+async def failure_of(script: Script, **options: Any) -> tuple[list[Part], ProviderError]:
     """The parts that came before the failure, and the failure."""
     parts: list[Part] = []
-    async with FakeProvider(script) as fake, provider_of(fake) as provider:
+    async with FakeProvider(script) as fake, provider_of(fake, **options) as provider:
         try:
             async for part in provider.stream(HELLO):
                 parts.append(part)
@@ -232,7 +232,7 @@ async def test_a_refused_call_is_classed_by_its_status(
         pytest.param({"garbage_after": ..., "garbage": DEEP}, "provider_error", True, id="JSON that nests too deep"),
         pytest.param({"garbage_after": ..., "garbage": '{"choices": [5]}'}, "provider_error", True, id="no choice"),
         pytest.param(
-            {"garbage_after": ..., "garbage": '{"choices": [{"delta": {"content": [{"text": "x"}]}}]}'},
+            {"garbage_after": ..., "garbage": '{"choices": [{"delta": {"content": [5]}}]}'},
             "provider_error",
             True,
             id="content that is no text",
@@ -261,7 +261,7 @@ async def test_a_usage_that_nests_too_deep_costs_the_usage_only() -> None:
 
 
 async def test_a_stream_that_has_everything_but_the_finish_mark_is_truncated() -> None:
-    parts, error = await failure_of(Script(tokens=["x", "y"], finish_reason=None))
+    parts, error = await failure_of(Script(tokens=["x", "y"], finish_reason=None), done_ends="no")
     assert parts == [Text("x"), Text("y")]
     assert error.code == "truncated"
 

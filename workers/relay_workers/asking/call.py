@@ -62,7 +62,8 @@ class ProviderCall:
         self._flusher = flusher
         self._limits = limits
         self._first_token_s = limits.first_token_timeout_s if first_token_s is None else first_token_s
-        self._deadline: timeouts.Timer | None = None  # None: there is no deadline any more
+        self._deadline: timeouts.Timer | None = None
+        self._complete = False  # the provider itself limits how long it waits for the rest
         self._arrivals = arrivals
         self._on_resume_handle = on_resume_handle
         self._repairs: dict[Kind, TextRepair] = {"tokens": TextRepair(), "reasoning": TextRepair()}
@@ -75,6 +76,7 @@ class ProviderCall:
         """
         async with aclosing(self._stream) as parts:
             finished = await self._in_time(parts)
+        self._deadline = None
         for kind, repair in self._repairs.items():
             self._tokens(kind, repair.flush())
         if self._flusher.behind:
@@ -85,7 +87,7 @@ class ProviderCall:
         try:
             async with timeouts.timeout(self._first_token_s) as self._deadline:
                 async for part in parts:
-                    if self._deadline is not None and self._deadline.due is None:
+                    if not self._complete and self._deadline is not None and self._deadline.due is None:
                         raise TimeoutError  # the stream ignored the cancellation
                     if isinstance(part, Finished):
                         return part
@@ -124,14 +126,15 @@ class ProviderCall:
         self._arrivals.note(len(tokens))
 
     def _progress(self) -> None:
+        self._complete = False  # text after a finish that came early
         if self._deadline is not None:
             self._deadline.start(self._limits.token_timeout_s)
 
     def _text_complete(self) -> None:
         """The provider sets the deadline for what follows: a complete answer must not fail because of its usage."""
+        self._complete = True
         if self._deadline is not None:
             self._deadline.stop()
-            self._deadline = None
 
     def _room_for(self, own_bytes: int) -> None:
         self._bytes += own_bytes

@@ -11,9 +11,10 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from types import ModuleType
+from typing import Any
 
 import httpx2
 
@@ -52,6 +53,12 @@ _STATUS_OF = {"authentication_error": 401, "invalid_api_key": 401, "billing_erro
 _FIELDS = ("status_code", "code", "type", "error_code")  # openai has `code`, anthropic `error_code`
 
 MAX_RETRY_AFTER_S = 3600.0
+
+# Where bodies name their error, and where another level of it may be.
+_NAMED_IN = ("status_code", "status", "http_status", "code", "error_code", "errorCode", "type", "error_type", "reason")
+_NESTED_IN = ("error", "errors", "metadata", "details", "detail")
+_TOLD_IN = ("message", "msg", "detail", "error_msg", "error_message", "error_code")
+_WORD = re.compile(r"[\w.-]{1,60}\Z")
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?\Z")
 
@@ -92,9 +99,56 @@ class ErrorClassifier:
         return " from ".join(_line(one) for one in (error, error.__cause__) if one is not None)
 
 
-def classify_event(event: str, error: object) -> ProviderError:
-    """For an error that came as an event of the stream, not as an exception; `error` is its content, if any."""
-    return _by_name(error, _named(event, error))
+def classify_body(what: str, error: object) -> ProviderError:
+    """For an error that came as JSON, in a stream or in place of one, not as an exception. `what`: for the log."""
+    found = list(_names(error))
+    detail = " ".join([what, *(f"{member}={name}" for member, name in found if member)])
+    return classify_status(None, [name for _, name in found], detail)
+
+
+def find_error(value: object, event: str = "message") -> object | None:
+    """The error that a JSON value is or holds, in any of the shapes that servers have; None if it is none.
+
+    `event`: the type of the event that it came as.
+    """
+    if event == "error":
+        return value or {}
+    if not isinstance(value, dict):
+        return None
+    if value.get("error") or value.get("type") == "error" or value.get("object") == "error":
+        return value
+    reply = value.get("base_resp")  # MiniMax
+    if isinstance(reply, dict) and reply.get("status_code"):
+        return {"code": f"base_resp_{reply['status_code']}"}
+    if value.get("choices"):
+        return _choice_error(value)
+    told = any(isinstance(value.get(name), str) and value[name] for name in _TOLD_IN)
+    return value if told or value.get("errors") or value.get("success") is False else None
+
+
+def _choice_error(value: dict[str, Any]) -> object | None:
+    choices = value.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return (choice.get("error") or None) if isinstance(choice, dict) else None
+
+
+def _names(error: object, depth: int = 3) -> Iterator[tuple[str, str]]:
+    """Codes and types, each with its member's name, or without one if it stands alone and may be anything.
+
+    Only single words: a sentence may quote a key or a prompt.
+    """
+    if isinstance(error, str) and _WORD.match(error):
+        yield "", error
+    if isinstance(error, list):
+        error = error[0] if error else None
+    if not isinstance(error, dict) or not depth:
+        return
+    for member in _NAMED_IN:
+        said = str(error.get(member)) if type(error.get(member)) in (int, str) else ""
+        if _WORD.match(said) and said != "error":
+            yield member, said
+    for member in _NESTED_IN:
+        yield from _names(error.get(member), depth - 1)
 
 
 def _named(what: str, error: object) -> str:

@@ -6,28 +6,20 @@ Importing this loads the SDK, which takes about a second: only workers that use 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import cast
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, Literal
 
+import httpx2
 import openai
-from openai import AsyncOpenAI, omit
-from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+from openai import AsyncOpenAI
 
-from relay import timeouts
 from relay.errors import SettingsError
-from relay.protocol.words import Finish
 from relay_workers.providers import access
-from relay_workers.providers.base import (
-    Finished,
-    Part,
-    Prompt,
-    ProviderError,
-    Reasoning,
-    Text,
-    TextComplete,
-    checked_model,
-    checked_usage,
-)
+from relay_workers.providers.base import Part, Prompt
 from relay_workers.providers.failures import ErrorClassifier
+from relay_workers.providers.openai_reading import ChatReader
+from relay_workers.providers.openai_request import chat_request
+from relay_workers.providers.reading import IgnoredFields, read_answer
 
 BASE_URL = "https://api.openai.com/v1"
 MODEL = "gpt-5-mini"  # if neither submit nor settings name one
@@ -35,7 +27,9 @@ MODEL = "gpt-5-mini"  # if neither submit nor settings name one
 TAIL_S = 5.0  # how long a complete answer waits for its usage
 
 _ERRORS = ErrorClassifier(openai)
-_FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "content_filter": "filter"}
+DoneEnds = Literal["auto", "yes", "no"]
+
+_OPENAI_HOSTS = (".openai.com", ".openai.azure.com")
 
 
 class _Client(access.Client, openai.DefaultAsyncHttpxClient):
@@ -45,6 +39,7 @@ class _Client(access.Client, openai.DefaultAsyncHttpxClient):
 class OpenAIProvider:
     """One client with its own connections; one call per answer, never retried here: failover is the caller's.
 
+    `done_ends`: whether a stream with `[DONE]` and no finish is whole; auto: unless the host is OpenAI's or Azure's.
     Raises SettingsError if key or base URL cannot work.
     """
 
@@ -58,6 +53,7 @@ class OpenAIProvider:
         model: str,
         connect_timeout_s: float,
         reasoning: bool = True,
+        done_ends: DoneEnds = "auto",
     ) -> None:
         if not api_key and not base_url:
             raise SettingsError("OPENAI_API_KEY is not set; a server without keys needs OPENAI_BASE_URL instead")
@@ -66,7 +62,9 @@ class OpenAIProvider:
         self.model = model or MODEL
         self._reasoning = reasoning
         # OpenAI's newer models refuse max_tokens; many compatible servers know only that.
-        self._modern_limit = url.host.endswith((".openai.com", ".openai.azure.com"))
+        self._modern_limit = url.host.endswith(_OPENAI_HOSTS)
+        self._done_ends = done_ends == "yes" or (done_ends == "auto" and not url.host.endswith(_OPENAI_HOSTS))
+        self._ignored = IgnoredFields(self.name)
         self._client = AsyncOpenAI(
             api_key=access.api_key("OPENAI_API_KEY", api_key),
             base_url=url,  # always given: otherwise the SDK reads the environment, past our settings
@@ -80,106 +78,25 @@ class OpenAIProvider:
         await access.check_reachable(self._url, self._connect_timeout_s)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
-        """The answer, part by part; see Provider. A failure after the finish loses the usage, not the answer."""
-        answer = _StreamState(prompt.model or self.model)
-        limit = omit if prompt.max_tokens is None else prompt.max_tokens
-        streaming, tail_ends = False, None
-        try:
-            stream = await self._client.chat.completions.create(
-                model=answer.model,
-                messages=_messages(prompt),
-                max_completion_tokens=limit if self._modern_limit else omit,
-                max_tokens=omit if self._modern_limit else limit,
-                stream=True,
-                stream_options={"include_usage": True},
-            )
-            streaming = True
-            async with stream:  # closes the connection, however this ends
-                chunks = aiter(stream)
-                # The usage comes after the finish, in a chunk of its own: only the end of the body is the end.
-                while True:
-                    if answer.finish and tail_ends is None:
-                        yield TextComplete()
-                        tail_ends = timeouts.now() + TAIL_S
-                    async with timeouts.timeout_at(tail_ends):
-                        chunk = await anext(chunks, None)
-                    if chunk is None:
-                        break
-                    for part in answer.read(chunk):
-                        yield part
-        except _ERRORS.errors as error:
-            if answer.finish is None:
-                raise _ERRORS.classify(error, streaming=streaming) from error
-        yield answer.finished()
+        """The answer, part by part; see Provider."""
+        reader = ChatReader(prompt.model or self.model, self._ignored, done_ends=self._done_ends)
+        async with AsyncExitStack() as stack:  # closes the connection, however this ends
+            response = await self._ask(stack, chat_request(prompt, reader.model, modern_limit=self._modern_limit))
+            async with aclosing(read_answer(response, reader, TAIL_S, "OPENAI_BASE_URL")) as parts:
+                async for part in parts:
+                    yield part
 
     async def aclose(self) -> None:
         """Close idle connections; called once, after the last stream has ended."""
         await self._client.close()
 
-
-class _StreamState:
-    """What the chunks have said so far. The SDK does not validate them: any field may be missing or of another type."""
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self.finish: Finish | None = None
-        self._refused = False
-        self._usage: dict[str, int] | None = None
-        self._chunks = 0
-
-    def read(self, chunk: ChatCompletionChunk) -> list[Part]:
-        """The chunk's parts. Raises ProviderError if it is malformed or says that the model failed."""
-        self._chunks += 1
+    async def _ask(self, stack: AsyncExitStack, request: dict[str, Any]) -> httpx2.Response:
+        """The response, before its body. Raises ProviderError."""
         try:
-            return self._parts(chunk)
-        except (AttributeError, TypeError) as error:
-            if self.finish:  # complete already: nothing that follows can spoil it
-                return []
-            raise ProviderError("provider_error", f"a malformed chunk: {error}", retryable=True) from error
-
-    def finished(self) -> Finished:
-        """The last part. Raises ProviderError("truncated") if no finish came, which the SDK does not report."""
-        if self.finish is None:
-            raise ProviderError(
-                "truncated", f"the stream ended without finish_reason, after {self._chunks} chunks", retryable=True
+            opened = await stack.enter_async_context(
+                self._client.chat.completions.with_streaming_response.create(**request)
             )
-        return Finished("filter" if self._refused else self.finish, self.model, self._usage)
-
-    def _parts(self, chunk: ChatCompletionChunk) -> list[Part]:
-        self.model = checked_model(chunk.model, self.model)
-        if chunk.usage:  # some servers send it with every chunk, counted up to there
-            counts = {"input_tokens": chunk.usage.prompt_tokens, "output_tokens": chunk.usage.completion_tokens}
-            self._usage = checked_usage(counts) or self._usage
-        if not chunk.choices:  # the usage chunk; Azure's first one too
-            return []
-        choice = chunk.choices[0]
-        parts: list[Part] = []
-        if delta := choice.delta:
-            # Not in OpenAI's API. Some servers send both names with the same text.
-            thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
-            if thought:
-                parts.append(Reasoning(_text(thought)))
-            if delta.content:
-                parts.append(Text(_text(delta.content)))
-            if delta.refusal:
-                self._refused = True
-                parts.append(Text(_text(delta.refusal)))
-        if choice.finish_reason:
-            self.finish = _finish(choice.finish_reason)
-        return parts
-
-
-def _finish(reason: str) -> Finish:
-    if reason == "error":  # from OpenRouter: the model behind it failed half-way
-        raise ProviderError("provider_error", "finish_reason error", retryable=True)
-    return _FINISHES.get(reason, "other")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"text expected, got {type(value).__name__}")
-    return value
-
-
-def _messages(prompt: Prompt) -> list[ChatCompletionMessageParam]:
-    return [cast(ChatCompletionMessageParam, {"role": turn.role, "content": turn.content}) for turn in prompt.turns]
+        except _ERRORS.errors as error:
+            raise _ERRORS.classify(error) from error
+        response: httpx2.Response = opened.http_response
+        return response

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
-from typing import cast
+from contextlib import AsyncExitStack, aclosing, suppress
+from typing import Any
 
+import httpx2
 import openai
-from openai import AsyncStream, Omit, omit
-from openai.types.responses import ResponseInputParam, ResponseStreamEvent
-from openai.types.shared_params import Reasoning as ReasoningParam
 
 from relay import timeouts
 from relay_workers.providers.base import Part, Prompt, ProviderError
+from relay_workers.providers.event_stream import EventStreamParser, ServerEvent
 from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_events import Response, checked_response_id
+from relay_workers.providers.reading import decode, feed
 
 RECONNECT_PAUSES_S = (0.0, 0.5, 2.0)  # one before each reconnection in a row that brought nothing
 QUIET_S = 15.0  # a connection without events for so long is taken for dead; a response that only thinks loses nothing
@@ -35,7 +36,6 @@ MIN_TOKENS = 16  # OpenAI refuses a lower max_output_tokens
 
 _ERRORS = ErrorClassifier(openai)
 _END = object()
-_Stream = AsyncStream[ResponseStreamEvent]
 
 # Models that can summarise their reasoning. Only a request shows whether they do so for this organisation.
 _REASONING = re.compile(r"(o\d|gpt-([5-9]|\d\d))(?!.*-chat)")
@@ -76,7 +76,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         except _ERRORS.errors as error:
             raise _ERRORS.classify(error) from error
 
-    async def _follow(self, response: Response, stream: _Stream | None) -> AsyncGenerator[Part, None]:
+    async def _follow(self, response: Response, stream: _EventStream | None) -> AsyncGenerator[Part, None]:
         """Read this stream, then others from where the last one stopped, until the response has ended."""
         attempts = 0
         while True:
@@ -105,7 +105,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
             attempts += 1
         yield response.finished()
 
-    async def _read(self, response: Response, stream: _Stream | None) -> AsyncGenerator[Part, None]:
+    async def _read(self, response: Response, stream: _EventStream | None) -> AsyncGenerator[Part, None]:
         """Read one connection. Raises TimeoutError if it is silent for too long."""
         stream = stream or await self._reopen(response)
         if stream is None:
@@ -122,44 +122,47 @@ class OpenAIBackgroundProvider(OpenAIProvider):
             if response.finish:
                 await _drain(stream)
 
-    async def _create(self, prompt: Prompt, model: str) -> _Stream:
+    async def _create(self, prompt: Prompt, model: str) -> _EventStream:
         try:
             return await self._post(prompt, model, self._reasoning_of(model))
         except openai.BadRequestError as error:
             if not self._reasoning_of(model) or not str(error.param).startswith("reasoning"):
                 raise
             self._without_summary |= {model}
-            return await self._post(prompt, model, omit)
+            return await self._post(prompt, model, None)
 
-    def _reasoning_of(self, model: str) -> ReasoningParam | Omit:
+    def _reasoning_of(self, model: str) -> dict[str, str] | None:
         """Requested only from models that may support it: others refuse the whole question."""
         wanted = self._reasoning and model not in self._without_summary and _REASONING.match(model)
-        return {"summary": "auto"} if wanted else omit
+        return {"summary": "auto"} if wanted else None
 
-    async def _post(self, prompt: Prompt, model: str, reasoning: ReasoningParam | Omit) -> _Stream:
-        limit = prompt.max_tokens
-        if limit is not None and self._modern_limit:
-            limit = max(limit, MIN_TOKENS)
-        return await self._client.responses.create(
-            model=model,
-            input=cast(ResponseInputParam, [{"role": turn.role, "content": turn.content} for turn in prompt.turns]),
-            max_output_tokens=omit if limit is None else limit,
-            reasoning=reasoning,
-            background=True,
-            store=True,
-            stream=True,
-        )
+    async def _post(self, prompt: Prompt, model: str, reasoning: dict[str, str] | None) -> _EventStream:
+        request: dict[str, Any] = {
+            "model": model,
+            "input": [{"role": turn.role, "content": turn.content} for turn in prompt.turns],
+            "background": True,
+            "store": True,
+            "stream": True,
+        }
+        if prompt.max_tokens is not None:
+            request["max_output_tokens"] = max(prompt.max_tokens, MIN_TOKENS if self._modern_limit else 0)
+        if reasoning is not None:
+            request["reasoning"] = reasoning
+        return await _EventStream.open(self._client.responses.with_streaming_response.create(**request))
 
-    async def _reopen(self, response: Response) -> _Stream | None:
+    async def _reopen(self, response: Response) -> _EventStream | None:
         """The stream after the last event that was read, or from its first. None: it can no longer be streamed.
 
         From five minutes after the response's creation OpenAI answers 400; the response itself can still be read.
         """
         response_id = _response_id(response)
-        after = omit if response.last is None else response.last  # 0 would leave out the first event
+        after: Any = (
+            {} if response.last is None else {"starting_after": response.last}
+        )  # 0 would leave out the first event
         try:
             async with timeouts.timeout(QUIET_S):
-                return await self._client.responses.retrieve(response_id, stream=True, starting_after=after)
+                opening = self._client.responses.with_streaming_response.retrieve(response_id, stream=True, **after)
+                return await _EventStream.open(opening)
         except openai.BadRequestError:
             return None
 
@@ -167,7 +170,8 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         """What is missing, once it has ended; see Response.look."""
         response_id = _response_id(response)
         async with timeouts.timeout(QUIET_S):
-            return response.look(await self._client.responses.retrieve(response_id))
+            found = await self._client.responses.with_raw_response.retrieve(response_id)
+            return response.look(decode(found.http_response.content))
 
     async def _rest(self, response: Response, failure: ProviderError) -> list[Part]:
         """Read the response a last time. Raises `failure` if it has not ended, or cannot be read."""
@@ -180,6 +184,44 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         return parts
 
 
+class _EventStream:
+    """One connection's events as JSON; closed by leaving it."""
+
+    def __init__(self, stack: AsyncExitStack, response: httpx2.Response) -> None:
+        self._stack = stack
+        self._chunks = response.aiter_bytes()
+        self._parser = EventStreamParser()
+        self._events: deque[ServerEvent] = deque()
+        stack.push_async_callback(self._chunks.aclose)
+
+    @classmethod
+    async def open(cls, opening: Any) -> _EventStream:
+        """`opening`: the SDK's. Raises what the SDK raises."""
+        async with AsyncExitStack() as stack:
+            opened = await stack.enter_async_context(opening)
+            return cls(stack.pop_all(), opened.http_response)
+
+    async def __aenter__(self) -> _EventStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def next(self) -> object:
+        """_END after the last. Raises what httpx2 raises, ValueError, ProviderError."""
+        while True:
+            while self._events:
+                data = self._events.popleft().data.strip()
+                if data.startswith(b"[DONE]"):
+                    return _END
+                if data:
+                    return decode(data)
+            chunk = await anext(self._chunks, b"")
+            if not chunk:
+                return _END
+            self._events.extend(feed(self._parser, chunk))
+
+
 def _response_id(response: Response) -> str:
     """Its id. Raises ProviderError if that has not come yet: then the response cannot be asked for again."""
     if response.response_id is None:
@@ -187,16 +229,16 @@ def _response_id(response: Response) -> str:
     return response.response_id
 
 
-async def _next(stream: _Stream, response: Response) -> object:
+async def _next(stream: _EventStream, response: Response) -> object:
     """The next event, _END after the last. Until the id is known, nothing could be resumed, so no timeout applies."""
     async with timeouts.timeout(QUIET_S if response.response_id else None):
-        return await anext(stream, _END)
+        return await stream.next()
 
 
-async def _drain(stream: _Stream) -> None:
+async def _drain(stream: _EventStream) -> None:
     with suppress(*_ERRORS.errors):  # the answer is complete: nothing after its end can spoil it
         async with timeouts.timeout(TAIL_S):
-            while await anext(stream, _END) is not _END:
+            while await stream.next() is not _END:
                 pass
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from relay.protocol.words import Finish
-from relay_workers.providers import failures
 from relay_workers.providers.base import (
     MAX_RESUME_HANDLE_LENGTH,
     Finished,
@@ -21,6 +20,7 @@ from relay_workers.providers.base import (
     checked_model,
     checked_usage,
 )
+from relay_workers.providers.failures import classify_body, find_error
 
 _TEXTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
 _THOUGHTS = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
@@ -30,7 +30,7 @@ _INCOMPLETE: dict[str, Finish] = {"max_output_tokens": "length", "content_filter
 
 
 class Response:
-    """What is known of it so far. The SDK does not validate events: any field may be missing or of another type.
+    """What is known of it so far. Events are JSON that nobody has checked: any field may be missing or of another type.
 
     `response_id`: None until it is known. `last`: the sequence_number of the last event that was read.
     """
@@ -68,8 +68,9 @@ class Response:
             raise ProviderError("provider_error", f"a malformed event: {error}", retryable=True) from error
 
     def _event_parts(self, event: Any) -> list[Part]:
-        # By `type`, never by class: the SDK picks any class that fits for an event that it does not know.
-        kind, number = _text(event.type), getattr(event, "sequence_number", None)
+        if (error := find_error(event)) is not None:
+            raise classify_body("error event", error)
+        kind, number = _text(event.get("type")), event.get("sequence_number")
         # Not for keepalives: their numbers belong to the connection, and the next event may have the same.
         if isinstance(number, int) and kind.startswith("response."):
             if self.last is not None and number <= self.last:
@@ -79,24 +80,23 @@ class Response:
             raise TypeError("a delta without sequence_number")
         if kind in _TEXTS:
             self._refused = self._refused or kind == "response.refusal.delta"
-            return self._text_parts(_text(event.delta))
+            return self._text_parts(_text(event.get("delta")))
         if kind in _THOUGHTS:
-            return [Reasoning(_text(event.delta))] if event.delta != "" else []
+            thought = _text(event.get("delta"))
+            return [Reasoning(thought)] if thought else []
         if kind == _SUMMARY_PART:  # each part begins with a headline and ends without a line break
-            return [Reasoning("\n\n")] if event.summary_index else []
+            return [Reasoning("\n\n")] if event.get("summary_index") else []
         if kind == "response.created":
-            return self._created(event.response)
+            return self._created(event.get("response"))
         if kind in _ENDS:
-            self._end(kind, event.response)
-        elif kind == "error":
-            raise failures.classify_event("error event", event)
+            self._end(kind, event.get("response"))
         return []
 
     def _created(self, response: Any) -> list[Part]:
-        self.model = checked_model(response.model, self.model)
+        self.model = checked_model(response.get("model"), self.model)
         if self.response_id is not None:  # sent again
             return []
-        self.response_id = checked_response_id(response.id)
+        self.response_id = checked_response_id(response.get("id"))
         return [ResumeHandle(self.response_id)]
 
     def _text_parts(self, text: str) -> list[Part]:
@@ -106,7 +106,7 @@ class Response:
         return [Text(text)] if text else []
 
     def _missing_parts(self, response: Any) -> list[Part]:
-        kind = f"response.{_text(response.status)}"
+        kind = f"response.{_text(response.get('status'))}"
         if kind not in _ENDS:
             return []
         self._end(kind, response)
@@ -116,19 +116,20 @@ class Response:
         return self._text_parts(text[self._said :].decode("utf-16-le", "surrogatepass"))
 
     def _content(self, content: Any) -> str:
-        if content.type == "refusal":
+        if content.get("type") == "refusal":
             self._refused = True
-            return _text(content.refusal)
-        return _text(content.text) if content.type == "output_text" else ""
+            return _text(content.get("refusal"))
+        return _text(content.get("text")) if content.get("type") == "output_text" else ""
 
     def _end(self, kind: str, response: Any) -> None:
         if kind == "response.failed":
-            raise failures.classify_event(kind, response.error)
+            raise classify_body(kind, response.get("error"))
         if kind == "response.cancelled":  # somebody stopped it: do not ask again
             raise ProviderError("provider_error", "the response was cancelled", retryable=False)
-        self.model = checked_model(response.model, self.model)
-        self._usage = _usage(response.usage)
-        reason = getattr(response.incomplete_details, "reason", None) if kind == "response.incomplete" else None
+        self.model = checked_model(response.get("model"), self.model)
+        self._usage = _usage(response.get("usage"))
+        details = response.get("incomplete_details") if kind == "response.incomplete" else None
+        reason = details.get("reason") if isinstance(details, dict) else None
         self.finish = "stop" if kind == "response.completed" else _INCOMPLETE.get(str(reason), "other")
 
 
@@ -141,11 +142,12 @@ def checked_response_id(said: object) -> str:
 
 
 def _contents(response: Any) -> list[Any]:
-    return [content for item in response.output if item.type == "message" for content in item.content]
+    messages = [item for item in response.get("output") if item.get("type") == "message"]
+    return [content for message in messages for content in message.get("content")]
 
 
 def _usage(usage: Any) -> dict[str, int] | None:
-    return checked_usage({name: getattr(usage, name, None) for name in ("input_tokens", "output_tokens")})
+    return checked_usage(usage if isinstance(usage, dict) else None)
 
 
 def _utf_16(text: str) -> bytes:

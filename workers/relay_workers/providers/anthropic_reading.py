@@ -1,0 +1,154 @@
+"""Anthropic's Messages API as servers really send it: each event's JSON becomes parts. Pure.
+
+https://platform.claude.com/docs/en/build-with-claude/streaming has Anthropic's own shape;
+tests/workers/providers/dialects_anthropic.py has the others, and who sends them. An event is known by the `type` in its
+JSON, so it needs no `event:` line; without a `type` that line's counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relay.protocol.words import Finish
+from relay_workers.providers.base import Part, Reasoning, Text, checked_model
+from relay_workers.providers.reading import IgnoredFields, Malformed, StreamReader, whole_number
+from relay_workers.providers.tool_calls import ToolCall
+
+_FINISHES: dict[str, Finish] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "filter",
+}  # any other, such as tool_use and pause_turn, is `other`
+_TOOL_BLOCKS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+# The whole prompt: the API counts what it read from its cache, or wrote there, apart from its input_tokens.
+_INPUT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+class MessageReader(StreamReader):
+    """See StreamReader."""
+
+    def __init__(self, model: str, ignored: IgnoredFields) -> None:
+        super().__init__(model, ignored)
+        self._input: dict[str, int] = {}
+        self._tool: ToolCall | None = None  # of the block that is open
+
+    def _parts(self, value: dict[str, Any], event: str) -> list[Part]:
+        kind = value.get("type", event)
+        if kind == "content_block_delta":
+            return self._piece_parts(value.get("delta"))
+        if kind == "content_block_start":  # a block may begin with text, though Anthropic's own do not
+            return [*self._flush(), *self._block_parts(value.get("content_block"))]
+        if kind == "content_block_stop":
+            return self._flush()
+        if kind == "message_start":
+            return self._message_parts(value.get("message"))
+        if kind == "message_delta":
+            return self._delta_parts(value)
+        if kind == "message_stop":
+            self.is_done = True
+            self.finish = self.last_finish
+            return self._flush()
+        if kind == "message" and "content" in value:  # whole, where a stream was asked for
+            return self._message_parts(value)
+        if not isinstance(kind, str):
+            raise Malformed("an event without a type")
+        return []  # pings, and events of types that are not known yet
+
+    def _message_parts(self, message: object) -> list[Part]:
+        """Of a message's beginning, or of a whole one."""
+        if not isinstance(message, dict):
+            raise Malformed("no message")
+        self.model = checked_model(message.get("model"), self.model)
+        self._usages(message.get("usage"), whole="stop_reason" in message and message["stop_reason"] is not None)
+        parts: list[Part] = []
+        content = message.get("content")
+        for block in [content] if isinstance(content, str) else content or []:
+            parts += self._block_parts({"type": "text", "text": block} if isinstance(block, str) else block)
+            parts += self._flush()
+        self._stop(message.get("stop_reason"))
+        return parts
+
+    def _delta_parts(self, value: dict[str, Any]) -> list[Part]:
+        delta = value.get("delta")
+        self._stop(delta.get("stop_reason") if isinstance(delta, dict) else None)
+        self._usages(value.get("usage"), whole=True)
+        return self._flush() if self.finish else []
+
+    def _stop(self, reason: object) -> None:
+        if isinstance(reason, str) and reason:
+            self.finish = _FINISHES.get(reason, "other")
+        elif reason:
+            self._ignored.add("finish")
+
+    def _block_parts(self, block: object) -> list[Part]:
+        if isinstance(block, dict) and block.get("type") in _TOOL_BLOCKS:
+            call_id, name = (said if isinstance(said := block.get(member), str) else "" for member in ("id", "name"))
+            self._tool = ToolCall(call_id, name)
+            self._tool.add(block.get("input") or None)
+            return []
+        parts = self._piece_parts(block)
+        citations = block.get("citations") if isinstance(block, dict) else None
+        for citation in citations if isinstance(citations, list) else []:
+            parts += self._citation(citation)
+        return parts
+
+    def _piece_parts(self, piece: object) -> list[Part]:
+        """Of a block or of its delta. Without a type, its text tells what it is."""
+        if not isinstance(piece, dict):
+            raise Malformed("no block")
+        kind = piece.get("type")
+        if kind in ("text_delta", "text") or (kind is None and "text" in piece):
+            text = piece.get("text")
+            if text is not None and not isinstance(text, str):
+                raise Malformed(f"text is a {type(text).__name__}")
+            return [Text(text)] if text else []
+        if kind in ("thinking_delta", "thinking") or (kind is None and "thinking" in piece):
+            return self._thought(piece.get("thinking"))
+        if kind == "citations_delta":
+            return self._citation(piece.get("citation"))
+        if kind == "input_json_delta":
+            if self._tool is None:
+                self._ignored.add("tool_call")
+            else:
+                self._tool.add(piece.get("partial_json"))
+            return []
+        if not isinstance(kind, str):  # it may have been text
+            raise Malformed("a block without a type")
+        return []  # signatures, and blocks of types that are not known yet
+
+    def _thought(self, thought: object) -> list[Part]:
+        if thought and not isinstance(thought, str):
+            self._ignored.add("reasoning")
+        return [Reasoning(thought)] if isinstance(thought, str) and thought else []
+
+    def _citation(self, citation: object) -> list[Part]:
+        if isinstance(citation, dict):
+            return self._data("citation", citation)
+        self._ignored.add("citation")
+        return []
+
+    def _flush(self) -> list[Part]:
+        """The tool call of the block that has just ended."""
+        call, self._tool = self._tool, None
+        if call is None:
+            return []
+        if call.is_readable:
+            return self._data("tool_call", call.value())
+        self._ignored.add("tool_call")
+        return []
+
+    def _usages(self, usage: object, *, whole: bool) -> None:
+        """Cumulative: the last number of each name counts. (LiteLLM says 0 first.)
+
+        `whole`: the text has ended. A message's beginning already counts its first token.
+        """
+        self._count_usage(usage, {"output_tokens": "output_tokens"} if whole else {})
+        if not isinstance(usage, dict):
+            return
+        for name in _INPUT:
+            if (count := whole_number(usage.get(name))) is not None:
+                self._input[name] = count
+        if "input_tokens" in self._input:
+            self._usage["input_tokens"] = sum(self._input.values())

@@ -1,0 +1,247 @@
+"""OpenAI's chat completions as servers really send them: each event's JSON becomes parts. Pure.
+
+OpenAI's own shape comes first in each table; tests/workers/providers/dialects_openai.py has the others, and who sends
+them. https://developers.openai.com/api/reference/resources/chat/subresources/completions/streaming-events
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relay.protocol.words import Finish
+from relay_workers.providers.base import Finished, Part, ProviderError, Reasoning, Text, checked_model
+from relay_workers.providers.reading import IgnoredFields, Malformed, StreamReader
+from relay_workers.providers.tool_calls import ToolCalls
+
+# What a finish_reason means, in lower case; any other is `other`.
+_FINISHES: dict[str, Finish] = {
+    "stop": "stop", "eos": "stop", "eos_token": "stop", "end": "stop", "end_turn": "stop", "stop_sequence": "stop",
+    "length": "length", "max_tokens": "length", "max_output_tokens": "length", "max_length": "length",
+    "model_length": "length", "model_context_window_exceeded": "length",
+    "content_filter": "filter", "content_filtered": "filter", "refusal": "filter", "safety": "filter",
+    "sensitive": "filter", "recitation": "filter", "prohibited_content": "filter", "blocklist": "filter",
+    "spii": "filter", "guardrail_intervened": "filter",
+}  # fmt: skip
+# By these a server says that the model behind it has failed, in finish_reason or in native_finish_reason.
+_FAILURES = frozenset(
+    {
+        "error", "network_error", "server_error", "internal_error", "internal_server_error", "upstream_error",
+        "engine_overloaded", "engine_overloaded_error", "overloaded", "overloaded_error",
+        "insufficient_system_resource", "malformed_function_call", "timeout", "abort", "aborted", "failed",
+    }
+)  # fmt: skip
+_NO_FINISHES = frozenset({"", "null", "none"})
+
+_BODIES = ("delta", "message", "text")  # where a choice has its text; an answer keeps to the first that had any
+_REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
+_USAGE = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+}
+_MAX_DEPTH = 4
+_MAX_CITATIONS = 256
+
+
+class ChatReader(StreamReader):
+    """`done_ends`: whether an answer with `[DONE]` and no finish_reason is whole."""
+
+    def __init__(self, model: str, ignored: IgnoredFields, *, done_ends: bool) -> None:
+        super().__init__(model, ignored)
+        self._done_ends = done_ends
+        self._refused = False
+        self._body = ""  # the one of _BODIES that has the text
+        self._anything = False
+        self._tools = ToolCalls()
+        self._cited: list[object] = []
+
+    def finished(self) -> Finished:
+        finished = super().finished()
+        return Finished("filter", finished.model, finished.usage) if self._refused else finished
+
+    def _done(self) -> list[Part]:
+        self.is_done = True
+        if self.finish is None and self._done_ends and self._anything:
+            self.finish = self.last_finish
+            return self._flush()
+        return []
+
+    def _parts(self, value: dict[str, Any], event: str) -> list[Part]:
+        self.model = checked_model(value.get("model"), self.model)
+        choice = _choice(value)
+        self._usages(value, choice)
+        parts = self._choice_parts(choice) if choice else []
+        parts += self._citations(value.get("citations"))
+        if choice and (reason := _reason(choice)):
+            self.finish = _FINISHES.get(reason, "other")
+            parts += self._flush()
+        self._anything = self._anything or bool(parts)
+        return parts
+
+    def _usages(self, value: dict[str, Any], choice: dict[str, Any]) -> None:
+        groq = value.get("x_groq")
+        for holder in (groq if isinstance(groq, dict) else {}, choice, value):
+            if holder.get("usage") is not None:
+                self._count_usage(holder["usage"], _USAGE)
+
+    def _choice_parts(self, choice: dict[str, Any]) -> list[Part]:
+        parts: list[Part] = []
+        for name in _BODIES if not self._body else (self._body,):
+            body = choice.get(name)
+            if isinstance(body, str):
+                parts = [Text(body)] if body else []
+            elif isinstance(body, dict):
+                parts = self._body_parts(body)
+            elif body is not None:
+                raise Malformed(f"{name} is a {type(body).__name__}")
+            if parts:
+                self._body = name
+                break
+        return parts
+
+    def _body_parts(self, body: dict[str, Any]) -> list[Part]:
+        parts: list[Part] = []
+        if thought := self._thought(body):
+            parts.append(Reasoning(thought))
+        content = body.get("content")
+        if content:
+            said = [Text(content)] if isinstance(content, str) else self._content_parts(content)
+            parts += [*self._flush(), *said] if any(isinstance(part, Text) for part in said) else said
+        if refusal := body.get("refusal"):
+            parts.append(self._refusal(refusal))
+        if body.get("annotations"):
+            parts += self._citations(body["annotations"])
+        if body.get("tool_calls") or body.get("function_call"):
+            self._add_tools(body)
+        return parts
+
+    def _thought(self, body: dict[str, Any]) -> str:
+        """The first that can be read: some servers send the same text under several names."""
+        unreadable = False
+        for name in _REASONING:
+            said = body.get(name)
+            if not said:
+                continue
+            thought = _plain(said)
+            if thought:
+                return thought
+            unreadable = unreadable or thought is None
+        if unreadable:
+            self._ignored.add("reasoning")
+        return ""
+
+    def _content_parts(self, content: object) -> list[Part]:
+        """Content that is no string, but a part or a list of parts."""
+        parts: list[Part] = []
+        for piece in content if isinstance(content, list) else [content]:
+            if isinstance(piece, str):
+                parts.append(Text(piece))
+            elif not isinstance(piece, dict):
+                raise Malformed(f"content is a {type(piece).__name__}")
+            elif piece.get("type") in ("thinking", "reasoning"):
+                thought = _plain({name: member for name, member in piece.items() if name != "type"})
+                if thought is None:
+                    self._ignored.add("reasoning")
+                elif thought:
+                    parts.append(Reasoning(thought))
+            elif piece.get("refusal"):
+                parts.append(self._refusal(piece["refusal"]))
+            elif (text := _plain(piece.get("text"))) is not None:
+                parts.append(Text(text))
+            else:
+                self._ignored.add("content")
+        return [part for part in parts if not isinstance(part, Text) or part.text]
+
+    def _refusal(self, refusal: object) -> Part:
+        if not isinstance(refusal, str):
+            raise Malformed(f"refusal is a {type(refusal).__name__}")
+        self._refused = True
+        return Text(refusal)
+
+    def _add_tools(self, body: dict[str, Any]) -> None:
+        pieces = body.get("tool_calls") or [{"index": "function_call", "function": body["function_call"]}]
+        for piece in pieces if isinstance(pieces, list) else [pieces]:
+            function = piece.get("function") if isinstance(piece, dict) else None
+            if not isinstance(function, dict) or not _is_key(piece.get("index")):
+                self._ignored.add("tool_call")
+                continue
+            said = (piece.get("id"), function.get("name"), function.get("arguments"))
+            if not self._tools.add(piece.get("index"), *said):
+                self._ignored.add("tool_call")
+
+    def _flush(self) -> list[Part]:
+        """The tool calls so far: text that follows them, or the finish, shows that they are whole."""
+        parts: list[Part] = []
+        for call in self._tools.take():
+            if call.is_readable:
+                parts += self._data("tool_call", call.value())
+            else:
+                self._ignored.add("tool_call")
+        return parts
+
+    def _citations(self, citations: object) -> list[Part]:
+        """Each once: Perplexity repeats all of them in each chunk."""
+        if not citations:
+            return []
+        parts: list[Part] = []
+        for said in citations if isinstance(citations, list) else [citations]:
+            citation = _citation(said)
+            if citation is None or (len(self._cited) >= _MAX_CITATIONS and citation not in self._cited):
+                self._ignored.add("citation")
+            elif citation not in self._cited:
+                self._cited.append(citation)
+                parts += self._data("citation", citation)
+        return parts
+
+
+def _choice(value: dict[str, Any]) -> dict[str, Any]:
+    choices = value.get("choices")
+    if not choices:  # the usage chunk; Azure's first one too
+        return {}
+    choice = choices[0] if isinstance(choices, list) else None
+    if not isinstance(choice, dict):
+        raise Malformed("choices hold no object")
+    return choice
+
+
+def _reason(choice: dict[str, Any]) -> str:
+    """The finish_reason in lower case; empty if there is none. Raises ProviderError if the model has failed."""
+    said = [choice.get(name) for name in ("finish_reason", "native_finish_reason")]
+    reasons = [reason.lower() if isinstance(reason, str) else "" for reason in said]
+    if failed := next((reason for reason in reasons if reason in _FAILURES), None):
+        raise ProviderError("provider_error", f"finish_reason {failed}", retryable=True)
+    return "" if reasons[0] in _NO_FINISHES else reasons[0]
+
+
+def _plain(said: object, depth: int = _MAX_DEPTH) -> str | None:
+    """The text of a string, of an object's first member that has one, or of a list of these; None: none to be read."""
+    if isinstance(said, str):
+        return said
+    if isinstance(said, list) and depth:
+        texts = [_plain(item, depth - 1) for item in said]
+        return None if None in texts else "".join(text or "" for text in texts)
+    if isinstance(said, dict) and depth:
+        if said.get("type") in ("reasoning.encrypted", "redacted_thinking"):
+            return ""
+        for name in ("text", "content", "summary", "thinking", "reasoning", "value"):
+            if said.get(name):
+                return _plain(said[name], depth - 1)
+        known = {"text", "content", "summary", "thinking", "type", "signature", "format", "id", "index"}
+        return "" if not set(said) - known else None
+    return None
+
+
+def _citation(said: object) -> dict[str, Any] | None:
+    if isinstance(said, str) and said:
+        return {"url": said}
+    if not isinstance(said, dict):
+        return None
+    nested = said.get("url_citation")
+    if not isinstance(nested, dict):
+        return said
+    return {**{name: member for name, member in said.items() if name != "url_citation"}, **nested}
+
+
+def _is_key(index: object) -> bool:
+    return index is None or isinstance(index, int | str)
