@@ -1,0 +1,285 @@
+"""Every dialect of the tables, as raw bytes to the real provider: in one piece, in pieces cut anywhere, byte by byte.
+
+The rows are in `dialects_*.py`; each says where its shape was seen.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import httpcore2
+import httpx2
+import pytest
+
+from relay_workers.providers.anthropic import AnthropicProvider
+from relay_workers.providers.base import (
+    Data,
+    Finished,
+    Part,
+    Prompt,
+    Provider,
+    ProviderError,
+    Reasoning,
+    ResumeHandle,
+    Text,
+    TextComplete,
+    Turn,
+)
+from relay_workers.providers.openai import OpenAIProvider
+from tests.workers.providers.dialect import Answer, Failure, Outcome, Row
+from tests.workers.providers.dialects_anthropic import ANTHROPIC
+from tests.workers.providers.dialects_openai import OPENAI
+from tests.workers.providers.raw_server import Framing, Response, raw_server
+
+HI = Prompt([Turn("user", "Hi")])
+STRIDE = 8  # so many requests cover every border of a body
+SHORT_BYTES = 1_500  # a body up to this size is cut in two at every byte
+GIANT_BYTES = 20_000
+
+Made = Callable[[str, Row], Provider]
+
+
+def openai(url: str, row: Row) -> Provider:
+    return OpenAIProvider(None, f"{url}/v1", "test-model", connect_timeout_s=5, **row.settings)
+
+
+def anthropic(url: str, row: Row) -> Provider:
+    return AnthropicProvider(None, url, "test-model", connect_timeout_s=5, **row.settings)
+
+
+ROWS = [
+    *(pytest.param(openai, row, id=f"openai: {row.name}") for row in OPENAI),
+    *(pytest.param(anthropic, row, id=f"anthropic: {row.name}") for row in ANTHROPIC),
+]
+each_row = pytest.mark.parametrize(("made", "row"), ROWS)
+
+
+_TLS = ssl.create_default_context()
+
+
+@pytest.fixture(autouse=True)
+def _certificates_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every client loads them, which takes longer than all else here."""
+    monkeypatch.setattr(httpcore2, "default_ssl_context", lambda **_: _TLS)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [
+        name for name in os.environ if name.startswith(("OPENAI_", "ANTHROPIC_")) or name.lower().endswith("_proxy")
+    ]:
+        monkeypatch.delenv(name)
+
+
+def test_no_two_rows_have_the_same_name_and_each_has_a_source() -> None:
+    for rows in (OPENAI, ANTHROPIC):
+        assert len({row.name for row in rows}) == len(rows)
+        assert [row.name for row in rows if not row.source.startswith("https://")] == []
+
+
+# Over a real connection
+
+
+@each_row
+async def test_a_dialect(made: Made, row: Row) -> None:
+    """In one piece and byte by byte, compressed, and with each way in which a body can end."""
+    async with raw_server(_response(row, [row.body])) as server, _closing(made(server.url, row)) as provider:
+        _check(row, await _outcome(provider), "in one piece")
+
+        size = 1 + len(row.body) // 5_000  # one byte, but for the giants
+        server.response = _response(row, [row.body[at : at + size] for at in range(0, len(row.body), size)])
+        _check(row, await _outcome(provider), f"in pieces of {size}")
+
+        server.response = _response(row, [row.body], framing="length")
+        _check(row, await _outcome(provider), "with content-length")
+
+        if row.end == "clean":  # a body that is cut fails in the decoder; and only a cut shows where there is an end
+            packed = gzip.compress(row.body, mtime=0)
+            server.response = _response(row, [packed[at : at + 7] for at in range(0, len(packed), 7)])
+            server.response.headers = {"content-encoding": "gzip"}
+            _check(row, await _outcome(provider), "compressed")
+
+            server.response = _response(row, [row.body], framing="close")
+            _check(row, await _outcome(provider), "up to the end of the connection")
+
+
+def _response(row: Row, pieces: list[bytes], framing: Framing = "chunked") -> Response:
+    kept = [piece for piece in pieces if piece]
+    return Response(kept, row.status, row.content_type, framing=framing, end=row.end)
+
+
+# With the connection replaced: the same pieces, without the cost of a socket
+
+
+@each_row
+async def test_a_dialect_cut_anywhere(made: Made, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every border between two bytes is a border between two pieces, in one of the requests."""
+    if len(row.body) > GIANT_BYTES:
+        pytest.skip("too many pieces")
+    transport = _Transport(row, monkeypatch)
+    async with _closing(made("http://127.0.0.1:1", row)) as provider:
+        for first in range(1, min(STRIDE, len(row.body)) + 1):
+            transport.cut_at(range(first, len(row.body), STRIDE))
+            _check(row, await _outcome(provider), f"cut at {first} and every {STRIDE} bytes")
+
+
+@pytest.mark.slow
+@each_row
+async def test_a_dialect_in_two_pieces_cut_at_every_byte(made: Made, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    if len(row.body) > SHORT_BYTES:
+        pytest.skip("not short")
+    transport = _Transport(row, monkeypatch)
+    async with _closing(made("http://127.0.0.1:1", row)) as provider:
+        for at in range(1, len(row.body)):
+            transport.cut_at([at])
+            _check(row, await _outcome(provider), f"cut at {at}: …{row.body[max(0, at - 20) : at]!r}")
+
+
+class _Transport:
+    """In place of HTTPX's: every response is the row's body, in pieces."""
+
+    def __init__(self, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._row = row
+        self._pieces: list[bytes] = []
+
+        async def handle(_: object, request: httpx2.Request) -> httpx2.Response:
+            headers = {"content-type": row.content_type}
+            return httpx2.Response(row.status, headers=headers, stream=_Pieces(self._pieces, row), request=request)
+
+        monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", handle)
+
+    def cut_at(self, borders: Sequence[int]) -> None:
+        edges = [0, *borders, len(self._row.body)]
+        self._pieces = [self._row.body[start:stop] for start, stop in pairwise(edges) if stop > start]
+
+
+class _Pieces(httpx2.AsyncByteStream):
+    def __init__(self, pieces: list[bytes], row: Row) -> None:
+        self._pieces, self._end = pieces, row.end
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+        if self._end == "cut":
+            raise httpx2.RemoteProtocolError("peer closed connection without sending complete message body")
+        if self._end == "reset":
+            raise httpx2.ReadError("")
+
+
+# What came out
+
+
+@asynccontextmanager
+async def _closing(provider: Provider) -> AsyncIterator[Provider]:
+    try:
+        yield provider
+    finally:
+        await provider.aclose()
+
+
+async def _outcome(provider: Provider) -> tuple[list[Part], ProviderError | None]:
+    parts: list[Part] = []
+    try:
+        async for part in provider.stream(HI):
+            if not isinstance(part, TextComplete | ResumeHandle):
+                parts.append(part)
+    except ProviderError as error:
+        return parts, error
+    return parts, None
+
+
+def _check(row: Row, came: tuple[list[Part], ProviderError | None], how: str = "") -> None:
+    parts, error = came
+    seen = _seen(parts, error)
+    if error is not None:
+        assert "SECRET" not in str(error), f"the error quotes the provider: {error}"
+    wanted = row.outcomes
+    if row.end == "reset":  # a reset may overtake what was sent before it
+        assert any(_of(outcome)["text"].startswith(seen["text"]) for outcome in wanted)
+        seen, wanted = {**seen, "text": ...}, tuple(outcome for outcome in wanted)
+    matching = [{**_of(outcome), **({"text": ...} if row.end == "reset" else {})} for outcome in wanted]
+    assert seen in matching, "\n".join(
+        [f"{row.source} {how}", f"came:   {seen}", *(f"wanted: {outcome}" for outcome in matching)]
+    )
+    orders = [outcome.order for outcome in wanted if isinstance(outcome, Answer) and outcome.order is not None]
+    if orders:
+        assert _order(parts) in orders
+
+
+def _seen(parts: list[Part], error: ProviderError | None) -> dict[str, Any]:
+    """In the form of `_of`."""
+    said: dict[str, Any] = {
+        "text": _mended("".join(part.text for part in parts if isinstance(part, Text))),
+        "reasoning": _mended("".join(part.text for part in parts if isinstance(part, Reasoning))),
+        "data": [(part.name, _without_null(part.value)) for part in parts if isinstance(part, Data)],
+    }
+    if error is not None:
+        names = ("code", "retryable", "status", "misconfigured")
+        return {**said, **{name: getattr(error, name) for name in names}}
+    assert parts, "neither a part nor an error"
+    finished = parts[-1]
+    assert isinstance(finished, Finished)
+    assert not any(isinstance(part, Finished) for part in parts[:-1])
+    return {**said, "finish": finished.finish, "usage": finished.usage}
+
+
+def _of(outcome: Outcome) -> dict[str, Any]:
+    data = outcome.data
+    if isinstance(data, tuple | list):
+        data = [(name, _Fields(_without_null(value))) for name, value in data]
+    said = {"text": outcome.text, "reasoning": outcome.reasoning, "data": data}
+    if isinstance(outcome, Failure):
+        names = ("code", "retryable", "status", "misconfigured")
+        return {**said, **{name: getattr(outcome, name) for name in names}}
+    return {**said, "finish": outcome.finish, "usage": outcome.usage}
+
+
+class _Fields:
+    """Equal to a map with these fields; one that the table leaves open may be absent."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, dict) or other.keys() - self._fields.keys():
+            return False
+        return all(value == other.get(name) for name, value in self._fields.items())
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return repr(self._fields)
+
+
+def _without_null(value: Any) -> Any:
+    """A field without a value is absent or null; both mean the same."""
+    return {name: kept for name, kept in value.items() if kept is not None} if isinstance(value, dict) else value
+
+
+def _mended(text: str) -> str:
+    """As it reaches a person: halves of a surrogate pair joined, or U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _order(parts: list[Part]) -> tuple[str, ...]:
+    """Texts, joined where nothing stands between, and the names of data."""
+    order: list[str] = []
+    was_text = False
+    for part in parts:
+        if isinstance(part, Text) and part.text:
+            if was_text:
+                order[-1] += part.text
+            else:
+                order.append(part.text)
+            was_text = True
+        elif isinstance(part, Data):
+            order.append(part.name)
+            was_text = False
+    return tuple(order)
