@@ -316,7 +316,7 @@ REASONING = [
         Answer(SAID, reasoning=one_of("", "hm …"))),
     Row("reasoning that nobody can read", GITHUB + "vercel/ai/pull/7029",
         sse(chunk({"content": "Hé", "reasoning": 5}), chunk({"content": "llo ", "reasoning_content": [[]]}),
-            chunk({"content": "🌍", "reasoning_details": "x", "thinking": {"a": 1}}), STOP, DONE), BOTH),
+            chunk({"content": "🌍", "reasoning_details": 5, "thinking": {"a": 1}}), STOP, DONE), BOTH),
     Row("details that nobody can read", GITHUB + "vercel/ai/pull/7029",
         thinks({"reasoning_details": [5, None, {}, {"type": 1}, {"type": "reasoning.text", "text": None}]}), BOTH),
     Row("reasoning only", GITHUB + "BerriAI/litellm/issues/21744",

@@ -12,7 +12,7 @@ from typing import Any
 from relay.protocol.words import Finish
 from relay_workers.providers.base import Part, Reasoning, Text, checked_model
 from relay_workers.providers.reading import IgnoredFields, Malformed, StreamReader, whole_number
-from relay_workers.providers.tool_calls import ToolCall
+from relay_workers.providers.tool_calls import MAX_CALLS, ToolCall
 
 _FINISHES: dict[str, Finish] = {
     "end_turn": "stop",
@@ -32,18 +32,19 @@ class MessageReader(StreamReader):
     def __init__(self, model: str, ignored: IgnoredFields) -> None:
         super().__init__(model, ignored)
         self._input: dict[str, int] = {}
-        self._tool: ToolCall | None = None  # of the block that is open
+        self._tools: dict[object, ToolCall] = {}  # of the blocks that are open, by their index
 
     def _parts(self, value: dict[str, Any], event: str) -> list[Part]:
         kind = value.get("type", event)
         if kind == "content_block_delta":
-            return self._piece_parts(value.get("delta"))
+            return self._piece_parts(value.get("delta"), _index(value))
         if kind == "content_block_start":  # a block may begin with text, though Anthropic's own do not
-            return [*self._flush(), *self._block_parts(value.get("content_block"))]
+            index = _index(value)
+            return [*self._close(index), *self._block_parts(value.get("content_block"), index)]
         if kind == "content_block_stop":
-            return self._flush()
+            return self._close(_index(value))
         if kind == "message_start":
-            return self._message_parts(value.get("message"))
+            return self._message_parts(value.get("message"), whole=False)
         if kind == "message_delta":
             return self._delta_parts(value)
         if kind == "message_stop":
@@ -51,22 +52,23 @@ class MessageReader(StreamReader):
             self.finish = self.last_finish
             return self._flush()
         if kind == "message" and "content" in value:  # whole, where a stream was asked for
-            return self._message_parts(value)
+            return self._message_parts(value, whole=True)
         if not isinstance(kind, str):
             raise Malformed("an event without a type")
         return []  # pings, and events of types that are not known yet
 
-    def _message_parts(self, message: object) -> list[Part]:
+    def _message_parts(self, message: object, *, whole: bool) -> list[Part]:
         """Of a message's beginning, or of a whole one."""
         if not isinstance(message, dict):
             raise Malformed("no message")
         self.model = checked_model(message.get("model"), self.model)
-        self._usages(message.get("usage"), whole="stop_reason" in message and message["stop_reason"] is not None)
+        self._usages(message.get("usage"), whole=whole)
         parts: list[Part] = []
         content = message.get("content")
-        for block in [content] if isinstance(content, str) else content or []:
-            parts += self._block_parts({"type": "text", "text": block} if isinstance(block, str) else block)
-            parts += self._flush()
+        if isinstance(content, str) and whole:
+            content = [{"type": "text", "text": content}]
+        for index, block in enumerate(content if isinstance(content, list) else []):
+            parts += [*self._block_parts(block, index), *self._close(index)]
         self._stop(message.get("stop_reason"))
         return parts
 
@@ -82,19 +84,20 @@ class MessageReader(StreamReader):
         elif reason:
             self._ignored.add("finish")
 
-    def _block_parts(self, block: object) -> list[Part]:
+    def _block_parts(self, block: object, index: object) -> list[Part]:
         if isinstance(block, dict) and block.get("type") in _TOOL_BLOCKS:
             call_id, name = (said if isinstance(said := block.get(member), str) else "" for member in ("id", "name"))
-            self._tool = ToolCall(call_id, name)
-            self._tool.add(block.get("input") or None)
+            if len(self._tools) < MAX_CALLS:
+                self._tools[index] = ToolCall(call_id, name)
+                self._tools[index].add(block.get("input") or None)
             return []
-        parts = self._piece_parts(block)
+        parts = self._piece_parts(block, index)
         citations = block.get("citations") if isinstance(block, dict) else None
         for citation in citations if isinstance(citations, list) else []:
-            parts += self._citation(citation)
+            parts += self._citation(citation if isinstance(citation, dict) else None)
         return parts
 
-    def _piece_parts(self, piece: object) -> list[Part]:
+    def _piece_parts(self, piece: object, index: object) -> list[Part]:
         """Of a block or of its delta. Without a type, its text tells what it is."""
         if not isinstance(piece, dict):
             raise Malformed("no block")
@@ -107,12 +110,13 @@ class MessageReader(StreamReader):
         if kind in ("thinking_delta", "thinking") or (kind is None and "thinking" in piece):
             return self._thought(piece.get("thinking"))
         if kind == "citations_delta":
-            return self._citation(piece.get("citation"))
+            citation = piece.get("citation")
+            return self._citation(citation if isinstance(citation, dict) else None)
         if kind == "input_json_delta":
-            if self._tool is None:
-                self._ignored.add("tool_call")
+            if index in self._tools:
+                self._tools[index].add(piece.get("partial_json"))
             else:
-                self._tool.add(piece.get("partial_json"))
+                self._ignored.add("tool_call")
             return []
         if not isinstance(kind, str):  # it may have been text
             raise Malformed("a block without a type")
@@ -123,15 +127,13 @@ class MessageReader(StreamReader):
             self._ignored.add("reasoning")
         return [Reasoning(thought)] if isinstance(thought, str) and thought else []
 
-    def _citation(self, citation: object) -> list[Part]:
-        if isinstance(citation, dict):
-            return self._data("citation", citation)
-        self._ignored.add("citation")
-        return []
-
     def _flush(self) -> list[Part]:
-        """The tool call of the block that has just ended."""
-        call, self._tool = self._tool, None
+        """The tool calls whose blocks have not been closed."""
+        return [part for index in list(self._tools) for part in self._close(index)]
+
+    def _close(self, index: object) -> list[Part]:
+        """The tool call of the block that has just ended, if it was one."""
+        call = self._tools.pop(index, None)
         if call is None:
             return []
         if call.is_readable:
@@ -152,3 +154,8 @@ class MessageReader(StreamReader):
                 self._input[name] = count
         if "input_tokens" in self._input:
             self._usage["input_tokens"] = sum(self._input.values())
+
+
+def _index(value: dict[str, Any]) -> int | None:
+    index = value.get("index")
+    return index if isinstance(index, int) else None

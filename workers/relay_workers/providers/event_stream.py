@@ -4,7 +4,8 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-inte
 type and its data. `id` and `retry` are read and ignored. Data stays bytes, since only its reader knows what it is.
 
 Beyond the standard, two things that model servers write where an event belongs come as events of the type STRAY: a line
-`error: …` (llama.cpp), and a line that is a bare JSON object. The standard ignores both, and an error would be lost.
+`error: …` (llama.cpp), and a bare JSON object, on one line or on several. The standard ignores both, and an error would
+be lost.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ class EventTooBig(ValueError):
 class EventStreamParser:
     """`feed` it everything in order, then `close` it if the stream came to its end."""
 
-    __slots__ = ("_after_cr", "_at_start", "_data", "_data_bytes", "_line", "_line_bytes", "_type")
+    __slots__ = ("_after_cr", "_at_start", "_data", "_data_bytes", "_line", "_line_bytes", "_object", "_type")
 
     def __init__(self) -> None:
         self._line: list[bytes] = []  # pieces of the line that has not ended
         self._data: list[bytes] = []  # lines of the event that has not ended
-        self._line_bytes = self._data_bytes = 0
+        self._object: list[bytes] = []  # lines of a bare object that has not ended
+        self._line_bytes = self._data_bytes = 0  # the second: of data and object
         self._type = ""
         self._after_cr = False  # a line feed that comes first belongs to the line end before it
         self._at_start = True
@@ -70,7 +72,7 @@ class EventStreamParser:
 
     def close(self) -> list[ServerEvent]:
         """The event that the stream's end completes. The standard drops it; many servers leave the last lines out."""
-        return self.feed(b"\n\n") if self._line or self._data else []
+        return self.feed(b"\n\n") if self._line or self._data or self._object else []
 
     def _keep(self, piece: bytes) -> None:
         if piece:
@@ -78,8 +80,8 @@ class EventStreamParser:
             self._line_bytes += len(piece)
             self._check_size()
 
-    def _add(self, value: bytes) -> None:
-        self._data.append(value)
+    def _add(self, lines: list[bytes], value: bytes) -> None:
+        lines.append(value)
         self._data_bytes += len(value) + 1
         self._check_size()
 
@@ -95,9 +97,11 @@ class EventStreamParser:
                     data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                     events.append(ServerEvent(self._type or "message", data))
                     self._data, self._data_bytes = [], 0
+                if self._object:
+                    self._end_object(events)
                 self._type = ""
             elif line.startswith(b"data:"):
-                self._add(line[6:] if line.startswith(b"data: ") else line[5:])
+                self._add(self._data, line[6:] if line.startswith(b"data: ") else line[5:])
             else:
                 self._field(line, events)
         return events
@@ -109,8 +113,15 @@ class EventStreamParser:
         if name == b"event":
             self._type = value.decode(errors="replace")
         elif name == b"data":  # without a colon
-            self._add(b"")
+            self._add(self._data, b"")
         elif name == b"error":
             events.append(ServerEvent(STRAY, value))
-        elif line.startswith(b"{"):
-            events.append(ServerEvent(STRAY, line))
+        elif self._object or line.startswith(b"{"):
+            self._add(self._object, line)
+            if line.startswith(b"}") or (len(self._object) == 1 and line.rstrip().endswith(b"}")):
+                self._end_object(events)
+
+    def _end_object(self, events: list[ServerEvent]) -> None:
+        events.append(ServerEvent(STRAY, b"\n".join(self._object)))
+        self._data_bytes -= sum(map(len, self._object)) + len(self._object)
+        self._object = []

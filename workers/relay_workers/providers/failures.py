@@ -37,7 +37,8 @@ _RETRYABLE_STATUS = frozenset({408, 409})
 _REFUSALS = frozenset(
     {
         "content_filter", "content_policy_violation", "responsibleaipolicyviolation",
-        "invalid_prompt", "bio_policy", "misalignment_policy_violation", "image_content_policy_violation",
+        "invalid_prompt", "bio_policy", "data_inspection_failed", "base_resp_1026",
+        "base_resp_1027", "misalignment_policy_violation", "image_content_policy_violation",
     }
 )  # fmt: skip
 _RATE_LIMITS = frozenset({"rate_limit_exceeded", "rate_limit_error", "insufficient_quota", "too_many_requests"})
@@ -49,7 +50,10 @@ _REQUEST_ERRORS = frozenset(
     }
 )  # fmt: skip
 # For an error inside the stream, which has no status: those about the key, not about the question.
-_STATUS_OF = {"authentication_error": 401, "invalid_api_key": 401, "billing_error": 402, "permission_error": 403}
+_STATUS_OF = {
+    "authentication_error": 401, "invalid_api_key": 401, "billing_error": 402, "permission_error": 403,
+    "base_resp_1004": 401, "base_resp_2049": 401, "base_resp_1008": 402, "base_resp_1002": 429, "base_resp_1039": 429,
+}  # fmt: skip
 _FIELDS = ("status_code", "code", "type", "error_code")  # openai has `code`, anthropic `error_code`
 
 MAX_RETRY_AFTER_S = 3600.0
@@ -59,6 +63,7 @@ _NAMED_IN = ("status_code", "status", "http_status", "code", "error_code", "erro
 _NESTED_IN = ("error", "errors", "metadata", "details", "detail")
 _TOLD_IN = ("message", "msg", "detail", "error_msg", "error_message", "error_code")
 _WORD = re.compile(r"[\w.-]{1,60}\Z")
+_NO_KEY = re.compile(r"([A-Za-z_.-]+|[0-9]{1,6}|base_resp_[0-9]{1,6})\Z")
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?\Z")
 
@@ -102,7 +107,7 @@ class ErrorClassifier:
 def classify_body(what: str, error: object) -> ProviderError:
     """For an error that came as JSON, in a stream or in place of one, not as an exception. `what`: for the log."""
     found = list(_names(error))
-    detail = " ".join([what, *(f"{member}={name}" for member, name in found if member)])
+    detail = " ".join([what, *(f"{member}={name}" for member, name in found if member and _NO_KEY.match(name))])
     return classify_status(None, [name for _, name in found], detail)
 
 
@@ -113,6 +118,8 @@ def find_error(value: object, event: str = "message") -> object | None:
     """
     if event == "error":
         return value or {}
+    if isinstance(value, list) and value:
+        return find_error(value[0])
     if not isinstance(value, dict):
         return None
     if value.get("error") or value.get("type") == "error" or value.get("object") == "error":
@@ -123,7 +130,8 @@ def find_error(value: object, event: str = "message") -> object | None:
     if value.get("choices"):
         return _choice_error(value)
     told = any(isinstance(value.get(name), str) and value[name] for name in _TOLD_IN)
-    return value if told or value.get("errors") or value.get("success") is False else None
+    told = told or value.get("errors") or value.get("detail") or value.get("success") is False
+    return value if told else None
 
 
 def _choice_error(value: dict[str, Any]) -> object | None:

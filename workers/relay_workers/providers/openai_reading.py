@@ -41,7 +41,6 @@ _USAGE = {
     "completion_tokens": "output_tokens",
 }
 _MAX_DEPTH = 4
-_MAX_CITATIONS = 256
 
 
 class ChatReader(StreamReader):
@@ -54,7 +53,6 @@ class ChatReader(StreamReader):
         self._body = ""  # the one of _BODIES that has the text
         self._anything = False
         self._tools = ToolCalls()
-        self._cited: list[object] = []
 
     def finished(self) -> Finished:
         finished = super().finished()
@@ -72,7 +70,8 @@ class ChatReader(StreamReader):
         choice = _choice(value)
         self._usages(value, choice)
         parts = self._choice_parts(choice) if choice else []
-        parts += self._citations(value.get("citations"))
+        for holder in (choice.get("annotations"), value.get("citations")):
+            parts += self._citations(holder)
         if choice and (reason := _reason(choice)):
             self.finish = _FINISHES.get(reason, "other")
             parts += self._flush()
@@ -110,8 +109,7 @@ class ChatReader(StreamReader):
             parts += [*self._flush(), *said] if any(isinstance(part, Text) for part in said) else said
         if refusal := body.get("refusal"):
             parts.append(self._refusal(refusal))
-        if body.get("annotations"):
-            parts += self._citations(body["annotations"])
+        parts += self._citations(body.get("annotations"))
         if body.get("tool_calls") or body.get("function_call"):
             self._add_tools(body)
         return parts
@@ -135,6 +133,8 @@ class ChatReader(StreamReader):
         """Content that is no string, but a part or a list of parts."""
         parts: list[Part] = []
         for piece in content if isinstance(content, list) else [content]:
+            if piece is None:
+                continue
             if isinstance(piece, str):
                 parts.append(Text(piece))
             elif not isinstance(piece, dict):
@@ -163,11 +163,11 @@ class ChatReader(StreamReader):
         pieces = body.get("tool_calls") or [{"index": "function_call", "function": body["function_call"]}]
         for piece in pieces if isinstance(pieces, list) else [pieces]:
             function = piece.get("function") if isinstance(piece, dict) else None
-            if not isinstance(function, dict) or not _is_key(piece.get("index")):
+            if not isinstance(function, dict):
                 self._ignored.add("tool_call")
                 continue
-            said = (piece.get("id"), function.get("name"), function.get("arguments"))
-            if not self._tools.add(piece.get("index"), *said):
+            index, said = piece.get("index"), (piece.get("id"), function.get("name"), function.get("arguments"))
+            if not self._tools.add(index if isinstance(index, int | str) else None, *said):
                 self._ignored.add("tool_call")
 
     def _flush(self) -> list[Part]:
@@ -181,18 +181,8 @@ class ChatReader(StreamReader):
         return parts
 
     def _citations(self, citations: object) -> list[Part]:
-        """Each once: Perplexity repeats all of them in each chunk."""
-        if not citations:
-            return []
-        parts: list[Part] = []
-        for said in citations if isinstance(citations, list) else [citations]:
-            citation = _citation(said)
-            if citation is None or (len(self._cited) >= _MAX_CITATIONS and citation not in self._cited):
-                self._ignored.add("citation")
-            elif citation not in self._cited:
-                self._cited.append(citation)
-                parts += self._data("citation", citation)
-        return parts
+        found = citations if isinstance(citations, list) else [citations] if citations else []
+        return [part for citation in found for part in self._citation(_citation(citation))]
 
 
 def _choice(value: dict[str, Any]) -> dict[str, Any]:
@@ -208,8 +198,8 @@ def _choice(value: dict[str, Any]) -> dict[str, Any]:
 def _reason(choice: dict[str, Any]) -> str:
     """The finish_reason in lower case; empty if there is none. Raises ProviderError if the model has failed."""
     said = [choice.get(name) for name in ("finish_reason", "native_finish_reason")]
-    reasons = [reason.lower() if isinstance(reason, str) else "" for reason in said]
-    if failed := next((reason for reason in reasons if reason in _FAILURES), None):
+    reasons = [reason.lower().replace("-", "_") if isinstance(reason, str) else "" for reason in said]
+    if failed := next((reason for reason in reasons if reason.rpartition(": ")[2] in _FAILURES), None):
         raise ProviderError("provider_error", f"finish_reason {failed}", retryable=True)
     return "" if reasons[0] in _NO_FINISHES else reasons[0]
 
@@ -241,7 +231,3 @@ def _citation(said: object) -> dict[str, Any] | None:
     if not isinstance(nested, dict):
         return said
     return {**{name: member for name, member in said.items() if name != "url_citation"}, **nested}
-
-
-def _is_key(index: object) -> bool:
-    return index is None or isinstance(index, int | str)

@@ -32,6 +32,7 @@ from relay_workers.providers.event_stream import MAX_EVENT_BYTES, STRAY, EventSt
 from relay_workers.providers.failures import ErrorClassifier, classify_body, find_error
 
 DRAIN_S = 0.25  # how long an answer whose last event has come waits for the end of its body, to reuse the connection
+_MAX_CITATIONS = 256
 _MAX_HEAD_BYTES = 1024  # of blanks before a body shows what it is
 _BOM = b"\xef\xbb\xbf"
 
@@ -77,6 +78,7 @@ class StreamReader:
         self._ignored = ignored
         self._usage: dict[str, int] = {}
         self.last_finish: Finish = "other"
+        self._cited: list[dict[str, Any]] = []
         self._events = 0
 
     def read(self, event: ServerEvent, *, pending: bool = False) -> list[Part]:
@@ -92,6 +94,9 @@ class StreamReader:
         try:
             parts = self._event_parts(event)
         except (Malformed, ProviderError) as error:
+            if isinstance(error, Malformed) and b"\n" in event.data:  # several events without a blank line between
+                self.finish = before
+                return [part for line in event.data.split(b"\n") for part in self.read(event._replace(data=line))]
             if before is not None:  # complete already: nothing that follows can spoil it
                 self.finish = before
                 return []
@@ -153,6 +158,16 @@ class StreamReader:
             count = whole_number(usage.get(theirs))
             if count is not None:
                 self._usage[ours] = count
+
+    def _citation(self, citation: dict[str, Any] | None) -> list[Part]:
+        """None where it has come before: some servers repeat all of them in each event."""
+        if citation in self._cited:
+            return []
+        if citation is None or len(self._cited) >= _MAX_CITATIONS:
+            self._ignored.add("citation")
+            return []
+        self._cited.append(citation)
+        return self._data("citation", citation)
 
     def _data(self, name: Literal["tool_call", "citation"], value: object) -> list[Part]:
         """One data part; none if no client could take it."""
@@ -229,7 +244,7 @@ async def read_answer(
                 case b"<":
                     raise _web_page(response, setting)
                 case b"{" | b"[":
-                    for part in reader.whole(await _json(head, chunks)):
+                    for part in _whole_parts(await _body(head, chunks), reader):
                         yield part
                 case _:
                     async with aclosing(_stream(head, chunks, reader, tail_s)) as parts:
@@ -281,17 +296,23 @@ async def _head(chunks: AsyncIterator[bytes]) -> bytes:
     return head
 
 
-async def _json(head: bytes, chunks: AsyncIterator[bytes]) -> object:
-    """The whole body as JSON."""
+async def _body(head: bytes, chunks: AsyncIterator[bytes]) -> bytes:
+    """All of it."""
     body = bytearray(head)
     async for chunk in chunks:
         body += chunk
         if len(body) > MAX_EVENT_BYTES:
             raise ProviderError("provider_error", f"an answer of more than {MAX_EVENT_BYTES} bytes", retryable=True)
+    return bytes(body.removeprefix(_BOM))
+
+
+def _whole_parts(body: bytes, reader: StreamReader) -> list[Part]:
+    """Of one JSON value, or of bare objects line by line, perhaps with events after them."""
     try:
-        return decode(bytes(body.removeprefix(_BOM)))
-    except (ValueError, RecursionError) as error:
-        raise ProviderError("provider_error", f"no JSON: {type(error).__name__}", retryable=True) from error
+        return reader.whole(decode(body))
+    except (ValueError, RecursionError):
+        parser = EventStreamParser()
+        return [part for event in [*feed(parser, body), *parser.close()] for part in reader.read(event)]
 
 
 def _web_page(response: httpx2.Response, setting: str) -> ProviderError:
