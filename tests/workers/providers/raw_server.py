@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,7 +22,7 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 class Response:
     """`pieces`: each a chunk of its own where the framing is `chunked`."""
 
-    pieces: Collection[bytes]
+    pieces: Iterable[bytes]
     status: int = 200
     content_type: str = "text/event-stream"
     headers: dict[str, str] = field(default_factory=dict)
@@ -50,9 +50,7 @@ class RawServer:
     def __init__(self, response: Response) -> None:
         self.response = response
         self.sent = 0
-        self.requests = 0
-        self.client_gone = asyncio.Event()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def url(self) -> str:
@@ -64,22 +62,22 @@ class RawServer:
 
     async def aclose(self) -> None:
         self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        for writer in self._connections.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = asyncio.current_task()
-        if connection is not None:
-            self._connections.add(connection)
-            connection.add_done_callback(self._connections.discard)
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            while await _read_request(reader):
-                self.requests += 1
-                if not await self._respond(self.response, writer):
-                    break
-        self.client_gone.set()
-        writer.close()
+        if connection is None:
+            raise RuntimeError("not in a task")
+        self._connections[connection] = writer
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await _read_request(reader) and await self._respond(self.response, writer):
+                    pass
+        finally:
+            writer.close()
+            del self._connections[connection]
 
     async def _respond(self, response: Response, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection can serve another request."""
