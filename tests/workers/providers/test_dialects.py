@@ -17,6 +17,7 @@ import httpcore2
 import httpx2
 import pytest
 
+from relay_workers.providers import openai_background
 from relay_workers.providers.anthropic import AnthropicProvider
 from relay_workers.providers.base import (
     Data,
@@ -32,9 +33,11 @@ from relay_workers.providers.base import (
     Turn,
 )
 from relay_workers.providers.openai import OpenAIProvider
+from relay_workers.providers.openai_background import OpenAIBackgroundProvider
 from tests.workers.providers.dialect import Answer, Failure, Outcome, Row
 from tests.workers.providers.dialects_anthropic import ANTHROPIC
 from tests.workers.providers.dialects_openai import OPENAI
+from tests.workers.providers.dialects_responses import RESPONSES
 from tests.workers.providers.raw_server import Framing, Response, raw_server
 
 HI = Prompt([Turn("user", "Hi")])
@@ -53,9 +56,14 @@ def anthropic(url: str, row: Row) -> Provider:
     return AnthropicProvider(None, url, "test-model", connect_timeout_s=5, **row.settings)
 
 
+def responses(url: str, row: Row) -> Provider:
+    return OpenAIBackgroundProvider(None, f"{url}/v1", "test-model", connect_timeout_s=5, **row.settings)
+
+
 ROWS = [
     *(pytest.param(openai, row, id=f"openai: {row.name}") for row in OPENAI),
     *(pytest.param(anthropic, row, id=f"anthropic: {row.name}") for row in ANTHROPIC),
+    *(pytest.param(responses, row, id=f"responses: {row.name}") for row in RESPONSES),
 ]
 each_row = pytest.mark.parametrize(("made", "row"), ROWS)
 
@@ -70,6 +78,12 @@ def _certificates_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A background response that breaks is opened again, which no row waits for."""
+    monkeypatch.setattr(openai_background, "RECONNECT_PAUSES_S", ())
+
+
+@pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [
         name for name in os.environ if name.startswith(("OPENAI_", "ANTHROPIC_")) or name.lower().endswith("_proxy")
@@ -78,7 +92,7 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_two_rows_have_the_same_name_and_each_has_a_source() -> None:
-    for rows in (OPENAI, ANTHROPIC):
+    for rows in (OPENAI, ANTHROPIC, RESPONSES):
         assert len({row.name for row in rows}) == len(rows)
         assert [row.name for row in rows if not row.source.startswith("https://")] == []
 

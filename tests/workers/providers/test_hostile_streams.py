@@ -135,8 +135,8 @@ def citations_without_number(made: Made) -> Iterator[bytes]:
     else:
         yield events(START, *TEXT)
         for number in range(30_000):
-            cited = {"type": "char_location", "cited_text": text, "start_char_index": number}
-            delta = {"type": "citations_delta", "citation": cited}
+            place: dict[str, object] = {"type": "char_location", "cited_text": text, "start_char_index": number}
+            delta: dict[str, object] = {"type": "citations_delta", "citation": place}
             yield events({"type": "content_block_delta", "index": 0, "delta": delta})
         yield events(stops(), END)
 
