@@ -42,7 +42,7 @@ from tests.workers.providers.raw_server import Framing, Response, raw_server
 
 HI = Prompt([Turn("user", "Hi")])
 STRIDE = 8  # so many requests cover every border of a body
-SHORT_BYTES = 1_500  # a body up to this size is cut in two at every byte
+SHORT_BYTES = 450  # a body up to this size is cut in two at every byte
 GIANT_BYTES = 20_000
 
 Made = Callable[[str, Row], Provider]
