@@ -95,24 +95,25 @@ def test_what_the_judge_reads_is_read_the_same_in_any_pieces(lines: list[str], d
 
 
 def test_a_line_that_never_ends_is_refused_before_it_fills_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "MAX_EVENT_BYTES", 1000)
+    monkeypatch.setattr(event_stream, "MAX_EVENT_BYTES", 10_000)
     for line in (b"data: ", b": ", b"{", b""):
         parser = EventStreamParser()
         parser.feed(line)
         for _ in range(9):
-            parser.feed(b"x" * 100)
+            parser.feed(b"x" * 1000)
         with pytest.raises(EventTooBig):
-            parser.feed(b"x" * 200)
+            parser.feed(b"x" * 2000)
 
 
 def test_an_event_that_never_ends_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "MAX_EVENT_BYTES", 1000)
-    for line in (b"data: " + b"x" * 99 + b"\n", b"data\n" * 100):
+    monkeypatch.setattr(event_stream, "MAX_EVENT_BYTES", 10_000)
+    for line in (b"data: " + b"x" * 952 + b"\n", b"data\n" * 20, b"{\n" + b"x\n" * 19):
         parser = EventStreamParser()
-        for _ in range(1000 // (len(line) + 1)):
+        for _ in range(9):
             parser.feed(line)
         with pytest.raises(EventTooBig):
-            parser.feed(line * 10)
+            parser.feed(line * 2)
     parser = EventStreamParser()
     for _ in range(100):  # each within its bound
-        assert len(parser.feed(b"data: " + b"x" * 900 + b"\n\n")) == 1
+        assert len(parser.feed(b"data: " + b"x" * 9_000 + b"\n\n")) == 1
+        assert len(parser.feed(b"{" + b"x" * 9_000 + b"}\n")) == 1

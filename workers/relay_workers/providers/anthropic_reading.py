@@ -10,9 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from relay.protocol.words import Finish
-from relay_workers.providers.base import Part, Reasoning, Text, checked_model
-from relay_workers.providers.reading import IgnoredFields, Malformed, StreamReader, whole_number
-from relay_workers.providers.tool_calls import MAX_CALLS, ToolCall
+from relay_workers.providers.base import Part, ProviderError, Reasoning, Text, checked_model
+from relay_workers.providers.reading import (
+    FAILURES,
+    IgnoredFields,
+    Malformed,
+    StreamReader,
+    normal_reason,
+    whole_number,
+)
+from relay_workers.providers.tool_calls import MAX_CALLS, ToolCall, tool_call_parts
 
 _FINISHES: dict[str, Finish] = {
     "end_turn": "stop",
@@ -80,6 +87,8 @@ class MessageReader(StreamReader):
 
     def _stop(self, reason: object) -> None:
         if isinstance(reason, str) and reason:
+            if normal_reason(reason) in FAILURES:
+                raise ProviderError("provider_error", f"stop_reason {normal_reason(reason)}", retryable=True)
             self.finish = _FINISHES.get(reason, "other")
         elif reason:
             self._ignored.add("finish")
@@ -134,12 +143,7 @@ class MessageReader(StreamReader):
     def _close(self, index: object) -> list[Part]:
         """The tool call of the block that has just ended, if it was one."""
         call = self._tools.pop(index, None)
-        if call is None:
-            return []
-        if call.is_readable:
-            return self._data("tool_call", call.value())
-        self._ignored.add("tool_call")
-        return []
+        return [] if call is None else tool_call_parts(call, self._ignored)
 
     def _usages(self, usage: object, *, whole: bool) -> None:
         """Cumulative: the last number of each name counts. (LiteLLM says 0 first.)

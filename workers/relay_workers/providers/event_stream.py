@@ -18,6 +18,8 @@ MAX_EVENT_BYTES = (
 
 STRAY = "\x00stray"  # no type that a line could give
 
+_OBJECT_BYTES = 48  # what each piece takes beside its content: a million empty lines are not empty
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -77,12 +79,12 @@ class EventStreamParser:
     def _keep(self, piece: bytes) -> None:
         if piece:
             self._line.append(piece)
-            self._line_bytes += len(piece)
+            self._line_bytes += len(piece) + _OBJECT_BYTES
             self._check_size()
 
     def _add(self, lines: list[bytes], value: bytes) -> None:
         lines.append(value)
-        self._data_bytes += len(value) + 1
+        self._data_bytes += len(value) + _OBJECT_BYTES
         self._check_size()
 
     def _check_size(self) -> None:
@@ -123,5 +125,5 @@ class EventStreamParser:
 
     def _end_object(self, events: list[ServerEvent]) -> None:
         events.append(ServerEvent(STRAY, b"\n".join(self._object)))
-        self._data_bytes -= sum(map(len, self._object)) + len(self._object)
+        self._data_bytes -= sum(map(len, self._object)) + len(self._object) * _OBJECT_BYTES
         self._object = []

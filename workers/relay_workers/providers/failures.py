@@ -130,11 +130,16 @@ def find_error(value: object, event: str = "message") -> object | None:
     if value.get("choices"):
         return _choice_error(value)
     told = any(isinstance(value.get(name), str) and value[name] for name in _TOLD_IN)
+    status = value.get("status")
+    told = told or (isinstance(status, int) and status >= 400)  # problem details (RFC 9457)
     told = told or value.get("errors") or value.get("detail") or value.get("success") is False
     return value if told else None
 
 
 def _choice_error(value: dict[str, Any]) -> object | None:
+    groq = value.get("x_groq")
+    if isinstance(groq, dict) and groq.get("error"):
+        return groq
     choices = value.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     return (choice.get("error") or None) if isinstance(choice, dict) else None

@@ -25,7 +25,7 @@ from relay_workers.providers.event_stream import EventStreamParser, ServerEvent
 from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_events import Response, checked_response_id
-from relay_workers.providers.reading import decode, feed
+from relay_workers.providers.reading import body_of, decode, feed, head_of, kind_of, web_page
 
 RECONNECT_PAUSES_S = (0.0, 0.5, 2.0)  # one before each reconnection in a row that brought nothing
 QUIET_S = 15.0  # a connection without events for so long is taken for dead; a response that only thinks loses nothing
@@ -48,7 +48,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider and Resumable."""
-        response = Response(prompt.model or self.model)
+        response = Response(prompt.model or self.model, self._ignored)
         try:
             stream = await self._create(prompt, response.model)
         except _ERRORS.errors as error:
@@ -59,7 +59,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
 
     async def resume(self, handle: str) -> AsyncGenerator[Part, None]:
         """The same answer from its first token on; see Resumable. If unknown or expired, it fails with status 404."""
-        response = Response(self.model, checked_response_id(handle))
+        response = Response(self.model, self._ignored, checked_response_id(handle))
         async with aclosing(self._follow(response, None)) as parts:
             async for part in parts:
                 yield part
@@ -189,6 +189,8 @@ class _EventStream:
 
     def __init__(self, stack: AsyncExitStack, response: httpx2.Response) -> None:
         self._stack = stack
+        self._response = response
+        self._begun = False
         self._chunks = response.aiter_bytes()
         self._parser = EventStreamParser()
         self._events: deque[ServerEvent] = deque()
@@ -216,7 +218,18 @@ class _EventStream:
                     return _END
                 if data:
                     return decode(data)
-            chunk = await anext(self._chunks, b"")
+            if not self._begun:
+                chunk = await head_of(self._chunks)
+                self._begun = True
+                match kind_of(chunk):
+                    case "page":
+                        raise web_page(self._response, "OPENAI_BASE_URL")
+                    case "json":
+                        return decode(await body_of(chunk, self._chunks))
+                    case "events":
+                        pass
+            else:
+                chunk = await anext(self._chunks, b"")
             if not chunk:
                 return _END
             self._events.extend(feed(self._parser, chunk))

@@ -21,6 +21,8 @@ from relay_workers.providers.base import (
     checked_usage,
 )
 from relay_workers.providers.failures import classify_body, find_error
+from relay_workers.providers.reading import USAGE, IgnoredFields, counts, data_parts
+from relay_workers.providers.tool_calls import ToolCall, tool_call_parts
 
 _TEXTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
 _THOUGHTS = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
@@ -35,11 +37,12 @@ class Response:
     `response_id`: None until it is known. `last`: the sequence_number of the last event that was read.
     """
 
-    def __init__(self, model: str, response_id: str | None = None) -> None:
+    def __init__(self, model: str, ignored: IgnoredFields, response_id: str | None = None) -> None:
         self.model = model
         self.response_id = response_id
         self.last: int | None = None
         self.finish: Finish | None = None
+        self._ignored = ignored
         self._refused = False
         self._usage: dict[str, int] | None = None
         self._said = 0  # bytes of text so far as UTF-16: a pair counts the same whether split over two deltas or not
@@ -70,6 +73,8 @@ class Response:
     def _event_parts(self, event: Any) -> list[Part]:
         if (error := find_error(event)) is not None:
             raise classify_body("error event", error)
+        if event.get("object") == "response":  # whole, where a stream was asked for
+            return [*self._created(event), *self._missing_parts(event)]
         kind, number = _text(event.get("type")), event.get("sequence_number")
         # Not for keepalives: their numbers belong to the connection, and the next event may have the same.
         if isinstance(number, int) and kind.startswith("response."):
@@ -82,8 +87,11 @@ class Response:
             self._refused = self._refused or kind == "response.refusal.delta"
             return self._text_parts(_text(event.get("delta")))
         if kind in _THOUGHTS:
-            thought = _text(event.get("delta"))
-            return [Reasoning(thought)] if thought else []
+            return self._thought(event.get("delta"))
+        if kind == "response.output_item.done":
+            return self._tool_call(event.get("item"))
+        if kind == "response.output_text.annotation.added":
+            return self._citation(event.get("annotation"))
         if kind == _SUMMARY_PART:  # each part begins with a headline and ends without a line break
             return [Reasoning("\n\n")] if event.get("summary_index") else []
         if kind == "response.created":
@@ -104,6 +112,27 @@ class Response:
             raise TypeError("text before response.created")
         self._said += len(_utf_16(text))
         return [Text(text)] if text else []
+
+    def _thought(self, thought: object) -> list[Part]:
+        if isinstance(thought, str):
+            return [Reasoning(thought)] if thought else []
+        self._ignored.add("reasoning")
+        return []
+
+    def _tool_call(self, item: object) -> list[Part]:
+        """Of an item that is done, if it calls a tool by name."""
+        if not isinstance(item, dict) or not str(item.get("type")).endswith("_call"):
+            return []
+        name, call_id = (said if isinstance(said := item.get(member), str) else "" for member in ("name", "call_id"))
+        call = ToolCall(call_id, name)
+        call.add(item.get("arguments", item.get("input")))
+        return tool_call_parts(call, self._ignored) if name else []
+
+    def _citation(self, citation: object) -> list[Part]:
+        if isinstance(citation, dict):
+            return data_parts("citation", citation, self._ignored)
+        self._ignored.add("citation")
+        return []
 
     def _missing_parts(self, response: Any) -> list[Part]:
         kind = f"response.{_text(response.get('status'))}"
@@ -147,7 +176,7 @@ def _contents(response: Any) -> list[Any]:
 
 
 def _usage(usage: Any) -> dict[str, int] | None:
-    return checked_usage(usage if isinstance(usage, dict) else None)
+    return checked_usage(counts(usage, USAGE) if isinstance(usage, dict) else None)
 
 
 def _utf_16(text: str) -> bytes:

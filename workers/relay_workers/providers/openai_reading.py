@@ -10,8 +10,8 @@ from typing import Any
 
 from relay.protocol.words import Finish
 from relay_workers.providers.base import Finished, Part, ProviderError, Reasoning, Text, checked_model
-from relay_workers.providers.reading import IgnoredFields, Malformed, StreamReader
-from relay_workers.providers.tool_calls import ToolCalls
+from relay_workers.providers.reading import FAILURES, USAGE, IgnoredFields, Malformed, StreamReader, normal_reason
+from relay_workers.providers.tool_calls import ToolCalls, tool_call_parts
 
 # What a finish_reason means, in lower case; any other is `other`.
 _FINISHES: dict[str, Finish] = {
@@ -22,24 +22,10 @@ _FINISHES: dict[str, Finish] = {
     "sensitive": "filter", "recitation": "filter", "prohibited_content": "filter", "blocklist": "filter",
     "spii": "filter", "guardrail_intervened": "filter",
 }  # fmt: skip
-# By these a server says that the model behind it has failed, in finish_reason or in native_finish_reason.
-_FAILURES = frozenset(
-    {
-        "error", "network_error", "server_error", "internal_error", "internal_server_error", "upstream_error",
-        "engine_overloaded", "engine_overloaded_error", "overloaded", "overloaded_error",
-        "insufficient_system_resource", "malformed_function_call", "timeout", "abort", "aborted", "failed",
-    }
-)  # fmt: skip
 _NO_FINISHES = frozenset({"", "null", "none"})
 
 _BODIES = ("delta", "message", "text")  # where a choice has its text; an answer keeps to the first that had any
 _REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
-_USAGE = {
-    "input_tokens": "input_tokens",
-    "output_tokens": "output_tokens",
-    "prompt_tokens": "input_tokens",
-    "completion_tokens": "output_tokens",
-}
 _MAX_DEPTH = 4
 
 
@@ -50,6 +36,7 @@ class ChatReader(StreamReader):
         super().__init__(model, ignored)
         self._done_ends = done_ends
         self._refused = False
+        self._index: object = None  # of the choice that is read: only one was asked for
         self._body = ""  # the one of _BODIES that has the text
         self._anything = False
         self._tools = ToolCalls()
@@ -67,7 +54,7 @@ class ChatReader(StreamReader):
 
     def _parts(self, value: dict[str, Any], event: str) -> list[Part]:
         self.model = checked_model(value.get("model"), self.model)
-        choice = _choice(value)
+        choice = self._choice(value)
         self._usages(value, choice)
         parts = self._choice_parts(choice) if choice else []
         for holder in (choice.get("annotations"), value.get("citations")):
@@ -78,11 +65,21 @@ class ChatReader(StreamReader):
         self._anything = self._anything or bool(parts)
         return parts
 
+    def _choice(self, value: dict[str, Any]) -> dict[str, Any]:
+        choices = value.get("choices")
+        if not choices:  # the usage chunk; Azure's first one too
+            return {}
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise Malformed("choices hold no object")
+        if self._index is None:
+            self._index = choices[0].get("index")
+        return next((choice for choice in choices if choice.get("index") == self._index), {})
+
     def _usages(self, value: dict[str, Any], choice: dict[str, Any]) -> None:
         groq = value.get("x_groq")
         for holder in (groq if isinstance(groq, dict) else {}, choice, value):
             if holder.get("usage") is not None:
-                self._count_usage(holder["usage"], _USAGE)
+                self._count_usage(holder["usage"], USAGE)
 
     def _choice_parts(self, choice: dict[str, Any]) -> list[Part]:
         parts: list[Part] = []
@@ -172,34 +169,18 @@ class ChatReader(StreamReader):
 
     def _flush(self) -> list[Part]:
         """The tool calls so far: text that follows them, or the finish, shows that they are whole."""
-        parts: list[Part] = []
-        for call in self._tools.take():
-            if call.is_readable:
-                parts += self._data("tool_call", call.value())
-            else:
-                self._ignored.add("tool_call")
-        return parts
+        return [part for call in self._tools.take() for part in tool_call_parts(call, self._ignored)]
 
     def _citations(self, citations: object) -> list[Part]:
         found = citations if isinstance(citations, list) else [citations] if citations else []
         return [part for citation in found for part in self._citation(_citation(citation))]
 
 
-def _choice(value: dict[str, Any]) -> dict[str, Any]:
-    choices = value.get("choices")
-    if not choices:  # the usage chunk; Azure's first one too
-        return {}
-    choice = choices[0] if isinstance(choices, list) else None
-    if not isinstance(choice, dict):
-        raise Malformed("choices hold no object")
-    return choice
-
-
 def _reason(choice: dict[str, Any]) -> str:
     """The finish_reason in lower case; empty if there is none. Raises ProviderError if the model has failed."""
     said = [choice.get(name) for name in ("finish_reason", "native_finish_reason")]
-    reasons = [reason.lower().replace("-", "_") if isinstance(reason, str) else "" for reason in said]
-    if failed := next((reason for reason in reasons if reason.rpartition(": ")[2] in _FAILURES), None):
+    reasons = [normal_reason(reason) for reason in said]
+    if failed := next((reason for reason in reasons if reason in FAILURES), None):
         raise ProviderError("provider_error", f"finish_reason {failed}", retryable=True)
     return "" if reasons[0] in _NO_FINISHES else reasons[0]
 

@@ -38,6 +38,23 @@ _BOM = b"\xef\xbb\xbf"
 
 Field = Literal["reasoning", "content", "tool_call", "citation", "finish", "usage"]
 
+# By these finish reasons a server says that the model behind it has failed.
+FAILURES = frozenset(
+    {
+        "error", "network_error", "server_error", "internal_error", "internal_server_error", "upstream_error",
+        "engine_overloaded", "engine_overloaded_error", "overloaded", "overloaded_error",
+        "insufficient_system_resource", "malformed_function_call", "timeout", "abort", "aborted", "failed",
+    }
+)  # fmt: skip
+
+# Theirs → ours, the one that counts most last.
+USAGE = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+}
+
 logger = logging.get_logger("providers")
 
 _ERRORS = ErrorClassifier()
@@ -149,15 +166,10 @@ class StreamReader:
 
     def _count_usage(self, usage: object, names: Mapping[str, str]) -> None:
         """Keep its numbers; the last of each name counts. `names`: theirs → ours, the one that counts most last."""
-        if usage is None:
-            return
-        if not isinstance(usage, dict):
+        if isinstance(usage, dict):
+            self._usage |= counts(usage, names)
+        elif usage is not None:
             self._ignored.add("usage")
-            return
-        for theirs, ours in names.items():
-            count = whole_number(usage.get(theirs))
-            if count is not None:
-                self._usage[ours] = count
 
     def _citation(self, citation: dict[str, Any] | None) -> list[Part]:
         """None where it has come before: some servers repeat all of them in each event."""
@@ -167,15 +179,7 @@ class StreamReader:
             self._ignored.add("citation")
             return []
         self._cited.append(citation)
-        return self._data("citation", citation)
-
-    def _data(self, name: Literal["tool_call", "citation"], value: object) -> list[Part]:
-        """One data part; none if no client could take it."""
-        try:
-            return [checked_data(name, value)]
-        except ProviderError:
-            self._ignored.add(name)
-            return []
+        return data_parts("citation", citation, self._ignored)
 
     # The steps
 
@@ -220,6 +224,26 @@ def decode(data: bytes) -> object:
     return value
 
 
+def data_parts(name: Literal["tool_call", "citation"], value: object, ignored: IgnoredFields) -> list[Part]:
+    """One data part; none if no client could take it."""
+    try:
+        return [checked_data(name, value)]
+    except ProviderError:
+        ignored.add(name)
+        return []
+
+
+def normal_reason(said: object) -> str:
+    """A finish reason in lower case; the last word where a gateway puts its own before it; empty if it is no text."""
+    return said.lower().replace("-", "_").rpartition(": ")[2] if isinstance(said, str) else ""
+
+
+def counts(usage: dict[str, Any], names: Mapping[str, str]) -> dict[str, int]:
+    """The numbers that can be read. `names`: theirs → ours, the one that counts most last."""
+    found = ((ours, whole_number(usage.get(theirs))) for theirs, ours in names.items())
+    return {ours: count for ours, count in found if count is not None}
+
+
 def whole_number(value: object) -> int | None:
     """A count as servers write it: a number, or its digits as a string."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 17:
@@ -239,14 +263,14 @@ async def read_answer(
     """
     try:
         async with aclosing(response.aiter_bytes()) as chunks:
-            head = await _head(chunks)
-            match head.removeprefix(_BOM).lstrip()[:1]:
-                case b"<":
-                    raise _web_page(response, setting)
-                case b"{" | b"[":
-                    for part in _whole_parts(await _body(head, chunks), reader):
+            head = await head_of(chunks)
+            match kind_of(head):
+                case "page":
+                    raise web_page(response, setting)
+                case "json":
+                    for part in _whole_parts(await body_of(head, chunks), reader):
                         yield part
-                case _:
+                case "events":
                     async with aclosing(_stream(head, chunks, reader, tail_s)) as parts:
                         async for part in parts:
                             yield part
@@ -286,7 +310,18 @@ def feed(parser: EventStreamParser, chunk: bytes) -> list[ServerEvent]:
         raise ProviderError("provider_error", str(error), retryable=True) from error
 
 
-async def _head(chunks: AsyncIterator[bytes]) -> bytes:
+def kind_of(head: bytes) -> Literal["page", "json", "events"]:
+    """What a body is, by its first byte: content types lie."""
+    match head.removeprefix(_BOM).lstrip()[:1]:
+        case b"<":
+            return "page"
+        case b"{" | b"[":
+            return "json"
+        case _:
+            return "events"
+
+
+async def head_of(chunks: AsyncIterator[bytes]) -> bytes:
     """The beginning of a body, up to the first byte that shows what it is; empty if there is none."""
     head = b""
     async for chunk in chunks:
@@ -296,7 +331,7 @@ async def _head(chunks: AsyncIterator[bytes]) -> bytes:
     return head
 
 
-async def _body(head: bytes, chunks: AsyncIterator[bytes]) -> bytes:
+async def body_of(head: bytes, chunks: AsyncIterator[bytes]) -> bytes:
     """All of it."""
     body = bytearray(head)
     async for chunk in chunks:
@@ -315,6 +350,6 @@ def _whole_parts(body: bytes, reader: StreamReader) -> list[Part]:
         return [part for event in [*feed(parser, body), *parser.close()] for part in reader.read(event)]
 
 
-def _web_page(response: httpx2.Response, setting: str) -> ProviderError:
+def web_page(response: httpx2.Response, setting: str) -> ProviderError:
     detail = f"{setting}: HTTP {response.status_code} with a web page instead of an answer; does its path fit?"
     return ProviderError("provider_error", detail, retryable=False, misconfigured=True)

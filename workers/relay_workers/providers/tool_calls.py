@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from relay.protocol.words import MAX_DATA_BYTES
-from relay_workers.providers.reading import decode
+from relay_workers.providers.base import Part
+from relay_workers.providers.reading import IgnoredFields, data_parts, decode
 
 MAX_CALLS = 128  # open at a time
 
@@ -77,3 +78,11 @@ class ToolCalls:
         """All of them: nothing more will be added to these."""
         calls, self._open, self._last = list(self._open.values()), {}, None
         return calls
+
+
+def tool_call_parts(call: ToolCall, ignored: IgnoredFields) -> list[Part]:
+    """One data part; none if the call has no name, or is too big."""
+    if call.is_readable:
+        return data_parts("tool_call", call.value(), ignored)
+    ignored.add("tool_call")
+    return []
