@@ -7,6 +7,7 @@ from typing import Any, get_args
 from relay.errors import ClientError
 from relay.gateway.codecs import CODECS
 from relay.protocol.commands import Submit
+from relay.protocol.words import FEATURES
 from relay.store.queue.worker_registry import BreakerState, Offer, WorkerRegistry
 
 
@@ -51,7 +52,8 @@ class Capabilities:
             "transports": ["websocket", "sse", "http"],
             "subprotocols": list(CODECS),
             "limits": self._limits,
-            "features": {"auth": False, "tickets": False, "reports": False, "reasoning": True, "delete": True},
+            "features": {"auth": False, "tickets": False, "reports": False, "reasoning": True, "delete": True}
+            | dict.fromkeys(FEATURES, True),
         }
 
 

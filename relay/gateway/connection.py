@@ -21,7 +21,7 @@ from relay.gateway.submissions import Submissions
 from relay.gateway.viewer import Viewer
 from relay.protocol import commands, frames
 from relay.protocol.commands import Hello, Ping, Stop, Submit, Subscribe, Unsubscribe
-from relay.protocol.words import SESSION, new_id
+from relay.protocol.words import FEATURES, SESSION, new_id
 
 MAX_IN_FLIGHT = 64
 
@@ -261,6 +261,7 @@ class Connection:
                 protocol="relay.v1",
                 heartbeat_s=self._heartbeat_s,
                 limits=self._limits,
+                features=list(FEATURES),
             )
         )
 

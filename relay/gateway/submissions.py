@@ -167,6 +167,7 @@ class Submissions:
             max_tokens=submit.max_tokens,
             system=submit.system,
             metadata=submit.metadata,
+            options=submit.options,
             language=language,
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any, Literal, assert_never, get_args
 
 import msgspec
@@ -18,6 +18,8 @@ from msgspec.structs import FieldInfo
 
 from relay.errors import ClientError
 from relay.protocol import envelope
+from relay.protocol.options import Options as Options
+from relay.protocol.options import check_options, unknown_options
 from relay.protocol.words import (
     EPOCH,
     GENERATION,
@@ -93,6 +95,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
     system: str | None = None
     metadata: dict[str, Any] | None = None
+    options: Options | None = None
 
     @property
     def user_turn(self) -> str:
@@ -194,6 +197,8 @@ def _check(fields: Fields, limits: dict[str, float]) -> Command:
         fields = {**fields, "cursor": check_cursor(fields["cursor"])}
     if isinstance(fields.get("max_tokens"), float):
         fields = {**fields, "max_tokens": _integral(fields["max_tokens"])}
+    if struct is Submit and "options" in fields:
+        fields = {**fields, "options": check_options(fields["options"], "options")}
     try:
         command = msgspec.convert(fields, struct)
     except msgspec.ValidationError as error:
@@ -203,11 +208,12 @@ def _check(fields: Fields, limits: dict[str, float]) -> Command:
 
 
 def ignored(fields: Fields) -> list[str]:
-    """The names of a submit's unknown fields: the first of them, each shortened.
+    """The names of a submit's unknown fields, and of those in its options: the first of them, each shortened.
 
     They may be shown on a terminal, so characters that do not print are replaced.
     """
-    unknown = (name for name in fields if name not in _UNDERSTOOD)
+    own = (name for name in fields if name not in _UNDERSTOOD)
+    unknown = chain(own, (f"options.{name}" for name in unknown_options(fields.get("options"))))
     shown = dict.fromkeys(_printable(name[:MAX_IGNORED_LENGTH]) for name in islice(unknown, MAX_IGNORED))
     return list(shown)
 

@@ -17,6 +17,7 @@ class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
     protocol: str
     heartbeat_s: float
     limits: dict[str, float]
+    features: list[str] = []
 
 
 class Active(msgspec.Struct, frozen=True):

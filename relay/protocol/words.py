@@ -37,6 +37,7 @@ REQUEST_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}\Z")
 
 # Each closed set of words, once. Code that lists one derives it from here; code that branches on one ends in
 # assert_never, so that mypy finds each place that a new member concerns.
+FEATURES = ("options",)  # what a gateway has beyond the first release of relay.v1, as `welcome` names it
 Priority = Literal["high", "normal", "low"]  # in the order in which workers take jobs
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 Role = Literal["system", "user", "assistant"]

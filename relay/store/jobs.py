@@ -11,7 +11,7 @@ import msgspec
 
 from relay.errors import LaterJob, UnreadableJob
 from relay.protocol import events
-from relay.protocol.commands import Turn
+from relay.protocol.commands import Options, Turn
 from relay.protocol.words import Priority
 from relay.store import shapes
 
@@ -38,6 +38,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens: int | None = None
     system: str | None = None
     metadata: dict[str, Any] | None = None
+    options: Options | None = None
     language: str | None = None  # of the reader, for failure messages; not part of the body hash
     v: int = 1
     as_it_came: bytes = b""

@@ -19,7 +19,7 @@ and their arguments need no number: each process runs its own scripts, by the ha
 
 from __future__ import annotations
 
-JOB = 1
+JOB = 2  # since 2: `options`, which may be ignored
 OFFER = 1
 POLICY = 1
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from relay.errors import ClientError
 from relay.gateway import deadlines, waiting
 from relay.gateway.submissions import Accepted, Submissions
-from relay.protocol.commands import Submit
+from relay.protocol.commands import Options, Submit
 from relay.store.jobs import Job
 from relay.store.queue.queue import Queue
 from relay.store.session.replies import Admitted, Stopped
@@ -131,6 +131,33 @@ async def test_a_retry_that_waits_is_queued_again_as_it_was_though_what_it_retri
     assert await gateway.submit("r2", retry_of=first.generation) == Accepted(retry.generation, duplicate=True)
     assert await next_job(gateway.queue) == job
     assert (await snapshot(gateway.session_log, retry.generation))["message"]["content"] == "why?"
+
+
+async def test_options_are_part_of_what_was_asked_and_come_back_with_a_job_that_was_lost(gateway: Gateway) -> None:
+    options = Options(temperature=0.5, stop=["END"])
+    first = await gateway.submit("r1", content="why?", options=options)
+    with pytest.raises(ClientError) as refused:
+        await gateway.submit("r1", content="why?", options=Options(temperature=0.6, stop=["END"]))
+    assert refused.value.code == "conflict"
+    with pytest.raises(ClientError) as refused:
+        await gateway.submit("r1", content="why?")
+    assert refused.value.code == "conflict"
+    job = await next_job(gateway.queue)
+    assert job is not None
+    assert job.options == options
+    await gateway.redis.delete(*await gateway.redis.keys("t:q:*"))
+    assert await gateway.submit("r1", content="why?", options=options) == Accepted(first.generation, duplicate=True)
+    assert await next_job(gateway.queue) == job
+
+
+async def test_a_retry_brings_its_own_options_as_it_brings_its_own_model(gateway: Gateway) -> None:
+    first = await gateway.submit("r1", content="why?", options=Options(seed=1), model="m")
+    await gateway.answer()
+    for request_id, options in (("r2", Options(seed=2)), ("r3", None)):
+        await gateway.submit(request_id, retry_of=first.generation, options=options)
+        job = await next_job(gateway.queue)
+        assert job is not None
+        assert (job.content, job.options, job.model) == ("why?", options, None)
 
 
 @pytest.mark.parametrize(

@@ -415,7 +415,7 @@ def test_the_hashes_of_a_body_are_these(fields: dict[str, Any], own: str, earlie
 class Later(Submit, frozen=True, tag="submit"):
     """A submit as a later release may have it."""
 
-    options: dict[str, Any] | None = None
+    speak: dict[str, Any] | None = None
     when: str = "now"
 
 
@@ -426,7 +426,7 @@ def test_a_field_that_is_added_changes_no_hash_of_a_body_that_does_without_it(
     body = {"session": "s", "request_id": "r", **fields}
     later = msgspec.convert({"type": "submit", **body, "when": "now"}, Later)
     assert (later.body_hash(), later.earlier_hash(), later.kept_hash()) == (own, earlier, earlier)
-    with_it = [msgspec.convert({"type": "submit", **body, "options": {"seed": seed}}, Later) for seed in (1, 2)]
+    with_it = [msgspec.convert({"type": "submit", **body, "speak": {"rate": rate}}, Later) for rate in (1, 2)]
     assert len({own, *(one.body_hash() for one in with_it)}) == 3
     assert all(one.kept_hash() == one.body_hash() for one in with_it)
     assert all(one.earlier_hash() == earlier for one in with_it)

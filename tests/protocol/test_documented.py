@@ -15,10 +15,10 @@ from starlette.routing import Route, WebSocketRoute
 from relay.errors import HTTP_STATUS, RETRYABLE, Code
 from relay.gateway.app import app
 from relay.gateway.gateway import Gateway
-from relay.protocol import commands, events, frames
+from relay.protocol import commands, events, frames, options
 from relay.protocol.commands import Command, Submit
 from relay.protocol.events import AnyEvent
-from relay.protocol.words import FailureCode, Finish, Reason
+from relay.protocol.words import FEATURES, FailureCode, Finish, Reason
 from relay.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +141,15 @@ def test_a_field_of_a_submit_has_these_words_and_this_default(field: msgspec.str
     assert [one or other for one, other in defaults] == expected
 
 
+def test_the_options_of_a_submit_are_these_with_these_bounds() -> None:
+    told = {name: row[1] for name, row in table(section("### submit"), "option").items()}
+    assert set(told) == set(options.NAMES) == set(names_in(SUBMIT["options"][1]))
+    assert f"a number of 0 to {options.MAX_TEMPERATURE:g}" == told["temperature"]
+    assert f"list of 1 to {options.MAX_STOPS}; each of 1 to {options.MAX_STOP_LENGTH} characters" in told["stop"]
+    assert f"an integer of -{options.MAX_SEED} to {options.MAX_SEED}" == told["seed"]
+    assert names_in(told["effort"]) == list(get_args(options.Effort))
+
+
 def test_what_commands_may_hold_is_told() -> None:
     told = section("## 3. Commands")
     assert f"`id`: a string of at most {commands.MAX_ID_LENGTH} characters" in told
@@ -172,6 +181,12 @@ def test_welcome_shows_the_limits_and_their_defaults() -> None:
     welcome = example(*EXAMPLES["welcome"])
     assert welcome["limits"] == Settings.model_construct().limits
     assert welcome["heartbeat_s"] == Settings.model_construct().heartbeat_s
+
+
+def test_welcome_shows_the_features_and_each_is_told() -> None:
+    assert example(*EXAMPLES["welcome"])["features"] == list(FEATURES)
+    told = section("### welcome and the unasked ones").partition("`features`: ")[2]
+    assert set(FEATURES) <= set(names_in(told.partition("\n\n")[0]))
 
 
 def test_an_active_generation_has_these_fields() -> None:

@@ -34,6 +34,11 @@ FRAMES: list[tuple[Frame, bytes]] = [
         b'"limits":{"stall_s":60,"x":0.5}}',
     ),
     (
+        Welcome(connection="c_1", protocol="relay.v1", heartbeat_s=0.5, limits={}, features=["options"]),
+        b'{"type":"welcome","connection":"c_1","protocol":"relay.v1","heartbeat_s":0.5,"limits":{},'
+        b'"features":["options"]}',
+    ),
+    (
         Welcome(connection="c_1", protocol="relay.v1", heartbeat_s=0.5, limits={}),
         b'{"type":"welcome","connection":"c_1","protocol":"relay.v1","heartbeat_s":0.5,"limits":{}}',
     ),

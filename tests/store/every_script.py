@@ -12,6 +12,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from relay import settings
+from relay.protocol.options import Options
 from relay.protocol.words import PRIORITIES
 from relay.store.jobs import Job
 from relay.store.keys import Keys
@@ -149,6 +150,7 @@ def job(number: int, **fields: Any) -> Job:
     asked = {
         "content": "CONTENT", "message_id": f"MESSAGE{number}", "metadata": {"KEY": "VALUE"}, "language": "LANGUAGE",
         "provider": "PROVIDER", "model": "MODEL", "max_tokens": 1, "system": "SYSTEM",
+        "options": Options(1.5, 0.5, ["STOP"], 1, "low"),
     }  # fmt: skip
     ids = {"session": SESSION, "generation": f"GENERATION{number}", "request_id": f"REQUEST{number}"}
     return Job(**{**ids, "body_hash": "HASH", "queue": QUEUE, **asked, **fields})

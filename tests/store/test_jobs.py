@@ -8,12 +8,13 @@ import msgspec
 import pytest
 
 from relay.errors import LaterJob, UnreadableJob
+from relay.protocol.options import Options
 from relay.store import jobs, shapes
 from relay.store.jobs import Job
 from tests.store.in_memory import job_of
 
 # What JSON allows and a decoder may change: more digits than a float has, escapes, blanks, an order of its own.
-LATER = b'"options": {"temperature":0.70,"big":123456789012345678901234567890}, "note":"\\u00e9"'
+LATER = b'"speak": {"temperature":0.70,"big":123456789012345678901234567890}, "note":"\\u00e9"'
 
 
 def _stored(job: Job, *more: bytes) -> bytes:
@@ -26,10 +27,16 @@ def _fields(body: bytes) -> dict[str, bytes]:
 
 
 def test_a_job_is_read_as_it_was_written() -> None:
-    job = job_of(metadata={"a": [1, None]}, messages=[{"role": "user", "content": "é"}], priority="high")
+    options = Options(temperature=0.7, stop=["END"], seed=-1)
+    job = job_of(
+        metadata={"a": [1, None]}, messages=[{"role": "user", "content": "é"}], priority="high", options=options
+    )
     read = jobs.read(jobs.encode(job))
     assert jobs.encode(read) == jobs.encode(job)
     assert read.as_it_came == b""
+    assert read.options == options
+    assert _fields(jobs.encode(job))["options"] == b'{"temperature":0.7,"stop":["END"],"seed":-1}'
+    assert "options" not in _fields(jobs.encode(job_of()))
 
 
 def test_what_is_not_known_here_is_ignored_and_goes_on_byte_for_byte() -> None:
@@ -44,6 +51,14 @@ def test_what_lies_deeper_goes_on_too() -> None:
     turns = b'"messages":[{"role":"user","content":"q","images":["a.png"]}]'
     body = _stored(job_of(), turns)
     assert _fields(jobs.encode(jobs.read(body)))["messages"] == turns.partition(b":")[2]
+
+
+def test_an_option_that_is_not_known_here_goes_on_with_those_that_are() -> None:
+    options = b'"options": {"top_k":40,"temperature":0.70}'
+    job = jobs.read(_stored(job_of(), options))
+    assert job.options == Options(temperature=0.7)
+    again = msgspec.structs.replace(job, generation="g2")
+    assert _fields(jobs.encode(again))["options"] == options.partition(b": ")[2]
 
 
 def test_what_is_changed_here_is_changed_and_nothing_else() -> None:

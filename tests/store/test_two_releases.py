@@ -33,7 +33,7 @@ from tests.workers.test_consumer import Endless, Silence
 LOOK_MS = 1000
 TIMEOUT_S = 60
 POLICY = QueuePolicy(LEASE_MS, TIMEOUT_S * 1000, 3)
-MORE = b'"options":{"seed":7}'
+MORE = b'"speak":{"rate":7}'
 JOBS = "t:q:{default}:jobs"
 
 
@@ -77,7 +77,7 @@ async def test_a_job_that_is_put_back_says_all_that_it_said(queue: Queue, redis:
     assert job is not None
     await redis.flushall()
     await queue.ensure_row(job, LOOK_MS)
-    assert await stored(redis) == msgspec.json.decode(jobs.encode(job_of())) | {"options": {"seed": 7}}
+    assert await stored(redis) == msgspec.json.decode(jobs.encode(job_of())) | {"speak": {"rate": 7}}
 
 
 async def test_a_retry_asks_with_all_that_was_asked_with(session_log: SessionLog, queue: Queue, redis: Redis) -> None:
@@ -89,10 +89,10 @@ async def test_a_retry_asks_with_all_that_was_asked_with(session_log: SessionLog
     await session_log.admit(job_of())
     await session_log.reap("s", "g1", "0", b"{}", "worker_lost")
     await queue.done("default", "s", "g1", "worker_lost")
-    assert (await stored(redis, key="t:q:{default}:letters"))["options"] == {"seed": 7}
+    assert (await stored(redis, key="t:q:{default}:letters"))["speak"] == {"rate": 7}
     again = await caretaker.retry("g1")
     made = await stored(redis, again)
-    assert (made["options"], made["retry_of"], made["generation"]) == ({"seed": 7}, "g1", again)
+    assert (made["speak"], made["retry_of"], made["generation"]) == ({"rate": 7}, "g1", again)
 
 
 async def test_an_offer_of_a_later_release_is_read_as_far_as_it_is_known(redis: Redis, clock: Clock) -> None:

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from relay.errors import RelayError, StorageError
-from relay.protocol.commands import Turn
+from relay.protocol.commands import Options, Turn
 from relay.store.jobs import Job
 from relay.store.keys import Keys
 from relay.store.queue.admin import JobState, QueueAdmin
@@ -79,7 +79,7 @@ async def test_a_retry_asks_the_same_with_everything_that_was_asked_with(
 ) -> None:
     asked: dict[str, Any] = {
         "priority": "high", "provider": "demo", "model": "m", "max_tokens": 7, "system": "Be brief.",
-        "metadata": {"a": 1}, "messages": [Turn("user", "question of g1")],
+        "metadata": {"a": 1}, "options": Options(seed=1), "messages": [Turn("user", "question of g1")],
     }  # fmt: skip
     job = await dead(session_log, queue, **asked)
     made = await caretaker.retry("g1")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay import settings
+from relay.protocol.commands import Options
 from relay.protocol.commands import Turn as SubmittedTurn
 from relay.store.session.session_log import SessionLog
 from relay_workers.asking.history import prompt_for
@@ -108,3 +109,9 @@ async def test_the_prompt_says_for_whom_it_is_and_what_the_submit_had_beside_it(
     job = job_of("g1", metadata={"user": "u"})
     prompt = await prompt_for(job, [], session_log.snapshots, history_limits(settings.load()))
     assert (prompt.session, prompt.generation, prompt.metadata) == (job.session, "g1", {"user": "u"})
+
+
+async def test_the_options_of_a_job_are_given_as_they_are(session_log: SessionLog) -> None:
+    bounds = history_limits(settings.load())
+    for options in (None, Options(top_p=0.5)):
+        assert (await prompt_for(job_of(options=options), [], session_log.snapshots, bounds)).options == options

@@ -32,7 +32,7 @@ async def prompt_for(job: Job, completed: list[str], snapshots: Snapshots, limit
         past = await _past(job, completed, snapshots, limits.history_tokens * BYTES_PER_TOKEN)
         turns = [*past, Turn("user", job.content)]
     max_tokens = _max_tokens(job, limits)
-    return Prompt(system + turns, job.model, max_tokens, job.session, job.generation, job.metadata)
+    return Prompt(system + turns, job.model, max_tokens, job.session, job.generation, job.metadata, job.options)
 
 
 async def _past(job: Job, completed: list[str], snapshots: Snapshots, room_bytes: int) -> list[Turn]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from relay.protocol.options import Options
 from relay.protocol.words import MAX_DATA_BYTES, Finish, Role
 
 MAX_NAME_LENGTH = 256  # of a model
@@ -32,7 +33,10 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What the model is asked: the whole context, the last turn a user's, and what the submit asked for."""
+    """What the model is asked: the whole context, the last turn a user's, and what the submit asked for.
+
+    `options`: the submit's, and the defaults of the provider that is asked. What its API cannot be told has no effect.
+    """
 
     turns: list[Turn]
     model: str | None = None
@@ -40,6 +44,7 @@ class Prompt(msgspec.Struct, frozen=True):
     session: str = ""
     generation: str = ""
     metadata: dict[str, Any] | None = None
+    options: Options | None = None
 
 
 class Text(msgspec.Struct, frozen=True):
