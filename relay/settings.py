@@ -132,6 +132,11 @@ class Settings(BaseSettings):
     models: str = Field(
         "", description="Further models that a submit may name, with commas, each as for RELAY_MODEL; empty: any"
     )
+    options: str = Field(
+        "",
+        description="Options of a submit where it names none, per provider, as JSON: "
+        '{"openai": {"temperature": 0.2, "effort": "low"}}',
+    )
     failover: Literal["restart", "end"] = Field(
         "restart",
         description="When a provider fails after its first token and another one is left: "

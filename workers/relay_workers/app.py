@@ -29,16 +29,18 @@ from typing import Any
 
 import msgspec
 
+from relay.protocol.options import Options
 from relay_workers.providers.base import Data, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn
 
-__all__ = ["Data", "Finished", "Job", "Part", "ProviderError", "Reasoning", "Text", "Turn"]
+__all__ = ["Data", "Finished", "Job", "Options", "Part", "ProviderError", "Reasoning", "Text", "Turn"]
 
 
 class Job(msgspec.Struct, frozen=True):
     """One question and its whole context.
 
     `messages`: turns with `role` (system, user or assistant) and `content`, oldest first, the last one a user's.
-    `model` and `max_tokens`: from the submit or the settings, otherwise None. `metadata`: from the submit.
+    `model`, `max_tokens` and each of `options` (`temperature`, `top_p`, `stop`, `seed`, `effort`): from the submit or
+    the settings, otherwise None. `metadata`: from the submit.
     """
 
     session: str
@@ -47,6 +49,7 @@ class Job(msgspec.Struct, frozen=True):
     model: str | None = None
     max_tokens: int | None = None
     metadata: dict[str, Any] = {}
+    options: Options = Options()
 
     @property
     def content(self) -> str:
@@ -63,4 +66,5 @@ class Job(msgspec.Struct, frozen=True):
             prompt.model or model,
             prompt.max_tokens,
             prompt.metadata or {},
+            prompt.options or Options(),
         )

@@ -10,6 +10,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from relay import settings
+from relay.protocol.options import Options
+from relay.store.jobs import Job
 from relay.store.session.replies import Claim
 from relay_workers.asking.breaker import Breaker
 from relay_workers.asking.provider_pool import ProviderPool, ProviderSlot
@@ -26,14 +28,19 @@ class Scripted:
 
     model = "m"
 
-    def __init__(self, name: str, *lines: list[Said], first_token_s: float | None = None) -> None:
+    def __init__(
+        self, name: str, *lines: list[Said], first_token_s: float | None = None, options: Options | None = None
+    ) -> None:
         self.name = name
         self.lines = list(lines)
         self.first_token_s = first_token_s
         self.calls = 0
         self.closed = 0
+        self.options = options
+        self.asked: list[Prompt] = []
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        self.asked.append(prompt)
         line = self.lines[min(self.calls, len(self.lines) - 1)]
         self.calls += 1
         try:
@@ -63,8 +70,9 @@ def fails(code: Any = "provider_error", *, retryable: bool = True, status: int |
 
 
 async def answered(*providers: Scripted, **given: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The generation as it ended, and the log."""
-    seats = [ProviderSlot(provider, Breaker(5, 15)) for provider in providers]
+    """The generation as it ended, and the log. `given`: settings, and the `job` if it is to be another."""
+    seats = [ProviderSlot(provider, Breaker(5, 15), None, provider.options) for provider in providers]
+    job: Job | None = given.pop("job", None)
     async with redis_in_memory() as redis:
         log = session_log_on(redis)
         await log.admit(job_of())
@@ -72,7 +80,8 @@ async def answered(*providers: Scripted, **given: Any) -> tuple[dict[str, Any], 
         assert isinstance(claim, Claim)
         quick = settings.load(**{"provider_retry_ms": 1, **given})
         async with asyncio.timeout(20):
-            assert await generation_of(claim, "w", ProviderPool(seats), log, queue_on(redis), quick).run() is True
+            generation = generation_of(claim, "w", ProviderPool(seats), log, queue_on(redis), quick, job=job)
+            assert await generation.run() is True
         assert all(provider.closed == provider.calls for provider in providers)
         return await snapshot(log), await whole_log(log)
 
@@ -100,6 +109,22 @@ async def test_nothing_is_void_where_nothing_was_shown() -> None:
     assert (shown["text"], shown["attempt"], shown["provider"]) == ("all of it", 1, "b")
     assert "restart" not in types(events)
     assert [event["state"] for event in events if event["type"] == "status"][-2:] == ["thinking", "retrying"]
+
+
+async def test_each_provider_is_asked_with_its_own_options_beneath_the_submits() -> None:
+    """Also where it is asked again: nothing of the one between stays."""
+    first = Scripted("a", [fails()], whole("all"), options=Options(temperature=0.1, effort="low"))
+    second = Scripted("b", [fails()], options=Options(temperature=0.9, seed=7))
+    await answered(first, second, job=job_of(options=Options(temperature=0.5, stop=["END"])))
+    of_first, of_second = ([prompt.options for prompt in provider.asked] for provider in (first, second))
+    assert of_first == [Options(temperature=0.5, stop=["END"], effort="low")] * 2
+    assert of_second == [Options(temperature=0.5, stop=["END"], seed=7)]
+
+
+async def test_without_options_nothing_is_asked_for() -> None:
+    provider = Scripted("a", whole("all"))
+    await answered(provider)
+    assert [prompt.options for prompt in provider.asked] == [None]
 
 
 async def test_the_last_failure_is_the_answers() -> None:

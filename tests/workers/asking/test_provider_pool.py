@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from relay import settings
 from relay.errors import SettingsError
+from relay.protocol.options import Options
 from relay.store.jobs import Job
 from relay_workers.asking.provider_pool import ProviderPool, provider_pool
-from relay_workers.providers.base import ProviderError
+from relay_workers.providers.base import Prompt, ProviderError
 from tests.store.in_memory import job_of
 
 KEYS = {"ANTHROPIC_API_KEY": "sk-ant-x", "OPENAI_API_KEY": "sk-x"}
@@ -106,3 +107,17 @@ def test_gateways_are_told_of_each_and_of_its_breaker() -> None:
     ]
     assert told[0].state == "closed"
     assert told[1].state in ("open", "half_open")
+
+
+def test_each_provider_has_its_default_options() -> None:
+    pool = made(provider="anthropic,openai,demo", options='{"openai": {"seed": 7}, "anthropic": {"effort": "low"}}')
+    assert [slot.options for slot in pool.slots] == [Options(effort="low"), Options(seed=7), None]
+    asked = Prompt([], options=Options(seed=1))
+    assert [slot.prompt(asked).options for slot in pool.slots] == [
+        Options(seed=1, effort="low"), Options(seed=1), Options(seed=1),
+    ]  # fmt: skip
+
+
+def test_options_of_a_provider_that_is_not_asked_are_refused() -> None:
+    with pytest.raises(SettingsError, match="RELAY_OPTIONS: openai is not among the providers, demo"):
+        made(provider="demo", options='{"openai": {"seed": 7}}')

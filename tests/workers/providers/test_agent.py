@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from relay.errors import SettingsError
+from relay.protocol.options import Options, check_options
 from relay_workers.providers import agent
 from relay_workers.providers.agent import AgentProvider
 from relay_workers.providers.agent_answer import TEXTS
@@ -156,7 +157,7 @@ async def test_finish_model_and_usage_are_taken_where_they_are_said(members: Any
 
 
 async def test_the_request_holds_the_whole_context_and_the_key() -> None:
-    prompt = Prompt(HELLO.turns, "m-2", 5, "s-1", "g-1", {"user": "u"})
+    prompt = Prompt(HELLO.turns, "m-2", 5, "s-1", "g-1", {"user": "u"}, Options(temperature=0.5, stop=["END"]))
     async with FakeProvider(Script(tokens=["x"])) as fake, provider_of(fake, api_key="k-1") as provider:
         parts = [part async for part in provider.stream(prompt)]
 
@@ -167,6 +168,7 @@ async def test_the_request_holds_the_whole_context_and_the_key() -> None:
         "model": "m-2",
         "max_tokens": 5,
         "metadata": {"user": "u"},
+        "options": {"temperature": 0.5, "stop": ["END"]},
     }
     headers = fake.calls[0].headers
     assert (headers["authorization"], headers["accept"]) == ("Bearer k-1", "application/json")
@@ -479,7 +481,9 @@ async def test_the_request_and_the_answer_in_the_docs_are_those_on_the_wire() ->
     asked, answered = re.findall(r"```json\n(.*?)```", docs.read_text(), re.DOTALL)
     body = json.loads(asked)
     turns = [Turn(turn["role"], turn["content"]) for turn in body["messages"]]
-    prompt = Prompt(turns, body["model"], body["max_tokens"], body["session"], body["generation"], body["metadata"])
+    options = check_options(body["options"], "options")
+    ids = body["session"], body["generation"]
+    prompt = Prompt(turns, body["model"], body["max_tokens"], *ids, body["metadata"], options)
     async with FakeProvider(whole(answered)) as fake, provider_of(fake) as provider:
         parts = [part async for part in provider.stream(prompt)]
     assert fake.calls[0].body == body

@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.errors import SettingsError
-from relay_workers.app import Data, Finished, Job, ProviderError, Reasoning, Text
+from relay_workers.app import Data, Finished, Job, Options, ProviderError, Reasoning, Text
 from relay_workers.providers import app as app_provider
 from relay_workers.providers import app_loading
 from relay_workers.providers.app import AppProvider
@@ -149,9 +149,10 @@ async def test_any_callable_that_gives_an_async_iterator_will_do(name: str, text
 
 
 async def test_the_job_holds_the_whole_context_and_what_the_submit_asked_for() -> None:
-    parts = await parts_of("echo", Prompt(HELLO.turns, "m-2", 5, "s", "g", {"user": "u"}))
+    options = Options(seed=7)
+    parts = await parts_of("echo", Prompt(HELLO.turns, "m-2", 5, "s", "g", {"user": "u"}, options))
 
-    assert seen == [Job("s", "g", HELLO.turns, "m-2", 5, {"user": "u"})]
+    assert seen == [Job("s", "g", HELLO.turns, "m-2", 5, {"user": "u"}, options)]
     assert (seen[0].content, seen[0].messages[0].role, seen[0].messages[0].content) == ("Go on.", "system", "Be brief.")
     assert parts[-1] == Finished("stop", "m-2")
     with pytest.raises(AttributeError):
@@ -161,10 +162,11 @@ async def test_the_job_holds_the_whole_context_and_what_the_submit_asked_for() -
 async def test_what_nobody_asked_for_is_empty_and_the_settings_model_stands_in() -> None:
     await parts_of("echo")
     await parts_of("echo", model="m-3")
-    assert [(job.model, job.max_tokens, job.metadata, job.session) for job in seen] == [
-        (None, None, {}, ""),
-        ("m-3", None, {}, ""),
+    assert [(job.model, job.max_tokens, job.metadata, job.options, job.session) for job in seen] == [
+        (None, None, {}, Options(), ""),
+        ("m-3", None, {}, Options(), ""),
     ]
+    assert seen[0].options.temperature is None
     assert (await parts_of("echo", model="m-3"))[-1] == Finished("stop", "m-3")
 
 

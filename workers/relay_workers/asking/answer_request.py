@@ -66,7 +66,7 @@ class AnswerRequest:
         self.slot = self._plan.first(time.monotonic())
         while True:
             try:
-                return await self._call(self.slot.provider.stream(question))
+                return await self._call(self.slot.provider.stream(self.slot.prompt(question)))
             except ProviderError as error:
                 self.cancel()
                 await self._fail_over(error)

@@ -8,14 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import msgspec
+
 from relay import logging, metrics
 from relay.errors import SettingsError
+from relay.protocol.options import Options, with_defaults
 from relay.settings import PROVIDERS, ProviderName, Settings
 from relay.store.jobs import Job
 from relay.store.queue.worker_registry import BreakerState, Offer
 from relay_workers import providers
 from relay_workers.asking.breaker import Breaker
-from relay_workers.providers.base import Provider, ProviderError
+from relay_workers.asking.default_options import default_options
+from relay_workers.providers.base import Prompt, Provider, ProviderError
 
 BREAKER_STATES: tuple[BreakerState, ...] = get_args(BreakerState)
 
@@ -24,11 +28,15 @@ logger = logging.get_logger("lineup")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProviderSlot:
-    """One provider of the pool. `models`: what a submit may name besides the provider's default; None: any model."""
+    """One provider of the pool. `models`: what a submit may name besides the provider's default; None: any model.
+
+    `options`: its own, where a submit says nothing.
+    """
 
     provider: Provider
     breaker: Breaker
     models: tuple[str, ...] | None = None
+    options: Options | None = None
 
     @property
     def name(self) -> str:
@@ -36,6 +44,10 @@ class ProviderSlot:
 
     def lists_model(self, model: str) -> bool:
         return model == self.provider.model or model in (self.models or ())
+
+    def prompt(self, asked: Prompt) -> Prompt:
+        """What this provider is asked, with its own options: another one may have others."""
+        return msgspec.structs.replace(asked, options=with_defaults(asked.options, self.options))
 
 
 class ProviderPool:
@@ -103,16 +115,21 @@ def provider_pool(settings: Settings) -> ProviderPool:
     """The provider pool that these settings ask for. Raises SettingsError that names what is missing."""
     names = providers.choose(settings)
     defaults, further = _by_provider(settings.model, names), _by_provider(settings.models, names)
-    return ProviderPool([_slot(settings, name, defaults, further) for name in names])
+    options = default_options(settings.options, names)
+    return ProviderPool([_slot(settings, name, defaults, further, options.get(name)) for name in names])
 
 
 def _slot(
-    settings: Settings, name: ProviderName, defaults: Mapping[str, list[str]], further: Mapping[str, list[str]]
+    settings: Settings,
+    name: ProviderName,
+    defaults: Mapping[str, list[str]],
+    further: Mapping[str, list[str]],
+    options: Options | None,
 ) -> ProviderSlot:
     model = next(iter(defaults.get(name, ())), "")
     provider = providers.make(name, settings.model_copy(update={"model": model}))
     models = tuple(further[name]) if name in further else None
-    return ProviderSlot(provider, Breaker(settings.breaker_failures, settings.breaker_open_s), models)
+    return ProviderSlot(provider, Breaker(settings.breaker_failures, settings.breaker_open_s), models, options)
 
 
 def _by_provider(value: str, names: Sequence[str]) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """An agent behind HTTP: any service that answers one POST with one JSON body. docs/models.md has examples of both.
 
 The question goes out as `{"session", "generation", "messages": [{"role", "content"}], "model"?, "max_tokens"?,
-"metadata"?}`. agent_answer.py reads the answer; its text is shown at once, in word-like tokens.
+"metadata"?, "options"?}`. agent_answer.py reads the answer; its text is shown at once, in word-like tokens.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def _request(prompt: Prompt, model: str) -> bytes:
         "model": model or None,
         "max_tokens": prompt.max_tokens,
         "metadata": prompt.metadata,
+        "options": prompt.options,
     }
     return msgspec.json.encode({name: value for name, value in members.items() if value is not None})
 
