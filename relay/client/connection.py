@@ -92,10 +92,11 @@ class Relay:
     ) -> Answer:
         """Ask; returns once the job is durable. Give exactly one of `content`, `messages` and `retry_of`.
 
-        `fields`: other fields of the `submit` command (`queue`, `model`, `max_tokens`, `metadata` …). The session is
-        followed first, so nothing of the answer is missed. The submit is sent again, with the same `request_id`, until
-        it is answered; that makes one answer. If cancelled, or after Disconnected, it may still have taken effect: to
-        be sure, ask again with a `request_id` of your own. Raises RequestRefused, Disconnected, SessionDeleted.
+        `fields`: other fields of the `submit` command (`queue`, `model`, `max_tokens`, `metadata`, `options` …). The
+        session is followed first, so nothing of the answer is missed. The submit is sent again, with the same
+        `request_id`, until it is answered; that makes one answer. If cancelled, or after Disconnected, it may still
+        have taken effect: to be sure, ask again with a `request_id` of your own. Raises RequestRefused, Disconnected,
+        SessionDeleted.
         """
         again = request_id is not None
         command = {"type": "submit", "session": _checked(session), "request_id": request_id or new_id("r"), **fields}

@@ -34,6 +34,16 @@ _DEV_REDIS = option("redis_url", "Redis or Valkey", "--redis", default="an embed
 _URL = option("url", "The gateway")
 
 
+def _read_json(given: str | None) -> Any:
+    """The gateway judges what it holds, and may know more of that than we do."""
+    import msgspec
+
+    try:
+        return None if given is None else msgspec.json.decode(given)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise typer.BadParameter('it must be JSON, such as {"temperature": 0.2}') from None
+
+
 def main() -> None:
     """Entry point of the `relay` console script."""
     app()
@@ -91,6 +101,9 @@ def send(
     url: str = _URL,
     queue: str = typer.Option("default", help="Queue of the workers to ask"),
     model: str = typer.Option(None, help="Model to ask for; default: the workers' own"),
+    options: str = typer.Option(
+        None, help='Options of the model, as JSON: {"temperature": 0.2}; default: none', callback=_read_json
+    ),
 ) -> None:
     """Ask, and stream the answer into the terminal. Ctrl-C stops the answer; a second one leaves."""
     signal.signal(signal.SIGINT, leave)
@@ -98,7 +111,9 @@ def send(
 
     loaded = load(by_a_person=True, url=url)
     content = _read_input() if question == "-" else question
-    submit: dict[str, Any] = {"session": session, "content": content, "queue": queue, "model": model}
+    submit: dict[str, Any] = {
+        "session": session, "content": content, "queue": queue, "model": model, "options": options,
+    }  # fmt: skip
 
     async def ask() -> int:
         return await SendCommand(loaded.url, submit).ask()

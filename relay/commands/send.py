@@ -57,6 +57,8 @@ class SendCommand:
                 self._waiting.asked()
                 answer = await relay.submit(**self._submit)
                 self._waiting.answered()
+                if answer.ignored:
+                    self._screen.note(f"not understood here: {', '.join(answer.ignored)}")
                 stopping = asyncio.create_task(self._stop_when_asked(answer), name="stop")
                 stack.push_async_callback(_cancelled, stopping)
                 end = await self._show(answer)

@@ -172,6 +172,20 @@ export interface Submit {
   max_tokens?: number;
   system?: string;
   metadata?: Record<string, unknown>;
+  options?: ModelOptions;
+}
+
+/** How the model is to write, where its API can be told; what is absent is the worker's or the model's own. */
+export interface ModelOptions {
+  /** 0 to 2. */
+  temperature?: number;
+  /** Above 0, at most 1. */
+  top_p?: number;
+  /** One, or 1 to 4; each of 1 to 64 characters. */
+  stop?: string | string[];
+  /** A safe integer. */
+  seed?: number;
+  effort?: "low" | "medium" | "high";
 }
 
 export interface Accepted {

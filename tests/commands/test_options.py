@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from relay import __version__, settings
-from relay.commands import main, queue
+from relay.commands import main, queue, send
 from relay_workers import cli as worker_cli
 from tests.logs_as_before import logs_as_before
 
@@ -102,6 +103,12 @@ def test_defaults_are_those_of_the_settings() -> None:
         (main.app, ["bench", "--ramp-s", "-1"], "Invalid value for '--ramp-s': it must be at least 0 (got '-1')"),
         (main.app, ["queue", "list", "q", "--limit", "10001"], "'--limit': it must be at most 10000 (got '10001')"),
         (main.app, ["tail", "s", "--from", "x"], "Invalid value for '--from': 'x' is not one of 'start', 'live'."),
+        (
+            main.app,
+            ["send", "s", "q", "--options", "x"],
+            """'--options': it must be JSON, such as {"temperature": 0.2}""",
+        ),
+        (main.app, ["send", "s", "q", "--options", '{"a":NaN}'], "'--options': it must be JSON"),
         (worker_cli.app, ["--concurrency", "1.5"], "'--concurrency': it must be a whole number (got '1.5')"),
     ],
 )
@@ -109,6 +116,23 @@ def test_a_mistake_in_an_option_is_told_in_words(app: typer.Typer, arguments: li
     result = RUN.invoke(app, arguments, env=WIDE)
     assert result.exit_code == 2
     assert sentence in result.output
+
+
+@pytest.mark.parametrize(("flags", "options"), [([], None), (["--options", '{"seed": 7}'], {"seed": 7})])
+def test_options_of_a_submit_are_given_as_json(monkeypatch: pytest.MonkeyPatch, flags: list[str], options: Any) -> None:
+    asked: list[Any] = []
+
+    class Asked:
+        def __init__(self, url: str, submit: dict[str, Any]) -> None:
+            asked.append(submit)
+
+        async def ask(self) -> int:
+            return 0
+
+    monkeypatch.setattr(send, "SendCommand", Asked)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert RUN.invoke(main.app, ["send", "s", "q", *flags]).exit_code == 0
+    assert asked == [{"session": "s", "content": "q", "queue": "default", "model": None, "options": options}]
 
 
 def test_a_person_reads_of_an_unknown_setting_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

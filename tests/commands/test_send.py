@@ -76,6 +76,24 @@ async def test_a_refusal_is_the_last_word(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "relay: bad_message: queue: ␛[31mnone such.\n"
 
 
+async def test_options_are_sent_as_they_are_and_what_a_gateway_does_not_know_of_them_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with Scripted() as gateway:
+        options = {"temperature": 0.2, "top_\x1bk": 4}
+        asking = asyncio.create_task(
+            SendCommand(gateway.url, {"session": "s", "content": "q", "options": options}).ask()
+        )
+        peer = await gateway.greeted()
+        await peer.subscribed()
+        submit = await peer.accepted("g1", ignored=["options.top_\x1bk", "model"])
+        assert submit["options"] == options
+        await peer.live(1, message("g1"))
+        await peer.live(2, Story("g1").end("complete"))
+        assert await asking == 0
+    assert capsys.readouterr().err == "relay: not understood here: options.top_␛k, model\n"
+
+
 @pytest.mark.parametrize(
     ("reply", "code", "sentence"),
     [

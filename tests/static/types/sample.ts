@@ -2,8 +2,8 @@
 
 import {
   connect, crc32, Generation, Relay, RelayError, Session, SessionView,
-  type Accepted, type AnyWebSocket, type Cursor, type Data, type End, type Message, type Options, type RelayEvents,
-  type RelayState, type SessionEvents, type Submit,
+  type Accepted, type AnyWebSocket, type Cursor, type Data, type End, type Message, type ModelOptions, type Options,
+  type RelayEvents, type RelayState, type SessionEvents, type Submit,
 } from "./relay-client.js";
 
 class Socket implements AnyWebSocket {
@@ -66,10 +66,11 @@ relay.removeEventListener("state", listener);
 export async function ask(): Promise<string> {
   const question: Submit = {
     content: "Hello", request_id: "r1", queue: "default", mode: "chat", priority: "high", provider: "demo", model: "m",
-    max_tokens: 10, system: "Be brief.", metadata: { page: 1 },
+    max_tokens: 10, system: "Be brief.", metadata: { page: 1 }, options: { temperature: 0.2, stop: "END" },
   };
+  const more: ModelOptions = { top_p: 0.9, stop: ["a", "b"], seed: 7, effort: "low" };
   const accepted: Accepted = await session.submit(question, { signal: new AbortController().signal });
-  await live.submit({ messages: [{ role: "user", content: "Hello" }], schema: {} });
+  await live.submit({ messages: [{ role: "user", content: "Hello" }], schema: {}, options: more });
   await resumed.submit({ retry_of: accepted.generation });
   const stopped: { generation: string; already_ended: boolean } = await session.stop(accepted.generation);
   const cursor: Cursor | null = session.cursor;
