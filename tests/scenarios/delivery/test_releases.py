@@ -257,7 +257,10 @@ def _known(told: Any, known: Any) -> Any:
 async def rolled_back(sides: Sides, worker: Process) -> None:
     """This release goes, with an answer under way and a question that waits; the previous one makes both."""
     running = await sides.half(sides.at_new, queue="a")
-    asked = {"metadata": {"a": [1]}, "system": "S", "max_tokens": 7, "priority": "high", "provider": "openai"}
+    asked = {
+        "metadata": {"a": [1]}, "system": "S", "max_tokens": 7, "priority": "high", "provider": "openai",
+        "options": {"temperature": 0.5},
+    }  # fmt: skip
     waiting = await sides.ask(sides.at_new, queue="c", **asked)
     for client in sides.viewers:
         await client.until(lambda client=client: waiting in client.view.generations, "it waits")
