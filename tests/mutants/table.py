@@ -42,6 +42,7 @@ _RIGHTS = "tests/store/test_acl.py::test_"
 _JOBS = "tests/store/test_jobs.py::test_"
 _RELEASES = "tests/store/test_two_releases.py::test_"
 _SHAPES = "tests/store/test_shapes.py::test_"
+_OPTIONS = "tests/protocol/test_options.py::test_"
 
 
 class Change(NamedTuple):
@@ -1024,5 +1025,47 @@ MUTANTS = [
         [Change("    v: int = 1\n    as_it_came", "    title: str = ''\n    v: int = 1\n    as_it_came")],
         [],
         [_SHAPES + "what_is_stored_has_the_shape_of_its_version"],
+    ),
+    Mutant(
+        "options: a submit's yield to the defaults",
+        "relay/protocol/options.py",
+        [
+            Change(
+                "replace(defaults, **msgspec.to_builtins(options))",
+                "replace(options, **msgspec.to_builtins(defaults))",
+            )
+        ],
+        [],
+        [
+            _OPTIONS + "what_is_asked_for_goes_before_the_defaults_member_by_member",
+            _ANSWER + "each_provider_is_asked_with_its_own_options_beneath_the_submits",
+        ],
+    ),
+    Mutant(
+        "options: a provider's defaults go on to the next one",
+        "workers/relay_workers/asking/answer_request.py",
+        [
+            Change(
+                "return await self._call(self.slot.provider.stream(self.slot.prompt(question)))",
+                "question = self.slot.prompt(question)\n"
+                "                return await self._call(self.slot.provider.stream(question))",
+            )
+        ],
+        [],
+        [_ANSWER + "each_provider_is_asked_with_its_own_options_beneath_the_submits"],
+    ),
+    Mutant(
+        "options: none are others than no options",
+        "relay/protocol/options.py",
+        [Change("msgspec.convert(members, Options) if members else None", "msgspec.convert(members, Options)")],
+        [],
+        [_OPTIONS + "a_body_without_options_keeps_its_hash"],
+    ),
+    Mutant(
+        "options: unknown ones vanish in silence",
+        "relay/protocol/commands.py",
+        [Change('unknown_options(fields.get("options"))', "unknown_options(None)")],
+        ["tests/scenarios/providers/test_agent.py::test_every_viewer_has_an_agents_long_answer_and_its_finish"],
+        [_OPTIONS + "unknown_options_are_named_among_what_was_ignored"],
     ),
 ]  # fmt: skip

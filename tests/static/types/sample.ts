@@ -106,6 +106,8 @@ relay.session("chat-1", { cursor: 7 });
 void session.submit({ content: "Hello", mode: "poem" });
 // @ts-expect-error no such field
 void session.submit({ text: "Hello" });
+// @ts-expect-error no such effort
+void session.submit({ content: "Hello", options: { effort: "max" } });
 // @ts-expect-error a generation has a name
 void session.stop(1);
 // @ts-expect-error what is shown is read-only
