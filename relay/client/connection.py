@@ -80,6 +80,11 @@ class Relay:
         """Whether there is a connection at the moment."""
         return self._dispatcher.is_connected
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the gateway has beyond the first release of relay.v1, such as `options` of a submit."""
+        return self._dispatcher.features
+
     async def submit(
         self,
         session: str,

@@ -56,6 +56,7 @@ class Dispatcher:
         self._fresh_token = fresh_token
         self._token_expires = False
         self._limits: dict[str, float] = {}
+        self.features: tuple[str, ...] = ()  # as the gateway last announced them
         self._subscriptions: dict[str, Subscription] = {}
         self._requests: dict[str, _PendingRequest] = {}
         self._leaving: set[str] = set()  # sessions to unsubscribe
@@ -134,6 +135,7 @@ class Dispatcher:
     def connected(self, welcome: FrameDict) -> None:
         self.is_connected = True
         self._limits = welcome.get("limits") or {}
+        self.features = tuple(welcome.get("features") or ())
         self._leaving.clear()  # the last connection's subscriptions ended with it
         for request in self._requests.values():
             request.send_at, request.refusal = 0.0, None  # another gateway may accept it

@@ -51,6 +51,8 @@ export class Relay extends EventTarget {
   readonly trouble: string | null;
   /** The server's limits by name (bytes, seconds, counts); empty before the first welcome. */
   readonly limits: Record<string, number>;
+  /** What the server has beyond the first release of relay.v1, such as `options`; empty before the first welcome. */
+  readonly features: readonly string[];
   /**
    * The session of that name, followed from now on; the same object until it is left or deleted. With `from: "live"`
    * only what is written from now on; with a `cursor`, what comes after it, for a page that has the rest already (see

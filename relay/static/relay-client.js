@@ -14,7 +14,7 @@
  *     await session.stop(generation);
  *
  * connect(url?, {token?, codec?, WebSocket?}) → Relay
- * Relay: state, trouble, limits, session(name, {from? | cursor?}), close(); events `state`, `trouble`, `error`
+ * Relay: state, trouble, limits, features, session(name, {from? | cursor?}), close(); events `state`, `trouble`, `error`
  * Session: name, messages, generations (Map, in order of submit), cursor, resumed, rebuilding, following, refused, degraded,
  *   submit({content | messages | retry_of, ...}, {signal?}) → Promise of {generation, duplicate, ignored?},
  *   stop(generation) → Promise of {generation, already_ended}, unsubscribe();
@@ -540,6 +540,7 @@ export class Relay extends EventTarget {
   state = "connecting";
   trouble = null; // in words, why there is no connection
   limits = {};
+  features = [];
   #url;
   #options;
   #socket = null; // the current one: events of an abandoned one are ignored
@@ -663,8 +664,9 @@ export class Relay extends EventTarget {
     }
   }
 
-  #welcome({ limits, heartbeat_s }) {
+  #welcome({ limits, features, heartbeat_s }) {
     this.limits = limits ?? {};
+    this.features = features ?? [];
     const heartbeatMs = 1_000 * heartbeat_s;
     this.#patienceMs = SILENCE_HEARTBEATS * heartbeatMs + Math.min(SILENCE_MARGIN_MS, heartbeatMs);
     this.#heard();

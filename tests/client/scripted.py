@@ -35,8 +35,9 @@ class Peer:
         assert self.websocket.request is not None
         return self.websocket.request.path
 
-    async def welcome(self, heartbeat_s: float = 15) -> Peer:
-        await self.send(type="welcome", connection="c", protocol="relay.v1", heartbeat_s=heartbeat_s, limits=LIMITS)
+    async def welcome(self, heartbeat_s: float = 15, **more: Any) -> Peer:
+        known = {"connection": "c", "protocol": "relay.v1", "heartbeat_s": heartbeat_s, "limits": LIMITS}
+        await self.send(type="welcome", **known, **more)
         return self
 
     async def send(self, **frame: Any) -> None:

@@ -19,6 +19,7 @@ from relay.client.constants import SHARED
 from relay.client.transport import silence_s
 from tests.client.scripted import Peer, Scripted
 from tests.protocol.logs import Story, message
+from tests.scenarios.processes import until
 
 
 async def followed(following: Following, seq: int) -> str:
@@ -302,6 +303,18 @@ async def test_a_proxy_without_its_gateway_is_tried_again() -> None:
     ):
         assert relay.connected
     assert len(tries) == 3
+
+
+async def test_the_features_are_those_of_the_gateway_that_was_reached_last(gateway: Scripted) -> None:
+    async def welcomed(features: list[str] | None = None) -> Peer:
+        return await (await gateway.peer()).welcome(features=features)
+
+    first = asyncio.create_task(welcomed(["options"]))
+    async with connect(gateway.url) as relay:
+        assert relay.features == ("options",)
+        (await first).cut()
+        await welcomed()
+        await until(lambda: relay.features == (), "an earlier gateway")
 
 
 async def test_a_fresh_token_is_asked_for_whenever_one_is_needed(gateway: Scripted) -> None:

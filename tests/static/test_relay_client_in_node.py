@@ -119,6 +119,22 @@ def test_silence_is_two_heartbeats_and_a_margin(tmp_path: Path, heartbeat_s: flo
     assert said == ["open", "reconnecting"]
 
 
+def test_the_features_are_those_of_the_server_that_was_reached_last(tmp_path: Path) -> None:
+    said = manual(
+        tmp_path,
+        """
+        const relay = connect("http://relay.test", { WebSocket: Socket });
+        say(relay.features);
+        sockets[0].open();
+        for (const features of [["options"], undefined]) {
+          sockets[0].says({ type: "welcome", heartbeat_s: 15, limits: {}, features });
+          say(relay.features);
+        }
+        """,
+    )
+    assert said == [[], ["options"], []]
+
+
 def test_a_websocket_that_throws_later_is_a_try_that_failed(tmp_path: Path) -> None:
     said = manual(
         tmp_path,

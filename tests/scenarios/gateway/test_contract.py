@@ -529,6 +529,7 @@ async def test_capabilities_name_what_living_workers_offer_and_everything_else_i
     assert capabilities["modes"] == ["chat"]
     assert {"websocket", "sse"} <= set(capabilities["transports"])
     assert capabilities["limits"]["max_content_bytes"] == 131072
+    assert capabilities["features"]["options"] is True
     for asked, named in [
         ({"provider": "fortune-teller"}, "openai"),
         ({"model": "fake-9"}, "fake-1, fake-2, fake-3"),

@@ -30,6 +30,7 @@ const resumed: Session = relay.session("chat-3", { cursor: saved });
 relay.addEventListener("state", ({ detail }: CustomEvent<RelayEvents["state"]>) => {
   const state: RelayState = detail.state;
   console.log(state, relay.state, relay.limits["max_content_bytes"]?.toFixed(), relay.trouble?.length);
+  console.log(relay.features.includes("options"));
 });
 relay.addEventListener("trouble", ({ detail }) => console.log(detail.trouble.length));
 relay.addEventListener("error", ({ detail: { error } }) => {
