@@ -146,6 +146,11 @@ async def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         (["relay-worker", "--provider", "anthropic"], NO_REDIS, "ANTHROPIC_API_KEY"),
         (["relay-worker"], {**NO_REDIS, "ANTHROPIC_BASE_URL": "http://127.0.0.1:1/v1"}, "ANTHROPIC_BASE_URL"),
         (["relay-worker", "--queue", "a b"], {}, "RELAY_QUEUE"),
+        (
+            ["relay-worker", "--provider", "demo"],
+            {"RELAY_OPTIONS": '{"demo": {"seed": 0.5}}'},
+            "RELAY_OPTIONS: demo.seed",
+        ),
         (["relay", "send", "s", "q", "--url", "nonsense"], {}, "--url"),
         (["relay", "tail", "s"], {"RELAY_URL": "nonsense"}, "RELAY_URL"),
     ],
