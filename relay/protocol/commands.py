@@ -20,6 +20,7 @@ from relay.errors import ClientError
 from relay.protocol import envelope
 from relay.protocol.options import Options as Options
 from relay.protocol.options import check_options, unknown_options
+from relay.protocol.refusals import refusal
 from relay.protocol.words import (
     EPOCH,
     GENERATION,
@@ -202,7 +203,7 @@ def _check(fields: Fields, limits: dict[str, float]) -> Command:
     try:
         command = msgspec.convert(fields, struct)
     except msgspec.ValidationError as error:
-        raise ClientError("bad_message", _sentence(error)) from None
+        raise refusal(error) from None
     check_values(command, limits)
     return command
 
@@ -299,11 +300,3 @@ def _integral(value: Any, room: int = MAX_NESTING) -> Any:
     if isinstance(value, list):
         return [_integral(inner, room - 1) for inner in value]
     return value
-
-
-def _sentence(error: msgspec.ValidationError) -> str:
-    """msgspec says "Expected `str`, got `int` - at `$.field`"; we put the field first."""
-    what, _, where = str(error).rpartition(" - at `$")
-    if not what:
-        return str(error)
-    return f"{where.strip('`.')}: {what}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from relay.errors import ClientError
+from relay.protocol.refusals import refusal
 
 MAX_TEMPERATURE = 2.0
 MAX_STOPS = 4
@@ -47,8 +48,7 @@ def check_options(given: Any, where: str) -> Options | None:
     try:
         return msgspec.convert(members, Options) if members else None
     except msgspec.ValidationError as error:
-        what, _, member = str(error).rpartition(" - at `$")
-        raise ClientError("bad_message", f"{where}{member.rstrip('`')}: {what}") from None
+        raise refusal(error, where) from None
 
 
 def unknown_options(given: Any) -> Iterator[str]:

@@ -39,6 +39,7 @@ def test_each_provider_has_its_own(given: str, found: dict[str, Options]) -> Non
         ('{"openai": {"seed": 0.5}}', "openai.seed: Expected `int | null`, got `float`"),
         ('{"openai": {"effort": "max"}}', "openai.effort: Invalid enum value 'max'"),
         ('{"openai": {"temprature": 1}}', f"openai.temprature is no option; {', '.join(NAMES)} are"),
+        ('{"openai": {"": 1}}', f"openai. is no option; {', '.join(NAMES)} are"),
         ('{"openai": [1]}', "openai must be an object."),
         ('{"openai": null}', "openai must be an object."),
         ('{"agent": {"seed": 1}}', "agent is not among the providers, anthropic, openai"),

@@ -21,7 +21,7 @@ def default_options(given: str, providers: Sequence[str]) -> Mapping[str, Option
     for name, members in _read(given).items():
         if name not in providers:
             raise SettingsError(f"RELAY_OPTIONS: {name} is not among the providers, {', '.join(providers)}")
-        if unknown := next(unknown_options(members), None):
+        if (unknown := next(unknown_options(members), None)) is not None:
             raise SettingsError(f"RELAY_OPTIONS: {name}.{unknown} is no option; {', '.join(NAMES)} are")
         try:
             options = check_options(members, name)
