@@ -29,6 +29,7 @@ from tests.bench.dropped import dropped
 from tests.bench.first_byte import first_byte
 from tests.bench.footprint import footprint
 from tests.bench.load import load
+from tests.bench.providers import providers
 
 ROUNDS = 7
 _TEXT = " and so on"
@@ -128,6 +129,7 @@ BENCHES: dict[str, Callable[[], object]] = {
     "first-byte": first_byte,
     "footprint": footprint,
     "load": load,
+    "providers": providers,
     "dropped": dropped,
 }
 
