@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 import pytest
-from httpcore2._backends.anyio import AnyIOBackend
 
 from relay import settings
 from relay.errors import SettingsError
@@ -20,6 +19,7 @@ from relay_workers import providers
 from relay_workers.providers.agent import AgentProvider
 from relay_workers.providers.anthropic import AnthropicProvider
 from relay_workers.providers.base import Finished, Prompt, Provider, ProviderError, Text, TextComplete, Turn
+from relay_workers.providers.network import Backend
 from relay_workers.providers.openai import OpenAIProvider
 from tests.fakes.provider import FakeProvider, Script
 
@@ -149,14 +149,14 @@ async def busy_for_turns() -> None:
 async def test_a_server_that_takes_the_connection_is_reached_however_busy_we_are(
     name: ProviderName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = AnyIOBackend.connect_tcp
+    connect = Backend.connect_tcp
     busy: list[asyncio.Task[None]] = []
 
     async def connect_while_busy(*given: Any, **named: Any) -> Any:
         busy.append(asyncio.create_task(busy_for_turns()))
         return await connect(*given, **named)
 
-    monkeypatch.setattr(AnyIOBackend, "connect_tcp", connect_while_busy)
+    monkeypatch.setattr(Backend, "connect_tcp", connect_while_busy)
     async with FakeProvider(Script(tokens=["x"])) as fake:
         provider = made(name, fake, connect_timeout_s=0.3)
         assert Text("x") in [part async for part in provider.stream(Prompt([Turn("user", "?")]))]
@@ -171,7 +171,7 @@ async def test_a_server_that_takes_no_connection_is_a_timeout(
     async def connect_for_ever(*given: Any, **named: Any) -> Any:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(AnyIOBackend, "connect_tcp", connect_for_ever)
+    monkeypatch.setattr(Backend, "connect_tcp", connect_for_ever)
     async with FakeProvider(Script(tokens=["x"])) as fake:
         provider = made(name, fake, connect_timeout_s=0.05)
         with pytest.raises(ProviderError, match=r"no connection within 0\.05 s") as caught:

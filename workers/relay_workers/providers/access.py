@@ -11,6 +11,7 @@ import httpx2
 
 from relay import timeouts
 from relay.errors import SettingsError
+from relay_workers.providers import network
 from relay_workers.providers.base import ProviderError
 
 _CONNECTING = ("connect_tcp", "setup_socks5_connection", "start_tls")  # httpcore2's names
@@ -49,6 +50,7 @@ class Client(httpx2.AsyncClient):
 
     def __init__(self, connect_timeout_s: float, **options: Any) -> None:
         super().__init__(**options)
+        network.install(self)
         self._connect_timeout_s = connect_timeout_s
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
