@@ -3,6 +3,8 @@
 A real worker reads real HTTP, one event per read, and appends to a real Redis. Measured where a gateway would see it,
 at Redis' pub/sub: how old each token is when its batch is published. The text of the answers that are watched is
 compared byte for byte with what the provider sent. `BENCH_SECONDS` is how long each row is measured.
+
+`kept %`: how long others had the worker's core while it wanted it. A row with much of that is about them.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ WATCHED = 20
 HELD_S = 0.25  # the age that a row may have at p95
 HOPELESS_S = 2.0  # at this age larger rows are left out
 LATE_S = 0.01  # a fake that is later than this is what was measured
-_ROW = "{:10} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>7} {:>9} {:>8}  {}"
+_ROW = "{:10} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>7} {:>7} {:>9} {:>8}  {}"
 _COLUMNS = (
-    "api", "answers", "p50 ms", "p95 ms", "tokens/s", "CPU %", "µs/tok", "per app", "KiB/answ", "fake ms", "",
+    "api", "answers", "p50 ms", "p95 ms", "tokens/s", "CPU %", "kept %", "µs/tok", "per app", "KiB/answ", "fake ms", "",
 )  # fmt: skip
 
 
@@ -105,6 +107,7 @@ class Row(NamedTuple):
     seconds: float
     tokens: float
     cpu_s: float
+    kept_waiting_s: float
     tokens_per_append: float
     bytes_per_answer: float
     fake_late_s: float
@@ -123,8 +126,9 @@ class Row(NamedTuple):
         return _ROW.format(
             api, answers, round(statistics.median(self.ages_s) * 1000), round(self.p95_s * 1000),
             round(self.tokens / self.seconds), round(self.cpu_s / self.seconds * 100),
-            f"{self.cpu_s / self.tokens * 1e6:.1f}", f"{self.tokens_per_append:.1f}",
-            round(self.bytes_per_answer / 1024), f"{self.fake_late_s * 1000:.1f}", ", ".join(marks),
+            round(self.kept_waiting_s / self.seconds * 100), f"{self.cpu_s / self.tokens * 1e6:.1f}",
+            f"{self.tokens_per_append:.1f}", round(self.bytes_per_answer / 1024), f"{self.fake_late_s * 1000:.1f}",
+            ", ".join(marks),
         )  # fmt: skip
 
 
@@ -153,9 +157,10 @@ class _Run:
             seconds = float(os.environ.get("BENCH_SECONDS", "8"))
             await self._ask("window")
             watch.begin()
-            cpu_s, began_s = _cpu_s(self._pid), time.monotonic()
+            cpu_s, kept_s, began_s = _cpu_s(self._pid), _kept_waiting_s(self._pid), time.monotonic()
             await asyncio.sleep(seconds)
-            cpu_s, seconds = _cpu_s(self._pid) - cpu_s, time.monotonic() - began_s
+            cpu_s, kept_s = _cpu_s(self._pid) - cpu_s, _kept_waiting_s(self._pid) - kept_s
+            seconds = time.monotonic() - began_s
             ages_s, appends = watch.end()
             running_bytes = _pss_bytes(self._pid)
             window = await self._ask("window")
@@ -167,7 +172,7 @@ class _Run:
         await self._all_ended(sessions)
         await self._redis.flushdb()
         return Row(
-            ages_s, seconds, tokens, cpu_s, len(ages_s) / appends, (running_bytes - idle_bytes) / answers,
+            ages_s, seconds, tokens, cpu_s, kept_s, len(ages_s) / appends, (running_bytes - idle_bytes) / answers,
             window["late_p95_s"], wrong,
         )  # fmt: skip
 
@@ -251,6 +256,11 @@ def _threads(pid: int) -> list[int]:
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _kept_waiting_s(pid: int) -> float:
+    """For how long its main thread wanted the core while somebody else had it."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def _pss_bytes(pid: int) -> int:
