@@ -86,7 +86,8 @@ class Flusher:
         self._now_ms = now_ms
         self._controls: deque[ControlEvent] = deque()
         self._end_write: EndWrite | None = None
-        self._wake = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None  # while there is nothing to write yet
+        self._alarm: asyncio.TimerHandle | None = None  # meanwhile: when the next batch is due
         self._logger = logger.bind(session=claimed.session, generation=claimed.generation)
         self._delivery = Delivery(self._writer, self._batcher, limits.patience, now_ms, self._logger)
 
@@ -124,7 +125,8 @@ class Flusher:
             buffer.compare(self._batcher.crc32)
             return
         self._batcher.add(kind, text, self._now_ms())
-        self._wake.set()
+        if self._waiting is not None:
+            self._wake_when_due()
 
     def data(self, name: str, value: Any) -> int:
         """Add a data event among the tokens; returns its size in bytes. Raises as `token` does."""
@@ -156,12 +158,12 @@ class Flusher:
         """Write the end, after everything that is pending."""
         self._end_write = EndWrite(reason, members, message_id)
         self._batcher.close()
-        self._wake.set()
+        self._wake()
 
     def rebuild(self) -> None:
         """Redis has lost the generation, or a part of it: rebuild it before anything else is written."""
         self.rebuilding = True
-        self._wake.set()
+        self._wake()
 
     @property
     def fence(self) -> int:
@@ -205,14 +207,34 @@ class Flusher:
             await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
-        """Wait until a batch is due or something was added."""
-        due_ms = self._batcher.due_ms()
-        self._wake.clear()
+        """Wait until a batch is due or something other than a token was added."""
+        waiting = self._waiting = asyncio.get_running_loop().create_future()
+        self._wake_when_due()
         try:
-            async with asyncio.timeout(None if due_ms is None else max(0.0, due_ms - self._now_ms()) / 1000):
-                await self._wake.wait()
-        except TimeoutError:
-            pass  # the batch is due
+            await waiting
+        finally:
+            self._waiting = None
+            self._silence_alarm()
+
+    def _wake_when_due(self) -> None:
+        """A token may have made a batch due, at once or later; most tokens only join a batch whose alarm is set."""
+        due_ms = self._batcher.due_ms()
+        if due_ms is None:
+            return
+        left_ms = due_ms - self._now_ms()
+        if left_ms <= 0:
+            self._wake()
+        elif self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(left_ms / 1000, self._wake)
+
+    def _silence_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def _deliver(self, write: Write) -> bool:
         """Whether the log has all of it; False: the generation must be rebuilt first. Raises OwnershipLost."""
@@ -279,4 +301,4 @@ class Flusher:
 
     def _control(self, control: ControlEvent) -> None:
         self._controls.append(control)
-        self._wake.set()
+        self._wake()
