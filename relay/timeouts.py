@@ -14,8 +14,8 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 TICK_S = 0.02
 _LATE_S = 2 * TICK_S  # a tick that comes later than this was delayed by this process itself
@@ -54,31 +54,47 @@ def timeout_at(at_s: float | None) -> AbstractAsyncContextManager[Timer | None]:
     return nullcontext() if at_s is None else timeout(at_s - now())
 
 
-@asynccontextmanager
-async def timeout(after_s: float | None) -> AsyncIterator[Timer]:
-    """As `asyncio.timeout`, in time for which the loop listened. The yielded timer may be restarted or stopped.
+class timeout:  # noqa: N801 - as asyncio's
+    """As `asyncio.timeout`, in time for which the loop listened. The timer it gives may be restarted or stopped.
 
-    Raises TimeoutError.
+    `async with timeout(after_s) as timer:` raises TimeoutError. Not `asyncio.timeout` itself: that costs several times
+    as much, and in a cancelled task that cleans up, Python 3.11.2 (Debian 12) lets its own CancelledError out
+    (gh-102780).
     """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    cancelled_before = task.cancelling() if task is not None else 0
-    scope = asyncio.timeout(None)
-    try:
-        async with scope:
-            timer = Timer(lambda: None if scope.expired() else scope.reschedule(loop.time()))
-            if after_s is not None:
-                timer.start(after_s)
-                if after_s < -_GRACE_S:  # long over: many waits may each be too short for a tick
-                    scope.reschedule(loop.time())
-            try:
-                yield timer
-            finally:
-                timer.stop()
-    except asyncio.CancelledError:
-        # In a cancelled task that cleans up, Python 3.11.2 (Debian 12) lets its own CancelledError out (gh-102780).
-        if task is not None and scope.expired() and task.cancelling() <= cancelled_before:
-            raise TimeoutError from None
-        raise
+
+    def __init__(self, after_s: float | None) -> None:
+        self._after_s = after_s
+        self._expired = False
+        self._at_once: asyncio.Handle | None = None
+
+    async def __aenter__(self) -> Timer:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can be cancelled")
+        self._task, self._cancelled_before = task, task.cancelling()
+        timer = self._timer = Timer(self._expire)
+        if self._after_s is not None:
+            timer.start(self._after_s)
+            if self._after_s < -_GRACE_S:  # long over: many waits may each be too short for a tick
+                self._at_once = asyncio.get_running_loop().call_soon(self._expire)
+        return timer
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._timer.on_due = _nothing
+        self._timer.stop()
+        if self._at_once is not None:
+            self._at_once.cancel()
+        if self._expired and self._task.uncancel() <= self._cancelled_before and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def _expire(self) -> None:
+        if not self._expired:
+            self._expired = True
+            self._task.cancel()
+
+
+def _nothing() -> None:
+    """The block has ended."""
 
 
 class _Clock:
