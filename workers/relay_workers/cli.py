@@ -12,7 +12,7 @@ from relay.commands.options import APP, HELP, PACE, PROVIDER, REDIS, Command, lo
 from relay.settings import Settings
 from relay.stop_signals import on_stop_signal
 from relay.store.requirements import require_usable_redis
-from relay_workers import event_loop, worker
+from relay_workers import event_loop, garbage_collection, worker
 from relay_workers.asking.provider_pool import provider_pool
 
 app = typer.Typer(context_settings=HELP, pretty_exceptions_enable=False, add_completion=True)
@@ -54,6 +54,7 @@ async def _until_signalled(loaded: Settings) -> None:
     on_stop_signal(lambda: (at_once if stopping.is_set() else stopping).set())
     providers = provider_pool(loaded)  # first: wrong settings can be reported without Redis
     await require_usable_redis(loaded.redis_url, loaded.prefix)
+    garbage_collection.tune()
     await worker.run(loaded, providers, stopping, at_once)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         logging.get_logger("worker").error("task_left", task=task.get_name())  # nobody awaits it: a bug of ours

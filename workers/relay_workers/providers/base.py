@@ -47,13 +47,13 @@ class Prompt(msgspec.Struct, frozen=True):
     options: Options | None = None
 
 
-class Text(msgspec.Struct, frozen=True):
+class Text(msgspec.Struct, frozen=True, gc=False):
     """A text delta as the provider sent it; may be empty or end in half a surrogate pair."""
 
     text: str
 
 
-class Reasoning(msgspec.Struct, frozen=True):
+class Reasoning(msgspec.Struct, frozen=True, gc=False):
     """A delta of the model's reasoning."""
 
     text: str

@@ -81,7 +81,7 @@ class Batch:
             before = after
 
 
-class _Token(NamedTuple):
+class _Token(msgspec.Struct, frozen=True, gc=False):
     kind: Kind
     text: str
     text_bytes: int
