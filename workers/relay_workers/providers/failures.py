@@ -122,18 +122,27 @@ def find_error(value: object, event: str = "message") -> object | None:
         return find_error(value[0])
     if not isinstance(value, dict):
         return None
-    if value.get("error") or value.get("type") == "error" or value.get("object") == "error":
+    get = value.get  # the next lines are the way of every event
+    if get("error") or get("type") == "error" or get("object") == "error":
         return value
-    reply = value.get("base_resp")  # MiniMax
-    if isinstance(reply, dict) and reply.get("status_code"):
+    reply = get("base_resp")  # MiniMax
+    if reply and isinstance(reply, dict) and reply.get("status_code"):
         return {"code": f"base_resp_{reply['status_code']}"}
-    if value.get("choices"):
+    if get("choices"):
         return _choice_error(value)
-    told = any(isinstance(value.get(name), str) and value[name] for name in _TOLD_IN)
+    if "delta" in value or not _tells_error(value):
+        return None
+    return value
+
+
+def _tells_error(value: dict[str, Any]) -> bool:
+    """Whether it is one without saying so: by an error's members, and none of an answer's."""
+    if value.get("errors") or value.get("detail") or value.get("success") is False:
+        return True
     status = value.get("status")
-    told = told or (isinstance(status, int) and status >= 400)  # problem details (RFC 9457)
-    told = told or value.get("errors") or value.get("detail") or value.get("success") is False
-    return value if told else None
+    if isinstance(status, int) and status >= 400:  # problem details (RFC 9457)
+        return True
+    return any(isinstance(value.get(name), str) and value[name] for name in _TOLD_IN)
 
 
 def _choice_error(value: dict[str, Any]) -> object | None:

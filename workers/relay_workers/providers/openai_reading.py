@@ -53,37 +53,44 @@ class ChatReader(StreamReader):
         return []
 
     def _parts(self, value: dict[str, Any], event: str) -> list[Part]:
-        self.model = checked_model(value.get("model"), self.model)
+        if (model := value.get("model")) != self.model:
+            self.model = checked_model(model, self.model)
         choice = self._choice(value)
         self._usages(value, choice)
         parts = self._choice_parts(choice) if choice else []
-        for holder in (choice.get("annotations"), value.get("citations")):
-            parts += self._citations(holder)
-        if choice and (reason := _reason(choice)):
+        for citations in (choice.get("annotations"), value.get("citations")):
+            if citations:
+                parts += self._citations(citations)
+        if reason := _reason(choice):
             self.finish = _FINISHES.get(reason, "other")
             parts += self._flush()
-        self._anything = self._anything or bool(parts)
+        if parts:
+            self._anything = True
         return parts
 
     def _choice(self, value: dict[str, Any]) -> dict[str, Any]:
         choices = value.get("choices")
         if not choices:  # the usage chunk; Azure's first one too
             return {}
-        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise Malformed("choices hold no object")
-        if self._index is None:
-            self._index = choices[0].get("index")
-        return next((choice for choice in choices if choice.get("index") == self._index), {})
+        for choice in choices if isinstance(choices, list) else [None]:
+            if not isinstance(choice, dict):
+                raise Malformed("choices hold no object")
+            index = choice.get("index")
+            if self._index is None:
+                self._index = index
+            if index is None or index == self._index:
+                return choice
+        return {}
 
     def _usages(self, value: dict[str, Any], choice: dict[str, Any]) -> None:
         groq = value.get("x_groq")
-        for holder in (groq if isinstance(groq, dict) else {}, choice, value):
-            if holder.get("usage") is not None:
-                self._count_usage(holder["usage"], USAGE)
+        for holder in (groq, choice, value):
+            if isinstance(holder, dict) and (usage := holder.get("usage")) is not None:
+                self._count_usage(usage, USAGE)
 
     def _choice_parts(self, choice: dict[str, Any]) -> list[Part]:
         parts: list[Part] = []
-        for name in _BODIES if not self._body else (self._body,):
+        for name in (self._body,) if self._body else _BODIES:
             body = choice.get(name)
             if isinstance(body, str):
                 parts = [Text(body)] if body else []
@@ -97,10 +104,12 @@ class ChatReader(StreamReader):
         return parts
 
     def _body_parts(self, body: dict[str, Any]) -> list[Part]:
+        content = body.get("content")
+        if len(body) == 1 and isinstance(content, str):  # most deltas
+            return [*self._flush(), Text(content)] if content else []
         parts: list[Part] = []
         if thought := self._thought(body):
             parts.append(Reasoning(thought))
-        content = body.get("content")
         if content:
             said = [Text(content)] if isinstance(content, str) else self._content_parts(content)
             parts += [*self._flush(), *said] if any(isinstance(part, Text) for part in said) else said
@@ -169,6 +178,8 @@ class ChatReader(StreamReader):
 
     def _flush(self) -> list[Part]:
         """The tool calls so far: text that follows them, or the finish, shows that they are whole."""
+        if self._tools.are_none:
+            return []
         return [part for call in self._tools.take() for part in tool_call_parts(call, self._ignored)]
 
     def _citations(self, citations: object) -> list[Part]:
@@ -178,8 +189,10 @@ class ChatReader(StreamReader):
 
 def _reason(choice: dict[str, Any]) -> str:
     """The finish_reason in lower case; empty if there is none. Raises ProviderError if the model has failed."""
-    said = [choice.get(name) for name in ("finish_reason", "native_finish_reason")]
-    reasons = [normal_reason(reason) for reason in said]
+    said, native = choice.get("finish_reason"), choice.get("native_finish_reason")
+    if said is None and native is None:
+        return ""
+    reasons = [normal_reason(said), normal_reason(native)]
     if failed := next((reason for reason in reasons if reason in FAILURES), None):
         raise ProviderError("provider_error", f"finish_reason {failed}", retryable=True)
     return "" if reasons[0] in _NO_FINISHES else reasons[0]

@@ -74,6 +74,10 @@ class ToolCalls:
         call.add(arguments)
         return True
 
+    @property
+    def are_none(self) -> bool:
+        return not self._open
+
     def take(self) -> list[ToolCall]:
         """All of them: nothing more will be added to these."""
         calls, self._open, self._last = list(self._open.values()), {}, None
