@@ -7,6 +7,7 @@ import gzip
 import itertools
 import time
 import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ async def test_what_never_ends_is_given_up_early(made: Made, begin: bytes, again
     assert came.peak_bytes < GIVEN_UP_BYTES
 
 
+@pytest.mark.slow
 @each_api
 async def test_a_comment_that_is_long_costs_no_memory(made: Made) -> None:
     body = itertools.chain([b":"], _repeated(b"x", ENDLESS_BYTES), [b"\n\n"], [_good(made)])
@@ -153,20 +155,20 @@ async def test_what_an_answer_gathers_is_bounded(made: Made, body: Callable[[Mad
     assert came.peak_bytes < 16 * MIB
 
 
+@pytest.mark.slow
 @each_api
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
 async def test_a_little_that_unpacks_to_a_lot_is_given_up_early(made: Made, times: int) -> None:
-    packed = b'data: {"id":"' + b"x" * 200_000_000
-    for _ in range(times):
-        packed = gzip.compress(packed, compresslevel=1, mtime=0)
+    packed = b"".join(_packed(itertools.chain([b'data: {"id":"'], _repeated(b"x", ENDLESS_BYTES))))
+    if times == 2:
+        packed = gzip.compress(packed)
     pieces = [packed[at : at + PIECE_BYTES] for at in range(0, len(packed), PIECE_BYTES)]
     response = Response(pieces, headers={"content-encoding": ", ".join(["gzip"] * times)})
-    del packed
     async with _asked(made, response) as (_, came):
         pass
     assert came.error is not None
     assert came.error.code == "provider_error"
-    assert came.peak_bytes < 2 * GIVEN_UP_BYTES
+    assert came.peak_bytes < GIVEN_UP_BYTES
 
 
 # Time
@@ -279,6 +281,13 @@ async def _watch_turns(came: _Came) -> None:
         before_s = time.thread_time()
         await asyncio.sleep(0)
         came.longest_turn_s = max(came.longest_turn_s, time.thread_time() - before_s)
+
+
+def _packed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
+    for piece in pieces:
+        yield packer.compress(piece)
+    yield packer.flush()
 
 
 def _repeated(again: bytes, total_bytes: int) -> Iterable[bytes]:
