@@ -5,11 +5,12 @@ The rows are in `dialects_*.py`; each says where its shape was seen.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -34,7 +35,8 @@ from relay_workers.providers.base import (
 )
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_background import OpenAIBackgroundProvider
-from tests.workers.providers.dialect import Answer, Failure, Outcome, Row
+from tests.workers.providers import dialects_anthropic, dialects_openai, dialects_responses
+from tests.workers.providers.dialect import Answer, Failure, Outcome, Row, sse
 from tests.workers.providers.dialects_anthropic import ANTHROPIC
 from tests.workers.providers.dialects_openai import OPENAI
 from tests.workers.providers.dialects_responses import RESPONSES
@@ -44,6 +46,7 @@ HI = Prompt([Turn("user", "Hi")])
 STRIDE = 8  # so many requests cover every border of a body
 SHORT_BYTES = 450  # a body up to this size is cut in two at every byte
 GIANT_BYTES = 20_000
+HANGS_S = 60  # no test waits so long, unless it would wait forever
 
 Made = Callable[[str, Row], Provider]
 
@@ -184,6 +187,49 @@ class _Pieces(httpx2.AsyncByteStream):
             raise httpx2.RemoteProtocolError("peer closed connection without sending complete message body")
         if self._end == "reset":
             raise httpx2.ReadError("")
+
+
+# When it comes out
+
+
+@pytest.mark.parametrize("eol", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("made", [openai, anthropic, responses])
+async def test_text_is_out_before_the_byte_after_its_event(
+    made: Made, eol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that sends nothing more until its text is shown is not waited for; nor is LF after CR."""
+    begun: dict[Made, bytes] = {
+        openai: sse(*dialects_openai.HELLO, eol=eol),
+        anthropic: dialects_anthropic.events(dialects_anthropic.START, *dialects_anthropic.TEXT[:3], eol=eol),
+        responses: dialects_responses.events(dialects_responses.CREATED, *dialects_responses.TEXT, eol=eol),
+    }
+    shown = asyncio.Event()
+
+    async def handle(_: object, request: httpx2.Request) -> httpx2.Response:
+        headers = {"content-type": "text/event-stream"}
+        return httpx2.Response(200, headers=headers, stream=_Held(begun[made], shown), request=request)
+
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", handle)
+    row = Row("", "", b"", Answer(""))
+    text = ""
+    async with _closing(made("http://127.0.0.1:1", row)) as provider, aclosing(provider.stream(HI)) as parts:
+        async with asyncio.timeout(HANGS_S):
+            while text != dialects_openai.SAID:
+                part = await anext(parts)
+                text += part.text if isinstance(part, Text) else ""
+        shown.set()
+
+
+class _Held(httpx2.AsyncByteStream):
+    """Sends these bytes, one by one, and nothing more before `shown`."""
+
+    def __init__(self, body: bytes, shown: asyncio.Event) -> None:
+        self._body, self._shown = body, shown
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for byte in self._body:
+            yield bytes([byte])
+        await self._shown.wait()
 
 
 # What came out
