@@ -306,6 +306,7 @@ def asks(*bodies: Event, reason: str = "tool_use") -> bytes:
     return events(START, *bodies, stops(reason), END)
 
 
+NESTED = '{"a":' * 400 + "9" * 40 + "}" * 400
 PARIS, OSLO = {"city": "Paris"}, {"city": "Oslo"}
 FOUND = {"type": "web_search_result", "url": "https://a.example", "title": "A", "encrypted_content": "Zm9v"}
 PLACE = {"type": "web_search_result_location", "url": "https://a.example", "title": "A", "cited_text": "é",
@@ -357,6 +358,17 @@ TOOLS = [
         told(block("tool_use", 1, id=5, name=None, input="x"), delta("input_json_delta", 1, partial_json=7), closed(1)),
         Answer(SAID, usage=usage(3, 7), data=ANY)),
     Row("a piece of a tool call without its block", JSON_STANDARD, told(piece('{"a":1}', 4)),
+        Answer(SAID, usage=usage(3, 7), data=ANY)),
+    Row("a tool call that nests deep", JSON_STANDARD,
+        told(block("tool_use", 1, id="t1", name="f", input={}), piece(NESTED, 1), closed(1)),
+        Answer(SAID, usage=usage(3, 7), data=ANY)),
+    Row("a tool call with half a surrogate pair", GITHUB + "davisp/jiffy/issues/145",
+        events(START, *TEXT, block("tool_use", 1, id="t1", name="f", input={}))
+        + edited(piece('{"a":"@"}', 1), "@", r"\\ud83c") + events(closed(1), stops(), END),
+        Answer(SAID, usage=usage(3, 7), data=ANY)),
+    Row("a citation that nests deep", JSON_STANDARD,
+        events(START, *TEXT) + edited(delta("citations_delta", citation=0), "0}}", NESTED + "}}") + events(stops(),
+            END),
         Answer(SAID, usage=usage(3, 7), data=ANY)),
     Row("a tool call that is larger than a data event", JSON_STANDARD,
         told(block("tool_use", 1, id="t1", name="f", input={}), *(piece("x" * 10_000, 1) for _ in range(14)),

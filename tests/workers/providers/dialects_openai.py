@@ -95,15 +95,15 @@ PLAIN = [
     Row(
         "whole characters escaped",
         GITHUB + "elie222/rakazo/issues/416",
-        sse(chunk({"content": "x"}).replace("x", r"H\u00e9llo \ud83c\udf0d"), STOP, DONE),
+        sse(says("@").replace("@", r"H\u00e9llo \ud83c\udf0d"), STOP, DONE),
         BOTH,
     ),
     Row(
         "a surrogate pair in two deltas",
         GITHUB + "elie222/rakazo/issues/416",
         sse(
-            chunk({"content": "x"}).replace("x", r"H\u00e9llo \ud83c"),
-            chunk({"content": "x"}).replace("x", r"\udf0d"),
+            says("@").replace("@", r"H\u00e9llo \ud83c"),
+            says("@").replace("@", r"\udf0d"),
             STOP,
             DONE,
         ),
@@ -112,7 +112,7 @@ PLAIN = [
     Row(
         "half a surrogate pair",
         GITHUB + "davisp/jiffy/issues/145",
-        sse(chunk({"content": "x"}).replace("x", r"a\ud83c"), says("b"), STOP, DONE),
+        sse(says("@").replace("@", r"a\ud83c"), says("b"), STOP, DONE),
         Answer("a�b"),
     ),
     Row("NUL in the text", JSON_STANDARD, sse(says("a\0b"), STOP, DONE), Answer("a\0b")),
@@ -717,10 +717,11 @@ def calls(*pieces: dict[str, Any] | list[dict[str, Any]], finish: str = "tool_ca
     return sse(*([says(before)] if before else []), *deltas, chunk({}, finish), DONE)
 
 
-def called(*data: tuple[str, dict[str, Any]], text: str = "", finish: Any = "other") -> Answer:
-    return Answer(text, finish, data=list(data))
+def called(*calls: tuple[str, dict[str, Any]], text: str = "", finish: Any = "other", data: Any = None) -> Answer:
+    return Answer(text, finish, data=list(calls) if data is None else data)
 
 
+NESTED = '{"a":' * 400 + "9" * 40 + "}" * 400
 PARIS, OSLO = {"city": "Paris"}, {"city": "Oslo"}
 WEATHER = '{"city":"Paris"}'
 
@@ -793,6 +794,13 @@ TOOLS = [
     Row("tool calls that nobody can read", GITHUB + "betalgo/openai/issues/408",
         sse(chunk({"content": "Hé", "tool_calls": "x"}), chunk({"content": "llo ", "tool_calls": [5, None, {}, [],
             {"index": "a", "id": 7, "function": 3}]}), says("🌍"), STOP, DONE), Answer(SAID, data=ANY)),
+    Row("arguments that nest deep", JSON_STANDARD, calls(call(0, "t1", "f", NESTED)), called(data=ANY)),
+    Row("arguments with a number beyond every number", JSON_STANDARD,
+        calls(call(0, "t1", "f", '{"a":' + "9" * 40 + ',"b":1e999,"c":-1e999}')), called(data=ANY)),
+    Row("arguments with half a surrogate pair", GITHUB + "davisp/jiffy/issues/145",
+        calls(call(0, "t1", "f", '{"a":"@"}')).replace(b"@", rb"\\ud83c"), called(data=ANY)),
+    Row("a name with half a surrogate pair", GITHUB + "davisp/jiffy/issues/145",
+        calls(call(0, "t1", "@", WEATHER)).replace(b"@", rb"\ud83c"), called(data=ANY)),
     Row("an index beyond every number", JSON_STANDARD,
         calls(call(0, "t1", "weather", WEATHER)).replace(b'{"index":0,"id"', b'{"index":1e308,"id"', 1),
         called(tool_call("weather", PARIS, "t1"))),
@@ -833,6 +841,11 @@ CITATIONS = [
     Row("citations that nobody can read", GITHUB + "BerriAI/litellm/issues/9358",
         sse(says("Hé", citations=[5, None, []]), chunk({"content": "llo 🌍", "annotations": [7, "x"]}, citations="x"),
             STOP, DONE), Answer(SAID, data=ANY)),
+    Row("a citation that nests deep", JSON_STANDARD,
+        sse(*HELLO, chunk({"annotations": ["DEEP"]}).replace('"DEEP"', NESTED), STOP, DONE), Answer(SAID, data=ANY)),
+    Row("a citation with half a surrogate pair", GITHUB + "davisp/jiffy/issues/145",
+        sse(*HELLO, chunk({"annotations": [{"type": "url_citation", "url_citation": {"url": "https://a.example",
+            "title": "@"}}]}).replace("@", r"\ud83c"), STOP, DONE), Answer(SAID, data=ANY)),
     Row("a citation that is larger than a data event", GITHUB + "maximhq/bifrost/pull/2656",
         sse(*HELLO, chunk({"annotations": [{"type": "url_citation", "url_citation": {"url": "https://a.example",
             "content": "x" * 140_000}}]}), STOP, DONE), BOTH),

@@ -16,8 +16,11 @@ from typing import Any
 
 import httpcore2
 import httpx2
+import msgspec
 import pytest
 
+from relay.protocol.commands import MAX_NESTING
+from relay.protocol.words import MAX_DATA_BYTES
 from relay_workers.providers import openai_background
 from relay_workers.providers.anthropic import AnthropicProvider
 from relay_workers.providers.base import (
@@ -259,6 +262,9 @@ def _check(row: Row, came: tuple[list[Part], ProviderError | None], how: str = "
     seen = _seen(parts, error)
     if error is not None:
         assert "SECRET" not in str(error), f"the error quotes the provider: {error}"
+    for part in parts:
+        if isinstance(part, Data):
+            _check_data(part)
     wanted = row.outcomes
     if row.end == "reset":  # a reset may overtake what was sent before it
         assert any(_of(outcome)["text"].startswith(seen["text"]) for outcome in wanted)
@@ -270,6 +276,23 @@ def _check(row: Row, came: tuple[list[Part], ProviderError | None], how: str = "
     orders = [outcome.order for outcome in wanted if isinstance(outcome, Answer) and outcome.order is not None]
     if orders:
         assert _order(parts) in orders
+
+
+def _check_data(data: Data) -> None:
+    """Every client, and every codec on the way, can take it."""
+    encoded = msgspec.json.encode(data.value)
+    assert len(encoded) <= MAX_DATA_BYTES
+    assert _nesting(data.value) <= MAX_NESTING
+    assert msgspec.json.decode(encoded) == data.value
+
+
+def _nesting(value: Any) -> int:
+    """How many lists and maps lie around the innermost one, itself included."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, list | dict)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def _seen(parts: list[Part], error: ProviderError | None) -> dict[str, Any]:
