@@ -36,7 +36,7 @@ class ChatReader(StreamReader):
         super().__init__(model, ignored)
         self._done_ends = done_ends
         self._refused = False
-        self._index: object = None  # of the choice that is read: only one was asked for
+        self._index: int | None = None  # of the choice that is read: only one was asked for
         self._body = ""  # the one of _BODIES that has the text
         self._anything = False
         self._tools = ToolCalls()
@@ -75,10 +75,10 @@ class ChatReader(StreamReader):
         for choice in choices if isinstance(choices, list) else [None]:
             if not isinstance(choice, dict):
                 raise Malformed("choices hold no object")
-            index = choice.get("index")
+            index = whole_number(choice.get("index"))
             if self._index is None:
                 self._index = index
-            if index == self._index or whole_number(index) is None:
+            if index is None or index == self._index:
                 return choice
         return {}
 
