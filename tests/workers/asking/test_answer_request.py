@@ -15,7 +15,7 @@ from relay.store.jobs import Job
 from relay.store.session.replies import Claim
 from relay_workers.asking.breaker import Breaker
 from relay_workers.asking.provider_pool import ProviderPool, ProviderSlot
-from relay_workers.providers.base import Data, Finished, Part, Prompt, ProviderError, Reasoning, Text
+from relay_workers.providers.base import Data, Finished, Part, Prompt, ProviderError, Reasoning, Text, TextComplete
 from tests.store.in_memory import job_of, queue_on, redis_in_memory, session_log_on, snapshot, whole_log
 from tests.workers.generations import generation_of
 
@@ -145,6 +145,12 @@ async def test_whatever_is_shown_is_progress(shows: Part) -> None:
     slow = Scripted("a", [*[shows, 0.2] * 4, Text("b"), Finished("stop", "m")])
     shown, _ = await answered(slow, token_timeout_s=0.5, first_token_timeout_s=0.5)
     assert shown["reason"] == "complete"
+
+
+async def test_text_after_a_finish_that_came_early_has_its_deadline_again() -> None:
+    early = Scripted("a", [Text("a"), TextComplete(), 0.7, Text("b"), NEVER])
+    shown, _ = await answered(early, token_timeout_s=0.3, provider_retries=0)
+    assert (shown["error"]["code"], shown["text"]) == ("provider_timeout", "ab")
 
 
 async def test_a_model_whose_thinking_nobody_is_shown_is_not_silent() -> None:

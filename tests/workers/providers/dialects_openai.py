@@ -249,6 +249,9 @@ CONTENT = [
         sse(*(without_delta({"message": {"role": "assistant", "content": text}, "finish_reason": None})
               for text in ("Hé", "llo 🌍")), without_delta({"message": {"content": ""}, "finish_reason": "stop"})),
         BOTH),
+    Row("reasoning in the delta, and the text in a message", GITHUB + "langgenius/dify/issues/2144",
+        sse(chunk({"reasoning_content": "hm"}), without_delta({"message": {"content": SAID}, "finish_reason": "stop"})),
+        Answer(SAID, reasoning="hm")),
     Row("text in place of delta, as the old completions", GITHUB + "abetlen/llama-cpp-python/issues/133",
         sse(*(without_delta({"text": text, "logprobs": None, "finish_reason": None}) for text in ("Hé", "llo 🌍")),
             without_delta({"text": "", "finish_reason": "stop"})), BOTH),

@@ -104,6 +104,30 @@ async def test_a_server_that_goes_on_after_the_finish_mark_does_not_hold_up_a_wh
     assert (parts[:2], type(parts[-1]), len(parts)) == ([Text("x"), TextComplete()], Finished, 3)
 
 
+async def test_a_stream_that_is_over_without_a_finish_is_cut_even_if_its_connection_stays_open() -> None:
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        writer.write(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n')
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for done_ends, last in (("yes", "other"), ("no", "truncated")):
+            provider = providers.make("openai", settings.load(openai_base_url=url, openai_done_ends=done_ends))
+            try:
+                *_, part = [part async for part in provider.stream(Prompt([Turn("user", "?")]))]
+                assert isinstance(part, Finished)
+                assert part.finish == last
+            except ProviderError as error:
+                assert error.code == last
+            await provider.aclose()
+        over.set()
+
+
 COUNTED = {
     "openai": b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}\n\n',
     "anthropic": b'event: message_start\ndata: {"type": "message_start", "message": {"usage": {"input_tokens": 3}}}\n\n'

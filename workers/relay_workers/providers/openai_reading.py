@@ -98,8 +98,9 @@ class ChatReader(StreamReader):
                 parts = self._body_parts(body)
             elif body is not None:
                 raise Malformed(f"{name} is a {type(body).__name__}")
-            if parts:
+            if any(isinstance(part, Text) for part in parts):
                 self._body = name
+            if parts:
                 break
         return parts
 

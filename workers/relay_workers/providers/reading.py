@@ -275,7 +275,7 @@ async def read_answer(
                         async for part in parts:
                             yield part
     except _ERRORS.errors as error:
-        if reader.finish is None:
+        if reader.finish is None and not reader.is_done:
             raise _ERRORS.classify(error, streaming=True) from error
     yield reader.finished()
 
