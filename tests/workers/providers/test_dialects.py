@@ -12,40 +12,24 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
-from typing import Any
 
 import httpcore2
 import httpx2
-import msgspec
 import pytest
 
-from relay.protocol.commands import MAX_NESTING
-from relay.protocol.words import MAX_DATA_BYTES
 from relay_workers.providers import openai_background
 from relay_workers.providers.anthropic import AnthropicProvider
-from relay_workers.providers.base import (
-    Data,
-    Finished,
-    Part,
-    Prompt,
-    Provider,
-    ProviderError,
-    Reasoning,
-    ResumeHandle,
-    Text,
-    TextComplete,
-    Turn,
-)
+from relay_workers.providers.base import Provider, Text
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_background import OpenAIBackgroundProvider
 from tests.workers.providers import dialects_anthropic, dialects_openai, dialects_responses
-from tests.workers.providers.dialect import Answer, Failure, Outcome, Row, sse
+from tests.workers.providers.dialect import Answer, Row, sse
 from tests.workers.providers.dialects_anthropic import ANTHROPIC
 from tests.workers.providers.dialects_openai import OPENAI
 from tests.workers.providers.dialects_responses import RESPONSES
+from tests.workers.providers.outcome import HI, check, outcome_of
 from tests.workers.providers.raw_server import Framing, Response, raw_server
 
-HI = Prompt([Turn("user", "Hi")])
 STRIDE = 8  # so many requests cover every border of a body
 SHORT_BYTES = 450  # a body up to this size is cut in two at every byte
 GIANT_BYTES = 20_000
@@ -110,23 +94,23 @@ def test_no_two_rows_have_the_same_name_and_each_has_a_source() -> None:
 async def test_a_dialect(made: Made, row: Row) -> None:
     """In one piece and byte by byte, compressed, and with each way in which a body can end."""
     async with raw_server(_response(row, [row.body])) as server, _closing(made(server.url, row)) as provider:
-        _check(row, await _outcome(provider), "in one piece")
+        check(row, await outcome_of(provider), "in one piece")
 
         size = 1 + len(row.body) // 5_000  # one byte, but for the giants
         server.response = _response(row, [row.body[at : at + size] for at in range(0, len(row.body), size)])
-        _check(row, await _outcome(provider), f"in pieces of {size}")
+        check(row, await outcome_of(provider), f"in pieces of {size}")
 
         server.response = _response(row, [row.body], framing="length")
-        _check(row, await _outcome(provider), "with content-length")
+        check(row, await outcome_of(provider), "with content-length")
 
         if row.end == "clean":  # a body that is cut fails in the decoder; and only a cut shows where there is an end
             packed = gzip.compress(row.body, mtime=0)
             server.response = _response(row, [packed[at : at + 7] for at in range(0, len(packed), 7)])
             server.response.headers = {"content-encoding": "gzip"}
-            _check(row, await _outcome(provider), "compressed")
+            check(row, await outcome_of(provider), "compressed")
 
             server.response = _response(row, [row.body], framing="close")
-            _check(row, await _outcome(provider), "up to the end of the connection")
+            check(row, await outcome_of(provider), "up to the end of the connection")
 
 
 def _response(row: Row, pieces: list[bytes], framing: Framing = "chunked") -> Response:
@@ -146,7 +130,7 @@ async def test_a_dialect_cut_anywhere(made: Made, row: Row, monkeypatch: pytest.
     async with _closing(made("http://127.0.0.1:1", row)) as provider:
         for first in range(1, min(STRIDE, len(row.body)) + 1):
             transport.cut_at(range(first, len(row.body), STRIDE))
-            _check(row, await _outcome(provider), f"cut at {first} and every {STRIDE} bytes")
+            check(row, await outcome_of(provider), f"cut at {first} and every {STRIDE} bytes")
 
 
 @pytest.mark.slow
@@ -158,7 +142,7 @@ async def test_a_dialect_in_two_pieces_cut_at_every_byte(made: Made, row: Row, m
     async with _closing(made("http://127.0.0.1:1", row)) as provider:
         for at in range(1, len(row.body)):
             transport.cut_at([at])
-            _check(row, await _outcome(provider), f"cut at {at}: …{row.body[max(0, at - 20) : at]!r}")
+            check(row, await outcome_of(provider), f"cut at {at}: …{row.body[max(0, at - 20) : at]!r}")
 
 
 class _Transport:
@@ -235,134 +219,9 @@ class _Held(httpx2.AsyncByteStream):
         await self._shown.wait()
 
 
-# What came out
-
-
 @asynccontextmanager
 async def _closing(provider: Provider) -> AsyncIterator[Provider]:
     try:
         yield provider
     finally:
         await provider.aclose()
-
-
-async def _outcome(provider: Provider) -> tuple[list[Part], ProviderError | None]:
-    parts: list[Part] = []
-    try:
-        async for part in provider.stream(HI):
-            if not isinstance(part, TextComplete | ResumeHandle):
-                parts.append(part)
-    except ProviderError as error:
-        return parts, error
-    return parts, None
-
-
-def _check(row: Row, came: tuple[list[Part], ProviderError | None], how: str = "") -> None:
-    parts, error = came
-    seen = _seen(parts, error)
-    if error is not None:
-        assert "SECRET" not in str(error), f"the error quotes the provider: {error}"
-    for part in parts:
-        if isinstance(part, Data):
-            _check_data(part)
-    wanted = row.outcomes
-    if row.end == "reset":  # a reset may overtake what was sent before it
-        assert any(_of(outcome)["text"].startswith(seen["text"]) for outcome in wanted)
-        seen, wanted = {**seen, "text": ...}, tuple(outcome for outcome in wanted)
-    matching = [{**_of(outcome), **({"text": ...} if row.end == "reset" else {})} for outcome in wanted]
-    assert seen in matching, "\n".join(
-        [f"{row.source} {how}", f"came:   {seen}", *(f"wanted: {outcome}" for outcome in matching)]
-    )
-    orders = [outcome.order for outcome in wanted if isinstance(outcome, Answer) and outcome.order is not None]
-    if orders:
-        assert _order(parts) in orders
-
-
-def _check_data(data: Data) -> None:
-    """Every client, and every codec on the way, can take it."""
-    encoded = msgspec.json.encode(data.value)
-    assert len(encoded) <= MAX_DATA_BYTES
-    assert _nesting(data.value) <= MAX_NESTING
-    assert msgspec.json.decode(encoded) == data.value
-
-
-def _nesting(value: Any) -> int:
-    """How many lists and maps lie around the innermost one, itself included."""
-    depth, level = 0, [value]
-    while level := [one for one in level if isinstance(one, list | dict)]:
-        depth += 1
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
-    return depth
-
-
-def _seen(parts: list[Part], error: ProviderError | None) -> dict[str, Any]:
-    """In the form of `_of`."""
-    said: dict[str, Any] = {
-        "text": _mended("".join(part.text for part in parts if isinstance(part, Text))),
-        "reasoning": _mended("".join(part.text for part in parts if isinstance(part, Reasoning))),
-        "data": [(part.name, _without_null(part.value)) for part in parts if isinstance(part, Data)],
-    }
-    if error is not None:
-        names = ("code", "retryable", "status", "misconfigured")
-        return {**said, **{name: getattr(error, name) for name in names}}
-    assert parts, "neither a part nor an error"
-    finished = parts[-1]
-    assert isinstance(finished, Finished)
-    assert not any(isinstance(part, Finished) for part in parts[:-1])
-    return {**said, "finish": finished.finish, "usage": finished.usage}
-
-
-def _of(outcome: Outcome) -> dict[str, Any]:
-    data = outcome.data
-    if isinstance(data, tuple | list):
-        data = [(name, _Fields(_without_null(value))) for name, value in data]
-    said = {"text": outcome.text, "reasoning": outcome.reasoning, "data": data}
-    if isinstance(outcome, Failure):
-        names = ("code", "retryable", "status", "misconfigured")
-        return {**said, **{name: getattr(outcome, name) for name in names}}
-    return {**said, "finish": outcome.finish, "usage": outcome.usage}
-
-
-class _Fields:
-    """Equal to a map with these fields; one that the table leaves open may be absent."""
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self._fields = fields
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, dict) or other.keys() - self._fields.keys():
-            return False
-        return all(value == other.get(name) for name, value in self._fields.items())
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __repr__(self) -> str:
-        return repr(self._fields)
-
-
-def _without_null(value: Any) -> Any:
-    """A field without a value is absent or null; both mean the same."""
-    return {name: kept for name, kept in value.items() if kept is not None} if isinstance(value, dict) else value
-
-
-def _mended(text: str) -> str:
-    """As it reaches a person: halves of a surrogate pair joined, or U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _order(parts: list[Part]) -> tuple[str, ...]:
-    """Texts, joined where nothing stands between, and the names of data."""
-    order: list[str] = []
-    was_text = False
-    for part in parts:
-        if isinstance(part, Text) and part.text:
-            if was_text:
-                order[-1] += part.text
-            else:
-                order.append(part.text)
-            was_text = True
-        elif isinstance(part, Data):
-            order.append(part.name)
-            was_text = False
-    return tuple(order)
