@@ -15,6 +15,7 @@ from tests.workers.providers.dialect import End
 
 Framing = Literal["chunked", "length", "close"]  # how the end of the body is known
 
+_WRITE_BYTES = 1 << 15
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -45,7 +46,7 @@ class Response:
 
 
 class RawServer:
-    """On loopback; `response` answers the next request. `sent`: bytes of bodies that the system took so far."""
+    """On loopback; `response` answers the next request. `sent`: bytes that were written so far."""
 
     def __init__(self, response: Response) -> None:
         self.response = response
@@ -81,11 +82,12 @@ class RawServer:
 
     async def _respond(self, response: Response, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection can serve another request."""
-        writer.write(response.head())
+        unsent = bytearray(response.head())  # many pieces at once: the borders of the chunks are in the bytes
         for piece in response.pieces:
-            writer.write(response.framed(piece))
-            await writer.drain()
-            self.sent += len(piece)
+            unsent += response.framed(piece)
+            if len(unsent) > _WRITE_BYTES:
+                await self._send(unsent, writer)
+        await self._send(unsent, writer)
         if response.end == "reset":
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -97,6 +99,12 @@ class RawServer:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
+
+    async def _send(self, unsent: bytearray, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(unsent))
+        await writer.drain()
+        self.sent += len(unsent)
+        unsent.clear()
 
 
 async def _read_request(reader: asyncio.StreamReader) -> bool:

@@ -30,7 +30,7 @@ from tests.workers.providers.dialects_responses import RESPONSES
 from tests.workers.providers.outcome import HI, check, outcome_of
 from tests.workers.providers.raw_server import Framing, Response, raw_server
 
-STRIDE = 8  # so many requests cover every border of a body
+STRIDE = 6  # so many requests cover every border of a body
 SHORT_BYTES = 450  # a body up to this size is cut in two at every byte
 GIANT_BYTES = 20_000
 HANGS_S = 60  # no test waits so long, unless it would wait forever
