@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import functools
 import re
 import sys
@@ -447,6 +448,7 @@ class Shape:
         (Data("n", object()), "JSON (TypeError)"),
         (Data("n", _circle), "JSON (RecursionError)"),
         (Data("n", "x" * 128 * 1024), "131074 bytes of JSON, 131072 are allowed"),
+        (Data("n", json.loads("[" * 101 + "]" * 101)), "deeper than 100 levels"),
     ],
 )
 async def test_what_cannot_be_shown_fails_the_answer_and_says_why(

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from relay.protocol.commands import MAX_NESTING
 from relay.protocol.options import Options
 from relay.protocol.words import MAX_DATA_BYTES, Finish, Role
 
@@ -196,7 +197,17 @@ def checked_data(name: object, value: object) -> Data:
         raise _bad_data(f"not to be encoded as JSON ({type(error).__name__})") from None
     if size > MAX_DATA_BYTES:
         raise _bad_data(f"the value has {size} bytes of JSON, {MAX_DATA_BYTES} are allowed")
-    return Data(name, msgspec.json.decode(encoded)[1])  # a copy: the caller may go on changing its own
+    copy = msgspec.json.decode(encoded)[1]  # the caller may go on changing its own
+    if not _nests_within(copy, MAX_NESTING):
+        raise _bad_data(f"the value nests deeper than {MAX_NESTING} levels")
+    return Data(name, copy)
+
+
+def _nests_within(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_nests_within(one, levels - 1) for one in inner)
 
 
 def _bad_data(what: str) -> ProviderError:

@@ -10,7 +10,15 @@ from typing import Any
 
 from relay.protocol.words import Finish
 from relay_workers.providers.base import Finished, Part, ProviderError, Reasoning, Text, checked_model
-from relay_workers.providers.reading import FAILURES, USAGE, IgnoredFields, Malformed, StreamReader, normal_reason, whole_number
+from relay_workers.providers.reading import (
+    FAILURES,
+    USAGE,
+    IgnoredFields,
+    Malformed,
+    StreamReader,
+    normal_reason,
+    whole_number,
+)
 from relay_workers.providers.tool_calls import ToolCalls, tool_call_parts
 
 # What a finish_reason means, in lower case; any other is `other`.
