@@ -43,6 +43,9 @@ _JOBS = "tests/store/test_jobs.py::test_"
 _RELEASES = "tests/store/test_two_releases.py::test_"
 _SHAPES = "tests/store/test_shapes.py::test_"
 _OPTIONS = "tests/protocol/test_options.py::test_"
+_READING = "tests/workers/providers/test_reading.py::test_"
+_EVENT_STREAM = "tests/workers/providers/test_event_stream.py::test_"
+_PROVIDERS = "workers/relay_workers/providers/"
 
 
 class Change(NamedTuple):
@@ -1067,5 +1070,61 @@ MUTANTS = [
         [Change('unknown_options(fields.get("options"))', "unknown_options(None)")],
         ["tests/scenarios/providers/test_agent.py::test_every_viewer_has_an_agents_long_answer_and_its_finish"],
         [_OPTIONS + "unknown_options_are_named_among_what_was_ignored"],
+    ),
+    Mutant(
+        "reading: a finish counts although text follows it",
+        _PROVIDERS + "reading.py",
+        [Change("            self.early = True\n", "            self.early, self.finish = True, before\n")],
+        [],
+        [_READING + "a_finish_counts_while_no_text_follows_it"],
+    ),
+    Mutant(
+        "reading: nothing shows that finishes come early",
+        _PROVIDERS + "reading.py",
+        [Change("            self.early = True\n", "            self.early = False\n")],
+        [],
+        [_READING + "a_finish_counts_while_no_text_follows_it"],
+    ),
+    Mutant(
+        "reading: what fails after the finish fails the answer",
+        _PROVIDERS + "reading.py",
+        [Change("if before is not None:  # complete already", "if before == 0:  # complete already")],
+        [],
+        [_READING + "what_fails_after_the_finish_costs_nothing_but_after_more_text_it_does"],
+    ),
+    Mutant(
+        "reading: half an event at the end is malformed",
+        _PROVIDERS + "reading.py",
+        [Change("            if pending:\n", "            if not pending:\n")],
+        [],
+        [_READING + "half_an_event_at_the_end_is_a_cut_and_no_malformed_event"],
+    ),
+    Mutant(
+        "reading: [DONE] is always a finish",
+        _PROVIDERS + "openai_reading.py",
+        [Change("None and self._done_ends and self._anything", "None and self._anything")],
+        [],
+        [_READING + "done_alone_ends_an_answer_where_that_is_set_and_something_was_said"],
+    ),
+    Mutant(
+        "reading: the whole answer once more in the last event is text again",
+        _PROVIDERS + "openai_reading.py",
+        [Change("                self._body = name\n", "                self._body = \"\"\n")],
+        [],
+        [_READING + "an_answers_text_comes_from_one_member"],
+    ),
+    Mutant(
+        "event stream: CR and LF in two chunks are two ends of lines",
+        _PROVIDERS + "event_stream.py",
+        [Change('self._after_cr = chunk.endswith(b"\\r")', "self._after_cr = False")],
+        [],
+        [_EVENT_STREAM + "the_rules_hold_however_the_bytes_are_split"],
+    ),
+    Mutant(
+        "event stream: a line may be endless",
+        _PROVIDERS + "event_stream.py",
+        [Change("self._line_bytes + self._data_bytes > MAX_EVENT_BYTES", "self._data_bytes > MAX_EVENT_BYTES")],
+        [],
+        [_EVENT_STREAM + "a_line_that_never_ends_is_refused_before_it_fills_memory"],
     ),
 ]  # fmt: skip

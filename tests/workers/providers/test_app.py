@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import functools
+import json
 import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
