@@ -90,7 +90,7 @@ def test_done_alone_ends_an_answer_where_that_is_set_and_something_was_said(done
 
 def test_an_answers_text_comes_from_one_member() -> None:
     reader = reader_of()
-    assert read(reader, says("a"), says("b", "stop", message={"content": "ab"})) == [Text("a"), Text("b")]
+    assert read(reader, says("a"), says("b"), says("", "stop", message={"content": "ab"})) == [Text("a"), Text("b")]
     assert read(
         reader_of(), event({"choices": [{"delta": {"reasoning": "hm"}}]}), says("a", message={"content": "b"})
     ) == [
