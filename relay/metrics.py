@@ -84,6 +84,11 @@ provider_fields_ignored = Counter(
     "Fields of a provider's answers that could not be read, and were left out",
     ["provider", "field"],
 )
+provider_requests_adapted = Counter(
+    "relay_provider_requests_adapted_total",
+    "Requests that were sent again, as a provider had refused a part of them",
+    ["provider", "parameter"],
+)
 failovers = Counter(
     "relay_failovers_total",
     "Calls made after another had failed: before the first token, midway (a restart), or again at the same provider",

@@ -164,6 +164,15 @@ class Settings(BaseSettings):
         description="Whether a stream with [DONE] and no finish_reason is whole: yes, no, or auto: unless the server "
         "is OpenAI's or Azure's",
     )
+    openai_limit: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
+        "auto",
+        description="Parameter that limits an answer: max_tokens, max_completion_tokens, or auto: by host and model",
+    )
+    openai_stream_usage: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Whether to ask for the usage of a stream (stream_options): yes, no, or auto: unless the host is "
+        "known to refuse that",
+    )
     batch_size: int = Field(20, description="Tokens per batch", ge=1, le=10000)
     batch_linger_ms: float = Field(50, description="A token waits at most this long for its batch", ge=0, le=10000)
     flush_retries: int = Field(3, description="A flush that failed is tried again this often", ge=0, le=10)

@@ -18,7 +18,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "operations.md"
 ROW = re.compile(r"\| `(?P<name>relay_[a-z_]+)(?:\{(?P<labels>[a-z,]+)\})?` \| (?P<kind>[a-z]+) \| .+ \|")
 LABELS = {
     "type", "code", "kind", "outcome", "cause", "reason", "why", "part", "what", "queues", "provider", "moment",
-    "field",
+    "field", "parameter",
 }  # fmt: skip
 
 

@@ -77,6 +77,8 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
             "failover": "end",
             "loop": "uvloop",
             "openai_done_ends": "no",
+            "openai_limit": "max_tokens",
+            "openai_stream_usage": "no",
             "root_path": "/x",
         }
         special |= {"failure_messages": {"de": "x"}}

@@ -31,6 +31,7 @@ import msgspec
 
 from relay.protocol.options import Options
 from relay_workers.providers.base import Data, Finished, Part, Prompt, ProviderError, Reasoning, Text, Turn
+from relay_workers.providers.turns import without_blank
 
 __all__ = ["Data", "Finished", "Job", "Options", "Part", "ProviderError", "Reasoning", "Text", "Turn"]
 
@@ -62,7 +63,7 @@ class Job(msgspec.Struct, frozen=True):
         return cls(
             prompt.session,
             prompt.generation,
-            prompt.turns,
+            without_blank(prompt.turns),
             prompt.model or model,
             prompt.max_tokens,
             prompt.metadata or {},

@@ -18,7 +18,7 @@ import pytest
 
 from relay.errors import SettingsError
 from relay_workers.providers.anthropic import MODEL, AnthropicProvider
-from relay_workers.providers.anthropic_request import MAX_TOKENS, OPENING
+from relay_workers.providers.anthropic_request import MAX_TOKENS
 from relay_workers.providers.base import (
     Finished,
     Part,
@@ -31,6 +31,7 @@ from relay_workers.providers.base import (
     Turn,
 )
 from relay_workers.providers.failures import ErrorClassifier
+from relay_workers.providers.turns import OPENING
 from relay_workers.writing.text_repair import TextRepair
 from tests.fakes.provider import FakeProvider, Script
 

@@ -164,7 +164,7 @@ async def test_reasoning_comes_apart_from_the_text_each_part_of_it_a_paragraph()
 @pytest.mark.parametrize(("asked", "sent"), [(None, None), (5, 16), (17, 17)])
 async def test_a_limit_lower_than_openai_takes_is_its_lowest(asked: int | None, sent: int | None) -> None:
     async with FakeProvider(Script(tokens=["x"])) as fake, provider_of(fake) as provider:
-        provider._modern_limit = True  # as for OpenAI's own host
+        provider._is_openai = True  # as for OpenAI's own host
         assert await _all(provider.stream(Prompt(HELLO.turns, max_tokens=asked)))
     assert fake.calls[0].body.get("max_output_tokens") == sent
 

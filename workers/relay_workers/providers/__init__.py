@@ -50,7 +50,14 @@ def make(name: ProviderName, settings: Settings) -> Provider:
             from relay_workers.providers.openai_background import OpenAIBackgroundProvider
 
             kind = OpenAIBackgroundProvider if settings.openai_background else OpenAIProvider
-            return kind(settings.openai_api_key, settings.openai_base_url, *common, settings.openai_done_ends)
+            return kind(
+                settings.openai_api_key,
+                settings.openai_base_url,
+                *common,
+                settings.openai_done_ends,
+                settings.openai_limit,
+                settings.openai_stream_usage,
+            )
         case "agent":
             from relay_workers.providers.agent import AgentProvider
 

@@ -18,6 +18,7 @@ from relay_workers.providers import access, agent_answer
 from relay_workers.providers.base import Part, Prompt, ProviderError, Reasoning, Text
 from relay_workers.providers.failures import ErrorClassifier, classify_status
 from relay_workers.providers.tokenizing import tokenize
+from relay_workers.providers.turns import without_blank
 
 MAX_BODY_BYTES = 8 * 1024 * 1024  # decoded; twice the default longest answer, for what JSON adds to it
 MAX_ERROR_BYTES = 64 * 1024  # for a body that is read only for a code or a name
@@ -132,7 +133,7 @@ def _request(prompt: Prompt, model: str) -> bytes:
     members = {
         "session": prompt.session,
         "generation": prompt.generation,
-        "messages": prompt.turns,
+        "messages": without_blank(prompt.turns),
         "model": model or None,
         "max_tokens": prompt.max_tokens,
         "metadata": prompt.metadata,

@@ -19,7 +19,9 @@ from relay_workers.providers.anthropic_reading import MessageReader
 from relay_workers.providers.anthropic_request import message_request
 from relay_workers.providers.base import Part, Prompt
 from relay_workers.providers.failures import ErrorClassifier
+from relay_workers.providers.known_servers import known
 from relay_workers.providers.reading import IgnoredFields, read_answer
+from relay_workers.providers.request_adapter import RequestAdapter
 
 BASE_URL = "https://api.anthropic.com"
 MODEL = "claude-sonnet-5-5"  # if neither submit nor settings name one
@@ -59,6 +61,7 @@ class AnthropicProvider:
         self.model = model or MODEL
         self._reasoning = reasoning
         self._ignored = IgnoredFields(self.name)
+        self._adapter = RequestAdapter(self.name)
         self._client = AsyncAnthropic(
             # Always give both: otherwise the SDK reads the environment and files on disk, past our settings.
             api_key=access.api_key("ANTHROPIC_API_KEY", api_key),
@@ -76,7 +79,7 @@ class AnthropicProvider:
         """The answer, part by part; see Provider."""
         reader = MessageReader(prompt.model or self.model, self._ignored)
         async with AsyncExitStack() as stack:  # closes the connection, however this ends
-            response = await self._ask(stack, message_request(prompt, reader.model, reasoning=self._reasoning))
+            response = await self._ask(stack, prompt, reader.model)
             async with aclosing(read_answer(response, reader, TAIL_S, "ANTHROPIC_BASE_URL")) as parts:
                 async for part in parts:
                     yield part
@@ -85,11 +88,18 @@ class AnthropicProvider:
         """Close idle connections; called once, after the last stream has ended."""
         await self._client.close()
 
-    async def _ask(self, stack: AsyncExitStack, request: dict[str, Any]) -> httpx2.Response:
+    async def _ask(self, stack: AsyncExitStack, prompt: Prompt, model: str) -> httpx2.Response:
         """The response, before its body. Raises ProviderError."""
+
+        async def send(arguments: dict[str, Any]) -> httpx2.Response:
+            opening = self._client.messages.with_streaming_response.create(**arguments)
+            response: httpx2.Response = (await stack.enter_async_context(opening)).http_response
+            return response
+
+        server, reasoning = known("messages", self._url.host, model), self._reasoning
         try:
-            opened = await stack.enter_async_context(self._client.messages.with_streaming_response.create(**request))
+            return await self._adapter.ask(
+                model, lambda refused: message_request(prompt, model, server, refused, reasoning=reasoning), send
+            )
         except _ERRORS.errors as error:
             raise _ERRORS.classify(error) from error
-        response: httpx2.Response = opened.http_response
-        return response

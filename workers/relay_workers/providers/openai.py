@@ -17,9 +17,11 @@ from relay.errors import SettingsError
 from relay_workers.providers import access
 from relay_workers.providers.base import Part, Prompt
 from relay_workers.providers.failures import ErrorClassifier
+from relay_workers.providers.known_servers import Known, Limit, known
 from relay_workers.providers.openai_reading import ChatReader
 from relay_workers.providers.openai_request import chat_request
 from relay_workers.providers.reading import IgnoredFields, read_answer
+from relay_workers.providers.request_adapter import RequestAdapter
 
 BASE_URL = "https://api.openai.com/v1"
 MODEL = "gpt-5-mini"  # if neither submit nor settings name one
@@ -40,6 +42,8 @@ class OpenAIProvider:
     """One client with its own connections; one call per answer, never retried here: failover is the caller's.
 
     `done_ends`: whether a stream with `[DONE]` and no finish is whole; auto: unless the host is OpenAI's or Azure's.
+    `limit`: the parameter that limits an answer, `stream_usage`: whether to ask for its usage; auto: by what is known
+    of host and model.
     Raises SettingsError if key or base URL cannot work.
     """
 
@@ -54,6 +58,8 @@ class OpenAIProvider:
         connect_timeout_s: float,
         reasoning: bool = True,
         done_ends: DoneEnds = "auto",
+        limit: Limit | Literal["auto"] = "auto",
+        stream_usage: Literal["auto", "yes", "no"] = "auto",
     ) -> None:
         if not api_key and not base_url:
             raise SettingsError("OPENAI_API_KEY is not set; a server without keys needs OPENAI_BASE_URL instead")
@@ -61,10 +67,11 @@ class OpenAIProvider:
         self._url, self._connect_timeout_s = url, connect_timeout_s
         self.model = model or MODEL
         self._reasoning = reasoning
-        # OpenAI's newer models refuse max_tokens; many compatible servers know only that.
-        self._modern_limit = url.host.endswith(_OPENAI_HOSTS)
-        self._done_ends = done_ends == "yes" or (done_ends == "auto" and not url.host.endswith(_OPENAI_HOSTS))
+        self._is_openai = url.host.endswith(_OPENAI_HOSTS)
+        self._done_ends = done_ends == "yes" or (done_ends == "auto" and not self._is_openai)
+        self._limit, self._stream_usage = limit, stream_usage
         self._ignored = IgnoredFields(self.name)
+        self._adapter = RequestAdapter(self.name)
         self._client = AsyncOpenAI(
             api_key=access.api_key("OPENAI_API_KEY", api_key),
             base_url=url,  # always given: otherwise the SDK reads the environment, past our settings
@@ -81,7 +88,7 @@ class OpenAIProvider:
         """The answer, part by part; see Provider."""
         reader = ChatReader(prompt.model or self.model, self._ignored, done_ends=self._done_ends)
         async with AsyncExitStack() as stack:  # closes the connection, however this ends
-            response = await self._ask(stack, chat_request(prompt, reader.model, modern_limit=self._modern_limit))
+            response = await self._ask(stack, prompt, reader.model)
             async with aclosing(read_answer(response, reader, TAIL_S, "OPENAI_BASE_URL")) as parts:
                 async for part in parts:
                     yield part
@@ -90,13 +97,24 @@ class OpenAIProvider:
         """Close idle connections; called once, after the last stream has ended."""
         await self._client.close()
 
-    async def _ask(self, stack: AsyncExitStack, request: dict[str, Any]) -> httpx2.Response:
+    async def _ask(self, stack: AsyncExitStack, prompt: Prompt, model: str) -> httpx2.Response:
         """The response, before its body. Raises ProviderError."""
+
+        async def send(arguments: dict[str, Any]) -> httpx2.Response:
+            opening = self._client.chat.completions.with_streaming_response.create(**arguments)
+            response: httpx2.Response = (await stack.enter_async_context(opening)).http_response
+            return response
+
+        server, stream_usage = self._known(model), self._stream_usage != "no"
         try:
-            opened = await stack.enter_async_context(
-                self._client.chat.completions.with_streaming_response.create(**request)
+            return await self._adapter.ask(
+                model, lambda refused: chat_request(prompt, model, server, refused, stream_usage=stream_usage), send
             )
         except _ERRORS.errors as error:
             raise _ERRORS.classify(error) from error
-        response: httpx2.Response = opened.http_response
-        return response
+
+    def _known(self, model: str) -> Known:
+        """What is known of the server, and above that what the settings say."""
+        found = known("chat", self._url.host, model)
+        refuses = found.refuses - {"stream_options"} if self._stream_usage == "yes" else found.refuses
+        return Known(refuses, found.limit if self._limit == "auto" else self._limit)

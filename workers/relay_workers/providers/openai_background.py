@@ -10,7 +10,6 @@ Importing this loads the SDK, which takes about a second: only workers that use 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, suppress
@@ -23,8 +22,10 @@ from relay import timeouts
 from relay_workers.providers.base import Part, Prompt, ProviderError
 from relay_workers.providers.event_stream import EventStreamParser, ServerEvent
 from relay_workers.providers.failures import ErrorClassifier
+from relay_workers.providers.known_servers import known
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_events import Response, checked_response_id
+from relay_workers.providers.openai_request import MIN_TOKENS, background_request
 from relay_workers.providers.reading import body_of, decode, feed, head_of, kind_of, web_page
 
 RECONNECT_PAUSES_S = (0.0, 0.5, 2.0)  # one before each reconnection in a row that brought nothing
@@ -32,19 +33,13 @@ QUIET_S = 15.0  # a connection without events for so long is taken for dead; a r
 POLL_S = 2.0  # between two reads of a response that can no longer be streamed
 CANCEL_S = 5.0
 TAIL_S = 1.0  # how long a complete answer waits for the end of its body, so that the connection can be reused
-MIN_TOKENS = 16  # OpenAI refuses a lower max_output_tokens
 
 _ERRORS = ErrorClassifier(openai)
 _END = object()
 
-# Models that can summarise their reasoning. Only a request shows whether they do so for this organisation.
-_REASONING = re.compile(r"(o\d|gpt-([5-9]|\d\d))(?!.*-chat)")
-
 
 class OpenAIBackgroundProvider(OpenAIProvider):
-    """Resumable. One POST per answer (two if a reasoning summary is refused), then as many GETs as needed."""
-
-    _without_summary: frozenset[str] = frozenset()  # models that refused one; only real models do, so it stays small
+    """Resumable. One POST per answer (more if a part of it is refused), then as many GETs as needed."""
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider and Resumable."""
@@ -123,32 +118,19 @@ class OpenAIBackgroundProvider(OpenAIProvider):
                 await _drain(stream)
 
     async def _create(self, prompt: Prompt, model: str) -> _EventStream:
-        try:
-            return await self._post(prompt, model, self._reasoning_of(model))
-        except openai.BadRequestError as error:
-            if not self._reasoning_of(model) or not str(error.param).startswith("reasoning"):
-                raise
-            self._without_summary |= {model}
-            return await self._post(prompt, model, None)
+        server, reasoning = known("responses", self._url.host, model), self._reasoning
+        min_tokens = MIN_TOKENS if self._is_openai else 0
 
-    def _reasoning_of(self, model: str) -> dict[str, str] | None:
-        """Requested only from models that may support it: others refuse the whole question."""
-        wanted = self._reasoning and model not in self._without_summary and _REASONING.match(model)
-        return {"summary": "auto"} if wanted else None
+        async def send(arguments: dict[str, Any]) -> _EventStream:
+            return await _EventStream.open(self._client.responses.with_streaming_response.create(**arguments))
 
-    async def _post(self, prompt: Prompt, model: str, reasoning: dict[str, str] | None) -> _EventStream:
-        request: dict[str, Any] = {
-            "model": model,
-            "input": [{"role": turn.role, "content": turn.content} for turn in prompt.turns],
-            "background": True,
-            "store": True,
-            "stream": True,
-        }
-        if prompt.max_tokens is not None:
-            request["max_output_tokens"] = max(prompt.max_tokens, MIN_TOKENS if self._modern_limit else 0)
-        if reasoning is not None:
-            request["reasoning"] = reasoning
-        return await _EventStream.open(self._client.responses.with_streaming_response.create(**request))
+        return await self._adapter.ask(
+            model,
+            lambda refused: background_request(
+                prompt, model, server, refused, summary=reasoning, min_tokens=min_tokens
+            ),
+            send,
+        )
 
     async def _reopen(self, response: Response) -> _EventStream | None:
         """The stream after the last event that was read, or from its first. None: it can no longer be streamed.
