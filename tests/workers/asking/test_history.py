@@ -11,8 +11,16 @@ from relay import settings
 from relay.protocol.commands import Options
 from relay.protocol.commands import Turn as SubmittedTurn
 from relay.store.session.session_log import SessionLog
+from relay_workers.app import Job
 from relay_workers.asking.history import prompt_for
 from relay_workers.limits import history_limits
+from relay_workers.providers.agent import AgentProvider
+from relay_workers.providers.anthropic import AnthropicProvider
+from relay_workers.providers.base import Finished
+from relay_workers.providers.openai import OpenAIProvider
+from relay_workers.providers.openai_background import OpenAIBackgroundProvider
+from tests.fakes.provider import FakeProvider, Script
+from tests.fakes.script import Body, messages_of, text_of
 from tests.store.in_memory import answered, claimed, job_of, redis_in_memory, session_log_on
 
 
@@ -115,3 +123,39 @@ async def test_the_options_of_a_job_are_given_as_they_are(session_log: SessionLo
     bounds = history_limits(settings.load())
     for options in (None, Options(top_p=0.5)):
         assert (await prompt_for(job_of(options=options), [], session_log.snapshots, bounds)).options == options
+
+
+async def test_a_session_with_an_answer_without_text_goes_on(session_log: SessionLog) -> None:
+    """A model that refuses, or only calls a tool, leaves a turn that most APIs refuse the whole context for."""
+    await answered(session_log, job_of("g1"), "")
+    await answered(session_log, job_of("g2"), " \n")
+    job = job_of("g3", system="Be brief.")
+    await session_log.admit(job)
+    writer = await claimed(session_log, job)
+    prompt = await prompt_for(job, writer.history, session_log.snapshots, history_limits(settings.load()))
+    assert [turn.role for turn in prompt.turns].count("assistant") == 2
+
+    async with FakeProvider(_refusing_blank_turns) as fake:
+        provider: Any
+        for provider in (
+            OpenAIProvider(None, fake.openai_base_url, "m", 5),
+            OpenAIBackgroundProvider(None, fake.openai_base_url, "m", 5),
+            AnthropicProvider(None, fake.anthropic_base_url, "m", 5),
+            AgentProvider(fake.agent_url, None, 5, 5, 5, ""),
+        ):
+            parts = [part async for part in provider.stream(prompt)]
+            await provider.aclose()
+            assert isinstance(parts[-1], Finished)
+        said = ["".join(text_of(turn["content"]) for turn in messages_of(call.body)) for call in fake.calls]
+    for context in said:
+        assert context.endswith("question of g3")
+        assert "question of g1" in context
+    given = Job.of(prompt, None)
+    assert [turn.role for turn in given.messages] == ["system", "user", "user", "user"]
+    assert given.content == "question of g3"
+
+
+def _refusing_blank_turns(body: Body) -> Script:
+    if all(text_of(turn["content"]).strip() for turn in messages_of(body)):
+        return Script(tokens=["x"])
+    return Script(status=400, status_body='{"error": {"message": "Assistant message must have either content or …"}}')

@@ -39,7 +39,7 @@ _OPENAI = r"(^|\.)openai\.(com|azure\.com)$"
 # One resource of Azure AI Foundry serves OpenAI's models and others by the same hosts.
 _FOUNDRY = r"\.(services\.ai|cognitiveservices|inference\.ai|models\.ai|inference\.ml)\.azure\.com$"
 _REASONING = r"(^|[/.:])(o[1-9](-|$)|gpt-([5-9]|\d\d))"  # OpenAI's, also as gateways name them: openai/gpt-5
-_MISTRAL = r"(mi|mini|code|dev|mag|pix)stral|mixtral"
+_MISTRAL = r"mistral|ministral|codestral|devstral|magistral|mixtral|pixtral"
 
 _CHAT = (
     # "max_tokens … is now deprecated … and is not compatible with o-series models": openai 3.57,

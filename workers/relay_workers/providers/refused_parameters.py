@@ -96,15 +96,17 @@ def _about_turns(said: str, optional: frozenset[Parameter]) -> Parameter | None:
 
 
 def _in_path(body: object, optional: frozenset[Parameter]) -> Parameter | None:
+    """The one that a path names most exactly: `reasoning.summary` is more than `reasoning`."""
     for path in _paths(body):
-        for parameter in _ordered(optional):
-            if any(_same_path(path, spelling) for spelling in _spellings(parameter)):
-                return parameter
+        found = [
+            (-len(spelling), parameter)
+            for parameter in _parameters(optional)
+            for spelling in _spellings(parameter)
+            if path == spelling or path.startswith(f"{spelling}.")
+        ]
+        if found:
+            return min(found)[1]
     return None
-
-
-def _same_path(path: str, spelling: str) -> bool:
-    return path == spelling or path.startswith(f"{spelling}.")
 
 
 def _in_sentence(said: str, optional: frozenset[Parameter]) -> Parameter | None:
@@ -112,7 +114,7 @@ def _in_sentence(said: str, optional: frozenset[Parameter]) -> Parameter | None:
     if not _UNSUPPORTED.search(said) and not _OUT_OF_RANGE.search(said):
         return None
     found: list[tuple[int, int, Parameter]] = []
-    for parameter in _ordered(optional):
+    for parameter in _parameters(optional):
         for spelling in _spellings(parameter):
             match = re.search(rf"(?<!\w){re.escape(spelling)}(?!\w)", said)
             if match:
@@ -120,15 +122,15 @@ def _in_sentence(said: str, optional: frozenset[Parameter]) -> Parameter | None:
     return min(found)[2] if found else None
 
 
-def _ordered(optional: frozenset[Parameter]) -> list[Parameter]:
-    return sorted(optional - {"roles", "system"})
+def _parameters(optional: frozenset[Parameter]) -> frozenset[Parameter]:
+    return optional - {"roles", "system"}
 
 
 def _spellings(parameter: Parameter) -> tuple[str, ...]:
     return _SPELLINGS.get(parameter, (parameter,))
 
 
-def _paths(value: object, depth: int = 6) -> Iterator[str]:
+def _paths(value: object, depth: int = 9) -> Iterator[str]:
     """Where the error is, with dots: of `param`, `loc` and `field`, without the word body."""
     for member in _objects(value, depth):
         loc = member.get("loc")
@@ -140,7 +142,7 @@ def _paths(value: object, depth: int = 6) -> Iterator[str]:
                 yield said[:200].removeprefix("body.")
 
 
-def _sentences(value: object, depth: int = 6) -> Iterator[str]:
+def _sentences(value: object, depth: int = 9) -> Iterator[str]:
     if isinstance(value, str):
         yield value[:_MAX_TEXT]
     if isinstance(value, bytes):
