@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 _CLOCK_STEPS = "tests/scenarios/redis/test_clock_steps.py::test_"
+_ADAPTER = "tests/workers/providers/test_request_adapter.py::test_"
+_REQUEST = "tests/workers/providers/test_openai_request.py::test_"
 _CRASHES = "tests/scenarios/workers/test_crashes.py::test_"
 _DOUBTS = "tests/scenarios/delivery/test_doubts.py::test_"
 _FLUSHING = "tests/scenarios/redis/test_flushing.py::test_"
@@ -1126,5 +1128,48 @@ MUTANTS = [
         [Change("self._line_bytes + self._data_bytes > MAX_EVENT_BYTES", "self._data_bytes > MAX_EVENT_BYTES")],
         [],
         [_EVENT_STREAM + "a_line_that_never_ends_is_refused_before_it_fills_memory"],
+    ),
+    Mutant(
+        "a request: blank turns are sent",
+        "workers/relay_workers/providers/turns.py",
+        [Change(" if turn is question or turn.content.strip()]", "]")],
+        [],
+        [
+            "tests/workers/asking/test_history.py::test_a_session_with_an_answer_without_text_goes_on",
+            _REQUEST + "turns_come_as_the_server_takes_them_without_blank_ones",
+        ],
+    ),
+    Mutant(
+        "a request: roles in any order",
+        "workers/relay_workers/providers/openai_request.py",
+        [Change('    elif "roles" in refused:', "    elif False:")],
+        [],
+        [
+            _REQUEST + "turns_come_as_the_server_takes_them_without_blank_ones",
+            _ADAPTER + "an_answer_comes_all_the_same_and_the_next_one_at_the_first_try",
+        ],
+    ),
+    Mutant(
+        "a request: a refusal is believed before the next try is accepted",
+        "workers/relay_workers/providers/request_adapter.py",
+        [
+            Change(
+                "                dropped[refused.parameter] = refused.lasting\n",
+                "                dropped[refused.parameter] = refused.lasting\n"
+                "                self._learn(model, [*dropped])\n",
+            )
+        ],
+        [],
+        [
+            _ADAPTER + "nothing_is_learned_if_the_request_is_refused_all_the_same",
+            _ADAPTER + "a_value_that_does_not_fit_is_left_out_of_this_call_only",
+        ],
+    ),
+    Mutant(
+        "a request: a limit that is too large is taken for one that is unknown",
+        "workers/relay_workers/providers/refused_parameters.py",
+        [Change("and (not unsupported or out_of_range):", "and not unsupported:")],
+        [],
+        ["tests/workers/providers/test_refused_parameters.py::test_anything_else_is_the_questions_own_error"],
     ),
 ]  # fmt: skip

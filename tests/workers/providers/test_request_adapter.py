@@ -153,6 +153,14 @@ async def test_a_value_that_does_not_fit_is_left_out_of_this_call_only(
     assert [line["event"] for line in logged] == ["option_ignored"]
 
 
+async def test_what_cannot_be_left_out_is_not_tried_for_ever(adapter: RequestAdapter) -> None:
+    server = Server("seed")
+    request = Request({"seed": 1}, frozenset({"seed"}))
+    with pytest.raises(Refusal):
+        await adapter.ask("m", lambda _: request, server.send)
+    assert len(server.asked) == 2
+
+
 @pytest.mark.parametrize("error", [Refusal("seed", 429), Refusal("logprobs"), ValueError("seed is not supported")])
 async def test_any_other_error_is_passed_on_at_once(adapter: RequestAdapter, error: Exception) -> None:
     asked: list[dict[str, Any]] = []

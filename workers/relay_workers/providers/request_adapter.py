@@ -47,7 +47,9 @@ class RequestAdapter:
                 response = await send(request.arguments)
             except Exception as error:
                 refused = complaint(getattr(error, "status_code", None), getattr(error, "body", None), request.optional)
-                if refused is None or len(dropped) == MAX_ADAPTATIONS or OTHER_NAME.get(refused.parameter) in dropped:
+                if refused is None or len(dropped) == MAX_ADAPTATIONS:
+                    raise
+                if refused.parameter in dropped or OTHER_NAME.get(refused.parameter) in dropped:
                     raise
                 dropped[refused.parameter] = refused.lasting
                 metrics.provider_requests_adapted.labels(self._provider, refused.parameter).inc()
