@@ -359,4 +359,43 @@ LASTING: list[tuple[str, int, Any, frozenset[Parameter], Parameter]] = [
     ),
     ("withcatai/node-llama-cpp#263", 400, openai("Only user and assistant roles are supported!"), CHAT, "system"),
     ("Gemma's template", 400, openai("System role not supported"), CHAT, "system"),
+    (
+        "BerriAI/litellm#5671: o1-preview",
+        400,
+        openai("Unsupported value: 'messages[0].role' does not support 'system' with this model.", "messages[0].role"),
+        CHAT,
+        "system",
+    ),
+    (
+        "perplexityai/api-discussion#265",
+        400,
+        {
+            "message": "After the (optional) system message(s), user and assistant roles should be alternating.",
+            "type": "invalid_message",
+            "code": 400,
+        },
+        CHAT,
+        "roles",
+    ),
+    (
+        "serac-labs/serac#53: Perplexity",
+        400,
+        openai("After the (optional) system message(s), user or tool message(s) should alternate with assistant …"),
+        CHAT,
+        "roles",
+    ),
+    (
+        "ggml-org/llama.cpp#20733: Qwen 3.5",
+        400,
+        openai("Unable to generate parser for this template. … Error: System message must be at the beginning."),
+        CHAT,
+        "roles",
+    ),
+    (
+        "SillyTavern/SillyTavern#4349: LM Studio",
+        400,
+        'Error rendering prompt with jinja template: "Conversation roles must alternate user/assistant/user/…".',
+        CHAT,
+        "roles",
+    ),
 ]

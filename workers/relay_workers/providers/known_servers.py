@@ -49,8 +49,8 @@ _CHAT = (
     # https://github.com/lfnovo/open-notebook/issues/111
     _Row(models=_REASONING, limit="max_completion_tokens"),
     _Row(hosts=_FOUNDRY, models=r"^gpt-\d|^chatgpt-", limit="max_completion_tokens"),
-    # https://github.com/langchain-ai/langchain/pull/38335, https://github.com/tmc/langchaingo/issues/1355: only the
-    # default temperature. Later ones take it, depending on their effort.
+    # Only the default temperature: https://github.com/tmc/langchaingo/issues/1355. Later models take another, if their
+    # effort allows it: https://github.com/HKUDS/nanobot/issues/370
     _Row(models=r"(^|[/.:])(o[1-9](-|$)|gpt-5(?!\.))", but=r"-chat", refuses=("temperature", "top_p")),
     # "Not supported with latest reasoning models o3 and o4-mini": the same file of openai
     _Row(models=r"(^|[/.:])o[34](-|$)", refuses=("stop",)),
@@ -64,7 +64,7 @@ _CHAT = (
     # "Argument not supported on this model: stop": https://github.com/BerriAI/litellm/issues/12635,
     # https://github.com/langchain-ai/langchain/pull/38335
     _Row(hosts=r"(^|\.)x\.ai$", models=r"grok-[34]", but=r"non-reasoning", refuses=("stop",)),
-    # "user or tool message(s) should alternate": https://docs.perplexity.ai/api-reference/chat-completions-post
+    # https://github.com/perplexityai/api-discussion/issues/265
     _Row(hosts=r"(^|\.)perplexity\.ai$", refuses=("roles",)),
     # https://github.com/Aider-AI/aider/issues/2974
     _Row(models=r"(?i)deepseek-(reasoner|r1)", refuses=("roles",)),

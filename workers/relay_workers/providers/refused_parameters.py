@@ -45,14 +45,15 @@ _LISTS_OTHERS = re.compile(r"expected one of|supported parameters|allowed parame
 # https://github.com/vllm-project/vllm/issues/6862, https://github.com/anomalyco/opencode/issues/5034,
 # https://github.com/Aider-AI/aider/issues/2974, https://github.com/ChatGPTNextWeb/NextChat/issues/6343
 _ROLES = re.compile(
-    r"(must|should) alternate|successive user or assistant|first message.{0,60}must be a user"
+    r"(must|should) (alternate|be alternating)|successive user or assistant|first message.{0,60}must be a user"
     r"|unexpected role|system message must be (at the beginning|first)|only one system message",
     re.IGNORECASE,
 )
-# https://github.com/microsoft/autogen/issues/1037, https://github.com/anomalyco/opencode/issues/5034
+# https://github.com/withcatai/node-llama-cpp/issues/263, https://github.com/anomalyco/opencode/issues/5034,
+# https://github.com/BerriAI/litellm/issues/5671, https://github.com/vllm-project/guidellm/issues/67
 _SYSTEM = re.compile(
     r"system role (is )?not supported|only user(,| and) (and )?(model|assistant)\b.{0,20}roles are supported"
-    r"|got system|does not support system|unsupported role.{0,10}system",
+    r"|got system|does not support 'system'",
     re.IGNORECASE,
 )
 
