@@ -79,6 +79,7 @@ def test(rest: list[str]) -> int:
     if everything:
         install_system_packages()
         install_npm_packages()
+        install_foreign_servers()
         if not rest and (code := optimized()):
             return code
     selection = ["--hypothesis-profile=all"] if everything else ["-m", "not slow"]
@@ -184,6 +185,22 @@ def install_npm_packages() -> None:
     print("installing npm packages …", flush=True)
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
     if subprocess.run(command, cwd=folder, check=False).returncode == 0:
+        mark.write_text(fingerprint)
+
+
+def install_foreign_servers() -> None:
+    """Model servers that others wrote, into a .venv of their own: their dependencies are not to meet ours."""
+    folder = ROOT / "tests" / "scenarios" / "foreign"
+    requirements, target = folder / "requirements.txt", folder / ".venv"
+    fingerprint = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    mark = target / ".installed"
+    if mark.exists() and mark.read_text() == fingerprint:
+        return
+    print("installing foreign model servers …", flush=True)
+    venv.create(target, clear=True)
+    pip = [str(PYTHON), "-m", "pip", "--python", str(target), "--disable-pip-version-check"]
+    options = ["-qq", "--no-compile", "--only-binary", ":all:", "-r", str(requirements)]
+    if subprocess.run([*pip, "install", *options], check=False).returncode == 0:
         mark.write_text(fingerprint)
 
 
