@@ -72,7 +72,9 @@ def settings(api: Api, url: str, key: str) -> dict[str, str]:
     return {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": key}
 
 
-async def ask_through_a_relay(relay: World, api: Api, url: str, key: str, model: str, *questions: str) -> list[Said]:
+async def ask_through_a_relay(
+    relay: World, api: Api, url: str, key: str, model: str, *questions: str, session: str = "s"
+) -> list[Said]:
     """Ask in one session through a gateway and a worker; a viewer was shown each response, byte for byte. Returns those.
 
     Whatever the models say is in the later questions' context.
@@ -81,7 +83,7 @@ async def ask_through_a_relay(relay: World, api: Api, url: str, key: str, model:
         gateway = await relay.gateway()
         await relay.worker(provider=api, RELAY_MODEL=model, **settings(api, wire.url, key))
         answers: list[Said] = []
-        async with Client(gateway.url, "s") as client:
+        async with Client(gateway.url, session) as client:
             await client.subscribe()
             for number, question in enumerate(questions):
                 generation = await client.submit(question, f"r{number}", max_tokens=60)

@@ -134,7 +134,7 @@ def _chunks(said: Said, chunks: list[dict[str, Any]]) -> None:
     for chunk in chunks:
         said.model = chunk.get("model") or said.model
         _openai_usage(said, chunk)
-        for choice in chunk["choices"]:
+        for choice in chunk.get("choices", []):  # an error has none
             delta = choice.get("delta") or {}
             said.finish = choice.get("finish_reason") or said.finish
             said.content.append(("reasoning", delta.get("reasoning_content") or ""))

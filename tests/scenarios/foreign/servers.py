@@ -44,9 +44,9 @@ def aimock(directory: Path, fixtures: Sequence[dict[str, Any]]) -> Iterator[str]
 @contextmanager
 def litellm(directory: Path, models: Sequence[dict[str, Any]]) -> Iterator[str]:
     """LiteLLM's proxy with these models. Yields its URL."""
-    config = directory / "litellm.json"  # all JSON is YAML
+    config = directory / "litellm.json"  # JSON without escaped surrogates is YAML
     settings = {"model_list": models, "router_settings": {"num_retries": 0}, "litellm_settings": {"telemetry": False}}
-    config.write_text(json.dumps(settings))
+    config.write_text(json.dumps(settings, ensure_ascii=False))
     command = [str(_python().with_name("litellm")), "--config", str(config), "--host", "127.0.0.1", "--port", "0"]
     environment = {
         "LITELLM_MASTER_KEY": LITELLM_KEY,
