@@ -190,8 +190,8 @@ def install_npm_packages() -> None:
 
 def install_foreign_servers() -> None:
     """Model servers that others wrote, into a .venv of their own: their dependencies are not to meet ours."""
-    folder = ROOT / "tests" / "scenarios" / "foreign"
-    requirements, target = folder / "requirements.txt", folder / ".venv"
+    requirements = ROOT / "tests" / "scenarios" / "foreign" / "requirements.txt"
+    target = ROOT / ".venv-foreign"
     fingerprint = hashlib.sha256(requirements.read_bytes()).hexdigest()
     mark = target / ".installed"
     if mark.exists() and mark.read_text() == fingerprint:

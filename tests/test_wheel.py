@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 CONSTRAINTS = str(ROOT / "constraints.txt")
 ENDS_WITHIN_S = 30.0
 _LEFT_OUT = shutil.ignore_patterns(
-    ".venv", ".git", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "node_modules", "build", "dist"
+    ".venv*", ".git", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "node_modules", "build", "dist"
 )
 
 

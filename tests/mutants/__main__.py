@@ -23,7 +23,7 @@ from tests.mutants.table import MUTANTS, Mutant
 ROOT = Path(__file__).resolve().parents[2]
 TEST_S = 60.0  # for each test, on a busy machine
 _LEFT_OUT = shutil.ignore_patterns(
-    ".venv", ".git", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "node_modules"
+    ".venv*", ".git", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "node_modules"
 )
 _RESULT = re.compile(r"^(PASSED|FAILED|ERROR) (\S+?)(?:\[.*)?(?: - .*)?$", re.MULTILINE)
 

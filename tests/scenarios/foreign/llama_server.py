@@ -1,6 +1,6 @@
-"""llama.cpp's own server with a tiny random model, for the tests of this folder; the .venv beside this file runs it.
+"""llama.cpp's own server with a tiny random model, for the tests of this folder; it runs in .venv-foreign.
 
-    .venv/bin/python llama_server.py FOLDER [--thinks]
+    .venv-foreign/bin/python llama_server.py FOLDER [--thinks]
 
 Writes the model into the folder, prints the server's URL, and serves until it is ended. What it says is noise, with any
 character among it; with `--thinks` it begins as reasoning, as with any model whose template opens a thought.
@@ -30,7 +30,7 @@ TEMPLATE = """
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<s>assistant\n' }}{%- if THINKS %}{{- '<think>\n' }}{%- endif %}{%- endif %}
 """
-FAVOURED = {"</s>": 1.4, "</think>": 3.0, "🙂": 2.0, "▁cat": 2.0}  # so that every answer has an end, every thought too
+FAVOURED = {"</s>": 1.2, "</think>": 10.0, "🙂": 2.0, "▁cat": 2.0}  # so that every answer has an end, every thought too
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def write_model(path: Path, *, thinks: bool) -> None:
 
 
 def weights(vocabulary: list[str]) -> dict[str, np.ndarray]:
-    """Random ones, but for the first dimension: it is 1 all the way, and the last layer adds from it what is favoured."""
+    """Random ones, but for the first dimension: it is 1 up to the last layer, which makes of it what is favoured."""
     chance = np.random.default_rng(1)
 
     def drawn(*shape: int) -> np.ndarray:

@@ -199,7 +199,6 @@ def _block(said: Said, block: dict[str, Any]) -> None:
 
 def _anthropic_usage(said: Said, usage: dict[str, Any]) -> None:
     kinds = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-    if usage.get("output_tokens") is not None:
-        said.usage = {
-            "input_tokens": sum(usage.get(kind) or 0 for kind in kinds), "output_tokens": usage["output_tokens"]
-        }  # fmt: skip
+    if usage.get("input_tokens") is not None and usage.get("output_tokens") is not None:
+        whole_prompt = sum(usage.get(kind) or 0 for kind in kinds)
+        said.usage = {"input_tokens": whole_prompt, "output_tokens": usage["output_tokens"]}

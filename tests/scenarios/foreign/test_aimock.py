@@ -1,4 +1,4 @@
-"""aimock, through both of its APIs: what it was told to say is what is read, and each of its faults is one clear error."""
+"""aimock, through both of its APIs: what it was told to say is what is read, and each of its faults is one error."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from tests.scenarios.world import World
 
 pytestmark = pytest.mark.slow
 
-HARD = "Grüße, 🙂👩‍👩‍👧 漢字 – “quoted” \\ \"\n\ndata: [DONE]\n\nevent: error\r\n\tend"
+HARD = 'Grüße, 🙂👩‍👩‍👧 漢字 – “quoted” \\ "\n\ndata: [DONE]\n\nevent: error\r\n\tend'
 CALLS = [{"name": "get_weather", "arguments": {"city": "Zürich"}}, {"name": "now", "arguments": {}}]
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "input_tokens": 7, "output_tokens": 5}
 
 
 def error(status: int, kind: str, code: str = "") -> dict[str, Any]:
-    return {"error": {"message": "a secret sentence", "type": kind, **({"code": code} if code else {})}, "status": status}
+    return {
+        "error": {"message": "a secret sentence", "type": kind, **({"code": code} if code else {})},
+        "status": status,
+    }
 
 
 ANSWERS: dict[str, tuple[dict[str, Any], list[Piece], str]] = {  # a fixture, and what it means

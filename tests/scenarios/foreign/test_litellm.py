@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.scenarios.foreign.asking import APIS, ask, ask_through_a_relay, assert_same
 from tests.scenarios.foreign.reading import Api, Piece
 from tests.scenarios.foreign.servers import LITELLM_KEY, aimock, litellm
+from tests.scenarios.providers.test_fault_table import all_of
 from tests.scenarios.world import World
 
 pytestmark = pytest.mark.slow
 
-HARD = "Grüße, 🙂👩‍👩‍👧 漢字 – “quoted” \\ \"\n\ndata: [DONE]\n\nevent: error\r\n\tend"
+HARD = 'Grüße, 🙂👩‍👩‍👧 漢字 – “quoted” \\ "\n\ndata: [DONE]\n\nevent: error\r\n\tend'
 THOUGHT = "Two 🙂 and\n\ntwo"
 MOCKS = {"mock": HARD, "limited": "litellm.RateLimitError", "broken": "litellm.InternalServerError"}
 BEHIND: list[Api] = ["openai", "anthropic"]  # what the model behind it speaks
@@ -32,9 +35,32 @@ FAULTS: dict[str, tuple[str, bool, int]] = {  # a model: code, retryable, status
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("litellm")
+async def test_litellm_is_read_as_its_bytes_say_whatever_is_behind_it(relay: World, tmp_path: Path) -> None:
+    """One test, because LiteLLM takes ten seconds to start."""
+    with serving(tmp_path) as url:
+        await all_of(cells(url))
+        for api in APIS:  # and through a whole relay
+            questions = ("<hard>", "<thought>", "<long>")
+            said = await ask_through_a_relay(
+                relay, api, url, LITELLM_KEY, "behind-openai", *questions, session=f"over-{api}"
+            )
+            assert [one.text for one in said] == [HARD, "Four.", HARD * 20]
+
+
+def cells(url: str) -> dict[str, Awaitable[None]]:
+    found: dict[str, Awaitable[None]] = {}
+    for api in APIS:
+        found[f"{api}: mock"] = mocked(url, api)
+        found[f"{api}: wrong key"] = unknown_key(url, api)
+        found |= {f"{api}: {model}": failing(url, api, model) for model in FAULTS}
+        for behind in BEHIND:
+            found |= {f"{api}: {name}, behind it {behind}": answered(url, api, behind, name) for name in ANSWERS}
+            found[f"{api}: cut, behind it {behind}"] = cut(url, api, behind)
+    return found
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
     fixtures = [
         {"match": {"userMessage": f"<{name}>"}, "response": response, "chunkSize": 3}
         for name, (response, _) in ANSWERS.items()
@@ -45,55 +71,46 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             {"model_name": name, "litellm_params": {"model": "openai/any", "api_key": "none", "mock_response": said}}
             for name, said in MOCKS.items()
         ]
-        for model, url in (("openai/any", f"{behind}/v1"), ("anthropic/claude-any", behind)):
-            params = {"model": model, "api_key": "none", "api_base": url}
+        for model, address in (("openai/any", f"{behind}/v1"), ("anthropic/claude-any", behind)):
+            params = {"model": model, "api_key": "none", "api_base": address}
             models.append({"model_name": f"behind-{model.partition('/')[0]}", "litellm_params": params})
         with litellm(folder, models) as url:
             yield url
 
 
-@pytest.mark.parametrize("api", APIS)
-async def test_a_mock_model_answers_streamed_or_whole(server: str, api: Api) -> None:
+async def mocked(url: str, api: Api) -> None:
     """Over /v1/messages, LiteLLM answers for its mock models with a whole JSON body, though a stream was asked for."""
-    answer, said = await ask(api, server, "Hello", key=LITELLM_KEY, model="mock")
+    answer, said = await ask(api, url, "Hello", key=LITELLM_KEY, model="mock")
     assert said is not None
     assert said.content == [("text", HARD)]
     assert_same(api, answer, said)
 
 
-@pytest.mark.parametrize("behind", BEHIND)
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("name", ANSWERS)
-async def test_a_model_behind_it_is_read_as_its_bytes_say(server: str, api: Api, behind: Api, name: str) -> None:
-    answer, said = await ask(api, server, f"<{name}>", key=LITELLM_KEY, model=f"behind-{behind}")
+async def answered(url: str, api: Api, behind: Api, name: str) -> None:
+    answer, said = await ask(api, url, f"<{name}>", key=LITELLM_KEY, model=f"behind-{behind}")
     assert said is not None
     assert said.content == ANSWERS[name][1]
     assert_same(api, answer, said)
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("name", FAULTS)
-async def test_its_errors_are_told_apart(server: str, api: Api, name: str) -> None:
-    answer, _ = await ask(api, server, "Hello", key=LITELLM_KEY, model=name)
+async def failing(url: str, api: Api, model: str) -> None:
+    answer, _ = await ask(api, url, "Hello", key=LITELLM_KEY, model=model)
     assert answer.error is not None
-    assert (answer.error.code, answer.error.retryable, answer.error.status) == FAULTS[name]
+    assert (answer.error.code, answer.error.retryable, answer.error.status) == FAULTS[model]
     assert (answer.pieces, answer.finished) == ([], None)
 
 
-@pytest.mark.parametrize("api", APIS)
-async def test_a_key_that_it_does_not_know_is_not_tried_again(server: str, api: Api) -> None:
-    answer, said = await ask(api, server, "Hello", key="sk-wrong", model="mock")
+async def unknown_key(url: str, api: Api) -> None:
+    answer, said = await ask(api, url, "Hello", key="sk-wrong", model="mock")
     assert said is not None
     assert said.status == 400  # it looks for other keys than its own in a database, and has none
     assert answer.error is not None
     assert (answer.error.code, answer.error.retryable) == ("provider_error", False)
 
 
-@pytest.mark.parametrize("behind", BEHIND)
-@pytest.mark.parametrize("api", APIS)
-async def test_a_model_behind_it_that_is_cut_off_is_no_whole_answer(server: str, api: Api, behind: Api) -> None:
+async def cut(url: str, api: Api, behind: Api) -> None:
     """LiteLLM says it with a status of its own or, once it has begun, by an error in the stream."""
-    answer, said = await ask(api, server, "<cut>", key=LITELLM_KEY, model=f"behind-{behind}")
+    answer, said = await ask(api, url, "<cut>", key=LITELLM_KEY, model=f"behind-{behind}")
     assert said is not None
     assert b"payload is not completed" in said.body
     assert said.finish is None
@@ -101,10 +118,3 @@ async def test_a_model_behind_it_that_is_cut_off_is_no_whole_answer(server: str,
     assert answer.finished is None
     assert answer.error is not None
     assert (answer.error.code, answer.error.retryable) == ("provider_error", True)
-
-
-@pytest.mark.parametrize("api", APIS)
-async def test_viewers_of_a_relay_are_shown_its_answers(relay: World, server: str, api: Api) -> None:
-    questions = ("<hard>", "<thought>", "<long>")
-    said = await ask_through_a_relay(relay, api, server, LITELLM_KEY, "behind-openai", *questions)
-    assert [one.text for one in said] == [HARD, "Four.", HARD * 20]
