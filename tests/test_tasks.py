@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -105,6 +106,29 @@ def test_it_is_set_up_again_when_a_pin_or_a_bound_has_changed_and_only_then(
         module.set_up(["-e", "."], "run")
         assert [command[-2:] for command in ran] == [["--upgrade", "pip"], ["-e", "."]]
         assert all(command[command.index("-c") + 1] == str(tmp_path / "constraints.txt") for command in ran)
+
+
+def test_foreign_servers_are_installed_once_and_again_after_a_failure_or_another_pin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = _runner()
+    codes = [1, 0, 0]
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, codes[len(ran) - 1])
+
+    folder = tmp_path / "tests" / "scenarios" / "foreign"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(module.venv, "create", lambda target, clear: target.mkdir(exist_ok=clear))
+    for pins, runs in (("a==1", 1), ("a==1", 2), ("a==1", 2), ("a==2", 3), ("a==2", 3)):
+        (folder / "requirements.txt").write_text(pins)
+        module.install_foreign_servers()
+        assert len(ran) == runs
+    assert all(command[command.index("--python") + 1] == str(tmp_path / ".venv-foreign") for command in ran)
 
 
 @pytest.mark.parametrize(("ci", "first"), [("true", ""), ("", "-m ruff check .")])
