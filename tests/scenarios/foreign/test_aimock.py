@@ -35,6 +35,13 @@ ANSWERS: dict[str, tuple[dict[str, Any], list[Piece], str]] = {  # a fixture, an
         [("reasoning", "Two 🙂 and\n\ntwo"), ("text", "Four.")],
         "stop",
     ),
+    "redacted": (
+        {"response": {"content": "Four.", "reasoning": "Two", "redactedThinking": ["c2VjcmV0"]}},
+        [("reasoning", "Two"), ("text", "Four.")],
+        "stop",
+    ),
+    "commented": ({"response": {"content": "Hello."}, "openRouterProcessing": True}, [("text", "Hello.")], "stop"),
+    "searched": ({"response": {"content": "Found.", "webSearches": ["relay"]}}, [("text", "Found.")], "stop"),
     "length": ({"response": {"content": "cut of", "finishReason": "length"}}, [("text", "cut of")], "length"),
     "usage": ({"response": {"content": "Five.", "usage": USAGE}}, [("text", "Five.")], "stop"),
     "called": (

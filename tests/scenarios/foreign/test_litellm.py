@@ -18,6 +18,10 @@ pytestmark = pytest.mark.slow
 
 HARD = 'Grüße, 🙂👩‍👩‍👧 漢字 – “quoted” \\ "\n\ndata: [DONE]\n\nevent: error\r\n\tend'
 THOUGHT = "Two 🙂 and\n\ntwo"
+CALLS = [
+    {"id": "call_1", "name": "get_weather", "arguments": {"city": "Zürich"}},
+    {"id": "call_2", "name": "now", "arguments": {}},
+]
 MOCKS = {"mock": HARD, "limited": "litellm.RateLimitError", "broken": "litellm.InternalServerError"}
 BEHIND: list[Api] = ["openai", "anthropic"]  # what the model behind it speaks
 
@@ -26,6 +30,10 @@ ANSWERS: dict[str, tuple[dict[str, object], list[Piece]]] = {
     "hard": ({"content": HARD}, [("text", HARD)]),
     "long": ({"content": HARD * 20}, [("text", HARD * 20)]),
     "thought": ({"content": "Four.", "reasoning": THOUGHT}, [("reasoning", THOUGHT), ("text", "Four.")]),
+    "called": (
+        {"content": "I look.", "toolCalls": CALLS},
+        [("text", "I look."), *[("tool_call", one) for one in CALLS]],
+    ),
     "length": ({"content": "cut of", "finishReason": "length"}, [("text", "cut of")]),
 }
 FAULTS: dict[str, tuple[str, bool, int]] = {  # a model: code, retryable, status
