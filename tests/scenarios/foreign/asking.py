@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from relay.protocol.view import FrameDict
 from relay_workers.providers.anthropic import AnthropicProvider
 from relay_workers.providers.base import Data, Finished, Prompt, ProviderError, Reasoning, Text, Turn
 from relay_workers.providers.openai import OpenAIProvider
@@ -89,10 +90,16 @@ async def ask_through_a_relay(
                 end = check(client, generation, said.text)
                 shown = client.shown(generation)
                 assert shown.reasoning == joined(said.content, "reasoning")
+                others = [piece for piece in said.content if piece[0] != "reasoning"]
+                assert merged([_piece(part) for part in shown.parts]) == merged(others)
                 assert (end["finish"], end.get("usage")) == (FINISHES[api][said.finish], said.usage)
                 answers.append(said)
         await relay.end_processes()
     return answers
+
+
+def _piece(part: str | FrameDict) -> Piece:
+    return ("text", part) if isinstance(part, str) else (part["name"], part["value"])
 
 
 def _provider(api: Api, url: str, key: str, model: str) -> OpenAIProvider | AnthropicProvider:

@@ -130,8 +130,9 @@ async def test_a_connection_cut_in_mid_answer_leaves_what_came_and_says_so(serve
 
 @pytest.mark.parametrize("api", APIS)
 async def test_viewers_of_a_relay_are_shown_its_answers(relay: World, server: str, api: Api) -> None:
-    said = await ask_through_a_relay(relay, api, server, "none", "some-model", "<hard>", "<thought>", "<long>")
-    assert [one.text for one in said] == [HARD, "Four.", HARD * 200]
+    questions = ("<hard>", "<thought>", "<called before>", "<long>")
+    said = await ask_through_a_relay(relay, api, server, "none", "some-model", *questions)
+    assert [one.text for one in said] == [HARD, "Four.", "I looked.", HARD * 200]
 
 
 def _without_id(value: Any) -> Any:
