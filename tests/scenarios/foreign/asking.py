@@ -28,9 +28,19 @@ class Answer:
 
 
 async def ask(
-    api: Api, url: str, question: str, *, key: str = "none", model: str = "", max_tokens: int | None = None
+    api: Api,
+    url: str,
+    question: str,
+    *,
+    key: str = "none",
+    model: str = "",
+    max_tokens: int | None = None,
+    requests: int = 1,
 ) -> tuple[Answer, Said | None]:
-    """What our provider made of the server's response, and what the response's own bytes say; None: there were none."""
+    """What our provider made of the server's last response, and what that one's own bytes say; None: there was none.
+
+    `requests`: how often it may ask, for what this server refuses.
+    """
     async with Wire(url) as wire:
         provider = _provider(api, wire.url, key, model)
         answer = Answer()
@@ -50,8 +60,8 @@ async def ask(
             await provider.aclose()
         answer.pieces = merged(answer.pieces)
         said = read(api, bytes(wire.record))
-    assert len(said) <= 1, "asked more than once"
-    return answer, said[0] if said else None
+    assert len(said) <= requests, f"asked {len(said)} times"
+    return answer, said[-1] if said else None
 
 
 def assert_same(api: Api, answer: Answer, said: Said | None) -> None:

@@ -23,6 +23,7 @@ CALLS = [
     {"id": "call_2", "name": "now", "arguments": {}},
 ]
 MOCKS = {"mock": HARD, "limited": "litellm.RateLimitError", "broken": "litellm.InternalServerError"}
+ALIAS = "claude-sonnet-5-5"  # of a model that is none of Anthropic's, and is asked for its thoughts as if it were
 BEHIND: list[Api] = ["openai", "anthropic"]  # what the model behind it speaks
 
 # Questions, as the model behind it answers them.
@@ -60,9 +61,12 @@ def cells(url: str) -> dict[str, Awaitable[None]]:
     for api in APIS:
         found[f"{api}: mock"] = mocked(url, api)
         found[f"{api}: wrong key"] = unknown_key(url, api)
+        found[f"{api}: alias"] = answered(url, api, ALIAS, "thought")
         found |= {f"{api}: {model}": failing(url, api, model) for model in FAULTS}
         for behind in BEHIND:
-            found |= {f"{api}: {name}, behind it {behind}": answered(url, api, behind, name) for name in ANSWERS}
+            found |= {
+                f"{api}: {name}, behind it {behind}": answered(url, api, f"behind-{behind}", name) for name in ANSWERS
+            }
             found[f"{api}: cut, behind it {behind}"] = cut(url, api, behind)
     return found
 
@@ -82,6 +86,8 @@ def serving(folder: Path) -> Iterator[str]:
         for model, address in (("openai/any", f"{behind}/v1"), ("anthropic/claude-any", behind)):
             params = {"model": model, "api_key": "none", "api_base": address}
             models.append({"model_name": f"behind-{model.partition('/')[0]}", "litellm_params": params})
+            if model == "openai/any":
+                models.append({"model_name": ALIAS, "litellm_params": params})
         with litellm(folder, models) as url:
             yield url
 
@@ -94,8 +100,10 @@ async def mocked(url: str, api: Api) -> None:
     assert_same(api, answer, said)
 
 
-async def answered(url: str, api: Api, behind: Api, name: str) -> None:
-    answer, said = await ask(api, url, f"<{name}>", key=LITELLM_KEY, model=f"behind-{behind}")
+async def answered(url: str, api: Api, model: str, name: str) -> None:
+    """What is asked of an alias as of a Claude, the model behind it does not know; then it is asked without."""
+    requests = 2 if model == ALIAS else 1
+    answer, said = await ask(api, url, f"<{name}>", key=LITELLM_KEY, model=model, requests=requests)
     assert said is not None
     assert said.content == ANSWERS[name][1]
     assert_same(api, answer, said)
