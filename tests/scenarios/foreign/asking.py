@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -35,17 +36,18 @@ async def ask(
     key: str = "none",
     model: str = "",
     max_tokens: int | None = None,
+    before: Sequence[Turn] = (),
     requests: int = 1,
 ) -> tuple[Answer, Said | None]:
     """What our provider made of the server's last response, and what that one's own bytes say; None: there was none.
 
-    `requests`: how often it may ask, for what this server refuses.
+    `before`: the turns before the question. `requests`: how often it may ask, for what this server refuses.
     """
     async with Wire(url) as wire:
         provider = _provider(api, wire.url, key, model)
         answer = Answer()
         try:
-            prompt = Prompt([Turn("user", question)], max_tokens=max_tokens)
+            prompt = Prompt([*before, Turn("user", question)], max_tokens=max_tokens)
             async with aclosing(provider.stream(prompt)) as parts:
                 async for part in parts:
                     if isinstance(part, Text | Reasoning):

@@ -1,9 +1,10 @@
 """llama.cpp's own server with a tiny random model, for the tests of this folder; it runs in .venv-foreign.
 
-    .venv-foreign/bin/python llama_server.py FOLDER [--thinks]
+    .venv-foreign/bin/python llama_server.py FOLDER plain|thinks|strict
 
 Writes the model into the folder, prints the server's URL, and serves until it is ended. What it says is noise, with any
-character among it; with `--thinks` it begins as reasoning, as with any model whose template opens a thought.
+character among it. The last argument names its chat template: one that opens a thought, so that it begins as reasoning,
+or one that refuses system turns, and turns that do not alternate.
 """
 
 from __future__ import annotations
@@ -22,27 +23,39 @@ CONTROL = ["<s>", "</s>"]
 THOUGHT = ["<think>", "</think>"]
 WORDS = ["▁", "▁the", "▁cat", "▁sat", "é", "ß", "漢", "🙂", "\n", ".", ",", '"', "\\", "data:"]
 # Qwen's, shortened: by what it does with an old thought, llama.cpp knows how a new one is written.
-TEMPLATE = """
+QWEN = """
 {%- for message in messages %}
 {{- '<s>' + message.role + '\n' }}
 {%- if message.reasoning_content %}{{- '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{%- endif %}
 {{- message.content + '</s>\n' }}
 {%- endfor %}
-{%- if add_generation_prompt %}{{- '<s>assistant\n' }}{%- if THINKS %}{{- '<think>\n' }}{%- endif %}{%- endif %}
+{%- if add_generation_prompt %}{{- '<s>assistant\nTHOUGHT' }}{%- endif %}
 """
+# Gemma's, shortened.
+GEMMA = """
+{%- if messages[0].role == 'system' %}{{- raise_exception('System role not supported') }}{%- endif %}
+{%- for message in messages %}
+{%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}
+{{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
+{%- endif %}
+{{- '<s>' + message.role + '\n' + message.content + '</s>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<s>model\n' }}{%- endif %}
+"""
+TEMPLATES = {"plain": QWEN.replace("THOUGHT", ""), "thinks": QWEN.replace("THOUGHT", "<think>\n"), "strict": GEMMA}
 FAVOURED = {"</s>": 1.2, "</think>": 10.0, "🙂": 2.0, "▁cat": 2.0}  # so that every answer has an end, every thought too
 
 
 def main() -> None:
-    folder, thinks = Path(sys.argv[1]), "--thinks" in sys.argv[2:]
+    folder, template = Path(sys.argv[1]), TEMPLATES[sys.argv[2]]
     path = folder / "model.gguf"
-    write_model(path, thinks=thinks)
+    write_model(path, template)
     server = xllamacpp.Server(parameters(path))
     print(f"serving at {server.listening_address}", flush=True)
     signal.sigwait({signal.SIGTERM})
 
 
-def write_model(path: Path, *, thinks: bool) -> None:
+def write_model(path: Path, template: str) -> None:
     """A Llama of some hundred kilobytes, its weights drawn at random."""
     bytewise = [f"<0x{byte:02X}>" for byte in range(256)]
     vocabulary = ["<unk>", *CONTROL, *THOUGHT, *bytewise, *WORDS]
@@ -67,7 +80,7 @@ def write_model(path: Path, *, thinks: bool) -> None:
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(vocabulary.index("<s>"))
     writer.add_eos_token_id(vocabulary.index("</s>"))
-    writer.add_chat_template(TEMPLATE.replace("THINKS", str(thinks).lower()))
+    writer.add_chat_template(template)
     for name, tensor in weights(vocabulary).items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

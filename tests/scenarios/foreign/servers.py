@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -62,10 +62,9 @@ def litellm(directory: Path, models: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 @contextmanager
-def llama_cpp(directory: Path, *, thinks: bool = False) -> Iterator[str]:
+def llama_cpp(directory: Path, template: Literal["plain", "thinks", "strict"]) -> Iterator[str]:
     """llama.cpp's server with a tiny random model. Yields its URL."""
-    flags = ["--thinks"] if thinks else []
-    command = [str(_python()), str(HERE / "llama_server.py"), str(directory), *flags]
+    command = [str(_python()), str(HERE / "llama_server.py"), str(directory), template]
     with _running(command, directory, "llama", r"serving at (http://\S+)") as url:
         yield url
 

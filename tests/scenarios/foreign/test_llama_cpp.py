@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from relay_workers.providers.base import Turn
 from tests.scenarios.foreign.asking import APIS, Answer, ask, ask_through_a_relay, assert_same
 from tests.scenarios.foreign.reading import Api, Said, joined
 from tests.scenarios.foreign.servers import LLAMA_KEY, llama_cpp
@@ -19,13 +21,13 @@ MAX_TOKENS = 20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with llama_cpp(tmp_path_factory.mktemp("llama")) as url:
+    with llama_cpp(tmp_path_factory.mktemp("llama"), "plain") as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with llama_cpp(tmp_path_factory.mktemp("llama"), thinks=True) as url:
+    with llama_cpp(tmp_path_factory.mktemp("llama"), "thinks") as url:
         yield url
 
 
@@ -60,6 +62,16 @@ async def test_a_thought_is_reasoning_until_it_is_closed(thinker: str, api: Api)
     kinds = [[kind for kind, _ in said.content] for _, said in answers]
     assert ["reasoning"] in kinds
     assert ["reasoning", "text"] in kinds
+
+
+async def test_a_template_that_refuses_turns_is_given_others(tmp_path: Path) -> None:
+    turns = [Turn("system", "Be brief."), Turn("user", "One"), Turn("user", "and two")]
+    with llama_cpp(tmp_path, "strict") as url:
+        for api in APIS:
+            answer, said = await ask(
+                api, url, "Go on", key=LLAMA_KEY, model="tiny", max_tokens=MAX_TOKENS, before=turns, requests=3
+            )
+            assert_same(api, answer, said)
 
 
 @pytest.mark.parametrize("api", APIS)
