@@ -82,7 +82,8 @@ class Response:
                 return []
             self.last = number
         elif kind in _TEXTS or kind in _THOUGHTS:  # sent again, it could not be recognised
-            raise TypeError("a delta without sequence_number")
+            what = "RELAY_OPENAI_BACKGROUND: this server's events have no sequence_number, so nobody can resume them"
+            raise ProviderError("provider_error", what, retryable=False, misconfigured=True)
         if kind in _TEXTS:
             self._refused = self._refused or kind == "response.refusal.delta"
             return self._text_parts(_text(event.get("delta")))

@@ -27,6 +27,8 @@ _SPELLINGS: dict[Parameter, tuple[str, ...]] = {
     "reasoning.effort": ("reasoning.effort", "reasoning_effort", "effort", "reasoning"),
     "reasoning.summary": ("reasoning.summary", "reasoning summaries", "reasoning"),
     "output_config": ("output_config", "effort"),
+    # As LiteLLM calls it, for a model of another API behind a name that sounds like a Claude
+    "thinking": ("thinking", "reasoning.effort", "reasoning_effort", "reasoning"),
     "top_p": ("top_p", "topP"),
 }
 _UNSUPPORTED = re.compile(
