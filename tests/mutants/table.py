@@ -15,6 +15,7 @@ _IN_NODE = "tests/static/test_relay_client_in_node.py::test_"
 _IDLE = "tests/scenarios/redis/test_idle_connections.py::test_"
 _SATURATED = "tests/scenarios/workers/test_saturated.py::test_"
 _STOP = "tests/scenarios/stops/test_stop.py::test_"
+_ACCESS = "tests/workers/providers/test_access.py::test_"
 _APPEND = "tests/store/session/test_append.py::test_"
 _CLAIM = "tests/store/session/test_claim.py::test_"
 _CONSUMER = "tests/workers/test_consumer.py::test_"
@@ -1171,5 +1172,33 @@ MUTANTS = [
         [Change("and (not unsupported or out_of_range):", "and not unsupported:")],
         [],
         ["tests/workers/providers/test_refused_parameters.py::test_anything_else_is_the_questions_own_error"],
+    ),
+    Mutant(
+        "a provider's error: its body is waited for",
+        "workers/relay_workers/providers/access.py",
+        [Change("timeouts.timeout(ERROR_BODY_S), aclosing", "timeouts.timeout(None), aclosing")],
+        [],
+        [_ACCESS + "an_error_status_counts_though_its_body_never_ends"],
+    ),
+    Mutant(
+        "a provider's error: its body is unpacked whole",
+        "workers/relay_workers/providers/access.py",
+        [Change("                if len(body) >= MAX_ERROR_BYTES:\n", "                if False:\n")],
+        [],
+        [_ACCESS + "the_body_of_an_error_is_unpacked_only_so_far"],
+    ),
+    Mutant(
+        "a provider's error: its charset is obeyed",
+        "workers/relay_workers/providers/access.py",
+        [Change('"content-type", "").partition(";")[0]\n    if', '"content-type", "")\n    if')],
+        [],
+        [_ACCESS + "a_charset_cannot_choose_how_the_body_of_an_error_is_decoded"],
+    ),
+    Mutant(
+        "a stream that unpacks to much: the loop has no turn",
+        "workers/relay_workers/providers/reading.py",
+        [Change("if len(chunk) > MAX_CHUNK_BYTES:", "if False:")],
+        [],
+        [_ACCESS + "a_stream_of_nothing_that_unpacks_to_much_leaves_the_loop_its_turns"],
     ),
 ]  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 
 from relay.errors import SettingsError
 from relay.protocol.options import Options, check_options
-from relay_workers.providers import agent
+from relay_workers.providers import access, agent
 from relay_workers.providers.agent import AgentProvider
 from relay_workers.providers.agent_answer import TEXTS
 from relay_workers.providers.base import (
@@ -331,7 +331,7 @@ async def test_its_deadline_for_the_first_token_is_that_of_the_answer() -> None:
 
 
 async def test_the_body_of_an_error_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent, "ERROR_BODY_S", 0.1)
+    monkeypatch.setattr(access, "ERROR_BODY_S", 0.1)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -181,8 +181,7 @@ FAILED = '{"error": {"message": "no", "type": "%s", "code": "%s"}}'
             400,
             id="content policy",
         ),
-        # The SDK reads the body of an error outside of its own error handling.
-        pytest.param(Script(status=500, cut_after=5), "provider_timeout", True, None, id="error status, body cut"),
+        pytest.param(Script(status=500, cut_after=5), "provider_error", True, 500, id="error status, body cut"),
     ],
 )
 async def test_a_refused_call_is_classed_by_its_status(

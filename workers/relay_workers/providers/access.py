@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -17,6 +19,13 @@ from relay_workers.providers.base import ProviderError
 _CONNECTING = ("connect_tcp", "setup_socks5_connection", "start_tls")  # httpcore2's names
 
 PLACEHOLDER_KEY = "none"  # local servers need no key, but the SDKs do not start without one
+
+MAX_ERROR_BYTES = 64 * 1024  # of the body of an error status
+MAX_BODY_BYTES = 16 * 1024 * 1024  # of another body that is read whole
+MAX_COOKIES = 50
+ERROR_BODY_S = 2.0  # how long the body of an error status may take
+
+_OF_THE_BODY = (b"content-encoding", b"content-length", b"content-type", b"transfer-encoding")
 
 _READ_TIMEOUT_S = 600.0  # only a last resort: it counts per read, so a server's pings reset it
 
@@ -46,15 +55,36 @@ def timeout() -> httpx2.Timeout:
 
 
 class Client(httpx2.AsyncClient):
-    """Counts the waits for a connection and for TLS in time that the loop was listening; httpx2 uses the wall clock."""
+    """Counts the waits for a connection and for TLS in time that the loop was listening; httpx2 uses the wall clock.
+
+    A stream is the caller's to bound. Every other body is read here, as far as it is worth: SDKs read them to the end.
+    """
 
     def __init__(self, connect_timeout_s: float, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(event_hooks={"response": [_bound_redirect]}, **options)
         network.install(self)
         self._connect_timeout_s = connect_timeout_s
 
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Raises ConnectTimeout, as httpx2 does."""
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        """Raises ConnectTimeout and others, as httpx2 does; DecodingError if the body may not be read."""
+        response = await self._open(request, **options)
+        if len(self.cookies.jar) > MAX_COOKIES:  # each is sent with every request from now on
+            self.cookies.clear()
+        handed_on = False
+        try:
+            if response.status_code >= 400:
+                return _with_body(response, await _error_body(response))
+            if len(_encodings(response)) > 1:
+                raise httpx2.DecodingError("more than one Content-Encoding", request=request)
+            if not stream:
+                return _with_body(response, await _whole_body(response))
+            handed_on = True
+            return response
+        finally:
+            if not handed_on:
+                await response.aclose()
+
+    async def _open(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         try:
             async with timeouts.timeout(None) as timer:
 
@@ -68,10 +98,84 @@ class Client(httpx2.AsyncClient):
                         timer.stop()
 
                 request.extensions = {**request.extensions, "trace": trace}
-                return await super().send(request, **options)
+                return await super().send(request, stream=True, **options)
         except TimeoutError:
             detail = f"no connection within {self._connect_timeout_s:g} s"
             raise httpx2.ConnectTimeout(detail, request=request) from None
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """The beginning of a body. Pieces are httpx2's, at most 64 KiB each."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        read_bytes = 0
+        async for piece in self._stream:
+            yield piece
+            read_bytes += len(piece)
+            if read_bytes >= MAX_ERROR_BYTES:
+                return
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _bound_redirect(response: httpx2.Response) -> None:
+    """httpx2 reads a redirect's body to its end, and decodes it, before it follows."""
+    if response.has_redirect_location and isinstance(response.stream, httpx2.AsyncByteStream):
+        response.headers.pop("content-encoding", None)
+        response.stream = _BoundedStream(response.stream)
+
+
+async def _error_body(response: httpx2.Response) -> bytes:
+    """What came of it, up to MAX_ERROR_BYTES and for ERROR_BODY_S: the status is known, and says enough."""
+    body = bytearray()
+    if len(_encodings(response)) > 1:
+        return b""
+    try:
+        async with timeouts.timeout(ERROR_BODY_S), aclosing(response.aiter_bytes()) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) >= MAX_ERROR_BYTES:
+                    break
+    except (httpx2.RequestError, httpx2.StreamError, TimeoutError):
+        pass
+    return bytes(body[:MAX_ERROR_BYTES])
+
+
+async def _whole_body(response: httpx2.Response) -> bytes:
+    body = bytearray()
+    async with aclosing(response.aiter_bytes()) as pieces:
+        async for piece in pieces:
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise httpx2.DecodingError(f"a body of more than {MAX_BODY_BYTES} bytes", request=response.request)
+    return bytes(body)
+
+
+def _with_body(response: httpx2.Response, body: bytes) -> httpx2.Response:
+    """The same with its body read. As UTF-8: a charset can name any of Python's codecs, even one that unpacks."""
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY]
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    if media_type.isascii() and media_type:
+        headers.append((b"content-type", media_type.encode()))
+    extensions = {name: value for name, value in response.extensions.items() if name != "network_stream"}
+    return httpx2.Response(
+        response.status_code,
+        headers=headers,
+        content=body,
+        request=response.request,
+        extensions=extensions,
+        history=response.history,
+    )
+
+
+def _encodings(response: httpx2.Response) -> list[str]:
+    """Each can unpack a byte into a thousand, so two of them a byte into a million."""
+    named = response.headers.get_list("content-encoding", split_commas=True)
+    return [one for one in named if one.strip().lower() not in ("", "identity")]
 
 
 async def check_reachable(url: httpx2.URL, connect_timeout_s: float) -> None:
@@ -86,9 +190,11 @@ async def check_reachable(url: httpx2.URL, connect_timeout_s: float) -> None:
         async with timeouts.timeout(connect_timeout_s):
             _, writer = await asyncio.open_connection(host, port, happy_eyeballs_delay=0.25)
     except TimeoutError:
-        raise _unreachable(host, port, f"no connection within {connect_timeout_s:g} s") from None
+        why = f"no connection within {connect_timeout_s:g} s"
+        raise _unreachable(host, port, why) from httpx2.ConnectTimeout(why)
     except (OSError, UnicodeError) as error:  # a name that no resolver accepts is a UnicodeError
-        raise _unreachable(host, port, _reason(error)) from error
+        why = _reason(error)
+        raise _unreachable(host, port, why) from httpx2.ConnectError(why)
     writer.transport.abort()
 
 

@@ -8,6 +8,7 @@ costs the answer only if it may have been text.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -33,6 +34,7 @@ from relay_workers.providers.failures import ErrorClassifier, classify_body, fin
 
 DRAIN_S = 0.25  # how long an answer whose last event has come waits for the end of its body, to reuse the connection
 _MAX_CITATIONS = 256
+MAX_CHUNK_BYTES = 64 * 1024  # as far as one read from the connection goes
 _MAX_HEAD_BYTES = 1024  # of blanks before a body shows what it is
 _BOM = b"\xef\xbb\xbf"
 
@@ -288,6 +290,8 @@ async def _stream(
         for event in feed(parser, chunk):
             for part in reader.read(event):
                 yield part
+        if len(chunk) > MAX_CHUNK_BYTES:  # unpacked: without a wait a thousand times as much may follow
+            await asyncio.sleep(0)
         if reader.finish is None or reader.early:
             until = None
         elif until is None:
