@@ -16,6 +16,7 @@ _IDLE = "tests/scenarios/redis/test_idle_connections.py::test_"
 _SATURATED = "tests/scenarios/workers/test_saturated.py::test_"
 _STOP = "tests/scenarios/stops/test_stop.py::test_"
 _ACCESS = "tests/workers/providers/test_access.py::test_"
+_LOGGED = "tests/workers/asking/test_what_is_logged.py::test_"
 _APPEND = "tests/store/session/test_append.py::test_"
 _CLAIM = "tests/store/session/test_claim.py::test_"
 _CONSUMER = "tests/workers/test_consumer.py::test_"
@@ -1193,6 +1194,27 @@ MUTANTS = [
         [Change('"content-type", "").partition(";")[0]\n    if', '"content-type", "")\n    if')],
         [],
         [_ACCESS + "a_charset_cannot_choose_how_the_body_of_an_error_is_decoded"],
+    ),
+    Mutant(
+        "a provider's error: what it quotes is logged",
+        "workers/relay_workers/providers/endpoint.py",
+        [Change("printable(mask_secrets(said, self.key), MAX_SAID)", "printable(said, MAX_SAID)")],
+        [],
+        [_LOGGED + "no_failure_brings_a_key_a_prompt_or_a_token_into_the_log"],
+    ),
+    Mutant(
+        "a provider's error: its codes are taken as they come",
+        "workers/relay_workers/providers/endpoint.py",
+        [Change("[name for name in named_by(reported) if mask_keys(name, self.key) == name]", "named_by(reported)")],
+        [],
+        [_LOGGED + "no_failure_brings_a_key_a_prompt_or_a_token_into_the_log"],
+    ),
+    Mutant(
+        "a provider's error: the class of a failure quotes it",
+        "workers/relay_workers/providers/endpoint.py",
+        [Change("failure.args = (mask_keys(str(failure), self.key),)", "pass")],
+        [],
+        [_LOGGED + "no_failure_brings_a_key_a_prompt_or_a_token_into_the_log"],
     ),
     Mutant(
         "a stream that unpacks to much: the loop has no turn",

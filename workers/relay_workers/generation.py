@@ -161,7 +161,7 @@ class Generation:
         except TimeoutError:
             self._fail("provider_timeout", retryable=True, detail={"deadline": "answer_timeout_s"})
         except ProviderError as error:
-            self._fail(error.code, retryable=error.retryable, detail={**describe(error), "status": error.status})
+            self._fail(error.code, retryable=error.retryable, detail=describe(error))
         except TooLong:
             self._fail("too_long", retryable=False, detail={})
         except StorageError as error:
@@ -199,7 +199,7 @@ class Generation:
         sentence = self._limits.sentences.choose(self._job.language)
         self._outcome = ("failed", code)
         self._flusher.end("failed", events.failed(code, sentence, retryable=retryable, provider=self._provider))
-        self._logger.warning("failed", code=code, provider=self._provider, **detail)
+        self._logger.warning("failed", **{**detail, "code": code, "provider": self._provider})
         if self._request is not None:
             self._request.cancel()
 

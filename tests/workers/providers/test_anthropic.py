@@ -545,6 +545,7 @@ async def test_cancelling_the_reading_task_closes_the_upstream_connection(script
         ("schlüssel", None, "ANTHROPIC_API_KEY"),
         ("key", "api.example.org", "ANTHROPIC_BASE_URL"),
         ("key", "ftp://api.example.org", "ANTHROPIC_BASE_URL"),
+        ("key", "https://api.example.org/x?api-version=2", "ANTHROPIC_BASE_URL must not have a query"),
         ("key", "http://127.0.0.1:port", "ANTHROPIC_BASE_URL"),
         ("key", "https://api.example.org/v1", "ANTHROPIC_BASE_URL must not end in /v1"),
         ("key", "https://api.example.org/proxy/v1/", "ANTHROPIC_BASE_URL must not end in /v1"),

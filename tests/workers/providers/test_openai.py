@@ -419,6 +419,7 @@ async def test_cancelling_the_reading_task_closes_the_upstream_connection(script
         ("schlüssel", None, "OPENAI_API_KEY"),
         ("key", "api.example.org/v1", "OPENAI_BASE_URL"),
         ("key", "ftp://api.example.org/v1", "OPENAI_BASE_URL"),
+        ("key", "https://api.example.org/x?api-version=2", "OPENAI_BASE_URL must not have a query"),
         ("key", "http://127.0.0.1:port/v1", "OPENAI_BASE_URL"),
     ],
 )

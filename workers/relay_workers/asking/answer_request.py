@@ -18,6 +18,7 @@ from relay_workers.asking.failover import FailoverPlan, FailoverRules
 from relay_workers.asking.provider_pool import ProviderSlot
 from relay_workers.lease import Lease
 from relay_workers.providers.base import Finished, Part, Prompt, ProviderError, describe
+from relay_workers.providers.endpoint import Remote
 from relay_workers.writing.arrivals import Arrivals
 from relay_workers.writing.flusher import Diverged, Flusher
 
@@ -127,7 +128,7 @@ class AnswerRequest:
         metrics.failovers.labels(self.slot.name, moment).inc()
         self._logger.warning(
             "failover", provider=self.slot.name, to=step.seat.name, moment=moment, pause_s=round(step.pause_s, 3),
-            code=error.code, status=error.status, **describe(error),
+            **describe(error),
         )  # fmt: skip
         if shown:
             self._flusher.restart("provider_failed")
@@ -149,6 +150,7 @@ class AnswerRequest:
             return finished
         except ProviderError as error:
             outcome = error.code
+            self._explain(error)
             if error.is_sick and self._lease.is_held:  # otherwise this worker was frozen, not the provider
                 opened = breaker.opened
                 breaker.failed(time.monotonic(), error.retry_after_s)
@@ -158,6 +160,14 @@ class AnswerRequest:
             raise
         finally:
             metrics.provider_calls.labels(name, outcome).inc()
+
+    def _explain(self, error: ProviderError) -> None:
+        """Deadlines are kept here, so the provider has not seen every failure."""
+        provider = self.slot.provider
+        if isinstance(provider, Remote):
+            provider.endpoint.explain(error)
+        if error.said is not None:
+            self._logger.debug("provider_said", provider=self.slot.name, said=error.said)
 
     async def _read(self, stream: AsyncGenerator[Part, None]) -> Finished:
         slot = self.slot

@@ -19,7 +19,7 @@ from relay.store.queue.worker_registry import BreakerState, Offer
 from relay_workers import providers
 from relay_workers.asking.breaker import Breaker
 from relay_workers.asking.default_options import default_options
-from relay_workers.providers.base import Prompt, Provider, ProviderError
+from relay_workers.providers.base import Prompt, Provider, ProviderError, describe
 
 BREAKER_STATES: tuple[BreakerState, ...] = get_args(BreakerState)
 
@@ -96,7 +96,7 @@ class ProviderPool:
             try:
                 await slot.provider.check()
             except ProviderError as error:
-                logger.warning("provider_unreachable", provider=slot.name, code=error.code, detail=str(error))
+                logger.warning("provider_unreachable", provider=slot.name, **describe(error))
             except Exception:
                 metrics.bugs.labels("check").inc()
                 logger.exception("check_failed", provider=slot.name)

@@ -30,14 +30,16 @@ _OF_THE_BODY = (b"content-encoding", b"content-length", b"content-type", b"trans
 _READ_TIMEOUT_S = 600.0  # only a last resort: it counts per read, so a server's pings reset it
 
 
-def base_url(name: str, value: str) -> httpx2.URL:
-    """The URL of the setting `name`. Raises SettingsError."""
+def base_url(name: str, value: str, *, query: bool = False) -> httpx2.URL:
+    """The URL of the setting `name`. `query`: whether it may have one. Raises SettingsError."""
     try:
         url = httpx2.URL(value)
     except httpx2.InvalidURL as error:
         raise SettingsError(f"{name} is not a URL: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise SettingsError(f"{name} must begin with http:// or https:// and a host")
+    if url.query and not query:  # the SDKs would add their path behind it
+        raise SettingsError(f"{name} must not have a query (? and what follows)")
     return url
 
 

@@ -6,6 +6,7 @@ The question goes out as `{"session", "generation", "messages": [{"role", "conte
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -16,16 +17,16 @@ from relay import timeouts
 from relay.errors import SettingsError
 from relay_workers.providers import access, agent_answer
 from relay_workers.providers.base import Part, Prompt, ProviderError, Reasoning, Text
-from relay_workers.providers.failures import ErrorClassifier, classify_status
+from relay_workers.providers.endpoint import Call, Endpoint
+from relay_workers.providers.failures import ErrorClassifier, classify_status, is_word
 from relay_workers.providers.tokenizing import tokenize
 from relay_workers.providers.turns import without_blank
 
 MAX_BODY_BYTES = 8 * 1024 * 1024  # decoded; twice the default longest answer, for what JSON adds to it
-MAX_ERROR_BYTES = 64 * 1024  # for a body that is read only for a code or a name
-ERROR_BODY_S = 2.0  # how long reading it may take: the status is known by then
 
 _ERRORS = ErrorClassifier()
 _UNREADABLE: tuple[type[Exception], ...] = (ProviderError, *_ERRORS.errors)
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,40}/[\w.+-]{1,40}\Z")
 _NOT_HERE = frozenset({404, 405, 410})  # this URL answers no POST, whatever the question
 
 
@@ -49,8 +50,9 @@ class AgentProvider:
     ) -> None:
         if not url:
             raise SettingsError("AGENT_API_URL is not set: the address at which the agent takes questions")
-        self._url = access.base_url("AGENT_API_URL", url)
+        self._url = access.base_url("AGENT_API_URL", url, query=True)
         key = access.api_key("AGENT_API_KEY", api_key)
+        self.endpoint = Endpoint(self._url, "AGENT_API_URL", "AGENT_API_KEY", api_key or None)
         self.model = model or "agent"
         self.first_token_s: float | None = answer_timeout_s
         self._asked_for = model
@@ -70,11 +72,16 @@ class AgentProvider:
 
         It may answer with its capabilities: `{"models": ["a", "b"]}` or `{"model": "a"}`.
         """
+        with self.endpoint.explaining() as call:
+            await self._check(call)
+
+    async def _check(self, call: Call) -> None:
         try:
             async with (
                 timeouts.timeout(self._check_timeout_s),
                 self._client.stream("GET", self._url) as response,
             ):
+                call.response = response
                 if response.status_code in (401, 403):
                     raise classify_status(response.status_code, (), f"{self._key_is}: HTTP {response.status_code}")
                 if response.status_code == 200 and not self._asked_for and _is_json(response):
@@ -92,8 +99,9 @@ class AgentProvider:
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider. Nothing is yielded before the whole answer has arrived."""
         asked = prompt.model or self._asked_for
-        body = await self._ask(_request(prompt, asked))
-        answer = agent_answer.read(body, asked or self.model)
+        with self.endpoint.explaining(asked) as call:
+            body = await self._ask(call, _request(prompt, asked))
+            answer = agent_answer.read(body, asked or self.model)
         for token in tokenize(answer.reasoning):
             yield Reasoning(token)
         for data in answer.data:
@@ -106,7 +114,7 @@ class AgentProvider:
         """Close idle connections; called once, after the last stream has ended."""
         await self._client.aclose()
 
-    async def _ask(self, question: bytes) -> bytes:
+    async def _ask(self, call: Call, question: bytes) -> bytes:
         """The body of a good answer."""
         streaming = False
         headers = {"Content-Type": "application/json"}
@@ -115,11 +123,12 @@ class AgentProvider:
                 timeouts.timeout(self._answer_timeout_s),
                 self._client.stream("POST", self._url, content=question, headers=headers) as response,
             ):
+                call.response = response
                 if not response.is_success:
                     raise await _refused(response)
                 if not _is_json(response):
-                    kind = response.headers.get("content-type", "of no type")[:60]
-                    raise ProviderError("provider_error", f"the answer is {kind}, not application/json", retryable=True)
+                    detail = f"the answer is {_kind(response)}, not application/json"
+                    raise ProviderError("provider_error", detail, retryable=True)
                 streaming = True
                 return await _read(response, MAX_BODY_BYTES)
         except TimeoutError:
@@ -152,12 +161,17 @@ async def _refused(response: httpx2.Response) -> ProviderError:
         detail = f"HTTP {status}: nobody takes a POST at AGENT_API_URL"
         return ProviderError("provider_error", detail, retryable=False, status=status, misconfigured=True)
     try:
-        async with timeouts.timeout(ERROR_BODY_S):
-            names = agent_answer.error_names(await _read(response, MAX_ERROR_BYTES))
+        names = agent_answer.error_names(await _read(response, access.MAX_ERROR_BYTES))
     except _UNREADABLE:
         names = []  # the status says enough
-    detail = " ".join([f"HTTP {status}", *(name[:60] for name in names)])
+    detail = " ".join([f"HTTP {status}", *filter(is_word, names)])
     return classify_status(status, names, detail, response.headers)
+
+
+def _kind(response: httpx2.Response) -> str:
+    """Its media type, if it is one."""
+    sent = response.headers.get("content-type", "").partition(";")[0].strip()
+    return sent if _MEDIA_TYPE.match(sent) else "of no type"
 
 
 def _is_json(response: httpx2.Response) -> bool:
@@ -167,7 +181,7 @@ def _is_json(response: httpx2.Response) -> bool:
 
 async def _model_offered(response: httpx2.Response) -> str | None:
     try:
-        return agent_answer.model_offered(await _read(response, MAX_ERROR_BYTES))
+        return agent_answer.model_offered(await _read(response, access.MAX_ERROR_BYTES))
     except _UNREADABLE:
         return None  # it has answered, and `check` asks for no more
 

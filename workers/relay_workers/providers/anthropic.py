@@ -18,6 +18,7 @@ from relay_workers.providers import access
 from relay_workers.providers.anthropic_reading import MessageReader
 from relay_workers.providers.anthropic_request import message_request
 from relay_workers.providers.base import Part, Prompt
+from relay_workers.providers.endpoint import Endpoint
 from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.known_servers import known
 from relay_workers.providers.reading import IgnoredFields, read_answer
@@ -57,7 +58,8 @@ class AnthropicProvider:
         url = access.base_url("ANTHROPIC_BASE_URL", base_url or BASE_URL)
         if url.path.rstrip("/").endswith("/v1"):
             raise SettingsError("ANTHROPIC_BASE_URL must not end in /v1: that part is added to it")
-        self._url, self._connect_timeout_s = url, connect_timeout_s
+        self.endpoint = Endpoint(url, "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", api_key or None, "/v1/messages")
+        self._connect_timeout_s = connect_timeout_s
         self.model = model or MODEL
         self._reasoning = reasoning
         self._ignored = IgnoredFields(self.name)
@@ -73,13 +75,16 @@ class AnthropicProvider:
 
     async def check(self) -> None:
         """Whether its host takes a connection; see Provider."""
-        await access.check_reachable(self._url, self._connect_timeout_s)
+        with self.endpoint.explaining():
+            await access.check_reachable(self.endpoint.url, self._connect_timeout_s)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider."""
         reader = MessageReader(prompt.model or self.model, self._ignored)
         async with AsyncExitStack() as stack:  # closes the connection, however this ends
+            call = stack.enter_context(self.endpoint.explaining(reader.model))
             response = await self._ask(stack, prompt, reader.model)
+            call.response = response
             async with aclosing(read_answer(response, reader, TAIL_S, "ANTHROPIC_BASE_URL")) as parts:
                 async for part in parts:
                     yield part
@@ -96,7 +101,7 @@ class AnthropicProvider:
             response: httpx2.Response = (await stack.enter_async_context(opening)).http_response
             return response
 
-        server, reasoning = known("messages", self._url.host, model), self._reasoning
+        server, reasoning = known("messages", self.endpoint.url.host, model), self._reasoning
         try:
             return await self._adapter.ask(
                 model, lambda refused: message_request(prompt, model, server, refused, reasoning=reasoning), send

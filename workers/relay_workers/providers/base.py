@@ -100,7 +100,20 @@ class ProviderError(Exception):
     `retryable`: asking again may help. `status`: the HTTP status, or the one that an error inside a stream stands
     for, if there was one. `retry_after_s`: how long the provider wants to be left alone, if it said so.
     `misconfigured`: its address is wrong, whatever the question.
+
+    What follows is for the log alone, and noted by endpoint.py once it is known: where the question went, the
+    provider's own names for the call and the error, the setting to look at (`hint`), and, for level debug only, the
+    provider's sentence (`said`). `reported`: the error as it came; never logged as it is.
     """
+
+    provider_code: str | None = None
+    param: str | None = None
+    host: str | None = None
+    path: str | None = None
+    request_id: str | None = None
+    hint: str | None = None
+    said: str | None = None
+    reported: object = None
 
     def __init__(
         self,
@@ -118,6 +131,13 @@ class ProviderError(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
         self.misconfigured = misconfigured
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """Everything but its text and `said`."""
+        known = ("provider_code", "param", "host", "path", "request_id", "hint")
+        fields = {name: value for name in known if (value := getattr(self, name)) is not None}
+        return {"code": self.code, "status": self.status, **fields}
 
     @property
     def is_sick(self) -> bool:
@@ -216,4 +236,5 @@ def _bad_data(what: str) -> ProviderError:
 
 def describe(error: BaseException) -> dict[str, Any]:
     """Fields for a log line about a failed call: the class and its shortened text; no request, no key."""
-    return {"error": type(error).__name__, "detail": str(error)[:300]}
+    fields = error.log_fields if isinstance(error, ProviderError) else {}
+    return {"error": type(error).__name__, "detail": str(error)[:300], **fields}

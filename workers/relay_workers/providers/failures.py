@@ -62,8 +62,11 @@ MAX_RETRY_AFTER_S = 3600.0
 _NAMED_IN = ("status_code", "status", "http_status", "code", "error_code", "errorCode", "type", "error_type", "reason")
 _NESTED_IN = ("error", "errors", "metadata", "details", "detail")
 _TOLD_IN = ("message", "msg", "detail", "error_msg", "error_message", "error_code")
+_CODES = ("code", "error_code", "errorCode")
 _WORD = re.compile(r"[\w.-]{1,60}\Z")
 _NO_KEY = re.compile(r"([A-Za-z_.-]+|[0-9]{1,6}|base_resp_[0-9]{1,6})\Z")
+_PARAMETER = re.compile(r"[\w.\[\]-]{1,100}\Z")
+_QUOTE = re.compile(r":?\s*(bytearray\()?b?['\"].*", re.DOTALL)
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?\Z")
 
@@ -108,7 +111,9 @@ def classify_body(what: str, error: object) -> ProviderError:
     """For an error that came as JSON, in a stream or in place of one, not as an exception. `what`: for the log."""
     found = list(_names(error))
     detail = " ".join([what, *(f"{member}={name}" for member, name in found if member and _NO_KEY.match(name))])
-    return classify_status(None, [name for _, name in found], detail)
+    failure = classify_status(None, [name for _, name in found], detail)
+    failure.reported = error
+    return failure
 
 
 def find_error(value: object, event: str = "message") -> object | None:
@@ -145,6 +150,47 @@ def _tells_error(value: dict[str, Any]) -> bool:
     return any(isinstance(value.get(name), str) and value[name] for name in _TOLD_IN)
 
 
+def is_word(said: str) -> bool:
+    """Whether it may be a name: a sentence may quote a key or a prompt."""
+    return _WORD.match(said) is not None
+
+
+def named_by(error: object) -> list[str]:
+    """What an error's JSON calls it, its codes first and numbers last; only single words."""
+    found = [(member, name) for member, name in _names(error) if member]
+    found.sort(key=lambda one: (one[1].isdigit(), one[0] not in _CODES))
+    return [name for _, name in found]
+
+
+def parameter_of(error: object) -> str | None:
+    """The part of the request that an error's JSON is about."""
+    for level in _levels(error):
+        place = level.get("loc")  # pydantic's, from servers made with FastAPI
+        said = ".".join(map(str, place)) if isinstance(place, list) else level.get("param")
+        if isinstance(said, str) and _PARAMETER.match(said):
+            return said
+    return None
+
+
+def sentence_of(error: object) -> str | None:
+    """What an error says in words. It may quote anything: never for a person, nor for the log as it is."""
+    if isinstance(error, str):
+        return error
+    texts = (level.get(name) for level in _levels(error) for name in _TOLD_IN)
+    return next((text for text in texts if isinstance(text, str) and text), None)
+
+
+def _levels(error: object, depth: int = 3) -> Iterator[dict[str, Any]]:
+    if isinstance(error, list):
+        error = error[0] if error else None
+    if isinstance(error, dict) and depth:
+        yield error
+        for member in _NESTED_IN:
+            if isinstance(error.get(member), str) and member in ("error", "detail"):
+                yield {"message": error[member]}
+            yield from _levels(error.get(member), depth - 1)
+
+
 def _choice_error(value: dict[str, Any]) -> object | None:
     groq = value.get("x_groq")
     if isinstance(groq, dict) and groq.get("error"):
@@ -159,7 +205,7 @@ def _names(error: object, depth: int = 3) -> Iterator[tuple[str, str]]:
 
     Only single words: a sentence may quote a key or a prompt.
     """
-    if isinstance(error, str) and _WORD.match(error):
+    if isinstance(error, str) and is_word(error):
         yield "", error
     if isinstance(error, list):
         error = error[0] if error else None
@@ -167,20 +213,22 @@ def _names(error: object, depth: int = 3) -> Iterator[tuple[str, str]]:
         return
     for member in _NAMED_IN:
         said = str(error.get(member)) if type(error.get(member)) in (int, str) else ""
-        if _WORD.match(said) and said != "error":
+        if is_word(said) and said != "error":
             yield member, said
     for member in _NESTED_IN:
         yield from _names(error.get(member), depth - 1)
 
 
 def _named(what: str, error: object) -> str:
-    names = [f"{name}={str(value)[:60]}" for name in _FIELDS if (value := getattr(error, name, None))]
-    return " ".join([what, *names])
+    names = [(name, str(value)) for name in _FIELDS if (value := getattr(error, name, None))]
+    return " ".join([what, *(f"{name}={value}" for name, value in names if is_word(value))])
 
 
 def _line(error: BaseException) -> str:
     if isinstance(error, httpx2.LocalProtocolError):  # quotes the header that cannot be sent, mostly the key
         return type(error).__name__
+    if isinstance(error, httpx2.RemoteProtocolError | httpx2.UnsupportedProtocol):  # quotes what the server sent
+        return f"{type(error).__name__}: {_QUOTE.sub('', str(error))}"
     return "{error}: {detail}".format(**describe(error))
 
 

@@ -16,6 +16,7 @@ from openai import AsyncOpenAI
 from relay.errors import SettingsError
 from relay_workers.providers import access
 from relay_workers.providers.base import Part, Prompt
+from relay_workers.providers.endpoint import Endpoint
 from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.known_servers import Known, Limit, known
 from relay_workers.providers.openai_reading import ChatReader
@@ -64,7 +65,10 @@ class OpenAIProvider:
         if not api_key and not base_url:
             raise SettingsError("OPENAI_API_KEY is not set; a server without keys needs OPENAI_BASE_URL instead")
         url = access.base_url("OPENAI_BASE_URL", base_url or BASE_URL)
-        self._url, self._connect_timeout_s = url, connect_timeout_s
+        self.endpoint = Endpoint(
+            url, "OPENAI_BASE_URL", "OPENAI_API_KEY", api_key or None, "/chat/completions", versioned=True
+        )
+        self._connect_timeout_s = connect_timeout_s
         self.model = model or MODEL
         self._reasoning = reasoning
         self._is_openai = url.host.endswith(_OPENAI_HOSTS)
@@ -82,13 +86,16 @@ class OpenAIProvider:
 
     async def check(self) -> None:
         """Whether its host takes a connection; see Provider."""
-        await access.check_reachable(self._url, self._connect_timeout_s)
+        with self.endpoint.explaining():
+            await access.check_reachable(self.endpoint.url, self._connect_timeout_s)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider."""
         reader = ChatReader(prompt.model or self.model, self._ignored, done_ends=self._done_ends)
         async with AsyncExitStack() as stack:  # closes the connection, however this ends
+            call = stack.enter_context(self.endpoint.explaining(reader.model))
             response = await self._ask(stack, prompt, reader.model)
+            call.response = response
             async with aclosing(read_answer(response, reader, TAIL_S, "OPENAI_BASE_URL")) as parts:
                 async for part in parts:
                     yield part
@@ -115,6 +122,6 @@ class OpenAIProvider:
 
     def _known(self, model: str) -> Known:
         """What is known of the server, and above that what the settings say."""
-        found = known("chat", self._url.host, model)
+        found = known("chat", self.endpoint.url.host, model)
         refuses = found.refuses - {"stream_options"} if self._stream_usage == "yes" else found.refuses
         return Known(refuses, found.limit if self._limit == "auto" else self._limit)

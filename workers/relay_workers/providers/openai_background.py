@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -20,6 +21,7 @@ import openai
 
 from relay import timeouts
 from relay_workers.providers.base import Part, Prompt, ProviderError
+from relay_workers.providers.endpoint import Call, Endpoint
 from relay_workers.providers.event_stream import EventStreamParser, ServerEvent
 from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.known_servers import known
@@ -44,23 +46,29 @@ class OpenAIBackgroundProvider(OpenAIProvider):
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider and Resumable."""
         response = Response(prompt.model or self.model, self._ignored)
-        try:
-            stream = await self._create(prompt, response.model)
-        except _ERRORS.errors as error:
-            raise _ERRORS.classify(error) from error
-        async with aclosing(self._follow(response, stream)) as parts:
-            async for part in parts:
-                yield part
+        with self._responses.explaining(response.model) as call:
+            try:
+                stream = await self._create(prompt, response.model)
+            except _ERRORS.errors as error:
+                raise _ERRORS.classify(error) from error
+            async with aclosing(self._follow(call, response, stream)) as parts:
+                async for part in parts:
+                    yield part
 
     async def resume(self, handle: str) -> AsyncGenerator[Part, None]:
         """The same answer from its first token on; see Resumable. If unknown or expired, it fails with status 404."""
         response = Response(self.model, self._ignored, checked_response_id(handle))
-        async with aclosing(self._follow(response, None)) as parts:
-            async for part in parts:
-                yield part
+        with self._responses.explaining() as call:
+            async with aclosing(self._follow(call, response, None)) as parts:
+                async for part in parts:
+                    yield part
 
     async def cancel(self, handle: str) -> None:
         """Stop it at OpenAI, within CANCEL_S. Raises ProviderError; harmless if it has ended already."""
+        with self._responses.explaining():
+            await self._cancel(handle)
+
+    async def _cancel(self, handle: str) -> None:
         try:
             async with timeouts.timeout(CANCEL_S):
                 await self._client.responses.cancel(checked_response_id(handle))
@@ -71,13 +79,17 @@ class OpenAIBackgroundProvider(OpenAIProvider):
         except _ERRORS.errors as error:
             raise _ERRORS.classify(error) from error
 
-    async def _follow(self, response: Response, stream: _EventStream | None) -> AsyncGenerator[Part, None]:
+    @property
+    def _responses(self) -> Endpoint:
+        return replace(self.endpoint, route="/responses")
+
+    async def _follow(self, call: Call, response: Response, stream: _EventStream | None) -> AsyncGenerator[Part, None]:
         """Read this stream, then others from where the last one stopped, until the response has ended."""
         attempts = 0
         while True:
             seen, failure = response.last, None
             try:
-                async with aclosing(self._read(response, stream)) as parts:
+                async with aclosing(self._read(call, response, stream)) as parts:
                     async for part in parts:
                         yield part
                 failure = ProviderError("truncated", f"the stream ended after event {response.last}", retryable=True)
@@ -100,7 +112,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
             attempts += 1
         yield response.finished()
 
-    async def _read(self, response: Response, stream: _EventStream | None) -> AsyncGenerator[Part, None]:
+    async def _read(self, call: Call, response: Response, stream: _EventStream | None) -> AsyncGenerator[Part, None]:
         """Read one connection. Raises TimeoutError if it is silent for too long."""
         stream = stream or await self._reopen(response)
         if stream is None:
@@ -110,6 +122,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
                 await asyncio.sleep(POLL_S)
                 raise TimeoutError
             return
+        call.response = stream.response
         async with stream:  # closes the connection, however this ends
             while response.finish is None and (event := await _next(stream, response)) is not _END:
                 for part in response.read(event):
@@ -118,7 +131,7 @@ class OpenAIBackgroundProvider(OpenAIProvider):
                 await _drain(stream)
 
     async def _create(self, prompt: Prompt, model: str) -> _EventStream:
-        server, reasoning = known("responses", self._url.host, model), self._reasoning
+        server, reasoning = known("responses", self.endpoint.url.host, model), self._reasoning
         min_tokens = MIN_TOKENS if self._is_openai else 0
 
         async def send(arguments: dict[str, Any]) -> _EventStream:
@@ -170,8 +183,8 @@ class _EventStream:
     """One connection's events as JSON; closed by leaving it."""
 
     def __init__(self, stack: AsyncExitStack, response: httpx2.Response) -> None:
+        self.response = response
         self._stack = stack
-        self._response = response
         self._begun = False
         self._chunks = response.aiter_bytes()
         self._parser = EventStreamParser()
@@ -205,7 +218,7 @@ class _EventStream:
                 self._begun = True
                 match kind_of(chunk):
                     case "page":
-                        raise web_page(self._response, "OPENAI_BASE_URL")
+                        raise web_page(self.response, "OPENAI_BASE_URL")
                     case "json":
                         return decode(await body_of(chunk, self._chunks))
                     case "events":
@@ -240,9 +253,12 @@ async def _drain(stream: _EventStream) -> None:
 def _retryable_failure(error: Exception) -> ProviderError:
     """The failure to report if reconnecting does not help either. Raises it if reconnecting cannot help."""
     failure = _ERRORS.classify(error, streaming=True)
+    failure.__cause__ = error  # for the log, should it be raised later
     transport = not isinstance(error, openai.APIError) or isinstance(error, openai.APIConnectionError)
     if not failure.retryable or not (transport or isinstance(error, openai.APIStatusError)):
         raise failure from error
     if failure.code == "provider_timeout":
-        return ProviderError("truncated", str(failure), retryable=True)
+        cut = ProviderError("truncated", str(failure), retryable=True)
+        cut.__cause__ = error
+        return cut
     return failure
