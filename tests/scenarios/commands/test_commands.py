@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.provider import FakeProvider, Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import BIN, START_S, Process, alive, children, free_port, until
 
@@ -163,6 +164,33 @@ async def test_a_setting_that_cannot_be_used_is_named_in_one_line(
     said = process.stderr.read_text()
     assert named in said, said
     assert len(said.splitlines()) == 1, said
+
+
+async def test_a_check_asks_each_provider_once_and_names_the_setting_that_is_wrong(tmp_path: Path) -> None:
+    """Without Redis, and nothing of it is left afterwards."""
+    async with FakeProvider(Script(tokens=["Secret", " words"])) as fake:
+        environment = {
+            **NO_REDIS, "RELAY_MODEL": "some-model", "RELAY_PROVIDER": "anthropic,openai",
+            "ANTHROPIC_BASE_URL": fake.anthropic_base_url, "ANTHROPIC_API_KEY": "sk-ant-scenario",
+            "OPENAI_BASE_URL": fake.anthropic_base_url, "OPENAI_API_KEY": "sk-scenario",
+        }  # fmt: skip
+        command = ["relay-worker", "--check"]
+        both = Process(command, tmp_path, "both", environment)
+        assert await both.exited() == 1
+        assert len(fake.calls) == 1, "that of anthropic; openai's went to a path that nobody serves"
+        fake.script = Script(tokens=["Secret", " words"], hold_before=1)
+        left = Process([*command, "--provider", "anthropic"], tmp_path, "left", environment)
+        await fake.wait_for(lambda f: f.calls[-1].held, START_S)
+        left.signal(signal.SIGINT)
+        assert await left.exited() == 130
+        await fake.wait_for(lambda f: not f.connections)
+    anthropic, openai = re.split(r"\n(?=openai: )", both.stdout.read_text())
+    assert anthropic.startswith("anthropic: works\n  base URL")
+    assert openai.startswith("openai: does not work\n  base URL")
+    assert "hint          OPENAI_BASE_URL has no /v1: HTTP 404 at /chat/completions; " in openai
+    for process in (both, left):
+        said = _said(process)
+        assert not any(secret in said for secret in ("sk-", "Secret", "words", "Traceback"))
 
 
 async def test_relay_dev_without_any_server_names_both_ways_to_one(tmp_path: Path) -> None:
