@@ -51,6 +51,18 @@ def check_options(given: Any, where: str) -> Options | None:
         raise refusal(error, where) from None
 
 
+def known_options(given: Any) -> Options | None:
+    """What this release can make of options that a later one has taken: each member by itself, or left out."""
+    found: dict[str, Any] = {}
+    for name in NAMES if isinstance(given, dict) else ():
+        try:
+            if (one := check_options({name: given.get(name)}, "options")) is not None:
+                found |= msgspec.to_builtins(one)
+        except ClientError:
+            pass  # a value that only the later release knows
+    return msgspec.convert(found, Options) if found else None
+
+
 def unknown_options(given: Any) -> Iterator[str]:
     """The names of members that `check_options` ignores."""
     if isinstance(given, dict):

@@ -12,6 +12,7 @@ import msgspec
 from relay.errors import LaterJob, UnreadableJob
 from relay.protocol import events
 from relay.protocol.commands import Options, Turn
+from relay.protocol.options import known_options
 from relay.protocol.words import Priority
 from relay.store import shapes
 
@@ -95,7 +96,18 @@ def _members(body: bytes) -> dict[str, bytes]:
     return {name: bytes(value) for name, value in _decode_members(body).items()}
 
 
+def _decode(body: bytes) -> Job:
+    """Options with values of a later release do not make a job unreadable: they may be ignored."""
+    try:
+        return _decode_strictly(body)
+    except msgspec.ValidationError:
+        members = _members(body)
+        known = known_options(msgspec.json.decode(members.pop("options", b"null")))
+        job = _decode_strictly(msgspec.json.encode({name: msgspec.Raw(value) for name, value in members.items()}))
+        return msgspec.structs.replace(job, options=known)
+
+
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Job).decode
+_decode_strictly = msgspec.json.Decoder(Job).decode
 _read_version = msgspec.json.Decoder(_Version).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

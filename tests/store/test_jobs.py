@@ -57,6 +57,9 @@ def test_an_option_that_is_not_known_here_goes_on_with_those_that_are() -> None:
     options = b'"options": {"top_k":40,"temperature":0.70}'
     job = jobs.read(_stored(job_of(), options))
     assert job.options == Options(temperature=0.7)
+    later = b'"options": {"effort":"xhigh","temperature":2.5,"stop":["1","2","3","4","5"],"seed":1}'
+    assert jobs.read(_stored(job_of(), later)).options == Options(seed=1)
+    assert _fields(jobs.encode(jobs.read(_stored(job_of(), later))))["options"] == later.partition(b": ")[2]
     again = msgspec.structs.replace(job, generation="g2")
     assert _fields(jobs.encode(again))["options"] == options.partition(b": ")[2]
 

@@ -103,7 +103,7 @@ async def _read(slot: ProviderSlot, prompt: Prompt, limits: GenerationLimits, fo
     own_s = slot.provider.first_token_s
     began_s = time.monotonic()
     is_late = False
-    async with aclosing(slot.provider.stream(prompt)) as parts:
+    async with aclosing(slot.provider.stream(slot.prompt(prompt))) as parts:
         try:
             async with timeouts.timeout(limits.call.first_token_timeout_s if own_s is None else own_s) as deadline:
                 async for part in parts:

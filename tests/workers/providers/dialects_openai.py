@@ -216,9 +216,6 @@ CHOICES = [
         sse(*(compact({"choices": [{"index": 0, "delta": {"content": text}}, {"index": 1, "delta": {"content": "no"}}]})
               for text in ("Hé", "llo 🌍")), compact({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"},
               {"index": 1, "delta": {}, "finish_reason": "length"}]}), DONE), BOTH),
-    Row("two answers in turn", GITHUB + "ModelTC/LightLLM/pull/1445",
-        sse(HELLO[0], says("no", choice={"index": 1}), HELLO[1], says("no", "length", choice={"index": 1}), STOP, DONE),
-        BOTH),
     Row("empty tool calls in every chunk, as vLLM", GITHUB + "n4ze3m/page-assist/issues/614",
         sse(chunk({"content": "Hé", "tool_calls": []}), chunk({"content": "llo 🌍", "tool_calls": None}), STOP, DONE),
         BOTH),

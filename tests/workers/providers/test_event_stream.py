@@ -117,3 +117,12 @@ def test_an_event_that_never_ends_is_refused_too(monkeypatch: pytest.MonkeyPatch
     for _ in range(100):  # each within its bound
         assert len(parser.feed(b"data: " + b"x" * 9_000 + b"\n\n")) == 1
         assert len(parser.feed(b"{" + b"x" * 9_000 + b"}\n")) == 1
+
+
+def test_bare_objects_between_lines_of_data_do_not_widen_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "MAX_EVENT_BYTES", 10_000)
+    parser = EventStreamParser()
+    for _ in range(20):
+        parser.feed(b"data: x\n{\n" + b"x" * 4000 + b"\n\n")
+    with pytest.raises(EventTooBig):
+        parser.feed(b"data: " + b"x" * 10_000)

@@ -222,7 +222,10 @@ async def test_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     async with server_that(replying, theirs) as port, server_that(proxy) as proxy_port:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy_port}")
-        async with access.Client(LONG_S, verify=ours) as client:
-            response = await client.get(f"https://127.0.0.1:{port}")
-    assert (response.text, asked) == ("ok", [b"CONNECT"])
+        async with (
+            access.Client(LONG_S, verify=ours) as client,
+            client.stream("GET", f"https://127.0.0.1:{port}") as response,
+        ):
+            body = await response.aread()
+    assert (body, asked) == (b"ok", [b"CONNECT"])
     assert isinstance(response.extensions["network_stream"], Connection)

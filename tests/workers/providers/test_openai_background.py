@@ -476,11 +476,18 @@ async def test_a_refused_question_is_classed_by_its_status_and_not_asked_again(
 ODD_DELTA = '{"type": "response.output_text.delta", "delta": %s, "sequence_number": %s}'
 
 
-@pytest.mark.parametrize("garbage", ["[1]", "5", "{}", ODD_DELTA % ("[]", "NUMBER"), ODD_DELTA % ('"x"', "null")])
+@pytest.mark.parametrize("garbage", ["[1]", "5", "{}", ODD_DELTA % ("[]", "NUMBER")])
 async def test_what_is_no_event_is_an_error(garbage: str) -> None:
     parts, error = await stream_failure_of(Script(tokens=["x"], garbage_after=1, garbage=garbage))
     assert parts == [MARK, Text("x")]
     assert (error.code, error.retryable) == ("provider_error", True)
+
+
+async def test_a_server_whose_events_nobody_could_resume_is_named_by_its_setting() -> None:
+    parts, error = await stream_failure_of(Script(tokens=["x"], garbage_after=1, garbage=ODD_DELTA % ('"x"', "null")))
+    assert parts == [MARK, Text("x")]
+    assert (error.code, error.retryable, error.misconfigured) == ("provider_error", False, True)
+    assert "RELAY_OPENAI_BACKGROUND" in str(error)
 
 
 @pytest.mark.parametrize("garbage", ['{"type": "response.outp', '"\udcff"'])

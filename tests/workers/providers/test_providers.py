@@ -95,6 +95,7 @@ async def test_a_server_that_goes_on_after_the_finish_mark_does_not_hold_up_a_wh
                 await asyncio.sleep(0.02)
 
     monkeypatch.setattr(f"relay_workers.providers.{name}.TAIL_S", 0.2)
+    monkeypatch.setattr("relay_workers.providers.reading.SHARED_TAIL_S", 0.2)
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         provider = providers.make(name, settings.load(openai_base_url=url, anthropic_base_url=url))

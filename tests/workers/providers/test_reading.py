@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay_workers.providers.base import Part, ProviderError, Reasoning, Text
+from relay_workers.providers.base import Data, Part, ProviderError, Reasoning, Text
 from relay_workers.providers.event_stream import STRAY, ServerEvent
 from relay_workers.providers.openai_reading import ChatReader
 from relay_workers.providers.reading import IgnoredFields, decode, kind_of, whole_number
@@ -150,3 +150,93 @@ def test_json_may_hold_what_pythons_own_reader_takes() -> None:
 )  # fmt: skip
 def test_a_bodys_first_byte_says_what_it_is(head: bytes, kind: str) -> None:
     assert kind_of(head) == kind
+
+
+# Where finishes come with every event
+
+
+def thinks(text: str, finish: str | None = None) -> ServerEvent:
+    return event({"choices": [{"delta": {"reasoning": text}, "finish_reason": finish}]})
+
+
+def calls(arguments: str, finish: str | None = None, call_id: str | None = "c", index: int | None = 0) -> ServerEvent:
+    call = {"index": index, "id": call_id, "function": {"name": "f" if call_id else None, "arguments": arguments}}
+    return event({"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": finish}]})
+
+
+@pytest.mark.parametrize("fails", [FAILS, event(b"{")])
+def test_a_finish_that_comes_with_text_proves_nothing_once_one_came_early(fails: ServerEvent) -> None:
+    reader = reader_of()
+    read(reader, says("a", "stop"), says("b", "stop"))
+    assert not reader.is_settled
+    with pytest.raises(ProviderError):
+        reader.read(fails)
+    assert read(reader, FINISH, fails) == []
+    assert reader.is_settled
+
+
+@pytest.mark.parametrize(
+    ("events", "tail_s"),
+    [
+        ([says("a"), FINISH], 5),
+        ([says("a", "stop")], 15),
+        ([says("a", "stop"), USAGE], 15),
+        ([says("a", "stop"), says("b", "stop")], None),
+        ([thinks("a", "stop"), thinks("b", "stop")], None),
+        ([calls("{", "stop"), calls("}", "stop", None)], None),
+        ([FINISH], None),
+        ([says("", "content_filter")], 5),
+        ([says("a")], None),
+    ],
+)
+def test_how_long_to_wait_behind_a_finish(events: list[ServerEvent], tail_s: float | None) -> None:
+    reader = reader_of()
+    read(reader, *events)
+    assert reader.tail_s(5) == tail_s
+
+
+def test_a_tool_call_is_shown_when_nothing_more_of_it_can_come() -> None:
+    reader = reader_of(done_ends=True)
+    assert read(reader, calls('{"a":', "tool_calls"), calls("1}", "tool_calls", None), DONE) == []
+    assert [part.value["arguments"] for part in reader.rest() if isinstance(part, Data)] == [{"a": 1}]
+    reader = reader_of()
+    called, said = read(reader, calls("{}"), says("so"))
+    assert (type(called), said) == (Data, Text("so"))
+
+
+def test_calls_are_kept_apart_and_nothing_of_them_is_unbounded() -> None:
+    reader = reader_of()
+    read(reader, calls("1", call_id="a"), calls("2", call_id=None), calls("3", call_id="b"), calls("4", call_id=None))
+    read(reader, calls('"\ud83d', call_id="c"), calls('\ude00"', call_id=None), FINISH)
+    assert [(part.value["id"], part.value["arguments"]) for part in reader.rest() if isinstance(part, Data)] == [
+        ("a", 12),
+        ("b", 34),
+        ("c", "😀"),
+    ]
+    for piece in ({"arguments": {"a": "x" * 200_000}}, {"name": "f" * 200_000}, {"arguments": "x" * 200_000}):
+        reader = reader_of()
+        function = {"name": "f", "arguments": "", **piece}
+        read(reader, event({"choices": [{"delta": {"tool_calls": [{"id": "i", "function": function}]}}]}), FINISH)
+        assert reader.rest() == []
+
+
+def test_a_citation_is_shown_once_and_too_many_or_too_big_ones_are_not() -> None:
+    reader = reader_of()
+    urls = [f"https://{number}.example" for number in range(300)]
+    parts = read(reader, event({"choices": [], "citations": urls}), event({"choices": [], "citations": urls[::-1]}))
+    assert [part.value["url"] for part in parts if isinstance(part, Data)] == urls[:256]
+    assert read(reader_of(), event({"choices": [], "citations": [{"url": "x" * 200_000}]})) == []
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "text", "text": {"a": 1}}, {"parts": [{"text": "a"}]}, {"type": "output_text"}]
+)
+def test_text_that_cannot_be_read_fails_the_answer(part: dict[str, Any]) -> None:
+    with pytest.raises(ProviderError, match="malformed"):
+        read(reader_of(), event({"choices": [{"delta": {"content": [part]}}]}))
+    assert read(reader_of(), event({"choices": [{"delta": {"content": [{"type": "image_url", "url": "x"}]}}]})) == []
+
+
+def test_an_events_number_is_no_second_answer() -> None:
+    texts = read(reader_of(), says("a", index=0), says("b", index=1), says("c", "stop", index=2))
+    assert texts == [Text("a"), Text("b"), Text("c")]

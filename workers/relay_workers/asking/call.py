@@ -117,6 +117,8 @@ class ProviderCall:
     def _tokens(self, kind: Kind, tokens: list[str]) -> None:
         if not tokens:
             return
+        if kind == "tokens":
+            self._complete = False  # a finish that came early
         self._progress()
         if kind == "reasoning" and not self._limits.reasoning:
             return  # not shown, but progress: a model that thinks is not silent
@@ -126,8 +128,7 @@ class ProviderCall:
         self._arrivals.note(len(tokens))
 
     def _progress(self) -> None:
-        self._complete = False  # text after a finish that came early
-        if self._deadline is not None:
+        if self._deadline is not None and not self._complete:
             self._deadline.start(self._limits.token_timeout_s)
 
     def _text_complete(self) -> None:

@@ -57,8 +57,8 @@ class MessageReader(StreamReader):
         if kind == "message_stop":
             self.is_done = True
             self.finish = self.last_finish
-            return self._flush()
-        if kind == "message" and "content" in value:  # whole, where a stream was asked for
+            return []
+        if kind == "message" and "content" in value and not self._has_said:  # whole, where a stream was asked for
             return self._message_parts(value, whole=True)
         if not isinstance(kind, str):
             raise Malformed("an event without a type")
@@ -83,7 +83,7 @@ class MessageReader(StreamReader):
         delta = value.get("delta")
         self._stop(delta.get("stop_reason") if isinstance(delta, dict) else None)
         self._usages(value.get("usage"), whole=True)
-        return self._flush() if self.finish else []
+        return []
 
     def _stop(self, reason: object) -> None:
         if isinstance(reason, str) and reason:
@@ -96,15 +96,16 @@ class MessageReader(StreamReader):
     def _block_parts(self, block: object, index: object) -> list[Part]:
         if isinstance(block, dict) and block.get("type") in _TOOL_BLOCKS:
             call_id, name = (said if isinstance(said := block.get(member), str) else "" for member in ("id", "name"))
+            self._grew = True
             if len(self._tools) < MAX_CALLS:
                 self._tools[index] = ToolCall(call_id, name)
-                self._tools[index].add(block.get("input") or None)
+                self._tools[index].add(block.get("input"))
+            else:
+                self._ignored.add("tool_call")
             return []
         parts = self._piece_parts(block, index)
         citations = block.get("citations") if isinstance(block, dict) else None
-        for citation in citations if isinstance(citations, list) else []:
-            parts += self._citation(citation if isinstance(citation, dict) else None)
-        return parts
+        return parts + self._cited.parts(citations) if isinstance(citations, list) else parts
 
     def _piece_parts(self, piece: object, index: object) -> list[Part]:
         """Of a block or of its delta. Without a type, its text tells what it is."""
@@ -119,9 +120,9 @@ class MessageReader(StreamReader):
         if kind in ("thinking_delta", "thinking") or (kind is None and "thinking" in piece):
             return self._thought(piece.get("thinking"))
         if kind == "citations_delta":
-            citation = piece.get("citation")
-            return self._citation(citation if isinstance(citation, dict) else None)
+            return self._cited.parts(piece.get("citation"))
         if kind == "input_json_delta":
+            self._grew = True
             if index in self._tools:
                 self._tools[index].add(piece.get("partial_json"))
             else:
@@ -136,7 +137,7 @@ class MessageReader(StreamReader):
             self._ignored.add("reasoning")
         return [Reasoning(thought)] if isinstance(thought, str) and thought else []
 
-    def _flush(self) -> list[Part]:
+    def rest(self) -> list[Part]:
         """The tool calls whose blocks have not been closed."""
         return [part for index in list(self._tools) for part in self._close(index)]
 

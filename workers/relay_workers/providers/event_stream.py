@@ -18,7 +18,7 @@ MAX_EVENT_BYTES = (
 
 STRAY = "\x00stray"  # no type that a line could give
 
-_OBJECT_BYTES = 48  # what each piece takes beside its content: a million empty lines are not empty
+_OVERHEAD_BYTES = 48  # what each piece takes beside its content: a million empty lines are not empty
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -37,13 +37,15 @@ class EventTooBig(ValueError):
 class EventStreamParser:
     """`feed` it everything in order, then `close` it if the stream came to its end."""
 
-    __slots__ = ("_after_cr", "_at_start", "_data", "_data_bytes", "_line", "_line_bytes", "_object", "_type")
+    __slots__ = (
+        "_after_cr", "_at_start", "_data", "_data_bytes", "_line", "_line_bytes", "_object", "_object_bytes", "_type",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._line: list[bytes] = []  # pieces of the line that has not ended
         self._data: list[bytes] = []  # lines of the event that has not ended
         self._object: list[bytes] = []  # lines of a bare object that has not ended
-        self._line_bytes = self._data_bytes = 0  # the second: of data and object
+        self._line_bytes = self._data_bytes = self._object_bytes = 0
         self._type = ""
         self._after_cr = False  # a line feed that comes first belongs to the line end before it
         self._at_start = True
@@ -79,16 +81,16 @@ class EventStreamParser:
     def _keep(self, piece: bytes) -> None:
         if piece:
             self._line.append(piece)
-            self._line_bytes += len(piece) + _OBJECT_BYTES
+            self._line_bytes += len(piece) + _OVERHEAD_BYTES
             self._check_size()
 
-    def _add(self, lines: list[bytes], value: bytes) -> None:
-        lines.append(value)
-        self._data_bytes += len(value) + _OBJECT_BYTES
+    def _add(self, value: bytes) -> None:
+        self._data.append(value)
+        self._data_bytes += len(value) + _OVERHEAD_BYTES
         self._check_size()
 
     def _check_size(self) -> None:
-        if self._line_bytes + self._data_bytes > MAX_EVENT_BYTES:
+        if self._line_bytes + self._data_bytes + self._object_bytes > MAX_EVENT_BYTES:
             raise EventTooBig(f"more than {MAX_EVENT_BYTES} bytes without the end of an event")
 
     def _events(self, lines: list[bytes]) -> list[ServerEvent]:
@@ -103,7 +105,7 @@ class EventStreamParser:
                     self._end_object(events)
                 self._type = ""
             elif line.startswith(b"data:"):
-                self._add(self._data, line[6:] if line.startswith(b"data: ") else line[5:])
+                self._add(line[6:] if line.startswith(b"data: ") else line[5:])
             else:
                 self._field(line, events)
         return events
@@ -115,15 +117,16 @@ class EventStreamParser:
         if name == b"event":
             self._type = value.decode(errors="replace")
         elif name == b"data":  # without a colon
-            self._add(self._data, b"")
+            self._add(b"")
         elif name == b"error":
             events.append(ServerEvent(STRAY, value))
-        elif self._object or line.startswith(b"{"):
-            self._add(self._object, line)
+        elif self._object or line.lstrip().startswith(b"{"):
+            self._object.append(line)
+            self._object_bytes += len(line) + _OVERHEAD_BYTES
+            self._check_size()
             if line.startswith(b"}") or (len(self._object) == 1 and line.rstrip().endswith(b"}")):
                 self._end_object(events)
 
     def _end_object(self, events: list[ServerEvent]) -> None:
         events.append(ServerEvent(STRAY, b"\n".join(self._object)))
-        self._data_bytes -= sum(map(len, self._object)) + len(self._object) * _OBJECT_BYTES
-        self._object = []
+        self._object, self._object_bytes = [], 0

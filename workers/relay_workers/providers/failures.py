@@ -135,13 +135,19 @@ def find_error(value: object, event: str = "message") -> object | None:
         return {"code": f"base_resp_{reply['status_code']}"}
     if get("choices"):
         return _choice_error(value)
-    if "delta" in value or not _tells_error(value):
+    kind = get("type")
+    if isinstance(kind, str) and "error" not in kind.lower():
         return None
-    return value
+    is_answer = "choices" in value or "object" in value
+    return value if _tells_error(value, is_answer=is_answer) else None
 
 
-def _tells_error(value: dict[str, Any]) -> bool:
-    """Whether it is one without saying so: by an error's members, and none of an answer's."""
+def _tells_error(value: dict[str, Any], *, is_answer: bool) -> bool:
+    """Whether it is one without saying so: by an error's members. `is_answer`: it has an answer's as well."""
+    if any(value.get(name) for name in ("error_msg", "error_message", "error_code")):
+        return True
+    if is_answer:
+        return False
     if value.get("errors") or value.get("detail") or value.get("success") is False:
         return True
     status = value.get("status")

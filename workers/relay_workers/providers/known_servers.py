@@ -35,7 +35,7 @@ class Known(NamedTuple):
     limit: Limit
 
 
-_OPENAI = r"(^|\.)openai\.(com|azure\.com)$"
+_OPENAI = r"(^|\.)openai\.(com|azure\.com|azure\.us|azure\.cn)\.?$"
 # One resource of Azure AI Foundry serves OpenAI's models and others by the same hosts.
 _FOUNDRY = r"\.(services\.ai|cognitiveservices|inference\.ai|models\.ai|inference\.ml)\.azure\.com$"
 _REASONING = r"(^|[/.:])(o[1-9](-|$)|gpt-([5-9]|\d\d))"  # OpenAI's, also as gateways name them: openai/gpt-5
@@ -103,6 +103,11 @@ def known(api: Literal["chat", "responses", "messages"], host: str, model: str) 
     rows = [row for row in _TABLES[api] if _fits(row, host, model)]
     limit: Limit = next((row.limit for row in rows if row.limit is not None), "max_tokens")
     return Known(frozenset(parameter for row in rows for parameter in row.refuses), limit)
+
+
+def is_openai_or_azure(host: str) -> bool:
+    """Whether OpenAI's own rules hold there, also where Azure serves its models, or its API management is in front."""
+    return any(re.search(hosts, host) for hosts in (_OPENAI, _FOUNDRY, r"\.azure-api\.(net|us)\.?$"))
 
 
 def _fits(row: _Row, host: str, model: str) -> bool:

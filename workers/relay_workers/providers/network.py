@@ -55,8 +55,12 @@ class Backend(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectTimeout(str(error)) from error
         except OSError as error:
             raise httpcore2.ConnectError(str(error)) from error
-        for option in socket_options or ():
-            connection.socket.setsockopt(*option)
+        try:
+            for option in socket_options or ():
+                connection.socket.setsockopt(*option)
+        except OSError as error:
+            await connection.aclose()
+            raise httpcore2.ConnectError(str(error)) from error
         return connection
 
     async def sleep(self, seconds: float) -> None:
@@ -112,6 +116,9 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.AsyncNetworkStream:
         """Raises ConnectTimeout, ConnectError."""
+        if self._received or self._at_eof:  # it came in the clear, and would be read as if it had come by TLS
+            await self.aclose()
+            raise httpcore2.ConnectError("bytes before the TLS handshake")
         try:
             async with timeouts.timeout(timeout):
                 transport = await self._loop.start_tls(

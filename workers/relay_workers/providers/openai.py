@@ -18,7 +18,7 @@ from relay_workers.providers import access
 from relay_workers.providers.base import Part, Prompt
 from relay_workers.providers.endpoint import Endpoint
 from relay_workers.providers.failures import ErrorClassifier
-from relay_workers.providers.known_servers import Known, Limit, known
+from relay_workers.providers.known_servers import Known, Limit, is_openai_or_azure, known
 from relay_workers.providers.openai_reading import ChatReader
 from relay_workers.providers.openai_request import chat_request
 from relay_workers.providers.reading import IgnoredFields, read_answer
@@ -31,8 +31,6 @@ TAIL_S = 5.0  # how long a complete answer waits for its usage
 
 _ERRORS = ErrorClassifier(openai)
 DoneEnds = Literal["auto", "yes", "no"]
-
-_OPENAI_HOSTS = (".openai.com", ".openai.azure.com")
 
 
 class _Client(access.Client, openai.DefaultAsyncHttpxClient):
@@ -71,7 +69,7 @@ class OpenAIProvider:
         self._connect_timeout_s = connect_timeout_s
         self.model = model or MODEL
         self._reasoning = reasoning
-        self._is_openai = url.host.endswith(_OPENAI_HOSTS)
+        self._is_openai = is_openai_or_azure(url.host)
         self._done_ends = done_ends == "yes" or (done_ends == "auto" and not self._is_openai)
         self._limit, self._stream_usage = limit, stream_usage
         self._ignored = IgnoredFields(self.name)

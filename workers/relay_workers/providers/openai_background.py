@@ -28,7 +28,7 @@ from relay_workers.providers.known_servers import known
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_events import Response, checked_response_id
 from relay_workers.providers.openai_request import MIN_TOKENS, background_request
-from relay_workers.providers.reading import body_of, decode, feed, head_of, kind_of, web_page
+from relay_workers.providers.reading import body_of, decode, feed, head_of, kind_of, pieces_of, web_page
 
 RECONNECT_PAUSES_S = (0.0, 0.5, 2.0)  # one before each reconnection in a row that brought nothing
 QUIET_S = 15.0  # a connection without events for so long is taken for dead; a response that only thinks loses nothing
@@ -186,10 +186,10 @@ class _EventStream:
         self.response = response
         self._stack = stack
         self._begun = False
-        self._chunks = response.aiter_bytes()
+        self._pieces = pieces_of(response)
         self._parser = EventStreamParser()
         self._events: deque[ServerEvent] = deque()
-        stack.push_async_callback(self._chunks.aclose)
+        stack.push_async_callback(self._pieces.aclose)
 
     @classmethod
     async def open(cls, opening: Any) -> _EventStream:
@@ -214,19 +214,22 @@ class _EventStream:
                 if data:
                     return decode(data)
             if not self._begun:
-                chunk = await head_of(self._chunks)
+                chunk = await head_of(self._pieces)
                 self._begun = True
                 match kind_of(chunk):
                     case "page":
                         raise web_page(self.response, "OPENAI_BASE_URL")
                     case "json":
-                        return decode(await body_of(chunk, self._chunks))
+                        return decode(await body_of(chunk, self._pieces))
                     case "events":
                         pass
             else:
-                chunk = await anext(self._chunks, b"")
+                chunk = await anext(self._pieces, b"")
             if not chunk:
-                return _END
+                if not (pending := self._parser.close()):
+                    return _END
+                self._events.extend(pending)
+                continue
             self._events.extend(feed(self._parser, chunk))
 
 
@@ -244,7 +247,7 @@ async def _next(stream: _EventStream, response: Response) -> object:
 
 
 async def _drain(stream: _EventStream) -> None:
-    with suppress(*_ERRORS.errors):  # the answer is complete: nothing after its end can spoil it
+    with suppress(ProviderError, *_ERRORS.errors):  # the answer is complete: nothing after its end can spoil it
         async with timeouts.timeout(TAIL_S):
             while await stream.next() is not _END:
                 pass

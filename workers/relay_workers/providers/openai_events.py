@@ -21,7 +21,7 @@ from relay_workers.providers.base import (
     checked_usage,
 )
 from relay_workers.providers.failures import classify_body, find_error
-from relay_workers.providers.reading import USAGE, IgnoredFields, counts, data_parts
+from relay_workers.providers.reading import USAGE, Citations, IgnoredFields, counts
 from relay_workers.providers.tool_calls import ToolCall, tool_call_parts
 
 _TEXTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
@@ -43,6 +43,7 @@ class Response:
         self.last: int | None = None
         self.finish: Finish | None = None
         self._ignored = ignored
+        self._cited = Citations(ignored)
         self._refused = False
         self._usage: dict[str, int] | None = None
         self._said = 0  # bytes of text so far as UTF-16: a pair counts the same whether split over two deltas or not
@@ -54,7 +55,7 @@ class Response:
     def look(self, response: Any) -> list[Part]:
         """The text still missing, from the response itself; nothing before that has ended. Raises as `read` does.
 
-        A response does not say where in the text its reasoning belongs, so missing reasoning is left out.
+        A response does not say where in the text its reasoning and its tool calls belong, so missing ones are left out.
         """
         return self._checked(self._missing_parts, response)
 
@@ -92,7 +93,7 @@ class Response:
         if kind == "response.output_item.done":
             return self._tool_call(event.get("item"))
         if kind == "response.output_text.annotation.added":
-            return self._citation(event.get("annotation"))
+            return self._cited.parts(event.get("annotation"))
         if kind == _SUMMARY_PART:  # each part begins with a headline and ends without a line break
             return [Reasoning("\n\n")] if event.get("summary_index") else []
         if kind == "response.created":
@@ -128,12 +129,6 @@ class Response:
         call = ToolCall(call_id, name)
         call.add(item.get("arguments", item.get("input")))
         return tool_call_parts(call, self._ignored) if name else []
-
-    def _citation(self, citation: object) -> list[Part]:
-        if isinstance(citation, dict):
-            return data_parts("citation", citation, self._ignored)
-        self._ignored.add("citation")
-        return []
 
     def _missing_parts(self, response: Any) -> list[Part]:
         kind = f"response.{_text(response.get('status'))}"

@@ -19,7 +19,7 @@ from relay_workers.providers.reading import (
     normal_reason,
     whole_number,
 )
-from relay_workers.providers.tool_calls import ToolCalls, tool_call_parts
+from relay_workers.providers.tool_calls import MAX_CALLS, ToolCalls, tool_call_parts
 
 # What a finish_reason means, in lower case; any other is `other`.
 _FINISHES: dict[str, Finish] = {
@@ -34,7 +34,10 @@ _NO_FINISHES = frozenset({"", "null", "none"})
 
 _BODIES = ("delta", "message", "text")  # where a choice has its text; an answer keeps to the first that had any
 _REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
+_TEXT_PARTS = ("text", "output_text", "", None)  # types of parts that are text
 _MAX_DEPTH = 4
+_MAX_CHOICES = 8
+_MAX_PARTS = 1000  # of one event's content
 
 
 class ChatReader(StreamReader):
@@ -44,21 +47,21 @@ class ChatReader(StreamReader):
         super().__init__(model, ignored)
         self._done_ends = done_ends
         self._refused = False
-        self._index: int | None = None  # of the choice that is read: only one was asked for
         self._body = ""  # the one of _BODIES that has the text
-        self._anything = False
         self._tools = ToolCalls()
+        self._last_citations: object = None
 
     def finished(self) -> Finished:
         finished = super().finished()
         return Finished("filter", finished.model, finished.usage) if self._refused else finished
 
-    def _done(self) -> list[Part]:
+    def rest(self) -> list[Part]:
+        return self._flush()
+
+    def _done(self) -> None:
         self.is_done = True
-        if self.finish is None and self._done_ends and self._anything:
+        if self.finish is None and self._done_ends and self._has_said:
             self.finish = self.last_finish
-            return self._flush()
-        return []
 
     def _parts(self, value: dict[str, Any], event: str) -> list[Part]:
         if (model := value.get("model")) != self.model:
@@ -69,26 +72,20 @@ class ChatReader(StreamReader):
         for citations in (choice.get("annotations"), value.get("citations")):
             if citations:
                 parts += self._citations(citations)
-        if reason := _reason(choice):
+        if reason := self._reason(choice):
             self.finish = _FINISHES.get(reason, "other")
-            parts += self._flush()
-        if parts:
-            self._anything = True
         return parts
 
     def _choice(self, value: dict[str, Any]) -> dict[str, Any]:
         choices = value.get("choices")
         if not choices:  # the usage chunk; Azure's first one too
             return {}
-        for choice in choices if isinstance(choices, list) else [None]:
-            if not isinstance(choice, dict):
-                raise Malformed("choices hold no object")
-            index = whole_number(choice.get("index"))
-            if self._index is None:
-                self._index = index
-            if index is None or index == self._index:
-                return choice
-        return {}
+        if not isinstance(choices, list) or not isinstance(choices[0], dict):
+            raise Malformed("choices hold no object")
+        if len(choices) == 1:  # whatever its index: only one answer was asked for
+            return choices[0]
+        numbered = (choice for choice in choices[:_MAX_CHOICES] if isinstance(choice, dict) and not choice.get("index"))
+        return next(numbered, choices[0])
 
     def _usages(self, value: dict[str, Any], choice: dict[str, Any]) -> None:
         groq = value.get("x_groq")
@@ -147,26 +144,33 @@ class ChatReader(StreamReader):
     def _content_parts(self, content: object) -> list[Part]:
         """Content that is no string, but a part or a list of parts."""
         parts: list[Part] = []
-        for piece in content if isinstance(content, list) else [content]:
-            if piece is None:
-                continue
+        pieces = content if isinstance(content, list) else [content]
+        if len(pieces) > _MAX_PARTS:
+            raise Malformed(f"content of more than {_MAX_PARTS} parts")
+        for piece in pieces:
             if isinstance(piece, str):
                 parts.append(Text(piece))
-            elif not isinstance(piece, dict):
+            elif isinstance(piece, dict):
+                parts += self._content_part(piece)
+            elif piece is not None:
                 raise Malformed(f"content is a {type(piece).__name__}")
-            elif piece.get("type") in ("thinking", "reasoning"):
-                thought = _plain({name: member for name, member in piece.items() if name != "type"})
-                if thought is None:
-                    self._ignored.add("reasoning")
-                elif thought:
-                    parts.append(Reasoning(thought))
-            elif piece.get("refusal"):
-                parts.append(self._refusal(piece["refusal"]))
-            elif (text := _plain(piece.get("text"))) is not None:
-                parts.append(Text(text))
-            else:
-                self._ignored.add("content")
         return [part for part in parts if not isinstance(part, Text) or part.text]
+
+    def _content_part(self, piece: dict[str, Any]) -> list[Part]:
+        kind = piece.get("type")
+        if kind in ("thinking", "reasoning"):
+            thought = _plain({name: member for name, member in piece.items() if name != "type"})
+            if thought is None:
+                self._ignored.add("reasoning")
+            return [Reasoning(thought)] if thought else []
+        if piece.get("refusal"):
+            return [self._refusal(piece["refusal"])]
+        if (text := _plain(piece.get("text"))) is not None:
+            return [Text(text)]
+        if piece.get("text") or kind in _TEXT_PARTS:
+            raise Malformed("content that cannot be read")
+        self._ignored.add("content")
+        return []
 
     def _refusal(self, refusal: object) -> Part:
         if not isinstance(refusal, str):
@@ -175,36 +179,44 @@ class ChatReader(StreamReader):
         return Text(refusal)
 
     def _add_tools(self, body: dict[str, Any]) -> None:
-        pieces = body.get("tool_calls") or [{"index": "function_call", "function": body["function_call"]}]
-        for piece in pieces if isinstance(pieces, list) else [pieces]:
+        pieces = body.get("tool_calls") or [{"function": body["function_call"]}]
+        pieces = pieces if isinstance(pieces, list) else [pieces]
+        if len(pieces) > MAX_CALLS:
+            self._ignored.add("tool_call")
+        for piece in pieces[:MAX_CALLS]:
             function = piece.get("function") if isinstance(piece, dict) else None
             if not isinstance(function, dict):
                 self._ignored.add("tool_call")
                 continue
-            index, said = piece.get("index"), (piece.get("id"), function.get("name"), function.get("arguments"))
-            if not self._tools.add(index if isinstance(index, int | str) else None, *said):
+            self._grew = True
+            said = (piece.get("id"), function.get("name"), function.get("arguments"))
+            if not self._tools.add(whole_number(piece.get("index")), *said):
                 self._ignored.add("tool_call")
 
     def _flush(self) -> list[Part]:
-        """The tool calls so far: text that follows them, or the finish, shows that they are whole."""
+        """The tool calls so far: text that follows them, or the answer's end, shows that they are whole."""
         if self._tools.are_none:
             return []
         return [part for call in self._tools.take() for part in tool_call_parts(call, self._ignored)]
 
     def _citations(self, citations: object) -> list[Part]:
-        found = citations if isinstance(citations, list) else [citations] if citations else []
-        return [part for citation in found for part in self._citation(_citation(citation))]
+        if not citations or citations == self._last_citations:
+            return []
+        self._last_citations = citations
+        found = citations if isinstance(citations, list) else [citations]
+        return self._cited.parts([_flat(citation) for citation in found])
 
-
-def _reason(choice: dict[str, Any]) -> str:
-    """The finish_reason in lower case; empty if there is none. Raises ProviderError if the model has failed."""
-    said, native = choice.get("finish_reason"), choice.get("native_finish_reason")
-    if said is None and native is None:
-        return ""
-    reasons = [normal_reason(said), normal_reason(native)]
-    if failed := next((reason for reason in reasons if reason in FAILURES), None):
-        raise ProviderError("provider_error", f"finish_reason {failed}", retryable=True)
-    return "" if reasons[0] in _NO_FINISHES else reasons[0]
+    def _reason(self, choice: dict[str, Any]) -> str:
+        """The finish_reason in lower case; empty if there is none. Raises ProviderError if the model has failed."""
+        said, native = choice.get("finish_reason"), choice.get("native_finish_reason")
+        if said is None and native is None:
+            return ""
+        if said and not isinstance(said, str):
+            self._ignored.add("finish")
+        reasons = [normal_reason(said), normal_reason(native)]
+        if failed := next((reason for reason in reasons if reason in FAILURES), None):
+            raise ProviderError("provider_error", f"finish_reason {failed}", retryable=True)
+        return "" if reasons[0] in _NO_FINISHES else reasons[0]
 
 
 def _plain(said: object, depth: int = _MAX_DEPTH) -> str | None:
@@ -225,12 +237,9 @@ def _plain(said: object, depth: int = _MAX_DEPTH) -> str | None:
     return None
 
 
-def _citation(said: object) -> dict[str, Any] | None:
-    if isinstance(said, str) and said:
-        return {"url": said}
-    if not isinstance(said, dict):
-        return None
-    nested = said.get("url_citation")
-    if not isinstance(nested, dict):
-        return said
-    return {**{name: member for name, member in said.items() if name != "url_citation"}, **nested}
+def _flat(citation: object) -> object:
+    """OpenAI's own is an object in an object."""
+    nested = citation.get("url_citation") if isinstance(citation, dict) else None
+    if not isinstance(citation, dict) or not isinstance(nested, dict):
+        return citation
+    return {**{name: member for name, member in citation.items() if name != "url_citation"}, **nested}

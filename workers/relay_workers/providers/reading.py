@@ -24,6 +24,7 @@ from relay_workers.providers.base import (
     Finished,
     Part,
     ProviderError,
+    Reasoning,
     Text,
     TextComplete,
     checked_data,
@@ -32,10 +33,11 @@ from relay_workers.providers.base import (
 from relay_workers.providers.event_stream import MAX_EVENT_BYTES, STRAY, EventStreamParser, EventTooBig, ServerEvent
 from relay_workers.providers.failures import ErrorClassifier, classify_body, find_error
 
+SHARED_TAIL_S = 15.0  # how long to wait behind a finish that came with text, in case more does
 DRAIN_S = 0.25  # how long an answer whose last event has come waits for the end of its body, to reuse the connection
 _MAX_CITATIONS = 256
-MAX_CHUNK_BYTES = 64 * 1024  # as far as one read from the connection goes
-_MAX_HEAD_BYTES = 1024  # of blanks before a body shows what it is
+PIECE_BYTES = 16 * 1024  # read without a turn for others; some 100 events of a model
+_MAX_LINES = 1000  # that are read as an event each, where they are none together
 _BOM = b"\xef\xbb\xbf"
 
 Field = Literal["reasoning", "content", "tool_call", "citation", "finish", "usage"]
@@ -81,10 +83,37 @@ class IgnoredFields:
             logger.warning("field_ignored", provider=self._provider, field=field)
 
 
+class Citations:
+    """An answer's citations, each shown once: some servers repeat all of them in each event."""
+
+    def __init__(self, ignored: IgnoredFields) -> None:
+        self._ignored = ignored
+        self._seen: set[int] = set()
+
+    def parts(self, found: object) -> list[Part]:
+        """Of one citation or a list of them; objects, and URLs by themselves."""
+        parts: list[Part] = []
+        for citation in (found if isinstance(found, list) else [found])[:_MAX_CITATIONS]:
+            parts += self._parts({"url": citation} if isinstance(citation, str) and citation else citation)
+        return parts
+
+    def _parts(self, citation: object) -> list[Part]:
+        if not isinstance(citation, dict) or len(self._seen) >= _MAX_CITATIONS:
+            self._ignored.add("citation")
+            return []
+        if not (parts := data_parts("citation", citation, self._ignored)):
+            return []
+        seen = hash(msgspec.json.encode(citation))
+        if seen in self._seen:
+            return []
+        self._seen.add(seen)
+        return parts
+
+
 class StreamReader:
     """One answer, as far as its events have come. A subclass knows one API.
 
-    `finish`: the model's own, while no text has followed it; `last_finish`: also when some has. `early`: text has
+    `finish`: the model's own, while no text has followed it; `last_finish`: also when some has. `early`: something has
     followed a finish, so the next one may be early as well. `is_done`: the API's last event has come. `model`: the one
     that was asked for, until one is named.
     """
@@ -92,13 +121,34 @@ class StreamReader:
     def __init__(self, model: str, ignored: IgnoredFields) -> None:
         self.model = model
         self.finish: Finish | None = None
+        self.last_finish: Finish = "other"
         self.early = False
         self.is_done = False
+        self._stands_alone = False  # the finish: no text came in its event
+        self._has_said = False
+        self._grew = False  # a tool call, by the event that is being read
         self._ignored = ignored
         self._usage: dict[str, int] = {}
-        self.last_finish: Finish = "other"
-        self._cited: list[dict[str, Any]] = []
+        self._cited = Citations(ignored)
         self._events = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the answer is whole, whatever fails from now on.
+
+        Where finishes come early, one that shares its event with text proves nothing.
+        """
+        return self.finish is not None and (self._stands_alone or not self.early)
+
+    def tail_s(self, alone_s: float) -> float | None:
+        """How long to wait for what follows; None: until the body ends, by the deadlines of tokens.
+
+        `alone_s`: behind a finish that stands alone. One that does not may be the first of many, as may one before
+        anything was said.
+        """
+        if self.finish is None or self.early or (self.finish == "stop" and not self._has_said):
+            return None
+        return alone_s if self._stands_alone else max(alone_s, SHARED_TAIL_S)
 
     def read(self, event: ServerEvent, *, pending: bool = False) -> list[Part]:
         """The event's parts. Raises ProviderError if it is malformed, or says that the model failed.
@@ -108,25 +158,20 @@ class StreamReader:
         if self.is_done:
             return []
         self._events += 1
-        before = self.finish
-        self.finish = None
+        before, was_settled = self.finish, self.is_settled
+        self.finish, self._grew = None, False
         try:
             parts = self._event_parts(event)
         except (Malformed, ProviderError) as error:
-            if isinstance(error, Malformed) and b"\n" in event.data:  # several events without a blank line between
-                self.finish = before
-                return [part for line in event.data.split(b"\n") for part in self.read(event._replace(data=line))]
-            if before is not None:  # complete already: nothing that follows can spoil it
-                self.finish = before
-                return []
+            self.finish = before
+            if isinstance(error, Malformed) and 0 < event.data.count(b"\n") < _MAX_LINES:
+                return self._line_parts(event, pending=pending)
+            if was_settled or (pending and isinstance(error, Malformed)):
+                return []  # nothing can spoil a whole answer
             if isinstance(error, ProviderError):
                 raise
-            if pending:
-                return []
             raise ProviderError("provider_error", f"a malformed event: {error}", retryable=True) from error
-        if before is not None:
-            self._follow_finish(before, parts)
-        self.last_finish = self.finish or self.last_finish
+        self._note_finish(before, parts)
         return parts
 
     def whole(self, answer: object) -> list[Part]:
@@ -138,11 +183,14 @@ class StreamReader:
                 parts += self._value_parts(value, "message")
             except Malformed as error:
                 raise ProviderError("provider_error", f"a malformed answer: {error}", retryable=True) from error
-        parts += self._flush()
-        if parts and self.finish is None:  # all of it is there, whatever it says
+        if (parts or self._grew) and self.finish is None:  # all of it is there, whatever it says
             self.finish = "other"
         self.is_done = True
         return parts
+
+    def rest(self) -> list[Part]:
+        """What is known to be whole only once the answer is: tool calls that nothing has followed."""
+        return []
 
     def finished(self) -> Finished:
         """The last part. Raises ProviderError("truncated") if no finish came."""
@@ -157,14 +205,9 @@ class StreamReader:
         """What one JSON object says. Raises Malformed, ProviderError."""
         raise NotImplementedError
 
-    def _done(self) -> list[Part]:
+    def _done(self) -> None:
         """`[DONE]` has come."""
         self.is_done = True
-        return []
-
-    def _flush(self) -> list[Part]:
-        """What is complete only now that nothing follows."""
-        return []
 
     def _count_usage(self, usage: object, names: Mapping[str, str]) -> None:
         """Keep its numbers; the last of each name counts. `names`: theirs → ours, the one that counts most last."""
@@ -173,22 +216,13 @@ class StreamReader:
         elif usage is not None:
             self._ignored.add("usage")
 
-    def _citation(self, citation: dict[str, Any] | None) -> list[Part]:
-        """None where it has come before: some servers repeat all of them in each event."""
-        if citation in self._cited:
-            return []
-        if citation is None or len(self._cited) >= _MAX_CITATIONS:
-            self._ignored.add("citation")
-            return []
-        self._cited.append(citation)
-        return data_parts("citation", citation, self._ignored)
-
     # The steps
 
     def _event_parts(self, event: ServerEvent) -> list[Part]:
         data = event.data.strip()
         if data.startswith(b"[DONE]"):
-            return self._done()
+            self._done()
+            return []
         if not data:
             return []
         try:
@@ -206,11 +240,22 @@ class StreamReader:
             raise Malformed(f"an object expected, got {type(value).__name__}")
         return self._parts(value, event)
 
-    def _follow_finish(self, before: Finish, parts: list[Part]) -> None:
-        """After an event that came behind the finish `before`."""
-        if any(isinstance(part, Text) for part in parts):
+    def _line_parts(self, event: ServerEvent, *, pending: bool) -> list[Part]:
+        """Of several events without a blank line between them."""
+        *lines, last = [event._replace(data=line) for line in event.data.split(b"\n")]
+        parts = [part for line in lines for part in self.read(line)]
+        return parts + self.read(last, pending=pending)
+
+    def _note_finish(self, before: Finish | None, parts: list[Part]) -> None:
+        """What an event means for the finish that came with it, and for the one before."""
+        has_text = self._grew or any(isinstance(part, Text) for part in parts)
+        has_content = has_text or any(isinstance(part, Reasoning) for part in parts)
+        self._has_said = self._has_said or has_content
+        if before is not None and has_content:
             self.early = True
-        elif self.finish is None:
+        if self.finish is not None:
+            self.last_finish, self._stands_alone = self.finish, not has_content
+        elif not has_text:
             self.finish = before
 
 
@@ -222,7 +267,13 @@ def decode(data: bytes) -> object:
     try:
         return _decode(data)
     except msgspec.DecodeError:
+        pass
+    try:
         value: object = json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError as error:  # a number with more digits than Python reads
+        raise json.JSONDecodeError(type(error).__name__, "", 0) from None
     return value
 
 
@@ -264,46 +315,64 @@ async def read_answer(
     Raises ProviderError.
     """
     try:
-        async with aclosing(response.aiter_bytes()) as chunks:
-            head = await head_of(chunks)
+        async with aclosing(pieces_of(response)) as pieces:
+            head = await head_of(pieces)
             match kind_of(head):
                 case "page":
                     raise web_page(response, setting)
                 case "json":
-                    for part in _whole_parts(await body_of(head, chunks), reader):
+                    for part in _whole_parts(await body_of(head, pieces), reader):
                         yield part
                 case "events":
-                    async with aclosing(_stream(head, chunks, reader, tail_s)) as parts:
+                    async with aclosing(_stream(head, pieces, reader, tail_s)) as parts:
                         async for part in parts:
                             yield part
     except _ERRORS.errors as error:
-        if reader.finish is None and not reader.is_done:
+        if not reader.is_settled and not reader.is_done:
             raise _ERRORS.classify(error, streaming=True) from error
-    yield reader.finished()
+    finished = reader.finished()
+    for part in reader.rest():
+        yield part
+    yield finished
 
 
 async def _stream(
-    chunk: bytes, chunks: AsyncIterator[bytes], reader: StreamReader, tail_s: float
+    piece: bytes, pieces: AsyncIterator[bytes], reader: StreamReader, tail_s: float
 ) -> AsyncGenerator[Part, None]:
-    parser, until = EventStreamParser(), None
-    while chunk:
-        for event in feed(parser, chunk):
+    parser, until, drained = EventStreamParser(), math.inf, math.inf
+    while piece:
+        for event in feed(parser, piece):
             for part in reader.read(event):
                 yield part
-        if len(chunk) > MAX_CHUNK_BYTES:  # unpacked: without a wait a thousand times as much may follow
-            await asyncio.sleep(0)
-        if reader.finish is None or reader.early:
-            until = None
-        elif until is None:
+        wait_s = reader.tail_s(tail_s)
+        if wait_s is None:
+            until = math.inf
+        elif until == math.inf:
             yield TextComplete()
-            until = timeouts.now() + tail_s
-        if reader.is_done:
-            until = min(until or math.inf, timeouts.now() + DRAIN_S)
-        async with timeouts.timeout_at(until):
-            chunk = await anext(chunks, b"")
+            until = timeouts.now() + wait_s
+        if reader.is_done and drained == math.inf:
+            drained = timeouts.now() + DRAIN_S
+        ends = min(until, drained)
+        async with timeouts.timeout_at(None if ends == math.inf else ends):
+            piece = await anext(pieces, b"")
     for event in parser.close():
         for part in reader.read(event, pending=True):
             yield part
+
+
+async def pieces_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """The body, decoded, in pieces that leave the event loop its turns: a few bytes may unpack to megabytes.
+
+    Raises what httpx2 raises.
+    """
+    async with aclosing(response.aiter_bytes()) as chunks:
+        async for chunk in chunks:
+            if len(chunk) <= PIECE_BYTES:
+                yield chunk
+                continue
+            for start in range(0, len(chunk), PIECE_BYTES):
+                yield chunk[start : start + PIECE_BYTES]
+                await asyncio.sleep(0)
 
 
 def feed(parser: EventStreamParser, chunk: bytes) -> list[ServerEvent]:
@@ -325,21 +394,23 @@ def kind_of(head: bytes) -> Literal["page", "json", "events"]:
             return "events"
 
 
-async def head_of(chunks: AsyncIterator[bytes]) -> bytes:
+async def head_of(pieces: AsyncIterator[bytes]) -> bytes:
     """The beginning of a body, up to the first byte that shows what it is; empty if there is none."""
     head = b""
-    async for chunk in chunks:
-        head += chunk
-        if (head.strip() and not _BOM.startswith(head)) or len(head) > _MAX_HEAD_BYTES:
-            break
+    async for piece in pieces:
+        head += piece
+        if not head.strip():
+            head = head[-1:]  # blank lines mean nothing; the last may be half a line end
+        elif not _BOM.startswith(head):
+            return head
     return head
 
 
-async def body_of(head: bytes, chunks: AsyncIterator[bytes]) -> bytes:
+async def body_of(head: bytes, pieces: AsyncIterator[bytes]) -> bytes:
     """All of it."""
     body = bytearray(head)
-    async for chunk in chunks:
-        body += chunk
+    async for piece in pieces:
+        body += piece
         if len(body) > MAX_EVENT_BYTES:
             raise ProviderError("provider_error", f"an answer of more than {MAX_EVENT_BYTES} bytes", retryable=True)
     return bytes(body.removeprefix(_BOM))
