@@ -22,6 +22,7 @@ _CLAIM = "tests/store/session/test_claim.py::test_"
 _CONSUMER = "tests/workers/test_consumer.py::test_"
 _FAILOVER = "tests/scenarios/providers/test_failover.py::test_"
 _ANSWER = "tests/workers/asking/test_answer_request.py::test_"
+_FLUSHER = "tests/workers/writing/test_flusher.py::test_"
 _REBUILDING = "tests/workers/writing/test_rebuilding.py::test_"
 _RESUMING = "tests/workers/asking/test_background_call.py::test_"
 _DOCUMENTED = "tests/protocol/test_documented.py::test_"
@@ -380,6 +381,13 @@ MUTANTS = [
         [Change("        await self._queue.enqueue(job, self._limits.look_ms, held=True)\n", "")],
         [],
         [_REBUILDING + "the_jobs_row_is_back_before_the_generation_is_made_again"],
+    ),
+    Mutant(
+        "a flusher that tokens do not wake",
+        "workers/relay_workers/writing/flusher.py",
+        [Change("            self._wake_when_due()\n\n    def data(", "            pass\n\n    def data(")],
+        [],
+        [_FLUSHER + "whatever_makes_a_batch_due_while_the_flusher_waits_is_enough"],
     ),
     Mutant(
         "appends that are counted on after a rebuild",

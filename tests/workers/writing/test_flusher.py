@@ -16,6 +16,7 @@ from relay.store.session.session_log import SessionLog
 from relay_workers.writing.batching import Kind
 from relay_workers.writing.flusher import Flusher, OwnershipLost
 from tests.examples import tries
+from tests.scenarios.processes import until
 from tests.store.in_memory import (
     LEASE_MS,
     Clock,
@@ -118,6 +119,57 @@ async def test_due_tells_whether_a_batch_could_leave_now(session_log: SessionLog
     assert not flusher.due()
     now_ms.now_ms = 50
     assert flusher.due()
+    flusher.end("complete", b"{}")
+    async with asyncio.timeout(WAIT_S):
+        await running
+
+
+async def test_whatever_makes_a_batch_due_while_the_flusher_waits_is_enough(session_log: SessionLog) -> None:
+    await admitted_and_claimed(session_log)
+    now_ms, log = Manual(), Unreliable(session_log)
+    flusher = flusher_of(log, size=3, linger_ms=20, now_ms=now_ms)
+    running = asyncio.create_task(flusher.run())
+
+    async def waits() -> None:
+        await until(lambda: flusher._waiting is not None, "the flusher waits")
+
+    await waits()
+    flusher.token("tokens", "the first")
+    await log.until_tried(1)
+    await waits()
+    for text in ("enough", "of", "them"):
+        flusher.token("tokens", text)
+    await log.until_tried(2)
+    await waits()
+    flusher.token("tokens", "before")
+    await asyncio.sleep(0)
+    flusher.data("found", 1)
+    await log.until_tried(4)
+    await waits()
+    flusher.token("tokens", "old enough")
+    now_ms.now_ms += 20
+    await log.until_tried(5)
+    await waits()
+    flusher.end("complete", b"{}")
+    async with asyncio.timeout(WAIT_S):
+        await running
+    assert log.counts == [1, 3, 1, 1, 1]
+
+
+async def test_a_token_that_only_joins_a_batch_gives_the_flusher_no_turn(session_log: SessionLog) -> None:
+    await admitted_and_claimed(session_log)
+    log = Unreliable(session_log)
+    flusher = flusher_of(log, size=20, linger_ms=60_000)
+    running = asyncio.create_task(flusher.run())
+    flusher.token("tokens", "first")
+    await log.until_tried(1)
+    await until(lambda: flusher._waiting is not None, "the flusher waits")
+    waiting = flusher._waiting
+    for text in ("one", "two", "three"):
+        flusher.token("tokens", text)
+        await asyncio.sleep(0)
+    assert waiting is not None
+    assert (flusher._waiting, waiting.done()) == (waiting, False)
     flusher.end("complete", b"{}")
     async with asyncio.timeout(WAIT_S):
         await running
