@@ -33,14 +33,17 @@ class ConnectionPool:
         self._idle: list[CommandConnection] = []  # the last one was used last, and is used next
         self._busy: set[CommandConnection] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._answered_at = 0.0  # by timeouts.now
+        self._answered_at = 0.0  # while commands wait for a connection, by timeouts.now
         self._closed = False
 
     async def execute_command(self, *command: Argument) -> Any:
         """Raises RedisError."""
-        await self._acquire_slot()
+        if self._free_slots:
+            self._free_slots -= 1
+        else:
+            await self._wait_for_slot()
         try:
-            connection = await self._connection()
+            connection = self._newest_idle() or await self._connection()
             self._busy.add(connection)
             try:
                 reply = await connection.execute(self._timeout_s, *command)
@@ -65,10 +68,7 @@ class ConnectionPool:
 
     # Slots
 
-    async def _acquire_slot(self) -> None:
-        if self._free_slots:
-            self._free_slots -= 1
-            return
+    async def _wait_for_slot(self) -> None:
         slot = asyncio.get_running_loop().create_future()
         began_at = timeouts.now()
 
@@ -102,6 +102,12 @@ class ConnectionPool:
         self._free_slots += 1
 
     # Connections
+
+    def _newest_idle(self) -> CommandConnection | None:
+        """The one that was used last, if it needs no check."""
+        if self._idle and not self._closed and not (newest := self._idle[-1]).lost and newest.fresh:
+            return self._idle.pop()
+        return None
 
     async def _connection(self) -> CommandConnection:
         """One that works."""
@@ -137,7 +143,8 @@ class ConnectionPool:
         self._busy.discard(connection)
         if connection.lost:
             return
-        self._answered_at = timeouts.now()
+        if self._waiting:  # nobody else looks at it
+            self._answered_at = timeouts.now()
         if self._closed:
             connection.abort()
         else:

@@ -64,21 +64,24 @@ class RoutingClient:
 
     async def execute(self, key: str, *command: Argument) -> Any:
         """One command about `key`."""
-        name, redirects = key.encode(), 0
-        deadline = timeouts.Timer(lambda: None)
+        name, redirects, began_at = key.encode(), 0, 0.0
+        deadline: timeouts.Timer | None = None  # made by the first redirect; most commands need none
         try:
             while True:
-                slot_map = await self._topology.resolve()
+                slot_map = self._topology.slot_map or await self._topology.resolve()
                 endpoint = slot_map.owner(name)
                 if endpoint is None:
                     self._topology.refresh()
                     raise ClusterDownError("no server has this slot")
                 if not redirects:
-                    deadline.start(self._timeout_s)
+                    began_at = timeouts.now()
                 try:
                     return await self._pool_for(endpoint).execute_command(*command)
                 except (AskError, TryAgainError) as error:
                     redirects += 1
+                    if deadline is None:
+                        deadline = timeouts.Timer(lambda: None)
+                        deadline.start(began_at + self._timeout_s - timeouts.now())
                     if isinstance(error, MovedError):
                         self._topology.moved(error.slot_id, error.host, error.port, endpoint)
                     if not slot_map.sharded or deadline.due is None:
@@ -90,7 +93,8 @@ class RoutingClient:
                         self._topology.refresh()
                     raise
         finally:
-            deadline.stop()
+            if deadline is not None:
+                deadline.stop()
 
     def _pool_for(self, endpoint: Endpoint) -> ConnectionPool:
         if endpoint not in self._pools:

@@ -383,6 +383,13 @@ MUTANTS = [
         [_REBUILDING + "the_jobs_row_is_back_before_the_generation_is_made_again"],
     ),
     Mutant(
+        "a provider that is read without a bound",
+        "workers/relay_workers/providers/network.py",
+        [Change("            self._transport.pause_reading()\n", "")],
+        [],
+        ["tests/workers/providers/test_network.py::test_a_server_that_sends_more_than_is_read_has_to_wait"],
+    ),
+    Mutant(
         "a flusher that tokens do not wake",
         "workers/relay_workers/writing/flusher.py",
         [Change("            self._wake_when_due()\n\n    def data(", "            pass\n\n    def data(")],

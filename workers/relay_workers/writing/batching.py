@@ -11,7 +11,6 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -37,8 +36,7 @@ class Totals(NamedTuple):
         return Totals(self.text_bytes + len(encoded), zlib.crc32(encoded, self.crc32))
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Tokens that one flush appends together; `before` and `after` are the attempt's totals without and with them.
 
     A batch whose fate is unknown may be divided again and again, but never joined with other tokens. So if an earlier
