@@ -1107,21 +1107,21 @@ MUTANTS = [
     Mutant(
         "reading: what fails after the finish fails the answer",
         _PROVIDERS + "reading.py",
-        [Change("if before is not None:  # complete already", "if before == 0:  # complete already")],
+        [Change("if was_settled or (pending", "if (pending")],
         [],
         [_READING + "what_fails_after_the_finish_costs_nothing_but_after_more_text_it_does"],
     ),
     Mutant(
         "reading: half an event at the end is malformed",
         _PROVIDERS + "reading.py",
-        [Change("            if pending:\n", "            if not pending:\n")],
+        [Change("or (pending and isinstance(error, Malformed))", "")],
         [],
         [_READING + "half_an_event_at_the_end_is_a_cut_and_no_malformed_event"],
     ),
     Mutant(
         "reading: [DONE] is always a finish",
         _PROVIDERS + "openai_reading.py",
-        [Change("None and self._done_ends and self._anything", "None and self._anything")],
+        [Change("None and self._done_ends and self._has_said", "None and self._has_said")],
         [],
         [_READING + "done_alone_ends_an_answer_where_that_is_set_and_something_was_said"],
     ),
@@ -1142,7 +1142,7 @@ MUTANTS = [
     Mutant(
         "event stream: a line may be endless",
         _PROVIDERS + "event_stream.py",
-        [Change("self._line_bytes + self._data_bytes > MAX_EVENT_BYTES", "self._data_bytes > MAX_EVENT_BYTES")],
+        [Change("if self._line_bytes + self._data_bytes +", "if self._data_bytes +")],
         [],
         [_EVENT_STREAM + "a_line_that_never_ends_is_refused_before_it_fills_memory"],
     ),
@@ -1234,8 +1234,34 @@ MUTANTS = [
     Mutant(
         "a stream that unpacks to much: the loop has no turn",
         "workers/relay_workers/providers/reading.py",
-        [Change("if len(chunk) > MAX_CHUNK_BYTES:", "if False:")],
+        [Change("if len(chunk) <= PIECE_BYTES:", "if True:")],
         [],
         [_ACCESS + "a_stream_of_nothing_that_unpacks_to_much_leaves_the_loop_its_turns"],
+    ),
+    Mutant(
+        "reading: where finishes come early, one with text proves the answer whole",
+        _PROVIDERS + "reading.py",
+        [Change("None and (self._stands_alone or not self.early)", "None")],
+        [],
+        [_READING + "a_finish_that_comes_with_text_proves_nothing_once_one_came_early"],
+    ),
+    Mutant(
+        "reading: a tool call is shown with its finish, whatever follows",
+        _PROVIDERS + "openai_reading.py",
+        [
+            Change(
+                '            self.finish = _FINISHES.get(reason, "other")\n',
+                '            self.finish = _FINISHES.get(reason, "other")\n            parts += self._flush()\n',
+            )
+        ],
+        [],
+        [_READING + "a_tool_call_is_shown_when_nothing_more_of_it_can_come"],
+    ),
+    Mutant(
+        "a provider's connection: what came before TLS is read after it",
+        _PROVIDERS + "network.py",
+        [Change("if self._received or self._at_eof:  # it came in the clear", "if False:  # it came in the clear")],
+        [],
+        ["tests/workers/providers/test_network.py::test_what_a_proxy_sends_in_the_clear_is_not_read_as_tls"],
     ),
 ]  # fmt: skip

@@ -229,3 +229,11 @@ async def test_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             body = await response.aread()
     assert (body, asked) == (b"ok", [b"CONNECT"])
     assert isinstance(response.extensions["network_stream"], Connection)
+
+
+async def test_what_a_proxy_sends_in_the_clear_is_not_read_as_tls() -> None:
+    async with connected() as (ours, theirs):
+        theirs.write(b"HTTP/1.1 200 OK\r\n\r\n" + REPLY)
+        assert await ours.read(19) == b"HTTP/1.1 200 OK\r\n\r\n"
+        with pytest.raises(httpcore2.ConnectError):
+            await ours.start_tls(ssl.create_default_context(), "localhost", LONG_S)
