@@ -6,9 +6,12 @@ each.
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
 import msgspec
+
+# Not by importlib.resources: beside a folder named relay, such as a clone, that looks into the folder.
+_FILE = Path(__file__).parent.parent / "static" / "client-constants.json"
 
 
 class Constants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,4 +29,4 @@ class Constants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     remembered_doubts: int  # of so many answers the rebuilds are remembered
 
 
-SHARED = msgspec.json.decode((files("relay") / "static" / "client-constants.json").read_bytes(), type=Constants)
+SHARED = msgspec.json.decode(_FILE.read_bytes(), type=Constants)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -48,6 +48,8 @@ def check_options(given: Any, where: str) -> Options | None:
     try:
         return msgspec.convert(members, Options) if members else None
     except msgspec.ValidationError as error:
+        if members.get("effort", "low") not in get_args(Effort):
+            raise ClientError("bad_message", f"{where}.effort must be {', '.join(get_args(Effort))}.") from None
         raise refusal(error, where) from None
 
 

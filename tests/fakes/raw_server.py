@@ -7,11 +7,11 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-Answer = bytes | Callable[[str], bytes]  # a function is given the request's first line
+Answer = bytes | Callable[[str], bytes]  # a function is given the request's first line, or its whole head
 
 
 @asynccontextmanager
-async def raw_server(answer: Answer, *, stalls: bool = False) -> AsyncIterator[str]:
+async def raw_server(answer: Answer, *, stalls: bool = False, whole_head: bool = False) -> AsyncIterator[str]:
     """Its URL, without a path. `stalls`: it says no more after that, and keeps the connection; otherwise it closes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -19,7 +19,8 @@ async def raw_server(answer: Answer, *, stalls: bool = False) -> AsyncIterator[s
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             if length := re.search(r"content-length: (\d+)", head, re.IGNORECASE):
                 await reader.readexactly(int(length[1]))
-            writer.write(answer if isinstance(answer, bytes) else answer(head.partition("\r\n")[0]))
+            asked = head if whole_head else head.partition("\r\n")[0]
+            writer.write(answer if isinstance(answer, bytes) else answer(asked))
             await writer.drain()
             if stalls:
                 await reader.read()

@@ -179,7 +179,7 @@ def _streaming(slot: ProviderSlot, found: Found) -> str:
     parts = found.texts + found.reasonings
     if slot.name == "agent":
         return "no, an agent answers whole"
-    return f"yes, {parts} parts" if parts > 1 else "it came whole" if parts else "nothing came"
+    return f"yes, {parts} parts" if parts > 1 else "not to be seen: it came as one part" if parts else "nothing came"
 
 
 def _seconds(after_s: float | None) -> str:

@@ -253,20 +253,30 @@ async def test_the_head_of_a_response_is_bounded(name: str) -> None:
     assert (error.code, error.status) == ("provider_timeout", None)
 
 
-async def test_a_server_cannot_make_requests_longer_and_longer() -> None:
-    sent = 0
+@everybody
+async def test_a_server_cannot_put_anything_into_later_requests(name: str) -> None:
+    asked: list[str] = []
 
-    def answer(line: str) -> bytes:
-        nonlocal sent
-        sent += 1
-        return http(200, b"", set_cookie=f"c{sent}=x")
+    def answer(head: str) -> bytes:
+        asked.append(head)
+        return http(503, b"", set_cookie="a=\xff\xfe")
 
-    async with raw_server(answer) as url:
-        client = access.Client(5)
-        for _ in range(access.MAX_COOKIES * 2):
-            response = await client.get(url)
-        assert len(response.request.headers.get("cookie", "")) < access.MAX_COOKIES * len("c100=x; ")
-        await client.aclose()
+    async with raw_server(answer, whole_head=True) as url:
+        provider = sdk_at(name, url)
+        for _ in range(2):
+            with pytest.raises(ProviderError) as caught:
+                [part async for part in provider.stream(Prompt([Turn("user", "?")]))]
+            assert caught.value.status == 503
+        await provider.aclose()
+    assert not any("cookie" in head.lower() for head in asked)
+
+
+@everybody
+@pytest.mark.parametrize("host", ["a..b", ".x", "x" * 64, "127.0.0.1:99999999999", "127.0.0.1:-1"])
+async def test_a_redirect_to_what_is_no_address_is_the_servers_failure(name: str, host: str) -> None:
+    async with raw_server(http(307, b"", location=f"http://{host}/")) as url:
+        error = await failure_at(name, url)
+    assert error.code in ("provider_error", "provider_timeout")
 
 
 async def test_whoever_reads_an_error_whole_keeps_its_connection() -> None:

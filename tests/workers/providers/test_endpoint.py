@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from relay import timeouts
 from relay_workers.providers.agent import AgentProvider
 from relay_workers.providers.anthropic import AnthropicProvider
 from relay_workers.providers.base import Prompt, Provider, ProviderError, Turn, describe
@@ -327,3 +328,36 @@ async def test_a_refused_question_to_a_fake_of_either_api_says_all_that_an_opera
             fields = describe(await failure_at(api, url))
             assert fields["host"] == url.split("/")[2]
             assert (fields["code"], fields["status"], fields["request_id"]) == ("provider_error", 400, "r1")
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic", "background"])
+async def test_a_deadline_of_the_callers_knows_where_the_call_went(api: str) -> None:
+    first = b'data: {"type": "response.created", "response": {"id": "r"}, "sequence_number": 0}\n\n'
+    async with raw_server(http(200, first, x_request_id="req-7", **EVENTS), stalls=True) as url:
+        provider = provider_at(api, url)
+        assert isinstance(provider, Remote)
+        failure = ProviderError("provider_timeout", "no first token", retryable=True)
+        try:
+            async with timeouts.timeout(0.5):
+                [part async for part in provider.stream(Prompt([Turn("user", QUESTION)]))]
+        except TimeoutError as error:
+            failure.__context__ = error
+        provider.endpoint.explain(failure)
+        await provider.aclose()
+    assert failure.request_id == "req-7"
+    assert failure.path == {"openai": "/chat/completions", "anthropic": "/v1/messages"}.get(api, "/responses")
+
+
+async def test_a_redirect_to_a_dead_server_is_named_and_not_the_one_that_answered() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        dead = f"127.0.0.1:{unused.getsockname()[1]}"
+        failure = await failure_of("openai", http(307, b"", location=f"http://{dead}/v1/chat/completions"))
+    assert failure.host == dead
+    assert dead in str(failure.hint)
+    assert "redirects" in str(failure.hint)
+
+
+async def test_a_background_server_without_that_route_is_named_by_the_setting_that_chose_it() -> None:
+    failure = await failure_of("background", http(404, b"{}", **JSON), "/v1")
+    assert "RELAY_OPENAI_BACKGROUND" in str(failure.hint)

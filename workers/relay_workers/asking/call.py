@@ -63,6 +63,7 @@ class ProviderCall:
         self._limits = limits
         self._first_token_s = limits.first_token_timeout_s if first_token_s is None else first_token_s
         self._deadline: timeouts.Timer | None = None
+        self._has_begun = False
         self._complete = False  # the provider itself limits how long it waits for the rest
         self._arrivals = arrivals
         self._on_resume_handle = on_resume_handle
@@ -95,7 +96,10 @@ class ProviderCall:
                     if self._flusher.due() or not self._flusher.has_pending:
                         await asyncio.sleep(0)  # parts that arrived together come without a pause: give others a turn
         except TimeoutError:
-            raise ProviderError("provider_timeout", "no token in time", retryable=True) from None
+            what = f"no further token within {self._limits.token_timeout_s:g} s"
+            if not self._has_begun:
+                what = f"no first token within {self._first_token_s:g} s"
+            raise ProviderError("provider_timeout", what, retryable=True) from None
         raise ProviderError("truncated", "the stream ended without a finish", retryable=True)
 
     def _hand_on(self, part: Text | Reasoning | Data | ResumeHandle | TextComplete) -> None:
@@ -128,6 +132,7 @@ class ProviderCall:
         self._arrivals.note(len(tokens))
 
     def _progress(self) -> None:
+        self._has_begun = True
         if self._deadline is not None and not self._complete:
             self._deadline.start(self._limits.token_timeout_s)
 

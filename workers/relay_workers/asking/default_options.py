@@ -20,7 +20,8 @@ def default_options(given: str, providers: Sequence[str]) -> Mapping[str, Option
     found: dict[str, Options] = {}
     for name, members in _read(given).items():
         if name not in providers:
-            raise SettingsError(f"RELAY_OPTIONS: {name} is not among the providers, {', '.join(providers)}")
+            offered = ", ".join(providers)
+            raise SettingsError(f"RELAY_OPTIONS: {name} is not among the providers, {offered}; options stand below one")
         if (unknown := next(unknown_options(members), None)) is not None:
             raise SettingsError(f"RELAY_OPTIONS: {name}.{unknown} is no option; {', '.join(NAMES)} are")
         try:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -22,7 +23,6 @@ PLACEHOLDER_KEY = "none"  # local servers need no key, but the SDKs do not start
 
 MAX_ERROR_BYTES = 64 * 1024  # of the body of an error status
 MAX_BODY_BYTES = 16 * 1024 * 1024  # of another body that is read whole
-MAX_COOKIES = 50
 ERROR_BODY_S = 2.0  # how long the body of an error status may take
 
 _OF_THE_BODY = (b"content-encoding", b"content-length", b"content-type", b"transfer-encoding")
@@ -65,13 +65,12 @@ class Client(httpx2.AsyncClient):
     def __init__(self, connect_timeout_s: float, **options: Any) -> None:
         super().__init__(event_hooks={"response": [_bound_redirect]}, **options)
         network.install(self)
+        self.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # each would go with every request
         self._connect_timeout_s = connect_timeout_s
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         """Raises ConnectTimeout and others, as httpx2 does; DecodingError if the body may not be read."""
         response = await self._open(request, **options)
-        if len(self.cookies.jar) > MAX_COOKIES:  # each is sent with every request from now on
-            self.cookies.clear()
         handed_on = False
         try:
             if response.status_code >= 400:

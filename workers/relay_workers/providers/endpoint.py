@@ -5,6 +5,7 @@ Pure: what a failed call has brought is all there is to judge by, and nothing mo
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import ssl
@@ -38,7 +39,8 @@ _NO_ROUTE = frozenset({404, 405, 410})
 class Endpoint:
     """Whom a provider asks, and by which settings. `route`: what is added to the URL for a question.
 
-    `versioned`: the URL has to end in a version, mostly `/v1`, because the route brings none.
+    `versioned`: the URL has to end in a version, mostly `/v1`, because the route brings none. `route_needs`: the
+    setting that chose this route, if there is one.
     """
 
     url: httpx2.URL
@@ -47,6 +49,7 @@ class Endpoint:
     key: str | None = field(default=None, repr=False)
     route: str = ""
     versioned: bool = False
+    route_needs: str = ""
 
     @property
     def address(self) -> str:
@@ -126,7 +129,10 @@ class Endpoint:
         return self._redirected(response) if response.is_redirect else None
 
     def _unconnected(self, causes: list[BaseException]) -> str | None:
-        host = self._masked(_host(self.url))
+        asked = _url_of(causes) or self.url
+        host = self._masked(_host(asked))
+        if asked.host != self.url.host or asked.port != self.url.port:
+            return f"{self.url_setting} redirects to {host}, which cannot be reached: set it to where the API is"
         if any(isinstance(cause, httpx2.TooManyRedirects) for cause in causes):
             return f"{self.url_setting} redirects in a circle: set it to where the API is"
         if any(isinstance(cause, httpx2.ProxyError) for cause in causes):
@@ -166,6 +172,8 @@ class Endpoint:
         asked = self._masked(_path(self._asked))
         if self.versioned and not _VERSION.search(path):
             return f"{self.url_setting} has no /v1: {what} at {asked}; most servers want {self.address}/v1"
+        if self.route_needs:
+            return f"{self.route_needs}: {what} at {asked}; does this server have that route?"
         return f"{self.url_setting}: {what} at {asked}; does its path fit?"
 
 
@@ -192,6 +200,8 @@ class Call:
     ) -> None:
         if isinstance(error, ProviderError):
             self._endpoint.explain(error, self.response, self._model)
+        elif isinstance(error, asyncio.CancelledError) and self.response is not None:
+            error.response = self.response  # type: ignore[attr-defined]  # a deadline of the caller's: `explain` finds it
 
 
 def _is_about(said: str | None, model: str | None) -> bool:
@@ -221,7 +231,7 @@ def _response_of(error: BaseException) -> httpx2.Response | None:
 
 
 def _url_of(errors: list[BaseException]) -> httpx2.URL | None:
-    for error in errors:
+    for error in reversed(errors):  # the HTTP client's own has the request that failed, perhaps after a redirect
         request = error.__dict__.get("request") or error.__dict__.get("_request")
         if isinstance(request, httpx2.Request):
             return request.url

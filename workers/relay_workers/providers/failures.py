@@ -19,10 +19,10 @@ from typing import Any
 import httpx2
 
 from relay_workers.providers.base import ProviderError, describe
+from relay_workers.providers.event_stream import STRAY
 
-# The SDKs wrap httpx2's errors from sending a request. Errors from reading an error's body pass unwrapped in both,
-# those from reading the stream in anthropic, and both decode events without catching errors (openai 3.52,
-# anthropic 2.11).
+# The SDKs wrap httpx2's errors from sending a request. Those from reading a body come to us as they are, and those of
+# JSON from our own reading of background responses.
 _UNWRAPPED = (
     httpx2.RequestError,  # TransportError, and DecodingError of a bad Content-Encoding
     httpx2.StreamError,
@@ -138,7 +138,7 @@ def find_error(value: object, event: str = "message") -> object | None:
     kind = get("type")
     if isinstance(kind, str) and "error" not in kind.lower():
         return None
-    is_answer = "choices" in value or "object" in value
+    is_answer = "choices" in value or "object" in value or event not in ("message", STRAY)
     return value if _tells_error(value, is_answer=is_answer) else None
 
 
@@ -231,9 +231,10 @@ def _named(what: str, error: object) -> str:
 
 
 def _line(error: BaseException) -> str:
-    if isinstance(error, httpx2.LocalProtocolError):  # quotes the header that cannot be sent, mostly the key
+    if type(error).__name__ == "LocalProtocolError":  # quotes the header that cannot be sent, mostly the key
         return type(error).__name__
-    if isinstance(error, httpx2.RemoteProtocolError | httpx2.UnsupportedProtocol):  # quotes what the server sent
+    # These quote what the server sent. By name: the cause is the HTTP client's own error, of another class.
+    if type(error).__name__ in ("RemoteProtocolError", "UnsupportedProtocol"):
         return f"{type(error).__name__}: {_QUOTE.sub('', str(error))}"
     return "{error}: {detail}".format(**describe(error))
 
@@ -250,7 +251,7 @@ def classify_status(
     """What an HTTP status, and the codes and types `named` by its body or by an event, mean together.
 
     Refusals are checked first: they come as status 400 or 403, or in the stream, and asking again does not help. An
-    error inside the stream has no status of its own (with anthropic it has the stream's, 200), only names.
+    error inside a stream has no status of its own, only names.
     """
     names = {str(value).lower() for value in named}
     if not isinstance(status, int) or status < 400:

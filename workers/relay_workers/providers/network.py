@@ -53,7 +53,7 @@ class Backend(httpcore2.AsyncNetworkBackend):
                 )
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(str(error)) from error
-        except OSError as error:
+        except (OSError, ValueError, IndexError) as error:  # the last two: of names and ports that cannot be
             raise httpcore2.ConnectError(str(error)) from error
         try:
             for option in socket_options or ():

@@ -21,7 +21,7 @@ import openai
 
 from relay import timeouts
 from relay_workers.providers.base import Part, Prompt, ProviderError
-from relay_workers.providers.endpoint import Call, Endpoint
+from relay_workers.providers.endpoint import Call
 from relay_workers.providers.event_stream import EventStreamParser, ServerEvent
 from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.known_servers import known
@@ -43,10 +43,14 @@ _END = object()
 class OpenAIBackgroundProvider(OpenAIProvider):
     """Resumable. One POST per answer (more if a part of it is refused), then as many GETs as needed."""
 
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.endpoint = replace(self.endpoint, route="/responses", route_needs="RELAY_OPENAI_BACKGROUND")
+
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """The answer, part by part; see Provider and Resumable."""
         response = Response(prompt.model or self.model, self._ignored)
-        with self._responses.explaining(response.model) as call:
+        with self.endpoint.explaining(response.model) as call:
             try:
                 stream = await self._create(prompt, response.model)
             except _ERRORS.errors as error:
@@ -58,14 +62,14 @@ class OpenAIBackgroundProvider(OpenAIProvider):
     async def resume(self, handle: str) -> AsyncGenerator[Part, None]:
         """The same answer from its first token on; see Resumable. If unknown or expired, it fails with status 404."""
         response = Response(self.model, self._ignored, checked_response_id(handle))
-        with self._responses.explaining() as call:
+        with self.endpoint.explaining() as call:
             async with aclosing(self._follow(call, response, None)) as parts:
                 async for part in parts:
                     yield part
 
     async def cancel(self, handle: str) -> None:
         """Stop it at OpenAI, within CANCEL_S. Raises ProviderError; harmless if it has ended already."""
-        with self._responses.explaining():
+        with self.endpoint.explaining():
             await self._cancel(handle)
 
     async def _cancel(self, handle: str) -> None:
@@ -78,10 +82,6 @@ class OpenAIBackgroundProvider(OpenAIProvider):
             raise ProviderError("provider_timeout", f"no answer to cancel in {CANCEL_S} s", retryable=True) from error
         except _ERRORS.errors as error:
             raise _ERRORS.classify(error) from error
-
-    @property
-    def _responses(self) -> Endpoint:
-        return replace(self.endpoint, route="/responses")
 
     async def _follow(self, call: Call, response: Response, stream: _EventStream | None) -> AsyncGenerator[Part, None]:
         """Read this stream, then others from where the last one stopped, until the response has ended."""
@@ -257,8 +257,7 @@ def _retryable_failure(error: Exception) -> ProviderError:
     """The failure to report if reconnecting does not help either. Raises it if reconnecting cannot help."""
     failure = _ERRORS.classify(error, streaming=True)
     failure.__cause__ = error  # for the log, should it be raised later
-    transport = not isinstance(error, openai.APIError) or isinstance(error, openai.APIConnectionError)
-    if not failure.retryable or not (transport or isinstance(error, openai.APIStatusError)):
+    if not failure.retryable:
         raise failure from error
     if failure.code == "provider_timeout":
         cut = ProviderError("truncated", str(failure), retryable=True)

@@ -99,7 +99,7 @@ class Response:
         if kind == "response.created":
             return self._created(event.get("response"))
         if kind in _ENDS:
-            self._end(kind, event.get("response"))
+            return self._end_parts(kind, event.get("response"))
         return []
 
     def _created(self, response: Any) -> list[Part]:
@@ -145,6 +145,12 @@ class Response:
             self._refused = True
             return _text(content.get("refusal"))
         return _text(content.get("text")) if content.get("type") == "output_text" else ""
+
+    def _end_parts(self, kind: str, response: Any) -> list[Part]:
+        """Of the last event, which has the whole response once more: text whose deltas a server has left out."""
+        self._end(kind, response)
+        text = _utf_16("".join(map(self._content, _contents(response)))) if response.get("output") else b""
+        return self._text_parts(text[self._said :].decode("utf-16-le", "surrogatepass")) if text else []
 
     def _end(self, kind: str, response: Any) -> None:
         if kind == "response.failed":

@@ -56,7 +56,7 @@ class ChatReader(StreamReader):
         return Finished("filter", finished.model, finished.usage) if self._refused else finished
 
     def rest(self) -> list[Part]:
-        return self._flush()
+        return [part for call in self._tools.take() for part in tool_call_parts(call, self._ignored)]
 
     def _done(self) -> None:
         self.is_done = True
@@ -194,10 +194,10 @@ class ChatReader(StreamReader):
                 self._ignored.add("tool_call")
 
     def _flush(self) -> list[Part]:
-        """The tool calls so far: text that follows them, or the answer's end, shows that they are whole."""
+        """The tool calls that text follows, as far as they are whole; the others may go on behind it."""
         if self._tools.are_none:
             return []
-        return [part for call in self._tools.take() for part in tool_call_parts(call, self._ignored)]
+        return [part for call in self._tools.take_whole() for part in tool_call_parts(call, self._ignored)]
 
     def _citations(self, citations: object) -> list[Part]:
         if not citations or citations == self._last_citations:

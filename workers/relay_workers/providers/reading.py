@@ -126,7 +126,7 @@ class StreamReader:
         self.is_done = False
         self._stands_alone = False  # the finish: no text came in its event
         self._has_said = False
-        self._grew = False  # a tool call, by the event that is being read
+        self._grew = self._counted = False  # a tool call; the usage: by the event that is being read
         self._ignored = ignored
         self._usage: dict[str, int] = {}
         self._cited = Citations(ignored)
@@ -136,7 +136,7 @@ class StreamReader:
     def is_settled(self) -> bool:
         """Whether the answer is whole, whatever fails from now on.
 
-        Where finishes come early, one that shares its event with text proves nothing.
+        Where finishes come early, one that shares its event with text proves nothing, until the usage follows it.
         """
         return self.finish is not None and (self._stands_alone or not self.early)
 
@@ -159,7 +159,7 @@ class StreamReader:
             return []
         self._events += 1
         before, was_settled = self.finish, self.is_settled
-        self.finish, self._grew = None, False
+        self.finish, self._grew, self._counted = None, False, False
         try:
             parts = self._event_parts(event)
         except (Malformed, ProviderError) as error:
@@ -213,6 +213,7 @@ class StreamReader:
         """Keep its numbers; the last of each name counts. `names`: theirs → ours, the one that counts most last."""
         if isinstance(usage, dict):
             self._usage |= counts(usage, names)
+            self._counted = True
         elif usage is not None:
             self._ignored.add("usage")
 
@@ -248,15 +249,16 @@ class StreamReader:
 
     def _note_finish(self, before: Finish | None, parts: list[Part]) -> None:
         """What an event means for the finish that came with it, and for the one before."""
-        has_text = self._grew or any(isinstance(part, Text) for part in parts)
-        has_content = has_text or any(isinstance(part, Reasoning) for part in parts)
+        has_text = any(isinstance(part, Text) for part in parts)
+        has_content = has_text or self._grew or any(isinstance(part, Reasoning) for part in parts)
         self._has_said = self._has_said or has_content
         if before is not None and has_content:
-            self.early = True
+            self.early, self._stands_alone = True, False
         if self.finish is not None:
             self.last_finish, self._stands_alone = self.finish, not has_content
         elif not has_text:
             self.finish = before
+            self._stands_alone = self._stands_alone or (self._counted and not has_content)
 
 
 def decode(data: bytes) -> object:

@@ -13,7 +13,7 @@ from relay import logging, metrics
 from relay_workers.providers.refused_parameters import complaint
 from relay_workers.providers.request import OTHER_NAME, Parameter, Request
 
-MAX_ADAPTATIONS = 4  # of one call
+MAX_ADAPTATIONS = 8  # of one call: more than it has optional parts
 MAX_MODELS = 256  # that something is remembered of; the one asked longest ago is forgotten first
 
 logger = logging.get_logger("providers")

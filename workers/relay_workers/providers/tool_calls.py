@@ -39,6 +39,11 @@ class ToolCall:
     def is_readable(self) -> bool:
         return 0 < len(self.name) <= MAX_NAME_LENGTH and self._size <= MAX_DATA_BYTES
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its arguments are JSON."""
+        return not isinstance(self._arguments(), str)
+
     def value(self) -> dict[str, Any]:
         """What clients are shown: `arguments` is the JSON value, or the text as it came if that is none."""
         return {"id": self.id or None, "name": self.name, "arguments": self._arguments()}
@@ -87,9 +92,16 @@ class ToolCalls:
         return not self._open
 
     def take(self) -> list[ToolCall]:
-        """All of them: nothing more will be added to these."""
+        """All of them: nothing more will be added."""
         calls, self._open, self._current = list(self._open.values()), {}, {}
         return calls
+
+    def take_whole(self) -> list[ToolCall]:
+        """Those whose arguments are JSON: nothing more can be added to these."""
+        whole = {key: call for key, call in self._open.items() if call.is_whole}
+        self._open = {key: call for key, call in self._open.items() if key not in whole}
+        self._current = {index: key for index, key in self._current.items() if key not in whole}
+        return list(whole.values())
 
 
 def _encoded_size(value: object) -> int:
