@@ -20,7 +20,7 @@ LONG = "x" * 300_000
     [
         ({"priority": LONG}, "priority: Invalid enum value 'xxx"),
         ({"mode": LONG}, "mode: Invalid enum value 'xxx"),
-        ({"options": {"effort": LONG}}, "options.effort: Invalid enum value 'xxx"),
+        ({"options": {"effort": LONG}}, "options.effort must be low, medium, high."),
         ({"content": None, "messages": [{"role": LONG, "content": ""}]}, "messages[0].role: Invalid enum value 'xxx"),
         ({"type": "subscribe", "from": LONG}, "from: Invalid enum value 'xxx"),
     ],

@@ -22,7 +22,7 @@ from relay_workers.providers.base import Prompt, Provider, ProviderError, Turn
 from relay_workers.providers.demo import DemoProvider
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_reading import ChatReader
-from relay_workers.providers.reading import IgnoredFields, read_answer
+from relay_workers.providers.reading import Answer, IgnoredFields
 from tests.fakes.provider import FakeProvider, Script
 from tests.fakes.raw_server import http, raw_server
 
@@ -207,7 +207,7 @@ async def test_a_stream_of_nothing_that_unpacks_to_much_leaves_the_loop_its_turn
     counting = asyncio.create_task(count())
     reader = ChatReader("m", IgnoredFields("openai"), done_ends=True)
     with pytest.raises(ProviderError, match="without a finish"):
-        [part async for part in read_answer(httpx2.Response(200, stream=Unpacked()), reader, 5, "OPENAI_BASE_URL")]
+        await Answer(httpx2.Response(200, stream=Unpacked()), reader, 5, "OPENAI_BASE_URL").next()
     counting.cancel()
     assert turns >= 7
 

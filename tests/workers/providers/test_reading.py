@@ -180,7 +180,7 @@ def test_a_finish_that_comes_with_text_proves_nothing_once_one_came_early(fails:
     [
         ([says("a"), FINISH], 5),
         ([says("a", "stop")], 15),
-        ([says("a", "stop"), USAGE], 15),
+        ([says("a", "stop"), USAGE], 5),
         ([says("a", "stop"), says("b", "stop")], None),
         ([thinks("a", "stop"), thinks("b", "stop")], None),
         ([calls("{", "stop"), calls("}", "stop", None)], None),

@@ -137,9 +137,11 @@ async def test_nothing_is_learned_if_the_request_is_refused_all_the_same(
 
 
 async def test_a_few_parts_of_one_call_at_most(adapter: RequestAdapter) -> None:
-    server = Server(*PARAMETERS)
-    with pytest.raises(Refusal, match=PARAMETERS[MAX_ADAPTATIONS]):
-        await adapter.ask("m", builder(*PARAMETERS), server.send)
+    await adapter.ask("m", builder(*PARAMETERS), Server(*PARAMETERS).send)  # every option there is, and the usage
+    many: tuple[Parameter, ...] = (*PARAMETERS, "thinking", "output_config", "top_k")  # type: ignore[assignment]
+    server = Server(*many)
+    with pytest.raises(Refusal):
+        await adapter.ask("another", builder(*many), server.send)
     assert len(server.asked) == MAX_ADAPTATIONS + 1
 
 

@@ -6,7 +6,7 @@ Importing this loads the SDK, which takes about a second: only workers that use 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anthropic
@@ -21,7 +21,7 @@ from relay_workers.providers.base import Part, Prompt
 from relay_workers.providers.endpoint import Endpoint
 from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.known_servers import known
-from relay_workers.providers.reading import IgnoredFields, read_answer
+from relay_workers.providers.reading import Answer, IgnoredFields
 from relay_workers.providers.request_adapter import RequestAdapter
 
 BASE_URL = "https://api.anthropic.com"
@@ -85,8 +85,10 @@ class AnthropicProvider:
             call = stack.enter_context(self.endpoint.explaining(reader.model))
             response = await self._ask(stack, prompt, reader.model)
             call.response = response
-            async with aclosing(read_answer(response, reader, TAIL_S, "ANTHROPIC_BASE_URL")) as parts:
-                async for part in parts:
+            answer = Answer(response, reader, TAIL_S, "ANTHROPIC_BASE_URL")
+            stack.push_async_callback(answer.aclose)
+            while parts := await answer.next():
+                for part in parts:
                     yield part
 
     async def aclose(self) -> None:

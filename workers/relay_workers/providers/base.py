@@ -2,7 +2,7 @@
 
 A provider yields `Text` and `Reasoning` deltas as they come and, as its last part, one `Finished`. It repairs nothing
 and batches nothing; it raises `ProviderError`, never an SDK's own error. A stream that ends without its API's own
-finish raises `ProviderError("truncated", …)`: both SDKs stay silent there, and half an answer would pass for a whole
+finish raises `ProviderError("truncated", …)`: the bytes alone do not tell, and half an answer would pass for a whole
 one. Closing the generator (or cancelling the task that reads it) closes the upstream connection.
 """
 
@@ -193,7 +193,7 @@ class Resumable(Provider, Protocol):
 
 
 def checked_model(said: object, asked: str) -> str:
-    """The model that a response names; `asked` if that is no name, since the SDKs pass on whatever a server sends."""
+    """The model that a response names; `asked` if that is no name: servers send what they like."""
     is_name = isinstance(said, str) and 0 < len(said) <= MAX_NAME_LENGTH and said.isprintable()
     return str(said) if is_name else asked
 

@@ -6,7 +6,7 @@ Importing this loads the SDK, which takes about a second: only workers that use 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from typing import Any, Literal
 
 import httpx2
@@ -21,7 +21,7 @@ from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.known_servers import Known, Limit, is_openai_or_azure, known
 from relay_workers.providers.openai_reading import ChatReader
 from relay_workers.providers.openai_request import chat_request
-from relay_workers.providers.reading import IgnoredFields, read_answer
+from relay_workers.providers.reading import Answer, IgnoredFields
 from relay_workers.providers.request_adapter import RequestAdapter
 
 BASE_URL = "https://api.openai.com/v1"
@@ -94,8 +94,10 @@ class OpenAIProvider:
             call = stack.enter_context(self.endpoint.explaining(reader.model))
             response = await self._ask(stack, prompt, reader.model)
             call.response = response
-            async with aclosing(read_answer(response, reader, TAIL_S, "OPENAI_BASE_URL")) as parts:
-                async for part in parts:
+            answer = Answer(response, reader, TAIL_S, "OPENAI_BASE_URL")
+            stack.push_async_callback(answer.aclose)
+            while parts := await answer.next():
+                for part in parts:
                     yield part
 
     async def aclose(self) -> None:

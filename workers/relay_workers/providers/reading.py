@@ -308,58 +308,87 @@ def whole_number(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 2**53 else None
 
 
-async def read_answer(
-    response: httpx2.Response, reader: StreamReader, tail_s: float, setting: str
-) -> AsyncGenerator[Part, None]:
-    """The answer's parts, Finished last. A failure after the finish loses what follows it, not the answer.
+class Answer:
+    """A response's answer, read from its body. Not a generator: each token would pass through one more of them.
 
     `tail_s`: how long a complete answer waits for what follows it, its usage. `setting`: names the base URL in the log.
-    Raises ProviderError.
     """
-    try:
-        async with aclosing(pieces_of(response)) as pieces:
-            head = await head_of(pieces)
-            match kind_of(head):
+
+    def __init__(self, response: httpx2.Response, reader: StreamReader, tail_s: float, setting: str) -> None:
+        self._response = response
+        self._reader = reader
+        self._tail_s = tail_s
+        self._setting = setting
+        self._pieces = pieces_of(response)
+        self._parser: EventStreamParser | None = None  # until the body has begun
+        self._until = self._drained = math.inf  # by timeouts.now; see `_piece`
+        self._failure: ProviderError | None = None  # to be raised once what came before it was handed on
+        self._at_end = self._is_over = False
+
+    async def next(self) -> list[Part]:
+        """The next parts; none after Finished, which is the last. A failure after the finish does not harm the answer.
+
+        Raises ProviderError, after whatever came before it.
+        """
+        parts: list[Part] = []
+        while not parts and not self._is_over:
+            if self._failure is not None:
+                raise self._failure
+            if self._at_end:
+                self._is_over = True
+                finished = self._reader.finished()
+                return [*self._reader.rest(), finished]
+            try:
+                await self._read(parts)
+            except ProviderError as error:
+                self._failure = error
+            except _ERRORS.errors as error:
+                if not self._reader.is_settled and not self._reader.is_done:
+                    self._failure = _ERRORS.classify(error, streaming=True)
+                    self._failure.__cause__ = error
+                self._at_end = True
+        return parts
+
+    async def aclose(self) -> None:
+        await self._pieces.aclose()
+
+    async def _read(self, parts: list[Part]) -> None:
+        """Read one piece of the body, and add its parts."""
+        reader = self._reader
+        if self._parser is None:
+            self._parser = EventStreamParser()
+            piece = await head_of(self._pieces)
+            match kind_of(piece):
                 case "page":
-                    raise web_page(response, setting)
+                    raise web_page(self._response, self._setting)
                 case "json":
-                    for part in _whole_parts(await body_of(head, pieces), reader):
-                        yield part
+                    parts += _whole_parts(await body_of(piece, self._pieces), reader)
+                    self._at_end = True
+                    return
                 case "events":
-                    async with aclosing(_stream(head, pieces, reader, tail_s)) as parts:
-                        async for part in parts:
-                            yield part
-    except _ERRORS.errors as error:
-        if not reader.is_settled and not reader.is_done:
-            raise _ERRORS.classify(error, streaming=True) from error
-    finished = reader.finished()
-    for part in reader.rest():
-        yield part
-    yield finished
+                    pass
+        else:
+            piece = await self._piece()
+        for event in feed(self._parser, piece) if piece else self._parser.close():
+            parts += reader.read(event, pending=not piece)
+        if not piece:
+            self._at_end = True
+            return
+        if (wait_s := reader.tail_s(self._tail_s)) is None:
+            self._until = math.inf
+        elif self._until == math.inf:
+            parts.append(TextComplete())
+            self._until = timeouts.now() + wait_s
+        if reader.is_done and self._drained == math.inf:
+            self._drained = timeouts.now() + DRAIN_S
 
-
-async def _stream(
-    piece: bytes, pieces: AsyncIterator[bytes], reader: StreamReader, tail_s: float
-) -> AsyncGenerator[Part, None]:
-    parser, until, drained = EventStreamParser(), math.inf, math.inf
-    while piece:
-        for event in feed(parser, piece):
-            for part in reader.read(event):
-                yield part
-        wait_s = reader.tail_s(tail_s)
-        if wait_s is None:
-            until = math.inf
-        elif until == math.inf:
-            yield TextComplete()
-            until = timeouts.now() + wait_s
-        if reader.is_done and drained == math.inf:
-            drained = timeouts.now() + DRAIN_S
-        ends = min(until, drained)
-        async with timeouts.timeout_at(None if ends == math.inf else ends):
-            piece = await anext(pieces, b"")
-    for event in parser.close():
-        for part in reader.read(event, pending=True):
-            yield part
+    async def _piece(self) -> bytes:
+        """The next one; empty at the end. Raises TimeoutError if a whole answer has waited long enough."""
+        ends = min(self._until, self._drained)
+        if ends == math.inf:
+            return await anext(self._pieces, b"")
+        async with timeouts.timeout_at(ends):
+            return await anext(self._pieces, b"")
 
 
 async def pieces_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:

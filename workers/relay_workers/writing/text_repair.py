@@ -1,6 +1,6 @@
 """Provider deltas become tokens here: the one place that repairs broken text, before anything counts or encodes it.
 
-SDKs silently decode JSON's `"\\ud83d"` into half a surrogate pair (openai 3.52 and anthropic 2.11 alike). Python holds
+Model servers send JSON's `"\\ud83d"` in one delta and its other half in the next, and readers pass both on. Python holds
 it as a str that breaks at the first `.encode()`, long after the delta's origin is forgotten.
 """
 
