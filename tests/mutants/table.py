@@ -1093,14 +1093,14 @@ MUTANTS = [
     Mutant(
         "reading: a finish counts although text follows it",
         _PROVIDERS + "reading.py",
-        [Change("            self.early = True\n", "            self.early, self.finish = True, before\n")],
+        [Change("        elif not has_text:\n", "        else:\n")],
         [],
         [_READING + "a_finish_counts_while_no_text_follows_it"],
     ),
     Mutant(
         "reading: nothing shows that finishes come early",
         _PROVIDERS + "reading.py",
-        [Change("            self.early = True\n", "            self.early = False\n")],
+        [Change("self.early, self._stands_alone = True, False", "self._stands_alone = False")],
         [],
         [_READING + "a_finish_counts_while_no_text_follows_it"],
     ),

@@ -1,7 +1,7 @@
 """Provider deltas become tokens here: the one place that repairs broken text, before anything counts or encodes it.
 
-Model servers send JSON's `"\\ud83d"` in one delta and its other half in the next, and readers pass both on. Python holds
-it as a str that breaks at the first `.encode()`, long after the delta's origin is forgotten.
+Model servers send JSON's `"\\ud83d"` in one delta and its other half in the next, and readers pass both on. Python
+holds it as a str that breaks at the first `.encode()`, long after the delta's origin is forgotten.
 """
 
 from __future__ import annotations
