@@ -138,7 +138,7 @@ async def test_nothing_is_learned_if_the_request_is_refused_all_the_same(
 
 async def test_a_few_parts_of_one_call_at_most(adapter: RequestAdapter) -> None:
     await adapter.ask("m", builder(*PARAMETERS), Server(*PARAMETERS).send)  # every option there is, and the usage
-    many: tuple[Parameter, ...] = (*PARAMETERS, "thinking", "output_config", "top_k")  # type: ignore[assignment]
+    many: tuple[Parameter, ...] = (*PARAMETERS, "thinking", "output_config", "stop_sequences")
     server = Server(*many)
     with pytest.raises(Refusal):
         await adapter.ask("another", builder(*many), server.send)
