@@ -240,6 +240,11 @@ async def test_every_failure_has_host_path_and_the_responses_own_id(api: str, an
         ({"request_id": "a"}, "a"),
         ({"x_ms_request_id": "a"}, "a"),
         ({"apim_request_id": "a"}, "a"),
+        ({"x_amzn_requestid": "a"}, "a"),
+        ({"x_goog_request_id": "a"}, "a"),
+        ({"x_litellm_call_id": "a"}, "a"),
+        ({"openai_request_id": "a"}, "a"),
+        ({"x_correlation_id": "a"}, "a"),
         ({"cf_ray": "8f-FRA"}, "8f-FRA"),
         ({"x_request_id": "", "cf_ray": "b"}, "b"),
         ({"x_request_id": "a b", "cf_ray": "c"}, "c"),
@@ -361,3 +366,15 @@ async def test_a_redirect_to_a_dead_server_is_named_and_not_the_one_that_answere
 async def test_a_background_server_without_that_route_is_named_by_the_setting_that_chose_it() -> None:
     failure = await failure_of("background", http(404, b"{}", **JSON), "/v1")
     assert "RELAY_OPENAI_BACKGROUND" in str(failure.hint)
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        *((code, "RELAY_MODEL") for code in ("model_not_found", "ModelNotFound", "DeploymentNotFound")),
+        *((code, "no credit") for code in ("insufficient_quota", "billing_not_active", "insufficient_balance")),
+    ],
+)
+async def test_a_code_says_which_setting_to_look_at(code: str, hint: str) -> None:
+    body = json.dumps({"error": {"code": code, "message": "x"}})
+    assert hint in str((await failure_of("openai", http(400, body, **JSON), "/v1")).hint)

@@ -13,7 +13,7 @@ import pytest
 
 from relay_workers.providers.anthropic import AnthropicProvider
 from relay_workers.providers.base import Prompt, Provider, ProviderError, ProviderErrorCode, Turn
-from relay_workers.providers.failures import ErrorClassifier, retry_after
+from relay_workers.providers.failures import ErrorClassifier, classify_body, find_error, retry_after
 from relay_workers.providers.openai import OpenAIProvider
 from tests.fakes.provider import FakeProvider, Script
 
@@ -163,3 +163,33 @@ def test_a_date_to_wait_for_is_as_far_as_it_is_away() -> None:
     waiting = retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)})
     assert waiting is not None
     assert 50 < waiting <= 60
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "status"),
+    [
+        # https://developers.openai.com/api/docs/guides/error-codes, and the codes of its policies
+        ({"error": {"code": "bio_policy"}}, "provider_refused", None),
+        ({"error": {"code": "misalignment_policy_violation"}}, "provider_refused", None),
+        ({"error": {"code": "image_content_policy_violation"}}, "provider_refused", None),
+        # https://platform.minimax.io/docs/api-reference/errorcode
+        ({"base_resp": {"status_code": 1026, "status_msg": "x"}}, "provider_refused", None),
+        ({"base_resp": {"status_code": 1027, "status_msg": "x"}}, "provider_refused", None),
+        ({"base_resp": {"status_code": 2049, "status_msg": "x"}}, "provider_error", 401),
+        ({"base_resp": {"status_code": 1039, "status_msg": "x"}}, "provider_rate_limited", 429),
+        # Qianfan: https://cloud.baidu.com/doc/WENXINWORKSHOP/s/tlmyncueh
+        ({"error_code": 429, "error_msg": "x"}, "provider_rate_limited", 429),
+        ({"error_msg": "x"}, "provider_error", None),
+        # https://docs.aws.amazon.com/apigateway/latest/developerguide/supported-gateway-response-types.html
+        ({"message": "x", "http_status": 503}, "provider_error", 503),
+        ({"message": "x", "errorCode": "rate_limit_exceeded"}, "provider_rate_limited", None),
+    ],
+)
+def test_an_error_in_json_is_classed_by_the_names_in_it(
+    body: dict[str, Any], code: ProviderErrorCode, status: int | None
+) -> None:
+    found = find_error(body)
+    assert found is not None
+    failure = classify_body("error event", found)
+    assert (failure.code, failure.status) == (code, status)
+    assert " x" not in str(failure)

@@ -240,3 +240,25 @@ def test_text_that_cannot_be_read_fails_the_answer(part: dict[str, Any]) -> None
 def test_an_events_number_is_no_second_answer() -> None:
     texts = read(reader_of(), says("a", index=0), says("b", index=1), says("c", "stop", index=2))
     assert texts == [Text("a"), Text("b"), Text("c")]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        # https://ai.google.dev/api/generate-content#FinishReason
+        "PROHIBITED_CONTENT", "BLOCKLIST", "SPII",
+        # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
+        "content_filtered", "guardrail_intervened",
+    ],
+)  # fmt: skip
+def test_a_filters_finish_by_whatever_name(reason: str) -> None:
+    reader = reader_of()
+    read(reader, says("a"), says("", reason))
+    assert reader.finished().finish == "filter"
+
+
+def test_reasoning_as_litellm_passes_it_on() -> None:
+    """https://docs.litellm.ai/docs/reasoning_content"""
+    blocks = [{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "redacted_thinking", "data": "y"}]
+    said = event({"choices": [{"delta": {"thinking_blocks": blocks}}]})
+    assert read(reader_of(), said) == [Reasoning("hm")]

@@ -30,7 +30,7 @@ _REQUEST_IDS = (
 )  # fmt: skip
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 _VERSION = re.compile(r"/v\d\w*(/|\Z)")
-_NO_MODEL = frozenset({"model_not_found", "modelnotfound", "deploymentnotfound", "model_not_found_error"})
+_NO_MODEL = frozenset({"model_not_found", "modelnotfound", "deploymentnotfound"})
 _NO_CREDIT = frozenset({"insufficient_quota", "billing_error", "billing_not_active", "insufficient_balance"})
 _NO_ROUTE = frozenset({404, 405, 410})
 

@@ -24,7 +24,7 @@ from relay_workers.providers.tool_calls import MAX_CALLS, ToolCalls, tool_call_p
 # What a finish_reason means, in lower case; any other is `other`.
 _FINISHES: dict[str, Finish] = {
     "stop": "stop", "eos": "stop", "eos_token": "stop", "end": "stop", "end_turn": "stop", "stop_sequence": "stop",
-    "length": "length", "max_tokens": "length", "max_output_tokens": "length", "max_length": "length",
+    "length": "length", "max_tokens": "length", "max_output_tokens": "length",
     "model_length": "length", "model_context_window_exceeded": "length",
     "content_filter": "filter", "content_filtered": "filter", "refusal": "filter", "safety": "filter",
     "sensitive": "filter", "recitation": "filter", "prohibited_content": "filter", "blocklist": "filter",

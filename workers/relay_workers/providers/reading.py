@@ -45,9 +45,9 @@ Field = Literal["reasoning", "content", "tool_call", "citation", "finish", "usag
 # By these finish reasons a server says that the model behind it has failed.
 FAILURES = frozenset(
     {
-        "error", "network_error", "server_error", "internal_error", "internal_server_error", "upstream_error",
+        "error", "network_error", "server_error", "internal_error",
         "engine_overloaded", "engine_overloaded_error", "overloaded", "overloaded_error",
-        "insufficient_system_resource", "malformed_function_call", "timeout", "abort", "aborted", "failed",
+        "insufficient_system_resource", "malformed_function_call", "timeout", "abort", "failed",
     }
 )  # fmt: skip
 
