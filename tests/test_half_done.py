@@ -86,7 +86,7 @@ CHANGES = [
         "Part = Text |",
         "class Sound(msgspec.Struct, frozen=True):\n    pass\n\n\nPart = Sound | Text |",
         "Sound",
-        ["workers/relay_workers/asking/call.py"],
+        ["workers/relay_workers/asking/call.py", "workers/relay_workers/check.py"],
     ),
 ]
 

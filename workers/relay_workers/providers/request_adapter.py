@@ -56,7 +56,8 @@ class RequestAdapter:
                 continue
             self._learn(model, [parameter for parameter, lasting in dropped.items() if lasting])
             for option in request.ignored:
-                self._log_once("option_ignored", model, option=option)
+                if self._is_new("option_ignored", model, option):
+                    logger.warning("option_ignored", provider=self._provider, model=model, option=option)
             return response
 
     def _learn(self, model: str, parameters: list[Parameter]) -> None:
@@ -69,16 +70,17 @@ class RequestAdapter:
         if len(self._refused) > MAX_MODELS:
             self._refused.popitem(last=False)
         for parameter in parameters:
-            self._log_once("request_adapted", model, parameter=parameter)
+            if self._is_new("request_adapted", model, parameter):
+                logger.warning("request_adapted", provider=self._provider, model=model, parameter=parameter)
 
-    def _log_once(self, event: str, model: str, **named: str) -> None:
-        key = (event, model, *named.values())
-        if key in self._logged:
-            return
-        self._logged[key] = None
+    def _is_new(self, *line: str) -> bool:
+        """Whether this line has not been logged lately."""
+        if line in self._logged:
+            return False
+        self._logged[line] = None
         if len(self._logged) > MAX_MODELS:
             self._logged.popitem(last=False)
-        logger.warning(event, provider=self._provider, model=model, **named)
+        return True
 
 
 def _with(refused: Refused, more: dict[Parameter, bool] | list[Parameter]) -> Refused:
