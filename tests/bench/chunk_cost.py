@@ -88,6 +88,7 @@ class _Sink:
     """In place of the flusher: its batcher, emptied whenever it would be."""
 
     behind = False
+    wants_turn = False
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -97,13 +98,6 @@ class _Sink:
         self.tokens += 1
         self._batcher.add(kind, text, self.tokens)
         self._batcher.take(self.tokens)
-
-    @property
-    def has_pending(self) -> bool:
-        return True
-
-    def due(self) -> bool:
-        return False
 
 
 def _prompt() -> Prompt:

@@ -105,20 +105,32 @@ async def test_the_first_token_is_not_held_back(session_log: SessionLog) -> None
     assert [event["count"] for event in await written(session_log)] == [1, 1, 2]
 
 
-async def test_due_tells_whether_a_batch_could_leave_now(session_log: SessionLog) -> None:
+async def test_it_wants_a_turn_when_a_batch_could_leave_now(session_log: SessionLog) -> None:
     await admitted_and_claimed(session_log)
     now_ms, log = Manual(), Unreliable(session_log)
     flusher = flusher_of(log, linger_ms=50, now_ms=now_ms)
-    assert not flusher.due()
-    flusher.token("tokens", "first")
-    assert flusher.due()
     running = asyncio.create_task(flusher.run())
+
+    async def waits() -> None:
+        await until(lambda: flusher._waiting is not None and not flusher._waiting.done(), "the flusher waits")
+
+    await waits()
+    assert not flusher.wants_turn
+    flusher.token("tokens", "first")
+    assert flusher.wants_turn
     async with asyncio.timeout(WAIT_S):
-        await log.tried.wait()
+        while not log.tries:  # noqa: ASYNC110 - an event would come when the append is over
+            await asyncio.sleep(0)
     flusher.token("tokens", "second")
-    assert not flusher.due()
     now_ms.now_ms = 50
-    assert flusher.due()
+    flusher.token("tokens", "third")
+    assert not flusher.wants_turn
+    await waits()
+    flusher.token("tokens", "fourth")
+    assert not flusher.wants_turn
+    now_ms.now_ms = 100
+    flusher.token("tokens", "fifth")
+    assert flusher.wants_turn
     flusher.end("complete", b"{}")
     async with asyncio.timeout(WAIT_S):
         await running

@@ -117,10 +117,14 @@ class Stage:
     async def pause(self) -> None:
         """Until everything that was said is written."""
         tries = -1
-        while tries != self.redis.tries or self.flusher.due():
+        while tries != self.redis.tries or self._is_due():
             tries = self.redis.tries
             for _ in range(20):
                 await asyncio.sleep(0)
+
+    def _is_due(self) -> bool:
+        due_ms = self.flusher._batcher.due_ms()
+        return due_ms is not None and due_ms <= self.now_ms()
 
     async def events(self, *kinds: str) -> list[dict[str, Any]]:
         return [event for event in await whole_log(self.log) if event["type"] in kinds]

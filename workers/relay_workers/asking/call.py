@@ -27,6 +27,8 @@ from relay_workers.writing.batching import Kind
 from relay_workers.writing.flusher import Diverged, Flusher
 from relay_workers.writing.text_repair import TextRepair
 
+_PARTS_PER_TURN = 16  # that are taken without a turn for others; some servers send many at once
+
 
 class TooLong(Exception):
     """The answer has more than `max_answer_bytes`."""
@@ -85,15 +87,19 @@ class ProviderCall:
         return finished
 
     async def _in_time(self, parts: AsyncGenerator[Part, None]) -> Finished:
+        parts_taken = 0  # since others had a turn for certain
         try:
-            async with timeouts.timeout(self._first_token_s) as self._deadline:
+            async with timeouts.timeout(self._first_token_s) as deadline:
+                self._deadline = deadline
                 async for part in parts:
-                    if not self._complete and self._deadline is not None and self._deadline.due is None:
+                    if deadline.due is None and not self._complete:
                         raise TimeoutError  # the stream ignored the cancellation
                     if isinstance(part, Finished):
                         return part
                     self._hand_on(part)
-                    if self._flusher.due() or not self._flusher.has_pending:
+                    parts_taken += 1
+                    if self._flusher.wants_turn or parts_taken >= _PARTS_PER_TURN:
+                        parts_taken = 0
                         await asyncio.sleep(0)  # parts that arrived together come without a pause: give others a turn
         except TimeoutError:
             what = f"no further token within {self._limits.token_timeout_s:g} s"

@@ -145,14 +145,9 @@ class Flusher:
         return bool(self._buffer) or self.behind
 
     @property
-    def has_pending(self) -> bool:
-        """Whether anything waits for its batch."""
-        return self._batcher.pending > 0
-
-    def due(self) -> bool:
-        """Whether a batch waits that could leave now."""
-        due_ms = self._batcher.due_ms()
-        return due_ms is not None and due_ms <= self._now_ms()
+    def wants_turn(self) -> bool:
+        """Whether it would write something in its next turn; not while an append is in flight."""
+        return self._waiting is not None and self._waiting.done()
 
     def end(self, reason: Reason, members: bytes, message_id: str = "") -> None:
         """Write the end, after everything that is pending."""
