@@ -115,11 +115,14 @@ class _Clock:
         return self._listened_s + min(self._loop.time() - self._ticked_at, TICK_S)
 
     def start(self, timer: Timer, after_s: float) -> None:
-        if self._ticking is None:
-            self._ticked_at = self._loop.time()
-            self._ticking = self._loop.call_later(TICK_S, self._tick)
-        self._running += timer.due is None
-        timer.due = self.now() + after_s
+        if timer.due is not None:  # begun again, perhaps with each token: not worth a look at the time
+            timer.due = self._listened_s + TICK_S + after_s  # the next tick is the latest that it can be now
+        else:
+            if self._ticking is None:
+                self._ticked_at = self._loop.time()
+                self._ticking = self._loop.call_later(TICK_S, self._tick)
+            self._running += 1
+            timer.due = self.now() + after_s
         if timer.due < timer.queued_at:
             self._enqueue(timer, timer.due)
 

@@ -23,7 +23,7 @@ from relay_workers.providers.base import (
     TextComplete,
 )
 from relay_workers.writing.arrivals import Arrivals
-from relay_workers.writing.batching import Kind
+from relay_workers.writing.batching import Kind, utf8_bytes
 from relay_workers.writing.flusher import Diverged, Flusher
 from relay_workers.writing.text_repair import TextRepair
 
@@ -69,7 +69,7 @@ class ProviderCall:
         self._complete = False  # the provider itself limits how long it waits for the rest
         self._arrivals = arrivals
         self._on_resume_handle = on_resume_handle
-        self._repairs: dict[Kind, TextRepair] = {"tokens": TextRepair(), "reasoning": TextRepair()}
+        self._text_repair, self._reasoning_repair = TextRepair(), TextRepair()
         self._bytes = 0
 
     async def read(self) -> Finished:
@@ -80,8 +80,8 @@ class ProviderCall:
         async with aclosing(self._stream) as parts:
             finished = await self._in_time(parts)
         self._deadline = None
-        for kind, repair in self._repairs.items():
-            self._tokens(kind, repair.flush())
+        self._tokens("tokens", self._text_repair.flush())
+        self._tokens("reasoning", self._reasoning_repair.flush())
         if self._flusher.behind:
             raise Diverged("less text")
         return finished
@@ -109,20 +109,19 @@ class ProviderCall:
         raise ProviderError("truncated", "the stream ended without a finish", retryable=True)
 
     def _hand_on(self, part: Text | Reasoning | Data | ResumeHandle | TextComplete) -> None:
-        match part:
-            case Text(text=text):
-                self._tokens("tokens", self._repairs["tokens"].feed(text))
-            case Reasoning(text=text):
-                self._tokens("reasoning", self._repairs["reasoning"].feed(text))
-            case Data(name=name, value=value):
-                self._room_for(self._flusher.data(name, value))
-                self._progress()
-            case ResumeHandle(handle=handle):
-                self._on_resume_handle(handle)
-            case TextComplete():
-                self._text_complete()
-            case _:
-                assert_never(part)
+        if isinstance(part, Text):
+            self._tokens("tokens", self._text_repair.feed(part.text))
+        elif isinstance(part, Reasoning):
+            self._tokens("reasoning", self._reasoning_repair.feed(part.text))
+        elif isinstance(part, Data):
+            self._room_for(self._flusher.data(part.name, part.value))
+            self._progress()
+        elif isinstance(part, ResumeHandle):
+            self._on_resume_handle(part.handle)
+        elif isinstance(part, TextComplete):
+            self._text_complete()
+        else:
+            assert_never(part)
 
     def _tokens(self, kind: Kind, tokens: list[str]) -> None:
         if not tokens:
@@ -133,7 +132,7 @@ class ProviderCall:
         if kind == "reasoning" and not self._limits.reasoning:
             return  # not shown, but progress: a model that thinks is not silent
         for token in tokens:
-            self._room_for(len(token.encode()))
+            self._room_for(utf8_bytes(token))
             self._flusher.token(kind, token)
         self._arrivals.note(len(tokens))
 

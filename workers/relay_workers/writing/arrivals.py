@@ -21,7 +21,8 @@ class Arrivals:
     def note(self, tokens: int) -> None:
         """So many tokens have come just now."""
         now_s = time.monotonic()
-        self._times.extend([now_s] * tokens)
+        for _ in range(tokens):
+            self._times.append(now_s)
         if self.first_token_s is None and tokens:
             self.first_token_s = now_s - self.claimed_s
             metrics.first_token_s.observe(self.first_token_s)

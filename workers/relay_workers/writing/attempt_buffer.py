@@ -36,9 +36,10 @@ class AttemptBuffer:
         return self.diverged or any(self.count[kind] < self.stored[kind] for kind in self.count)
 
     def add(self, kind: Kind, text: str) -> None:
-        if not self._runs or self._runs[-1][0] != kind:
-            self._runs.append((kind, []))
-        self._runs[-1][1].append(text)
+        runs = self._runs
+        if not runs or runs[-1][0] != kind:
+            runs.append((kind, []))
+        runs[-1][1].append(text)
         self.count[kind] += 1
 
     def compare(self, crc32: int) -> None:

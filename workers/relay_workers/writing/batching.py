@@ -21,6 +21,13 @@ Kind = Literal["tokens", "reasoning", "data"]  # a "token" of data is a whole en
 
 # The rest of a batch's event: type, generation, attempt, index, count, session, seq.
 _EVENT_OVERHEAD_BYTES = 512
+_ROOM_BYTES = MAX_BATCH_BYTES - _EVENT_OVERHEAD_BYTES  # for a batch's tokens as JSON
+_MOST_JSON_BYTES = 6  # that a byte of text becomes as JSON
+
+
+def utf8_bytes(text: str) -> int:
+    """How many bytes of UTF-8 it has."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 class Totals(NamedTuple):
@@ -83,7 +90,6 @@ class _Token(msgspec.Struct, frozen=True, gc=False):
     kind: Kind
     text: str
     text_bytes: int
-    encoded_bytes: int
     at_ms: float
 
 
@@ -120,12 +126,11 @@ class Batcher:
         return self._totals.crc32
 
     def add(self, kind: Kind, text: str, now_ms: float) -> None:
-        text_bytes = len(text) if text.isascii() else len(text.encode())
-        plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
-        encoded = len(text) if plain else len(msgspec.json.encode(text))
-        self._pending.append(_Token(kind, text, text_bytes, encoded + 2, now_ms))
+        text_bytes = utf8_bytes(text)
+        self._pending.append(_Token(kind, text, text_bytes, now_ms))
         self._pending_bytes += text_bytes
-        self._waiting_data += kind == "data"
+        if kind == "data":
+            self._waiting_data += 1
 
     def skip(self, kind: Kind, texts: list[str]) -> None:
         """Go on after these tokens: the log has them already. Call it before any `add` of their kind."""
@@ -140,10 +145,11 @@ class Batcher:
         """When the next batch may leave (if in the past: now); None while there is nothing."""
         if not self._pending:
             return None
-        at_once = self._waiting_data or self._closed or self._taken[self._pending[0].kind] == 0
+        oldest = self._pending[0]
+        at_once = self._waiting_data or self._closed or self._taken[oldest.kind] == 0
         if at_once or len(self._pending) >= self._size:
-            return self._pending[0].at_ms
-        return self._pending[0].at_ms + self._linger_ms
+            return oldest.at_ms
+        return oldest.at_ms + self._linger_ms
 
     def take(self, now_ms: float) -> Batch | None:
         """The next batch, if it may leave now. Tokens of two kinds never share a batch, nor do two data events."""
@@ -151,19 +157,30 @@ class Batcher:
         if due_ms is None or now_ms < due_ms:
             return None
         late = now_ms - self._pending[0].at_ms >= self._linger_ms
-        kind, room = self._pending[0].kind, MAX_BATCH_BYTES - _EVENT_OVERHEAD_BYTES
-        texts: list[str] = []
-        while self._pending and self._pending[0].kind == kind and (late or len(texts) < self._size):
-            room -= self._pending[0].encoded_bytes
-            if texts and room < 0:
-                break
-            token = self._pending.popleft()
-            texts.append(token.text)
-            self._pending_bytes -= token.text_bytes
-            if kind == "data":
-                self._waiting_data -= 1
-                break
+        kind = self._pending[0].kind
+        most = 1 if kind == "data" else len(self._pending) if late else self._size
+        texts = self._take_texts(kind, most)
+        if kind == "data":
+            self._waiting_data -= 1
         index, before = self._taken[kind], self._totals
         self._taken[kind] += len(texts)
         self._totals = before.extended(kind, "".join(texts))
         return Batch(kind, self._attempt, index, texts, before, self._totals)
+
+    def _take_texts(self, kind: Kind, most: int) -> list[str]:
+        """At least one."""
+        pending, room = self._pending, _ROOM_BYTES
+        texts: list[str] = []
+        must_measure = _MOST_JSON_BYTES * self._pending_bytes + 2 * len(pending) > room  # hardly ever
+        while pending and len(texts) < most:
+            token = pending[0]
+            if token.kind != kind:
+                break
+            if must_measure:
+                room -= len(msgspec.json.encode(token.text))
+                if texts and room < 0:
+                    break
+            pending.popleft()
+            texts.append(token.text)
+            self._pending_bytes -= token.text_bytes
+        return texts

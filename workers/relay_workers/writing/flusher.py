@@ -23,7 +23,7 @@ from relay.store.session.replies import RebuildResult, WriteOutcome
 from relay.store.session.session_log import SessionLog
 from relay_workers.lease import Lease
 from relay_workers.writing.attempt_buffer import AttemptBuffer
-from relay_workers.writing.batching import Batch, Batcher, Kind
+from relay_workers.writing.batching import Batch, Batcher, Kind, utf8_bytes
 from relay_workers.writing.claimed import Claimed
 from relay_workers.writing.delivery import Delivery, DeliveryLimits, Rejected
 from relay_workers.writing.rebuilding import Rebuilder
@@ -118,7 +118,7 @@ class Flusher:
             raise Diverged("another text")
         is_stored = buffer.count[kind] < buffer.stored[kind]
         if self._delivery.spilled and not is_stored:
-            self._delivery.count_spilled(len(text.encode()))
+            self._delivery.count_spilled(utf8_bytes(text))
         buffer.add(kind, text)
         if is_stored:
             self._batcher.skip(kind, [text])
