@@ -57,14 +57,15 @@ def timeout_at(at_s: float | None) -> AbstractAsyncContextManager[Timer | None]:
 class timeout:  # noqa: N801 - as asyncio's
     """As `asyncio.timeout`, in time for which the loop listened. The timer it gives may be restarted or stopped.
 
-    `async with timeout(after_s) as timer:` raises TimeoutError. Not `asyncio.timeout` itself: that costs several times
-    as much, and in a cancelled task that cleans up, Python 3.11.2 (Debian 12) lets its own CancelledError out
-    (gh-102780).
+    `async with timeout(after_s) as timer:` raises TimeoutError. One that was left may be entered again.
+
+    Not `asyncio.timeout` itself: that costs several times as much, and in a cancelled task that cleans up, Python
+    3.11.2 (Debian 12) lets its own CancelledError out (gh-102780).
     """
 
     def __init__(self, after_s: float | None) -> None:
         self._after_s = after_s
-        self._expired = False
+        self._timer: Timer | None = None
         self._at_once: asyncio.Handle | None = None
 
     async def __aenter__(self) -> Timer:
@@ -72,7 +73,9 @@ class timeout:  # noqa: N801 - as asyncio's
         if task is None:
             raise RuntimeError("only a task can be cancelled")
         self._task, self._cancelled_before = task, task.cancelling()
-        timer = self._timer = Timer(self._expire)
+        self._expired = False
+        timer = self._timer = self._timer or Timer(self._expire)
+        timer.on_due = self._expire
         if self._after_s is not None:
             timer.start(self._after_s)
             if self._after_s < -_GRACE_S:  # long over: many waits may each be too short for a tick
@@ -80,8 +83,9 @@ class timeout:  # noqa: N801 - as asyncio's
         return timer
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        self._timer.on_due = _nothing
-        self._timer.stop()
+        if self._timer is not None:
+            self._timer.on_due = _nothing
+            self._timer.stop()
         if self._at_once is not None:
             self._at_once.cancel()
         if self._expired and self._task.uncancel() <= self._cancelled_before and kind is asyncio.CancelledError:

@@ -63,6 +63,17 @@ async def test_one_that_is_begun_again_and_again_never_comes_and_once_it_is_not_
     assert len(called) == 1
 
 
+async def test_one_that_was_left_may_be_entered_again_whatever_became_of_it() -> None:
+    again = timeouts.timeout(0.02)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            async with again:
+                await asyncio.Event().wait()
+        async with again:
+            await asyncio.sleep(0)
+        await over()
+
+
 async def test_one_that_was_stopped_never_comes() -> None:
     called: list[None] = []
     timer = timeouts.Timer(lambda: called.append(None))

@@ -390,6 +390,13 @@ MUTANTS = [
         ["tests/workers/providers/test_network.py::test_a_server_that_sends_more_than_is_read_has_to_wait"],
     ),
     Mutant(
+        "a stream that gives nobody a turn",
+        "workers/relay_workers/asking/call.py",
+        [Change(" or parts_taken >= _PARTS_PER_TURN:", ":")],
+        [],
+        ["tests/workers/test_generation.py::test_parts_without_text_stop_neither_the_others_nor_the_deadline"],
+    ),
+    Mutant(
         "a flusher that tokens do not wake",
         "workers/relay_workers/writing/flusher.py",
         [Change("            self._wake_when_due()\n\n    def data(", "            pass\n\n    def data(")],

@@ -7,7 +7,7 @@ arguments and replies. Every method raises StorageError when Redis does not answ
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, get_args
 
 import msgspec
@@ -394,11 +394,11 @@ class SessionLog:
             self._read_limiters[server] = ReadLimiter()
         return self._read_limiters[server]
 
-    async def _run(self, script: Script, session: str, *arguments: Argument) -> Any:
-        return await self._script(self._commands, script, session, *arguments)
+    def _run(self, script: Script, session: str, *arguments: Argument) -> Awaitable[Any]:
+        return self._script(self._commands, script, session, *arguments)
 
-    async def _write(self, script: Script, session: str, *arguments: Argument) -> Any:
-        return await self._script(self._append, script, session, *arguments)
+    def _write(self, script: Script, session: str, *arguments: Argument) -> Awaitable[Any]:
+        return self._script(self._append, script, session, *arguments)
 
     async def _script(self, redis: AnyRedis, script: Script, session: str, *arguments: Argument) -> Any:
         verb = self._verb or await publish_verb(redis)

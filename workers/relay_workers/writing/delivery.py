@@ -113,6 +113,7 @@ class Delivery:
         self._limits = limits
         self._now_ms = now_ms
         self._logger = log
+        self._timeout = timeouts.timeout(limits.try_s)  # of one try
         self._done = 0  # number of the last append that was acknowledged
         self._unsent: deque[Write] = deque()  # the current write, as divided by now; its head is in flight
         self._fallback: _Fallback | None = None  # its batch, while that goes token by token
@@ -257,7 +258,7 @@ class Delivery:
         """Try the head of the unsent once; remove it if the log has it."""
         part, asked_s = self._unsent[0], time.monotonic()
         try:
-            async with timeouts.timeout(self._limits.try_s):
+            async with self._timeout:
                 outcome = await self._writer.write(part, self._done + 1)
         except TimeoutError:
             return StorageError(f"no answer within {self._limits.try_s:g} s")

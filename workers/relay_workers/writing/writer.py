@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import NamedTuple, assert_never
 
 from relay.protocol import events
@@ -87,16 +88,16 @@ class Writer:
                 pass  # nothing is written
         return outcome
 
-    async def _batch(self, batch: Batch, n: int) -> WriteOutcome:
+    def _batch(self, batch: Batch, n: int) -> Awaitable[WriteOutcome]:
         if batch.kind == "data":
-            return await self._append(n, Append("data", batch.text.encode(), batch.index, count=1))
+            return self._append(n, Append("data", batch.text.encode(), batch.index, count=1))
         event = events.Tokens if batch.kind == "tokens" else events.Reasoning
         count, text = len(batch.texts), batch.text
         body = events.encode(event(self._generation, batch.attempt, batch.index, count, text))
-        return await self._append(n, Append(batch.kind, body, batch.index, count, text, *batch.after))
+        return self._append(n, Append(batch.kind, body, batch.index, count, text, *batch.after))
 
-    async def _append(self, n: int, event: Append) -> WriteOutcome:
-        return await self._session_log.append(self._session, self._generation, self.fence, n, self._lease_ms, event)
+    def _append(self, n: int, event: Append) -> Awaitable[WriteOutcome]:
+        return self._session_log.append(self._session, self._generation, self.fence, n, self._lease_ms, event)
 
     async def _end(self, end_write: EndWrite, done: int) -> WriteOutcome:
         return await self._session_log.end(
