@@ -652,8 +652,13 @@ MUTANTS = [
     ),
     Mutant(
         "a busy worker that blames who takes the connection",
-        "workers/relay_workers/providers/access.py",
-        [Change("Timeout(_READ_TIMEOUT_S, connect=None)", "Timeout(_READ_TIMEOUT_S, connect=0.3)")],
+        "workers/relay_workers/providers/network.py",
+        [
+            Change(
+                "            async with timeouts.timeout(timeout):\n                _, connection",
+                "            async with asyncio.timeout(0.3):\n                _, connection",
+            )
+        ],
         [],
         ["tests/workers/providers/test_providers.py::test_a_server_that_takes_the_connection_is_reached_however_busy_we_are"],
     ),
