@@ -50,7 +50,8 @@ class Viewer:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, when: Awaitable[Any] | None = None) -> None:
-        """Watch from now on, or from then on."""
+        """Watch from now on, or from then on. Only once: a second reader of one client sees everything twice."""
+        assert self._task is None
         self._task = asyncio.create_task(self._watch(when), name=self.name)
 
     async def aclose(self) -> None:
@@ -154,6 +155,7 @@ class Viewers:
         self.session = "s"
         self._relay = relay
         self._chance = chance
+        self._watching = False
         self.steady = Viewer("steady", url, self.session, chance, silence_s)
         self.restless = Viewer("restless", url, self.session, chance, silence_s, leaves=True)
         self.late = Viewer("late", url, self.session, chance, silence_s)
@@ -161,15 +163,18 @@ class Viewers:
         self.all = [self.steady, self.restless, self.late, self.stream]
 
     async def ask(self, gateway: Gateway, *, provider_is_asked: bool = True) -> str:
-        """Submit, past every fault, and begin to watch. The late one comes at a random token of the provider's."""
-        for viewer in (self.steady, self.restless, self.stream):
-            viewer.start()
+        """Submit, past every fault. The first time, begin to watch: the late one at a random token of the answer."""
+        first, self._watching = not self._watching, True
+        if first:
+            for viewer in (self.steady, self.restless, self.stream):
+                viewer.start()
         await self.steady.until(lambda: not self.steady.client.view.waiting, "subscribed")
         path = f"/v1/sessions/{self.session}/generations"
         status, reply, _ = await gateway.http("POST", path, {"content": "Go"})
         assert status == 202, reply
-        late = self._chance.randrange(len(self._script_tokens()))
-        self.late.start(self._sent(late) if provider_is_asked else None)
+        if first:
+            late = self._chance.randrange(len(self._script_tokens()))
+            self.late.start(self._sent(late) if provider_is_asked else None)
         return str(reply["generation"])
 
     async def saw(self, generation: str, text: str, reason: str = "complete") -> FrameDict:

@@ -53,6 +53,16 @@ async def test_messages_meet_with_everything(
     assert (len(relay.fake.calls), viewers.steady.connections) == (asked, 1)
 
 
+async def test_viewers_see_two_answers_one_after_the_other(
+    relay: World, gateway: Gateway, chance: random.Random
+) -> None:
+    relay.fake.script = Script(tokens=TOKENS[:20])
+    async with watching(relay, gateway.url, chance) as viewers:
+        for _ in range(2):
+            await viewers.saw(await viewers.ask(gateway), "".join(TOKENS[:20]))
+    assert (len(relay.fake.calls), viewers.steady.connections) == (2, 1)
+
+
 @pytest.mark.slow
 async def test_not_one_message_comes_from_some_token_on(
     relay: World, proxy: Proxy, gateway: Gateway, chance: random.Random
