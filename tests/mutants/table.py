@@ -1245,7 +1245,7 @@ MUTANTS = [
     ),
     Mutant(
         "a stream that unpacks to much: the loop has no turn",
-        "workers/relay_workers/providers/reading.py",
+        "workers/relay_workers/providers/answer_body.py",
         [Change("if len(chunk) <= PIECE_BYTES:", "if True:")],
         [],
         [_ACCESS + "a_stream_of_nothing_that_unpacks_to_much_leaves_the_loop_its_turns"],

@@ -17,12 +17,13 @@ import pytest
 
 from relay_workers.providers import access
 from relay_workers.providers.agent import AgentProvider
+from relay_workers.providers.answer_body import Answer
 from relay_workers.providers.anthropic import AnthropicProvider
 from relay_workers.providers.base import Prompt, Provider, ProviderError, Turn
 from relay_workers.providers.demo import DemoProvider
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_reading import ChatReader
-from relay_workers.providers.reading import Answer, IgnoredFields
+from relay_workers.providers.reading import IgnoredFields
 from tests.fakes.provider import FakeProvider, Script
 from tests.fakes.raw_server import http, raw_server
 

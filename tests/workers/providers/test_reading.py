@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from relay_workers.providers.answer_body import kind_of
 from relay_workers.providers.base import Data, Part, ProviderError, Reasoning, Text
 from relay_workers.providers.event_stream import STRAY, ServerEvent
 from relay_workers.providers.openai_reading import ChatReader
-from relay_workers.providers.reading import IgnoredFields, decode, kind_of, whole_number
+from relay_workers.providers.reading import IgnoredFields, decode, whole_number
 
 
 def reader_of(*, done_ends: bool = False) -> ChatReader:

@@ -106,6 +106,8 @@ class EventStreamParser:
                 self._type = ""
             elif line.startswith(b"data:"):
                 self._add(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif line.startswith(b"event: "):
+                self._type = line[7:].decode(errors="replace")
             else:
                 self._field(line, events)
         return events

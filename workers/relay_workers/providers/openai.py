@@ -15,13 +15,14 @@ from openai import AsyncOpenAI
 
 from relay.errors import SettingsError
 from relay_workers.providers import access
+from relay_workers.providers.answer_body import Answer
 from relay_workers.providers.base import Part, Prompt
 from relay_workers.providers.endpoint import Endpoint
 from relay_workers.providers.failures import ErrorClassifier
 from relay_workers.providers.known_servers import Known, Limit, is_openai_or_azure, known
 from relay_workers.providers.openai_reading import ChatReader
 from relay_workers.providers.openai_request import chat_request
-from relay_workers.providers.reading import Answer, IgnoredFields
+from relay_workers.providers.reading import IgnoredFields
 from relay_workers.providers.request_adapter import RequestAdapter
 
 BASE_URL = "https://api.openai.com/v1"

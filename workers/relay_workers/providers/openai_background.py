@@ -20,6 +20,7 @@ import httpx2
 import openai
 
 from relay import timeouts
+from relay_workers.providers.answer_body import Pieces, body_of, feed, head_of, kind_of, web_page
 from relay_workers.providers.base import Part, Prompt, ProviderError
 from relay_workers.providers.endpoint import Call
 from relay_workers.providers.event_stream import EventStreamParser, ServerEvent
@@ -28,7 +29,7 @@ from relay_workers.providers.known_servers import known
 from relay_workers.providers.openai import OpenAIProvider
 from relay_workers.providers.openai_events import Response, checked_response_id
 from relay_workers.providers.openai_request import MIN_TOKENS, background_request
-from relay_workers.providers.reading import body_of, decode, feed, head_of, kind_of, pieces_of, web_page
+from relay_workers.providers.reading import decode
 
 RECONNECT_PAUSES_S = (0.0, 0.5, 2.0)  # one before each reconnection in a row that brought nothing
 QUIET_S = 15.0  # a connection without events for so long is taken for dead; a response that only thinks loses nothing
@@ -186,7 +187,7 @@ class _EventStream:
         self.response = response
         self._stack = stack
         self._begun = False
-        self._pieces = pieces_of(response)
+        self._pieces = Pieces(response)
         self._parser = EventStreamParser()
         self._events: deque[ServerEvent] = deque()
         stack.push_async_callback(self._pieces.aclose)
@@ -224,7 +225,7 @@ class _EventStream:
                     case "events":
                         pass
             else:
-                chunk = await anext(self._pieces, b"")
+                chunk = await self._pieces.next()
             if not chunk:
                 if not (pending := self._parser.close()):
                     return _END

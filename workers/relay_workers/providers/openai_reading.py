@@ -88,9 +88,10 @@ class ChatReader(StreamReader):
         return next(numbered, choices[0])
 
     def _usages(self, value: dict[str, Any], choice: dict[str, Any]) -> None:
-        groq = value.get("x_groq")
-        for holder in (groq, choice, value):
-            if isinstance(holder, dict) and (usage := holder.get("usage")) is not None:
+        if isinstance(groq := value.get("x_groq"), dict):
+            self._count_usage(groq.get("usage"), USAGE)
+        for usage in (choice.get("usage"), value.get("usage")):
+            if usage is not None:
                 self._count_usage(usage, USAGE)
 
     def _choice_parts(self, choice: dict[str, Any]) -> list[Part]:
