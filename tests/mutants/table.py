@@ -1276,4 +1276,25 @@ MUTANTS = [
         [],
         ["tests/workers/providers/test_network.py::test_what_a_proxy_sends_in_the_clear_is_not_read_as_tls"],
     ),
+    Mutant(
+        "a provider's connection: a turn that comes too late ends the body",
+        _PROVIDERS + "network.py",
+        [Change("if self._has_news and self._reader is not None and not", "if self._reader is not None and not")],
+        [],
+        ["tests/workers/providers/test_network.py::test_a_turn_that_comes_too_late_is_not_the_end_of_a_body"],
+    ),
+    Mutant(
+        "a busy worker that reads all its models in one turn",
+        _PROVIDERS + "network.py",
+        [Change("_READERS_PER_TURN = 4 ", "_READERS_PER_TURN = 4000 ")],
+        [],
+        ["tests/workers/providers/test_network.py::test_readers_take_turns_in_the_order_in_which_something_came"],
+    ),
+    Mutant(
+        "joined chunks: what came behind them is lost",
+        _PROVIDERS + "joined_chunks.py",
+        [Change("            self._next = event\n", "")],
+        [],
+        ["tests/workers/providers/test_joined_chunks.py::test_whatever_a_server_sends_comes_out_the_same"],
+    ),
 ]  # fmt: skip

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from relay_workers.providers import access
-from relay_workers.providers.network import Backend, Connection
+from relay_workers.providers.network import Backend, Connection, ReadTurns
 from tests.scenarios.processes import until
 from tests.scenarios.redis_tls import certificates
 
@@ -61,6 +61,52 @@ async def test_what_arrives_while_the_loop_is_busy_is_read_at_once() -> None:
             await asyncio.sleep(0)
         await until(lambda: len(ours._received) == 13, "all of it has arrived")
         assert await ours.read(65_536) == b"one two three"
+
+
+async def test_readers_take_turns_in_the_order_in_which_something_came() -> None:
+    turns, read = ReadTurns(), []
+
+    async def reader(number: int, connection: Connection) -> None:
+        assert await connection.read(65_536) == b"%d" % number
+        read.append(number)
+
+    connections = [Connection(turns) for _ in range(40)]
+    readers = [asyncio.create_task(reader(*numbered)) for numbered in enumerate(connections)]
+    await asyncio.sleep(0)
+    for number, connection in reversed([*enumerate(connections)]):
+        connection.data_received(b"%d" % number)
+    readers[30].cancel()  # costs nobody a turn
+    most = 0
+    while not all(task.done() for task in readers):
+        before = len(read)
+        await asyncio.sleep(0)
+        most = max(most, len(read) - before)
+    assert read == [number for number in range(39, -1, -1) if number != 30]
+    assert most <= 4, "others get theirs in between"
+
+
+async def test_a_turn_that_comes_too_late_is_not_the_end_of_a_body() -> None:
+    connection = Connection(ReadTurns())
+    left = asyncio.create_task(connection.read(10))
+    await asyncio.sleep(0)
+    connection.data_received(b"one")
+    left.cancel()  # its turn is to come
+    assert await connection.read(10) == b"one"
+    following = asyncio.create_task(connection.read(10))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not following.done()
+    connection.data_received(b"two")
+    assert await following == b"two"
+
+
+async def test_who_waits_for_a_turn_was_not_left_in_silence() -> None:
+    connection = Connection(ReadTurns())
+    reading = asyncio.create_task(connection.read(10, 3600))
+    await asyncio.sleep(0)
+    connection.data_received(b"one")
+    connection._read_overdue()
+    assert await reading == b"one"
 
 
 async def test_a_read_gives_no_more_than_it_was_asked_for_and_loses_nothing() -> None:

@@ -138,7 +138,7 @@ def test_json_may_hold_what_pythons_own_reader_takes() -> None:
     assert decode(b'"a\\ud83d"') == "a\ud83d"
     assert decode(b"[NaN, 1e999]")
     for bad in (b"", b"{", b'"\xff"', b"{} {}"):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             decode(bad)
 
 

@@ -14,7 +14,7 @@ import httpx2
 
 from relay import timeouts
 from relay.errors import SettingsError
-from relay_workers.providers import network
+from relay_workers.providers import joined_chunks, network
 from relay_workers.providers.base import ProviderError
 
 _CONNECTING = ("connect_tcp", "setup_socks5_connection", "start_tls")  # httpcore2's names
@@ -79,6 +79,7 @@ class Client(httpx2.AsyncClient):
                 raise httpx2.DecodingError("more than one Content-Encoding", request=request)
             if not stream:
                 return _with_body(response, await _whole_body(response))
+            joined_chunks.install(response)
             handed_on = True
             return response
         finally:

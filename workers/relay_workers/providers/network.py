@@ -4,6 +4,9 @@ A model sends a small chunk per token, and a worker reads hundreds of models. ht
 4.16) costs as much as everything else in the HTTP client: for each read it makes a timer, and begins and ends watching
 the socket. Here the socket is watched all the time, so that chunks which arrive while the loop is busy are read
 together; and the read timeout counts only time for which the loop listened (relay/timeouts.py).
+
+Readers take turns. Otherwise a busy worker would read hundreds of models in each turn of the event loop, and what was
+read takes about five turns to be appended.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import select
 import ssl
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +24,7 @@ import httpx2
 from relay import timeouts
 
 _BUFFER_BYTES = 256 * 1024  # of one connection; beyond that the server has to wait
+_READERS_PER_TURN = 4  # 300 answers of 50 tokens/s on one core: p95 140 ms; with 12 up to 250, with all 400
 _HANDSHAKE_S = 3600.0  # asyncio's own limit, by the wall clock, must not come first
 _HAPPY_EYEBALLS_S = 0.25
 
@@ -36,6 +41,9 @@ def install(client: httpx2.AsyncClient) -> None:
 
 
 class Backend(httpcore2.AsyncNetworkBackend):
+    def __init__(self) -> None:
+        self._turns = ReadTurns()
+
     async def connect_tcp(
         self,
         host: str,
@@ -44,12 +52,12 @@ class Backend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        loop = asyncio.get_running_loop()
+        loop, turns = asyncio.get_running_loop(), self._turns
         local = None if local_address is None else (local_address, 0)
         try:
             async with timeouts.timeout(timeout):
                 _, connection = await loop.create_connection(
-                    Connection, host, port, local_addr=local, happy_eyeballs_delay=_HAPPY_EYEBALLS_S
+                    lambda: Connection(turns), host, port, local_addr=local, happy_eyeballs_delay=_HAPPY_EYEBALLS_S
                 )
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(str(error)) from error
@@ -67,10 +75,30 @@ class Backend(httpcore2.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
+class ReadTurns:
+    """A few readers go on in each turn of the event loop, in the order in which something came for them."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Connection] = deque()  # each at most once
+
+    def wait(self, connection: Connection) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+        self._waiting.append(connection)
+
+    def _next(self) -> None:
+        for _ in range(min(_READERS_PER_TURN, len(self._waiting))):
+            self._waiting.popleft().take_turn()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+
+
 class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     """One reader, one writer."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: ReadTurns) -> None:
+        self._turns = turns
+        self._waits_for_turn = False
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._received = bytearray()
@@ -85,7 +113,7 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Raises ReadTimeout, ReadError."""
-        if not self._received and not self._at_eof and self._lost is None:
+        if not self._has_news:
             await self._until_received(timeout)
         if self._received:
             return self._take(max_bytes)
@@ -141,13 +169,20 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":  # of an idle connection: then the server has closed it
-            return bool(self._received) or self._at_eof or self._lost is not None or _is_readable(self.socket)
+            return self._has_news or _is_readable(self.socket)
         names = {"client_addr": "sockname", "server_addr": "peername"}
         return self._transport.get_extra_info(names.get(info, info))
 
     @property
     def socket(self) -> Any:
         return self._transport.get_extra_info("socket")
+
+    # What its client's turns call
+
+    def take_turn(self) -> None:
+        self._waits_for_turn = False
+        if self._has_news and self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     # What asyncio calls
 
@@ -183,6 +218,10 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     # Steps
 
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._received) or self._at_eof or self._lost is not None
+
     async def _until_received(self, timeout_s: float | None) -> None:
         self._reader = self._loop.create_future()
         if timeout_s is not None:
@@ -205,11 +244,12 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         return taken
 
     def _wake_reader(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        if self._reader is not None and not self._waits_for_turn:
+            self._waits_for_turn = True
+            self._turns.wait(self)
 
     def _read_overdue(self) -> None:
-        if self._reader is not None and not self._reader.done():
+        if self._reader is not None and not self._reader.done() and not self._has_news:
             self._reader.set_exception(httpcore2.ReadTimeout("nothing was received in time"))
 
 
