@@ -5,7 +5,8 @@ only while the event loop listens: it ticks, and however late a tick comes, it c
 while a loop is blocked for a minute, while a process is stopped, or while each turn takes half a second; and whatever
 arrived meanwhile is read before anything counts as late.
 
-A timer that is due waits for two more ticks: by then, tasks woken by the last bytes have had their turns.
+A timer that is due waits for two more ticks: by then, tasks woken by the last bytes have gone on. And it waits until
+everybody who had asked for a turn by then (relay/turns.py) has had one a tick ago.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
+from relay.turns import Turns
+
 TICK_S = 0.02
 _LATE_S = 2 * TICK_S  # a tick that comes later than this was delayed by this process itself
 _GRACE_S = 2 * TICK_S
@@ -25,6 +28,11 @@ _GRACE_S = 2 * TICK_S
 def now() -> float:
     """Seconds for which this loop has listened, from some moment on; stands still while nothing is timed."""
     return _clock().now()
+
+
+def turns() -> Turns:
+    """Of this loop. Whoever has arrived there is heard before anything counts as late."""
+    return _clock().turns
 
 
 class Timer:
@@ -37,6 +45,7 @@ class Timer:
         self.due: float | None = None
         self.on_due = on_due
         self.queued_at = math.inf  # when the clock checks it next
+        self.turns_asked: int | None = None  # when it was found to be due
         self._clock = _clock()
 
     def start(self, after_s: float) -> None:
@@ -112,6 +121,8 @@ class _Clock:
         self._running = 0
         self._queue: list[tuple[float, int, Timer]] = []  # by when to check each; most have moved on by then
         self._numbers = itertools.count()
+        self.turns = Turns()
+        self._turns_given = 0  # by the last tick
 
     def now(self) -> float:
         if self._ticking is None:
@@ -119,6 +130,7 @@ class _Clock:
         return self._listened_s + min(self._loop.time() - self._ticked_at, TICK_S)
 
     def start(self, timer: Timer, after_s: float) -> None:
+        timer.turns_asked = None
         if timer.due is not None:  # begun again, perhaps with each token: not worth a look at the time
             timer.due = self._listened_s + TICK_S + after_s  # the next tick is the latest that it can be now
         else:
@@ -166,9 +178,18 @@ class _Clock:
             timer.queued_at = math.inf
             if timer.due is not None and timer.due > self._listened_s:
                 self._enqueue(timer, timer.due)
+            elif timer.due is not None and self._must_wait(timer):
+                self._enqueue(timer, self._listened_s + TICK_S)
             elif timer.due is not None:
                 self.stop(timer)
                 timer.on_due()
+        self._turns_given = self.turns.given
+
+    def _must_wait(self, timer: Timer) -> bool:
+        """Whether somebody who had asked for a turn when it was due has not had one."""
+        if timer.turns_asked is None:
+            timer.turns_asked = self.turns.asked
+        return self._turns_given < timer.turns_asked
 
     def _rest(self) -> None:
         if self._ticking is not None:

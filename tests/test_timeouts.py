@@ -51,6 +51,30 @@ async def test_what_lies_in_the_socket_when_the_time_is_over_is_taken_however_ma
     theirs.close()
 
 
+async def test_who_waits_for_a_turn_when_the_time_is_over_is_heard_however_long_others_take() -> None:
+    arrived = asyncio.get_running_loop().create_future()
+    for _ in range(100):
+        timeouts.turns().ask(lambda: time.sleep(0.01))
+    timeouts.turns().ask(lambda: arrived.set_result(None))
+    async with timeouts.timeout(0.01):
+        await arrived
+
+
+async def test_silence_is_noticed_though_others_ask_for_turns_all_the_time() -> None:
+    turns, is_over = timeouts.turns(), False
+
+    def ask() -> None:
+        if not is_over:
+            turns.ask(ask)
+
+    for _ in range(20):
+        ask()
+    with pytest.raises(TimeoutError):
+        async with timeouts.timeout(0.01):
+            await asyncio.Event().wait()
+    is_over = True
+
+
 async def test_one_that_is_begun_again_and_again_never_comes_and_once_it_is_not_it_does() -> None:
     called: list[float] = []
     timer = timeouts.Timer(lambda: called.append(time.monotonic()))

@@ -1285,8 +1285,8 @@ MUTANTS = [
     ),
     Mutant(
         "a busy worker that reads all its models in one turn",
-        _PROVIDERS + "network.py",
-        [Change("_READERS_PER_TURN = 4 ", "_READERS_PER_TURN = 4000 ")],
+        "relay/turns.py",
+        [Change("PER_TURN = 4 ", "PER_TURN = 4000 ")],
         [],
         ["tests/workers/providers/test_network.py::test_readers_take_turns_in_the_order_in_which_something_came"],
     ),
@@ -1296,5 +1296,12 @@ MUTANTS = [
         [Change("            self._next = event\n", "")],
         [],
         ["tests/workers/providers/test_joined_chunks.py::test_whatever_a_server_sends_comes_out_the_same"],
+    ),
+    Mutant(
+        "a deadline that does not wait for who waits for a turn",
+        "relay/timeouts.py",
+        [Change("return self._turns_given < timer.turns_asked", "return False")],
+        [],
+        ["tests/test_timeouts.py::test_who_waits_for_a_turn_when_the_time_is_over_is_heard_however_long_others_take"],
     ),
 ]  # fmt: skip

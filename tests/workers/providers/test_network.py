@@ -15,8 +15,9 @@ import httpcore2
 import httpx2
 import pytest
 
+from relay import timeouts
 from relay_workers.providers import access
-from relay_workers.providers.network import Backend, Connection, ReadTurns
+from relay_workers.providers.network import Backend, Connection
 from tests.scenarios.processes import until
 from tests.scenarios.redis_tls import certificates
 
@@ -64,13 +65,13 @@ async def test_what_arrives_while_the_loop_is_busy_is_read_at_once() -> None:
 
 
 async def test_readers_take_turns_in_the_order_in_which_something_came() -> None:
-    turns, read = ReadTurns(), []
+    read: list[int] = []
 
     async def reader(number: int, connection: Connection) -> None:
         assert await connection.read(65_536) == b"%d" % number
         read.append(number)
 
-    connections = [Connection(turns) for _ in range(40)]
+    connections = [Connection() for _ in range(40)]
     readers = [asyncio.create_task(reader(*numbered)) for numbered in enumerate(connections)]
     await asyncio.sleep(0)
     for number, connection in reversed([*enumerate(connections)]):
@@ -86,14 +87,16 @@ async def test_readers_take_turns_in_the_order_in_which_something_came() -> None
 
 
 async def test_a_turn_that_comes_too_late_is_not_the_end_of_a_body() -> None:
-    connection = Connection(ReadTurns())
+    connection = Connection()
     left = asyncio.create_task(connection.read(10))
     await asyncio.sleep(0)
+    for _ in range(12):
+        timeouts.turns().ask(lambda: None)
     connection.data_received(b"one")
-    left.cancel()  # its turn is to come
+    left.cancel()  # before its turn
     assert await connection.read(10) == b"one"
     following = asyncio.create_task(connection.read(10))
-    for _ in range(5):
+    for _ in range(10):
         await asyncio.sleep(0)
     assert not following.done()
     connection.data_received(b"two")
@@ -101,7 +104,7 @@ async def test_a_turn_that_comes_too_late_is_not_the_end_of_a_body() -> None:
 
 
 async def test_who_waits_for_a_turn_was_not_left_in_silence() -> None:
-    connection = Connection(ReadTurns())
+    connection = Connection()
     reading = asyncio.create_task(connection.read(10, 3600))
     await asyncio.sleep(0)
     connection.data_received(b"one")

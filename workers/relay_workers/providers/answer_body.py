@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable
 from typing import Literal
 
 import httpx2
@@ -95,11 +96,12 @@ class Answer:
         if reader.is_done and self._drained == math.inf:
             self._drained = timeouts.now() + DRAIN_S
 
-    async def _piece(self) -> bytes:
+    def _piece(self) -> Awaitable[bytes]:
         """The next one; empty at the end. Raises TimeoutError if a whole answer has waited long enough."""
         ends = min(self._until, self._drained)
-        if ends == math.inf:
-            return await self._pieces.next()
+        return self._pieces.next() if ends == math.inf else self._piece_before(ends)
+
+    async def _piece_before(self, ends: float) -> bytes:
         async with timeouts.timeout_at(ends):
             return await self._pieces.next()
 
@@ -108,14 +110,18 @@ class Pieces:
     """A body, decoded, in pieces that leave the event loop its turns: a few bytes may unpack to megabytes."""
 
     def __init__(self, response: httpx2.Response) -> None:
-        self._chunks = response.aiter_bytes()
+        plain = "content-encoding" not in response.headers
+        self._chunks = response.aiter_raw() if plain else response.aiter_bytes()
         self._chunk = b""  # one that is bigger than a piece
         self._taken = 0  # of it
 
     async def next(self) -> bytes:
         """The next piece; empty at the end. Raises what httpx2 raises."""
         if self._taken >= len(self._chunk):
-            chunk = await anext(self._chunks, b"")
+            try:
+                chunk = await self._chunks.__anext__()
+            except StopAsyncIteration:
+                return b""
             if len(chunk) <= PIECE_BYTES:
                 return chunk
             self._chunk, self._taken = chunk, 0

@@ -60,7 +60,8 @@ class EventStreamParser:
             self._after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if b"\n" not in chunk:
-            self._keep(chunk)
+            if chunk:
+                self._keep(chunk)
             return []
         if self._line:
             chunk = b"".join((*self._line, chunk))
@@ -71,7 +72,8 @@ class EventStreamParser:
             self._at_start = False
             lines[0] = lines[0].removeprefix(_BOM)
         events = self._events(lines)
-        self._keep(rest)
+        if rest:
+            self._keep(rest)
         return events
 
     def close(self) -> list[ServerEvent]:
@@ -79,10 +81,9 @@ class EventStreamParser:
         return self.feed(b"\n\n") if self._line or self._data or self._object else []
 
     def _keep(self, piece: bytes) -> None:
-        if piece:
-            self._line.append(piece)
-            self._line_bytes += len(piece) + _OVERHEAD_BYTES
-            self._check_size()
+        self._line.append(piece)
+        self._line_bytes += len(piece) + _OVERHEAD_BYTES
+        self._check_size()
 
     def _add(self, value: bytes) -> None:
         self._data.append(value)

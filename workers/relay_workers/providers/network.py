@@ -5,8 +5,8 @@ A model sends a small chunk per token, and a worker reads hundreds of models. ht
 the socket. Here the socket is watched all the time, so that chunks which arrive while the loop is busy are read
 together; and the read timeout counts only time for which the loop listened (relay/timeouts.py).
 
-Readers take turns. Otherwise a busy worker would read hundreds of models in each turn of the event loop, and what was
-read takes about five turns to be appended.
+Readers take turns (relay/turns.py). Otherwise a busy worker would read hundreds of models in each turn of the event
+loop, and what was read takes about five turns to be appended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import select
 import ssl
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +23,6 @@ import httpx2
 from relay import timeouts
 
 _BUFFER_BYTES = 256 * 1024  # of one connection; beyond that the server has to wait
-_READERS_PER_TURN = 4  # 300 answers of 50 tokens/s on one core: p95 140 ms; with 12 up to 250, with all 400
 _HANDSHAKE_S = 3600.0  # asyncio's own limit, by the wall clock, must not come first
 _HAPPY_EYEBALLS_S = 0.25
 
@@ -41,9 +39,6 @@ def install(client: httpx2.AsyncClient) -> None:
 
 
 class Backend(httpcore2.AsyncNetworkBackend):
-    def __init__(self) -> None:
-        self._turns = ReadTurns()
-
     async def connect_tcp(
         self,
         host: str,
@@ -52,12 +47,12 @@ class Backend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        loop, turns = asyncio.get_running_loop(), self._turns
+        loop = asyncio.get_running_loop()
         local = None if local_address is None else (local_address, 0)
         try:
             async with timeouts.timeout(timeout):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(turns), host, port, local_addr=local, happy_eyeballs_delay=_HAPPY_EYEBALLS_S
+                    Connection, host, port, local_addr=local, happy_eyeballs_delay=_HAPPY_EYEBALLS_S
                 )
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(str(error)) from error
@@ -75,30 +70,10 @@ class Backend(httpcore2.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
-class ReadTurns:
-    """A few readers go on in each turn of the event loop, in the order in which something came for them."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Connection] = deque()  # each at most once
-
-    def wait(self, connection: Connection) -> None:
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
-        self._waiting.append(connection)
-
-    def _next(self) -> None:
-        for _ in range(min(_READERS_PER_TURN, len(self._waiting))):
-            self._waiting.popleft().take_turn()
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
-
-
 class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     """One reader, one writer."""
 
-    def __init__(self, turns: ReadTurns) -> None:
-        self._turns = turns
-        self._waits_for_turn = False
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._received = bytearray()
@@ -107,6 +82,8 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self._lost: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
+        self._turns = timeouts.turns()
+        self._waits_for_turn = False
         self._read_timer = timeouts.Timer(self._read_overdue)
 
     # What httpcore2 calls
@@ -177,13 +154,6 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     def socket(self) -> Any:
         return self._transport.get_extra_info("socket")
 
-    # What its client's turns call
-
-    def take_turn(self) -> None:
-        self._waits_for_turn = False
-        if self._has_news and self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -246,7 +216,12 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._waits_for_turn:
             self._waits_for_turn = True
-            self._turns.wait(self)
+            self._turns.ask(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._waits_for_turn = False
+        if self._has_news and self._reader is not None and not self._reader.done():  # it may be another reader by now
+            self._reader.set_result(None)
 
     def _read_overdue(self) -> None:
         if self._reader is not None and not self._reader.done() and not self._has_news:

@@ -69,9 +69,10 @@ class ChatReader(StreamReader):
         choice = self._choice(value)
         self._usages(value, choice)
         parts = self._choice_parts(choice) if choice else []
-        for citations in (choice.get("annotations"), value.get("citations")):
-            if citations:
-                parts += self._citations(citations)
+        if citations := choice.get("annotations"):
+            parts += self._citations(citations)
+        if citations := value.get("citations"):
+            parts += self._citations(citations)
         if reason := self._reason(choice):
             self.finish = _FINISHES.get(reason, "other")
         return parts
@@ -90,30 +91,34 @@ class ChatReader(StreamReader):
     def _usages(self, value: dict[str, Any], choice: dict[str, Any]) -> None:
         if isinstance(groq := value.get("x_groq"), dict):
             self._count_usage(groq.get("usage"), USAGE)
-        for usage in (choice.get("usage"), value.get("usage")):
-            if usage is not None:
-                self._count_usage(usage, USAGE)
+        if (usage := choice.get("usage")) is not None:
+            self._count_usage(usage, USAGE)
+        if (usage := value.get("usage")) is not None:
+            self._count_usage(usage, USAGE)
 
     def _choice_parts(self, choice: dict[str, Any]) -> list[Part]:
-        parts: list[Part] = []
-        for name in (self._body,) if self._body else _BODIES:
-            body = choice.get(name)
-            if isinstance(body, str):
-                parts = [Text(body)] if body else []
-            elif isinstance(body, dict):
-                parts = self._body_parts(body)
-            elif body is not None:
-                raise Malformed(f"{name} is a {type(body).__name__}")
-            if any(isinstance(part, Text) for part in parts):
-                self._body = name
-            if parts:
-                break
-        return parts
+        if self._body:
+            return self._parts_of(self._body, choice.get(self._body))
+        for name in _BODIES:
+            if parts := self._parts_of(name, choice.get(name)):
+                if any(isinstance(part, Text) for part in parts):
+                    self._body = name
+                return parts
+        return []
+
+    def _parts_of(self, name: str, body: object) -> list[Part]:
+        if isinstance(body, dict):
+            return self._body_parts(body)
+        if isinstance(body, str):
+            return [Text(body)] if body else []
+        if body is not None:
+            raise Malformed(f"{name} is a {type(body).__name__}")
+        return []
 
     def _body_parts(self, body: dict[str, Any]) -> list[Part]:
         content = body.get("content")
-        if len(body) == 1 and isinstance(content, str):  # most deltas
-            return [*self._flush(), Text(content)] if content else []
+        if len(body) == 1 and isinstance(content, str) and self._tools.are_none:  # most deltas
+            return [Text(content)] if content else []
         parts: list[Part] = []
         if thought := self._thought(body):
             parts.append(Reasoning(thought))

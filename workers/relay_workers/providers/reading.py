@@ -149,7 +149,7 @@ class StreamReader:
         if self.is_done:
             return []
         self._events += 1
-        before, was_settled = self.finish, self.is_settled
+        before = self.finish
         self.finish, self._grew, self._counted = None, False, False
         try:
             parts = self._event_parts(event)
@@ -157,7 +157,7 @@ class StreamReader:
             self.finish = before
             if isinstance(error, Malformed) and 0 < event.data.count(b"\n") < _MAX_LINES:
                 return self._line_parts(event, pending=pending)
-            if was_settled or (pending and isinstance(error, Malformed)):
+            if self.is_settled or (pending and isinstance(error, Malformed)):
                 return []  # nothing can spoil a whole answer
             if isinstance(error, ProviderError):
                 raise
