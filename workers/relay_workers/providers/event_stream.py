@@ -10,7 +10,7 @@ be lost.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 MAX_EVENT_BYTES = (
     16 * 1024 * 1024
@@ -23,7 +23,7 @@ _OVERHEAD_BYTES = 48  # what each piece takes beside its content: a million empt
 _BOM = b"\xef\xbb\xbf"
 
 
-class ServerEvent(NamedTuple):
+class ServerEvent(msgspec.Struct, frozen=True, gc=False):
     """`type`: "message" unless the event named one."""
 
     type: str

@@ -234,7 +234,7 @@ class StreamReader:
 
     def _line_parts(self, event: ServerEvent, *, pending: bool) -> list[Part]:
         """Of several events without a blank line between them."""
-        *lines, last = [event._replace(data=line) for line in event.data.split(b"\n")]
+        *lines, last = [ServerEvent(event.type, line) for line in event.data.split(b"\n")]
         parts = [part for line in lines for part in self.read(line)]
         return parts + self.read(last, pending=pending)
 
