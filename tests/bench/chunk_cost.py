@@ -15,6 +15,7 @@ from typing import Any, cast
 import httpcore2
 import httpx2
 
+from relay_workers import garbage_collection
 from relay_workers.asking.call import CallLimits, ProviderCall
 from relay_workers.providers.anthropic import AnthropicProvider
 from relay_workers.providers.base import Prompt, Turn
@@ -39,6 +40,7 @@ def provider_of(api: str) -> SDKProvider:
 
 
 def chunk_cost() -> None:
+    garbage_collection.tune()  # as a worker does
     print("cost per chunk, one event per read, in µs: the provider's generator alone, and to the token in the batcher")
     for api in RECORDED:
         asyncio.run(_print_costs(api))
