@@ -15,17 +15,25 @@ class Turns:
     def __init__(self) -> None:
         self.asked = self.given = 0
         self._waiting: deque[Callable[[], None]] = deque()
+        self._is_due = False
 
     def ask(self, on_turn: Callable[[], None]) -> None:
-        """Call `on_turn` when its turn comes. It must not raise, and whoever asks waits before it asks again."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._give)
+        """Call `on_turn` when its turn comes. Whoever asks waits before it asks again: that bounds those who wait."""
         self._waiting.append(on_turn)
         self.asked += 1
+        if not self._is_due:
+            self._next()
+
+    def _next(self) -> None:
+        self._is_due = True
+        asyncio.get_running_loop().call_soon(self._give)
 
     def _give(self) -> None:
-        for _ in range(min(PER_TURN, len(self._waiting))):
-            self._waiting.popleft()()
-            self.given += 1
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._give)
+        try:
+            for _ in range(min(PER_TURN, len(self._waiting))):
+                self.given += 1
+                self._waiting.popleft()()
+        finally:  # whatever one of them raises, the others have theirs
+            self._is_due = False
+            if self._waiting:
+                self._next()

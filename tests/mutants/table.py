@@ -1119,7 +1119,7 @@ MUTANTS = [
     Mutant(
         "reading: what fails after the finish fails the answer",
         _PROVIDERS + "reading.py",
-        [Change("if was_settled or (pending", "if (pending")],
+        [Change("if self.is_settled or (pending", "if (pending")],
         [],
         [_READING + "what_fails_after_the_finish_costs_nothing_but_after_more_text_it_does"],
     ),
@@ -1288,7 +1288,7 @@ MUTANTS = [
         "relay/turns.py",
         [Change("PER_TURN = 4 ", "PER_TURN = 4000 ")],
         [],
-        ["tests/workers/providers/test_network.py::test_readers_take_turns_in_the_order_in_which_something_came"],
+        ["tests/test_turns.py::test_a_few_go_on_in_each_turn_of_the_loop_in_the_order_in_which_they_asked"],
     ),
     Mutant(
         "joined chunks: what came behind them is lost",

@@ -16,7 +16,7 @@ import pytest
 
 from tests.fakes.provider import FakeProvider, Script
 from tests.scenarios.client import Client, check
-from tests.scenarios.processes import BIN, START_S, Process, alive, children, free_port, until
+from tests.scenarios.processes import BIN, START_S, Process, alive, children, clean, free_port, until
 
 ROOT = Path(__file__).parents[3]
 NO_REDIS = {"RELAY_REDIS_URL": "redis://127.0.0.1:1/0"}
@@ -241,7 +241,7 @@ def _said(process: Process) -> str:
 async def test_a_question_that_is_no_text_is_one_line_and_no_traceback(tmp_path: Path) -> None:
     send = await asyncio.create_subprocess_exec(
         BIN / "relay", "send", "s", "-", cwd=tmp_path, stdin=PIPE, stdout=PIPE, stderr=PIPE,
-        env={**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"},
+        env={**clean(), "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"},
     )  # fmt: skip
     out, err = await send.communicate(b"caf\xe9")
     assert (send.returncode, out) == (2, b"")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.script import Script
 from tests.scenarios.client import Client
-from tests.scenarios.processes import BIN, Process, until
+from tests.scenarios.processes import BIN, Process, clean, until
 from tests.scenarios.world import World
 
 TOKENS = [f"w{number} " for number in range(30)]
@@ -156,8 +156,9 @@ async def test_a_reader_that_has_enough_ends_it_calmly(relay: World) -> None:
         await client.ended(await client.submit("q"))
         reads, writes = os.pipe()
         tail = await asyncio.create_subprocess_exec(
-            BIN / "relay", "tail", "s", "--url", gateway.url, stdout=writes, stderr=asyncio.subprocess.PIPE
-        )
+            BIN / "relay", "tail", "s", "--url", gateway.url,
+            stdout=writes, stderr=asyncio.subprocess.PIPE, env=clean(),
+        )  # fmt: skip
         try:
             os.close(writes)
             await until(lambda: select.select([reads], [], [], 0)[0], "its first line")

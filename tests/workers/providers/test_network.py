@@ -64,28 +64,6 @@ async def test_what_arrives_while_the_loop_is_busy_is_read_at_once() -> None:
         assert await ours.read(65_536) == b"one two three"
 
 
-async def test_readers_take_turns_in_the_order_in_which_something_came() -> None:
-    read: list[int] = []
-
-    async def reader(number: int, connection: Connection) -> None:
-        assert await connection.read(65_536) == b"%d" % number
-        read.append(number)
-
-    connections = [Connection() for _ in range(40)]
-    readers = [asyncio.create_task(reader(*numbered)) for numbered in enumerate(connections)]
-    await asyncio.sleep(0)
-    for number, connection in reversed([*enumerate(connections)]):
-        connection.data_received(b"%d" % number)
-    readers[30].cancel()  # costs nobody a turn
-    most = 0
-    while not all(task.done() for task in readers):
-        before = len(read)
-        await asyncio.sleep(0)
-        most = max(most, len(read) - before)
-    assert read == [number for number in range(39, -1, -1) if number != 30]
-    assert most <= 4, "others get theirs in between"
-
-
 async def test_a_turn_that_comes_too_late_is_not_the_end_of_a_body() -> None:
     connection = Connection()
     left = asyncio.create_task(connection.read(10))
