@@ -421,7 +421,7 @@ MUTANTS = [
         "a timeout that counts how late we are ourselves",
         "relay/timeouts.py",
         [Change("passed_s if passed_s <= _LATE_S else TICK_S", "passed_s")],
-        [_SATURATED + "a_worker_that_was_stopped_for_longer_than_any_deadline_goes_on_where_it_was"],
+        [],
         [
             _TIMEOUTS + "turns_that_each_take_long_count_as_short_ones",
             _POOL + "a_loop_that_is_always_busy_loses_no_reply",
@@ -1303,5 +1303,15 @@ MUTANTS = [
         [Change("return self._turns_given < timer.turns_asked", "return False")],
         [],
         ["tests/test_timeouts.py::test_who_waits_for_a_turn_when_the_time_is_over_is_heard_however_long_others_take"],
+    ),
+    Mutant(
+        "a deadline that neither waits for what has arrived nor knows that we were late",
+        "relay/timeouts.py",
+        [
+            Change("passed_s if passed_s <= _LATE_S else TICK_S", "passed_s"),
+            Change("return self._turns_given < timer.turns_asked", "return False"),
+        ],
+        [_SATURATED + "a_worker_that_was_stopped_for_longer_than_any_deadline_goes_on_where_it_was"],
+        [],
     ),
 ]  # fmt: skip
