@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from typing import Any
 
 import h11
 import httpx2
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,3 +81,21 @@ async def test_it_is_in_force_and_the_connection_is_used_again() -> None:
             response = await client.send(request, stream=True)
             assert [piece async for piece in response.aiter_raw()] == [b"01234567"]
     assert connections == 1
+
+
+async def test_of_a_compressed_body_what_comes_before_a_corrupt_block_is_handed_on() -> None:
+    packer = zlib.compressobj(wbits=31)
+    packed = packer.compress(b"whole") + packer.flush(zlib.Z_SYNC_FLUSH)
+    head = HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"%x\r\n%b\r\n" % (len(packed), packed) + b"4\r\n\xff\xff\xff\xff\r\n0\r\n\r\n")
+
+    read = []
+    async with server_that(serve) as port, access.Client(10) as client:
+        response = await client.send(httpx2.Request("GET", f"http://127.0.0.1:{port}"), stream=True)
+        with pytest.raises(httpx2.DecodingError):
+            async for piece in response.aiter_bytes():
+                read.append(piece)
+    assert read == [b"whole"]

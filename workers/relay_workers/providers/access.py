@@ -79,7 +79,8 @@ class Client(httpx2.AsyncClient):
                 raise httpx2.DecodingError("more than one Content-Encoding", request=request)
             if not stream:
                 return _with_body(response, await _whole_body(response))
-            joined_chunks.install(response)
+            if not _encodings(response):  # a decoder gives nothing of what comes joined with a corrupt block
+                joined_chunks.install(response)
             handed_on = True
             return response
         finally:
