@@ -92,10 +92,14 @@ async def test_of_a_compressed_body_what_comes_before_a_corrupt_block_is_handed_
         await reader.readuntil(b"\r\n\r\n")
         writer.write(head + b"%x\r\n%b\r\n" % (len(packed), packed) + b"4\r\n\xff\xff\xff\xff\r\n0\r\n\r\n")
 
-    read = []
+    read: list[bytes] = []
+
+    async def read_all(response: httpx2.Response) -> None:
+        async for piece in response.aiter_bytes():
+            read.append(piece)
+
     async with server_that(serve) as port, access.Client(10) as client:
         response = await client.send(httpx2.Request("GET", f"http://127.0.0.1:{port}"), stream=True)
         with pytest.raises(httpx2.DecodingError):
-            async for piece in response.aiter_bytes():
-                read.append(piece)
+            await read_all(response)
     assert read == [b"whole"]
