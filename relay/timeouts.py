@@ -6,7 +6,8 @@ while a loop is blocked for a minute, while a process is stopped, or while each 
 arrived meanwhile is read before anything counts as late.
 
 A timer that is due waits for two more ticks: by then, tasks woken by the last bytes have gone on. And it waits until
-everybody who had asked for a turn by then (relay/turns.py) has had one a tick ago.
+everybody who had asked for a turn by then (relay/turns.py) has had one a tick ago. A timeout that was long over when it
+began waits for nobody.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def now() -> float:
 
 
 def turns() -> Turns:
-    """Of this loop. Whoever has arrived there is heard before anything counts as late."""
+    """Of this loop. Whoever has asked for one has it before a running timer ends."""
     return _clock().turns
 
 

@@ -18,7 +18,7 @@ class Turns:
         self._is_due = False
 
     def ask(self, on_turn: Callable[[], None]) -> None:
-        """Call `on_turn` when its turn comes. Whoever asks waits before it asks again: that bounds those who wait."""
+        """Call `on_turn` when its turn comes. Nobody asks again before that: so no more wait than there are askers."""
         self._waiting.append(on_turn)
         self.asked += 1
         if not self._is_due:

@@ -49,6 +49,7 @@ _RELEASES = "tests/store/test_two_releases.py::test_"
 _SHAPES = "tests/store/test_shapes.py::test_"
 _OPTIONS = "tests/protocol/test_options.py::test_"
 _READING = "tests/workers/providers/test_reading.py::test_"
+_JOINED = "tests/workers/providers/test_joined_chunks.py::test_"
 _EVENT_STREAM = "tests/workers/providers/test_event_stream.py::test_"
 _PROVIDERS = "workers/relay_workers/providers/"
 
@@ -1277,11 +1278,11 @@ MUTANTS = [
         ["tests/workers/providers/test_network.py::test_what_a_proxy_sends_in_the_clear_is_not_read_as_tls"],
     ),
     Mutant(
-        "a provider's connection: a turn that comes too late ends the body",
+        "a provider's connection: a turn for what was read already ends the body",
         _PROVIDERS + "network.py",
-        [Change("if self._has_news and self._reader is not None and not", "if self._reader is not None and not")],
+        [Change("None and not self._reader.done() and not self._waits", "None and not self._waits")],
         [],
-        ["tests/workers/providers/test_network.py::test_a_turn_that_comes_too_late_is_not_the_end_of_a_body"],
+        ["tests/workers/providers/test_network.py::test_what_comes_between_its_turn_and_its_read_is_not_the_end_of_a_body"],
     ),
     Mutant(
         "a busy worker that reads all its models in one turn",
@@ -1291,11 +1292,25 @@ MUTANTS = [
         ["tests/test_turns.py::test_a_few_go_on_in_each_turn_of_the_loop_in_the_order_in_which_they_asked"],
     ),
     Mutant(
+        "a busy worker reads at once what came before it asked",
+        _PROVIDERS + "network.py",
+        [Change("        await self._until_turn(", "        self._has_news or await self._until_turn(")],
+        [],
+        ["tests/workers/providers/test_network.py::test_also_who_has_something_to_read_waits_for_a_turn"],
+    ),
+    Mutant(
+        "chunks of a compressed body are joined",
+        _PROVIDERS + "access.py",
+        [Change("if not _encodings(response):", "if True:")],
+        [],
+        [_JOINED + "of_a_compressed_body_what_comes_before_a_corrupt_block_is_handed_on"],
+    ),
+    Mutant(
         "joined chunks: what came behind them is lost",
         _PROVIDERS + "joined_chunks.py",
         [Change("            self._next = event\n", "")],
         [],
-        ["tests/workers/providers/test_joined_chunks.py::test_whatever_a_server_sends_comes_out_the_same"],
+        [_JOINED + "whatever_a_server_sends_comes_out_the_same"],
     ),
     Mutant(
         "a deadline that does not wait for who waits for a turn",

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from relay import timeouts
+from relay.turns import PER_TURN
 from relay_workers.providers import access
 from relay_workers.providers.network import Backend, Connection
 from tests.scenarios.processes import until
@@ -64,7 +65,7 @@ async def test_what_arrives_while_the_loop_is_busy_is_read_at_once() -> None:
         assert await ours.read(65_536) == b"one two three"
 
 
-async def test_a_turn_that_comes_too_late_is_not_the_end_of_a_body() -> None:
+async def test_a_turn_of_a_reader_that_has_left_is_the_next_one_s() -> None:
     connection = Connection()
     left = asyncio.create_task(connection.read(10))
     await asyncio.sleep(0)
@@ -72,13 +73,41 @@ async def test_a_turn_that_comes_too_late_is_not_the_end_of_a_body() -> None:
         timeouts.turns().ask(lambda: None)
     connection.data_received(b"one")
     left.cancel()  # before its turn
+    await asyncio.gather(left, return_exceptions=True)
     assert await connection.read(10) == b"one"
-    following = asyncio.create_task(connection.read(10))
+
+
+async def test_what_comes_between_its_turn_and_its_read_is_not_the_end_of_a_body() -> None:
+    connection = Connection()
+    reads: list[bytes] = []
+
+    async def read_twice() -> None:
+        for _ in range(2):
+            reads.append(await connection.read(10))
+
+    reading = asyncio.create_task(read_twice())
+    await asyncio.sleep(0)
+    connection.data_received(b"one ")
+    timeouts.turns().ask(lambda: connection.data_received(b"more"))
     for _ in range(10):
         await asyncio.sleep(0)
-    assert not following.done()
+    assert reads == [b"one more"]
     connection.data_received(b"two")
-    assert await following == b"two"
+    await reading
+    assert reads == [b"one more", b"two"]
+
+
+async def test_also_who_has_something_to_read_waits_for_a_turn() -> None:
+    connections = [Connection() for _ in range(3 * PER_TURN)]
+    for connection in connections:
+        connection.data_received(b"x")
+    reads = [asyncio.create_task(connection.read(10)) for connection in connections]
+    done: list[int] = []
+    while sum(done) < len(connections):
+        await asyncio.sleep(0)
+        done.append(sum(read.done() for read in reads) - sum(done))
+    assert max(done) == PER_TURN
+    assert [await read for read in reads] == [b"x"] * len(connections)
 
 
 async def test_who_waits_for_a_turn_was_not_left_in_silence() -> None:

@@ -117,7 +117,10 @@ class Pieces:
 
     async def next(self) -> bytes:
         """The next piece; empty at the end. Raises what httpx2 raises."""
+        if self._chunk:
+            await asyncio.sleep(0)
         if self._taken >= len(self._chunk):
+            self._chunk = b""
             try:
                 chunk = await self._chunks.__anext__()
             except StopAsyncIteration:
@@ -125,8 +128,6 @@ class Pieces:
             if len(chunk) <= PIECE_BYTES:
                 return chunk
             self._chunk, self._taken = chunk, 0
-        else:
-            await asyncio.sleep(0)
         piece = self._chunk[self._taken : self._taken + PIECE_BYTES]
         self._taken += PIECE_BYTES
         return piece

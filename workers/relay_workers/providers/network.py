@@ -90,8 +90,7 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Raises ReadTimeout, ReadError."""
-        if not self._has_news:
-            await self._until_received(timeout)
+        await self._until_turn(timeout)
         if self._received:
             return self._take(max_bytes)
         if self._lost is not None:
@@ -192,8 +191,11 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     def _has_news(self) -> bool:
         return bool(self._received) or self._at_eof or self._lost is not None
 
-    async def _until_received(self, timeout_s: float | None) -> None:
+    async def _until_turn(self, timeout_s: float | None) -> None:
+        """Until something has been received, and its turn has come."""
         self._reader = self._loop.create_future()
+        if self._has_news:
+            self._wake_reader()
         if timeout_s is not None:
             self._read_timer.start(timeout_s)
         try:
@@ -214,13 +216,13 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         return taken
 
     def _wake_reader(self) -> None:
-        if self._reader is not None and not self._waits_for_turn:
+        if self._reader is not None and not self._reader.done() and not self._waits_for_turn:
             self._waits_for_turn = True
             self._turns.ask(self._take_turn)
 
     def _take_turn(self) -> None:
         self._waits_for_turn = False
-        if self._has_news and self._reader is not None and not self._reader.done():  # it may be another reader by now
+        if self._reader is not None and not self._reader.done():  # it may be another reader by now
             self._reader.set_result(None)
 
     def _read_overdue(self) -> None:
