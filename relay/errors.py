@@ -7,9 +7,11 @@ RelayError                a mistake or a limit that a person can act on; the sen
 │   └── UnreadableJob     the job was written by a release that this one cannot read
 │       └── LaterJob      its version says that it is a later release, whose processes can read it
 ├── ClientError           the client's: reaches it as `error {code, message, retryable}` or as an HTTP status
+│   └── TokenRefused      a token; its exact reason is for the log (relay.auth.refusals)
 └── what relay.client raises:
     ├── RequestRefused    a gateway answered a command with an error that no retry helps
     ├── Disconnected      there is no connection and there will be none
+    │   └── TokenRefused  the gateway takes no token that we have
     ├── SessionDeleted    the session that was followed is gone
     └── AnswerLost        the relay has lost the answer, and no worker has brought it back
 """
@@ -107,6 +109,13 @@ class Disconnected(RelayError):
     def __init__(self, message: str, *, close_code: int | None = None) -> None:
         super().__init__(message)
         self.close_code = close_code
+
+
+class TokenRefused(Disconnected):
+    """The gateway wants a token and there is none, or takes none of ours: missing, malformed, expired or revoked.
+
+    `close_code`: 4401, 4501 or 4503; None if it came as HTTP 401, or what was given cannot be a token.
+    """
 
 
 class SessionDeleted(RelayError):

@@ -44,12 +44,16 @@ closes = Counter("relay_closes_total", "Connections closed by the gateway", ["co
 bad_requests = Counter("relay_bad_requests_total", "Malformed HTTP requests")
 submits = Counter("relay_submits_total", "Submits by outcome", ["outcome"])
 repairs = Counter("relay_repairs_total", "Times that a follower synced with the log, by cause", ["cause"])
+revocations = Counter("relay_revocations_total", "Revocations that this process wrote, or gave back to Redis", ["what"])
+revoked_connections = Counter("relay_revoked_connections_total", "Connections and streams told of a revocation")
 replay_pages = Counter(
     "relay_replay_pages_total", "Pages of logs for viewers that catch up: read, or shared with others", ["what"]
 )
 epochs = Counter("relay_epoch_changes_total", "Followed sessions that began a new epoch")
 degradations = Counter("relay_degraded_total", "Times that a followed session was degraded")
 subscriber_losses = Counter("relay_subscriber_losses_total", "Times that the subscription connection was lost")
+auth_refusals = Counter("relay_auth_refusals_total", "Bearer tokens and tickets that were refused", ["kind", "reason"])
+key_fetches = Counter("relay_key_fetches_total", "Times that RELAY_AUTH_JWKS_URL was asked, by outcome", ["outcome"])
 
 # Worker
 running = Gauge("relay_generations_running", "Generations that this process is making", multiprocess_mode=_SUM)

@@ -13,6 +13,7 @@ import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from relay.errors import SettingsError
@@ -97,6 +98,29 @@ class Settings(BaseSettings):
     max_content_bytes: int = Field(131072, description="Largest user turn", ge=16, le=131072)
     max_frame_bytes: int = Field(262144, description="Largest frame to a client", ge=262144, le=16777216)
     max_subscriptions: int = Field(100, description="Sessions that one connection may follow", ge=1)
+
+    # Auth
+    auth_secret: str = Field(
+        "",
+        description="Secret that tokens are signed with (HS256), of at least 32 bytes; two with a comma while one is "
+        "being replaced",
+        repr=False,
+    )
+    auth_key_file: str = Field(
+        "", description="PEM file with the public key of those who sign tokens (RS256, ES256, EdDSA), or with several"
+    )
+    auth_jwks_url: str = Field("", description="URL where such public keys are served as a JWKS; https")
+    auth_audience: str = Field("", description="What `aud` of a token must contain; empty: it must have none")
+    auth_issuer: str = Field("", description="What `iss` of a token must be; empty: anything")
+    token_max_s: int = Field(
+        86400, description="Longest life of a token: its `exp` lies at most this far ahead", ge=60, le=2592000
+    )
+    metrics_token: Annotated[
+        str, spelled_as(r"|[!-~]{16,}", "at least 16 letters, digits and signs of ASCII, without blanks")
+    ] = Field("", description="What opens /metrics besides a token of scope admin", repr=False)
+    open_to_everybody: bool = Field(
+        False, description="Without any of these keys, listen where others can reach the gateway"
+    )
 
     # Stored
     session_ttl_s: int = Field(604800, description="A session is kept this long after its last event", ge=60)
@@ -215,6 +239,7 @@ class Settings(BaseSettings):
     url: Annotated[
         str, spelled_as(r"(http|ws)s?://[^/\s].*", "http://, https://, ws:// or wss://, and then a host")
     ] = Field("http://127.0.0.1:8080", description="Gateway that relay send and relay tail talk to")
+    token: str = Field("", description="Token that relay send, tail and bench show to the gateway", repr=False)
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     # The SDKs' own names
@@ -263,10 +288,15 @@ def _load(flags: dict[str, Any], named: dict[str, str]) -> Settings:
         lines = []
         for item in error.errors():
             name = str(item["loc"][0])
-            lines.append(
-                f"{named.get(name) or _spelled(name)}: {validation_message(item)} (got {shown(item['input'])})"
-            )
+            lines.append(f"{named.get(name) or _spelled(name)}: {validation_message(item)}{_quoted(name, item)}")
         raise SettingsError("; ".join(lines)) from None
+
+
+def _quoted(name: str, item: ErrorDetails) -> str:
+    """The value that was given, unless it is a secret. `name`: a setting's, or that of its variable."""
+    secrets = [field for field, info in Settings.model_fields.items() if not info.repr]
+    is_secret = name in secrets or any(name in variables()[secret] for secret in secrets)
+    return "" if is_secret else f" (got {shown(item['input'])})"
 
 
 def variables() -> dict[str, list[str]]:
@@ -291,6 +321,7 @@ _FLAGS = {
     "host": "--host", "port": "--port", "processes": "--processes", "redis_url": "--redis",
     "provider": "--provider", "app": "--app", "queue": "--queue", "concurrency": "--concurrency", "model": "--model",
     "tokens_per_second": "--tokens-per-second", "metrics_port": "--metrics-port", "url": "--url",
+    "open_to_everybody": "--open-to-everybody",
 }  # fmt: skip
 
 

@@ -18,9 +18,13 @@ def logs_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
+    configure = structlog.configure
     try:
+        # A logger that keeps its first configuration would write into the command's own stderr ever after.
+        structlog.configure = lambda **named: configure(**{**named, "cache_logger_on_first_use": False})
         yield
     finally:
+        structlog.configure = configure
         structlog.configure(**before)
         root.handlers[:] = handlers
         root.setLevel(level)

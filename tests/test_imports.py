@@ -15,6 +15,7 @@ LEVELS = [
     {"relay.commands", "relay_workers.cli"},
     {"relay.bench"},
     {"relay.gateway", "relay.client", "relay_workers"},
+    {"relay.auth"},
     {"relay.follow", "relay_workers.asking"},
     {"relay_workers.writing"},
     {"relay_workers.lease"},
@@ -33,8 +34,9 @@ FORBIDDEN = {"asyncio", "anyio", "redis", "hiredis", "socket", "ssl", "time", "d
 
 # Who makes the parts out of the settings. The parts get what concerns them, such as CallLimits, and never all of them.
 MAKERS = {
-    "relay.commands.options", "relay.commands.dev", "relay.gateway.child", "relay.gateway.gateway",
-    "relay.gateway.server", "relay.gateway.supervisor", "relay.store.queue.policy", "relay.store.factory",
+    "relay.auth.factory", "relay.commands.options", "relay.commands.dev", "relay.commands.revoke",
+    "relay.commands.token", "relay.gateway.child", "relay.gateway.gateway", "relay.gateway.server",
+    "relay.gateway.supervisor", "relay.store.queue.policy", "relay.store.factory",
     "relay_workers.asking.provider_pool", "relay_workers.cli", "relay_workers.limits", "relay_workers.providers",
     "relay_workers.worker",
 }  # fmt: skip

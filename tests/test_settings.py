@@ -80,6 +80,7 @@ def test_every_setting_can_be_set_by_its_variable(monkeypatch: pytest.MonkeyPatc
             "openai_limit": "max_tokens",
             "openai_stream_usage": "no",
             "root_path": "/x",
+            "metrics_token": "x" * 16,
         }
         special |= {"failure_messages": {"de": "x"}}
         value = special.get(name, value)
@@ -277,6 +278,28 @@ def test_a_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) ->
     assert (loaded.openai_api_key, loaded.anthropic_api_key) == ("sk-secret", "sk-secret")
     assert "sk-secret" not in repr(loaded)
     assert "sk-secret" not in str(loaded)
+
+
+SECRETS = ("OPENAI_API_KEY", "AGENT_API_KEY", "RELAY_AUTH_SECRET", "RELAY_METRICS_TOKEN", "RELAY_TOKEN")
+
+
+def test_a_secret_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in SECRETS:
+        monkeypatch.setenv(variable, "hunter2-and-longer")
+    loaded = settings.load()
+    assert (loaded.auth_secret, loaded.metrics_token, loaded.token) == ("hunter2-and-longer",) * 3
+    assert "hunter2" not in repr(loaded)
+    assert "hunter2" not in str(loaded)
+
+
+@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if not field.repr])
+def test_a_secret_that_cannot_be_used_is_not_quoted(name: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        settings.load(**{name: ["hunter2"], "prefix": "a:b"})
+    said = str(raised.value)
+    assert f"{name.upper()}: it must be a text" in said
+    assert "(got 'a:b')" in said
+    assert "hunter2" not in said
 
 
 def test_a_sentence_has_at_most_500_characters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,13 +31,16 @@ PROVIDER = option(
     default="the first whose key or URL is set, otherwise demo",
 )
 APP = option("app", "Your own model, as module:function or file.py:function", "--app", default="none")
+OPEN_TO_EVERYBODY = option(
+    "open_to_everybody", "Without auth, listen where others can reach it", "--open-to-everybody", default="off"
+)
 PACE = option("tokens_per_second", "Pace of the demo provider, in tokens per second")
 
 
 def load(*, by_a_person: bool = False, listens: bool = False, **flags: Any) -> Settings:
     """Load the settings, configure logs, and warn of each unknown variable. Raises SettingsError.
 
-    `by_a_person`: warn in sentences, not in logs. `listens`: PORT counts, too.
+    `by_a_person`: warn in sentences, not in logs. `listens`: PORT counts, too, and nobody may be let in by accident.
     """
     loaded = (settings.load_for_gateway if listens else settings.load)(**flags)
     logging.configure(loaded.log_level)
@@ -47,6 +50,10 @@ def load(*, by_a_person: bool = False, listens: bool = False, **flags: Any) -> S
             typer.echo(f"relay: {sentence}", err=True)
         else:
             logging.get_logger("settings").warning("unknown_setting", detail=sentence)
+    if listens:
+        from relay.auth.factory import check_before_listening  # here, so that other commands need not wait for it
+
+        check_before_listening(loaded)
     return loaded
 
 
