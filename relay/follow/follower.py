@@ -6,7 +6,8 @@ is heard while an answer is open. Viewers are cursors into it: those that keep u
 joined; the others read what they lack when they have room.
 
 If Redis has lost events that were already shown, the log gets a new epoch and every viewer starts again. Answers that
-are missing then come back from their workers, or the follower ends them.
+are missing then come back from their workers, or the follower ends them. A session that comes back as somebody else's
+is another one, and counts as deleted here.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ _degraded, _restored, _lost, _reloaded, _events_out_of_order = (
 class Follower:
     """`frontier`: the last seq applied. `broadcast` knows how much of that viewers have been given.
 
-    `deleted`: the session was deleted; later subscribers need another follower.
+    `sub`: the session's owner, as far as we know; "" if nobody. `deleted`: the session was deleted, or is somebody
+    else's now; later subscribers need another follower.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Follower:
     ) -> None:
         """recovery.py explains the last three."""
         self.session = session
+        self.sub = ""
         self.epoch = ""
         self.frontier = 0
         self.version = UNTRIMMED  # of the log, as far as we know
@@ -83,6 +86,7 @@ class Follower:
         )
         self._visibility = Visibility(self._degraded, self._restored, lambda: session_log.answered_at(session))
         self._past_epochs: deque[str] = deque(maxlen=_MAX_PAST_EPOCHS)
+        self._shown_before = False  # events of an epoch before this one
         self._entries_missing = False  # a replay found that entries are missing
         self._session_log = session_log
         self._source = source
@@ -101,8 +105,12 @@ class Follower:
         self._syncs: set[asyncio.Task[None]] = set()  # at most two: one reads, one waits for it
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Begin to follow. Raises StorageError. It waits for Redis without a limit; the caller sets one."""
+    async def start(self, maker: str = "") -> None:
+        """Begin to follow. `maker`: the session's owner if this makes it.
+
+        Raises StorageError. It waits for Redis without a limit; the caller sets one.
+        """
+        self.sub = maker
         await self._source.subscribe(self._channel, self)
         self._sync_requested.clear()  # anything heard from here on, before the session is open, sets it again
         await self._reload()
@@ -136,6 +144,10 @@ class Follower:
         elif seq == 0:
             self._request_sync("deleted")
         elif seq == self.frontier + 1:
+            if seq == 1 and not self.sub:  # until a session has events, somebody may become its owner
+                self._request_sync("owner")
+                if self._shown_before:
+                    return  # perhaps it is another session now: the sync shows this event, or none
             self._apply(seq, body)
         elif seq > self.frontier:
             self._request_sync("hole")
@@ -223,12 +235,13 @@ class Follower:
 
     async def _read_to_head(self) -> None:
         """Apply what the log has and we lack. Pub/sub goes on while we wait for a page: `asked` is from before."""
-        if self.frontier == 0:
-            await self._session_log.open(self.session, known=self.epoch)  # keeps an empty session while it has viewers
+        if self.frontier == 0 and not self.deleted:
+            # Keeps an empty session while it has viewers.
+            await self._session_log.open(self.session, known=self.epoch, sub=self.sub)
         while not self.deleted:
             asked, newest = self.frontier, self.window.newest()
             page = await self._session_log.range(self.session, max(asked, 1))
-            if page is None or page.epoch != self.epoch or self._out_of_order:
+            if page is None or page.epoch != self.epoch or self._is_others(page.epoch, page.sub) or self._out_of_order:
                 await self._reload()
                 return
             if (lost := "missing" if self._entries_missing else detect_loss(page, asked, newest)) is not None:
@@ -239,6 +252,7 @@ class Follower:
                 return
             self.broadcast.flush()  # a viewer that falls behind what is known so far keeps the older version
             self.version = page.version
+            self.sub = page.sub or self.sub  # within an epoch, somebody may become the owner of what was nobody's
             if self.frontier == asked and newest is None and page.entries and page.entries[0][0] == asked:
                 self.window.add(*page.entries[0])  # for the next sync to compare with
             self._apply_all(page)
@@ -328,14 +342,19 @@ class Follower:
         while opened.epoch in self._past_epochs:  # an old copy of Redis: seqs of that epoch were given twice since
             await self._session_log.rotate(self.session, opened.epoch, missing=False)
             opened = await self._opened()
+        if self.epoch and self._is_others(opened.epoch, opened.sub):
+            self._on_deleted()  # before anything of the new owner's is shown
+            return
+        self.sub = opened.sub
         if (opened.epoch, opened.head) == (self.epoch, self.frontier) and not self._out_of_order:
             return
-        earlier, were_active = self.epoch, self.active
+        earlier, were_active, shown = self.epoch, self.active, self.frontier > 0
         self._reset_to(opened)
         if earlier:
             metrics.epochs.inc()
             _reloaded.log(session=self.session, epoch=opened.epoch, head=opened.head)
             if earlier != self.epoch:
+                self._shown_before = self._shown_before or shown
                 self._past_epochs.append(earlier)
                 self.missing.add(
                     [one for name, one in were_active.items() if name not in self.active], time.monotonic()
@@ -345,14 +364,23 @@ class Follower:
             self.broadcast.restart()
             self._sync_requested.set()  # events may have been applied to the old epoch while we read the new one
 
+    def _is_others(self, epoch: str, sub: str) -> bool:
+        """Whether that is the owner of another session of this name.
+
+        One of nobody's may get an owner, but not what was shown in an epoch before: perhaps it was somebody else's.
+        """
+        was_shown = self._shown_before or (epoch != self.epoch and self.frontier > 0)
+        return sub != self.sub and (self.sub != "" or was_shown)
+
     async def _opened(self) -> Opened:
-        opened = await self._session_log.open(self.session, known=self.epoch)
+        # After a loss the session must not become anybody's: whoever finds out first restores its owner.
+        opened = await self._session_log.open(self.session, known=self.epoch, sub=self.sub)
         if opened is None:
             raise StorageError("open: Redis did not make the session that it was asked to make")
         return opened
 
     def _on_deleted(self) -> None:
-        """The session was deleted: tell the viewers; nothing follows."""
+        """The session was deleted, or is another now: tell the viewers; nothing follows."""
         self.deleted = True
         self.broadcast.unsubscribed()
 

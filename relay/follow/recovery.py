@@ -19,6 +19,7 @@ class RecoveryTarget(Protocol):
     """What recovery reads of its follower; all of it may change at any await."""
 
     session: str
+    sub: str
     epoch: str
     frontier: int
     active: dict[str, Active]
@@ -62,7 +63,7 @@ class Recovery:
     async def _bury(self, known: Active) -> None:
         """End it, as nobody has brought it back. Its `end` event then removes it from `missing`."""
         buried = await self._session_log.bury(
-            self._followed.session, known.generation, known.attempt, self._lost_members
+            self._followed.session, known.generation, known.attempt, self._lost_members, sub=self._followed.sub
         )
         match buried:
             case "buried":

@@ -20,8 +20,8 @@ from relay.store import shapes
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """One submit, resolved: `content` is the user's turn also for `messages` and `retry_of`.
 
-    `v`: the lowest version of shapes.JOB whose readers can make it. `as_it_came`: the whole body, if that holds more
-    than the fields; it is not stored as a field.
+    `sub`: the session's owner, "" if nobody. `v`: the lowest version of shapes.JOB whose readers can make it.
+    `as_it_came`: the whole body, if that holds more than the fields; it is not stored as a field.
     """
 
     session: str
@@ -41,6 +41,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, Any] | None = None
     options: Options | None = None
     language: str | None = None  # of the reader, for failure messages; not part of the body hash
+    sub: str = ""  # not part of the body hash either
     v: int = 1
     as_it_came: bytes = b""
 

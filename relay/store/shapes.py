@@ -19,20 +19,20 @@ and their arguments need no number: each process runs its own scripts, by the ha
 
 from __future__ import annotations
 
-JOB = 2  # since 2: `options`, which may be ignored
+JOB = 3  # since 2: `options`; since 3: `sub`; both may be ignored
 OFFER = 1
 POLICY = 1
 
 VERSIONS = {
     # Keys, by their names in keys.py
-    "meta": 1,
+    "meta": 2,  # since 2: `sub`, which the release before neither checks nor writes
     "log": 1,
     "generations": 1,
     "active": 1,
     "transcript": 1,
     "requests": 1,
     "order": 1,
-    "deleted": 1,
+    "deleted": 2,  # since 2: `o SUB`
     "refused": 1,
     "state": 1,
     "text": 1,
@@ -49,6 +49,8 @@ VERSIONS = {
     "priority": 1,  # the three streams
     "queues": 1,
     "offers": 1,
+    "revoked": 1,
+    "tickets": 1,
     # Our JSON in them
     "job": JOB,
     "offer": OFFER,

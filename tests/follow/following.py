@@ -66,8 +66,8 @@ class Read(SessionLog):
         self.after_open: Callable[[], Awaitable[None]] | None = None
         self.after_range: Callable[[], Awaitable[None]] | None = None
 
-    async def open(self, session: str, *, create: bool = True, known: str = "") -> Opened | None:
-        opened = await super().open(session, create=create, known=known)
+    async def open(self, session: str, *, create: bool = True, known: str = "", sub: str = "") -> Opened | None:
+        opened = await super().open(session, create=create, known=known, sub=sub)
         if self.after_open is not None:
             await self.after_open()
         return opened

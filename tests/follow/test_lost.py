@@ -300,10 +300,10 @@ async def test_it_is_not_restored_by_what_came_back_between_a_look_and_the_searc
     await stage.follower.sync()
     span = stage.read.span
 
-    async def came_back_meanwhile(session: str, generation: str) -> Span | None:
+    async def came_back_meanwhile(session: str, generation: str, sub: str | None = None) -> Span | None:
         stage.read.span = span  # type: ignore[method-assign]
         await writer.log.rebuild(job_of(), writer.fence, "w1", LEASE_MS, [writer.claim.epoch], 1, writer.claim.times)
-        return await span(session, generation)
+        return await span(session, generation, sub)
 
     stage.read.span = came_back_meanwhile  # type: ignore[method-assign]
     stage.follower.lost()

@@ -210,6 +210,8 @@ class QueueAdmin:
                     raise RelayError("too many answers are running in its session; the letter stays")
                 case "deleted":
                     raise RelayError(f"the session of {job.retry_of or job.generation} has just been deleted")
+                case "foreign":
+                    raise RelayError(f"the session of {job.retry_of or job.generation} is somebody else's now")
                 case "forgotten":
                     return job.generation
                 case _:

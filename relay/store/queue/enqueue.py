@@ -14,7 +14,7 @@ from relay.store.queue.queue import Queue
 from relay.store.session.replies import Admitted, Stopped
 from relay.store.session.session_log import SessionLog
 
-NotAdmitted = Literal["queue_full", "session_full", "deleted", "forgotten"]
+NotAdmitted = Literal["queue_full", "session_full", "deleted", "forgotten", "foreign"]
 
 
 class JobSubmitter:
@@ -31,7 +31,8 @@ class JobSubmitter:
 
         Admitted may name another generation, which has the request_id: then nothing of this job is left, as after a
         refusal. `deleted`: its session, or what it retries, was deleted meanwhile. `forgotten`: a worker was faster;
-        the answer has ended, and `max_generations` has already removed it.
+        the answer has ended, and `max_generations` has already removed it. `foreign`: its session is not that of its
+        `sub`; somebody else was faster to make it.
         """
         if not await self.enqueue(job):
             return "queue_full"
@@ -49,7 +50,11 @@ class JobSubmitter:
             return "session_full"
         if admitted.generation != job.generation:
             return admitted
-        return "deleted" if admitted.state == "deleted" else "forgotten"
+        match admitted.state:
+            case "deleted" | "foreign" as why:
+                return why
+            case _:
+                return "forgotten"
 
     async def unclaimed(self, session: str, generation: str) -> dict[str, str] | None:
         """Its fields in the session, if it was admitted and no worker has ever claimed it.

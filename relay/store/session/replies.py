@@ -15,7 +15,7 @@ class Deleted(Exception):
 class Opened(NamedTuple):
     """A session at one moment; `floor`: at and below this seq the log cannot be replayed from the middle.
 
-    `trims`: how often some of its entries were merged or removed.
+    `trims`: how often some of its entries were merged or removed. `sub`: the session's owner, "" if nobody.
     """
 
     epoch: str
@@ -23,6 +23,7 @@ class Opened(NamedTuple):
     floor: int
     active: list[Active]
     trims: int = 0
+    sub: str = ""
 
     @property
     def version(self) -> LogVersion:
@@ -50,7 +51,7 @@ class Moment(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Entries (seq, body) of one range read, with head and version (versions.py) at that moment."""
+    """Entries (seq, body) of one range read, with head, version (versions.py) and `sub` (`Opened`) at that moment."""
 
     epoch: str
     head: int
@@ -58,14 +59,31 @@ class Page(NamedTuple):
     entries: list[tuple[int, bytes]]
     trims: int = 0
     changes: tuple[Trim, ...] = ()
+    sub: str = ""
 
     @property
     def version(self) -> LogVersion:
         return LogVersion(self.floor, self.trims, self.changes)
 
 
+class Request(NamedTuple):
+    """What a session knows of a request_id. `known`: the generation that it made, and its body hash.
+
+    `deleted`: it went with its session. `sub`: the session's owner, "" if nobody. `is_free`: who asks may become that,
+    as the session does not exist, or is nobody's and has no events.
+    """
+
+    known: tuple[str, str] | None
+    deleted: bool
+    sub: str
+    is_free: bool
+
+
 class Admitted(NamedTuple):
-    """`fresh`: this call made the generation. Otherwise `generation` is the one that holds the request_id."""
+    """`fresh`: this call made the generation. Otherwise `generation` is the one that holds the request_id.
+
+    `state`: also `deleted`, `forgotten`, and `foreign`: the session is not that of the job's `sub`.
+    """
 
     fresh: bool
     generation: str
@@ -74,7 +92,7 @@ class Admitted(NamedTuple):
 
     def accepts(self, generation: str) -> bool:
         """Whether the job's generation exists and is its own; otherwise the job must be dropped."""
-        return self.generation == generation and self.state not in ("deleted", "forgotten")
+        return self.generation == generation and self.state not in ("deleted", "forgotten", "foreign")
 
 
 class AttemptProgress(NamedTuple):
@@ -107,7 +125,7 @@ class Claim(NamedTuple):
     fresh: bool = False
 
 
-Buried = Literal["buried", "known", "deleted"]  # by this call; it exists, running or ended; it went with its session
+Buried = Literal["buried", "known", "deleted"]  # by this call; it exists, running or ended; its session is gone
 
 
 class RebuildResult(NamedTuple):

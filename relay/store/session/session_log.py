@@ -32,6 +32,7 @@ from relay.store.session.replies import (
     Opened,
     Page,
     RebuildResult,
+    Request,
     Running,
     Span,
     Stopped,
@@ -106,23 +107,30 @@ class SessionLog:
         """When the server of this session last answered a read, by `timeouts.now`."""
         return self._limiter_of(session).answered_at
 
-    async def open(self, session: str, *, create: bool = True, known: str = "") -> Opened | None:
+    async def open(self, session: str, *, create: bool = True, known: str = "", sub: str = "") -> Opened | None:
         """The state to begin following with. Makes the session if need be; without `create`, returns None instead.
 
+        `sub`: its owner if this makes it, or finds it without events and without an owner.
         Raises Deleted if the session was deleted recently in the epoch `known`.
         """
-        reply = await self._read(_OPEN, session, new_epoch() if create else "", EMPTY_SESSION_TTL_S * 1000, known)
+        epoch = new_epoch() if create else ""
+        reply = await self._read(_OPEN, session, epoch, EMPTY_SESSION_TTL_S * 1000, known, sub)
         if not reply:
             return None
         if reply[0] == b"deleted":
             raise Deleted
-        epoch, head, floor, flat, trims = reply
+        epoch, head, floor, flat, trims, owner = reply
         names = [item.decode() for item in flat]
         active = [
             Active(name, int(attempt), state)
             for name, attempt, state in zip(names[::3], names[1::3], names[2::3], strict=True)
         ]
-        return Opened(epoch.decode(), int(head), int(floor), active, int(trims))
+        return Opened(epoch.decode(), int(head), int(floor), active, int(trims), owner.decode())
+
+    async def own(self, session: str, sub: str, *, make: bool) -> bool:
+        """Whether it is theirs; `make`: it becomes theirs if it does not exist, or is nobody's and has no events."""
+        opened = await self.open(session, create=make, sub=sub)
+        return opened is not None and opened.sub == _name(sub)
 
     async def range(
         self, session: str, first: int, last: int | None = None, page_bytes: int = PAGE_BYTES
@@ -131,14 +139,14 @@ class SessionLog:
         reply = await self._read(_RANGE, session, first, "+" if last is None else last, page_bytes)
         if not reply:
             return None
-        epoch, head, floor, flat, trims, *rest = reply
+        epoch, head, floor, flat, trims, sub, *rest = reply
         entries = [(int(seq), body) for seq, body in zip(flat[::2], flat[1::2], strict=True)]
         changes = tuple(map(Trim._make, zip(*(map(int, rest[column::3]) for column in range(3)), strict=True)))
-        return Page(epoch.decode(), int(head), int(floor), entries, int(trims), changes)
+        return Page(epoch.decode(), int(head), int(floor), entries, int(trims), changes, sub.decode())
 
-    async def moment(self, session: str, limit: int) -> Moment | None:
-        """What it holds now, the newest `limit` of it; None if the session does not exist."""
-        reply = await self._read(_MOMENT, session, limit)
+    async def moment(self, session: str, limit: int, sub: str | None = None) -> Moment | None:
+        """What it holds now, the newest `limit` of it; None if the session does not exist, or is not that of `sub`."""
+        reply = await self._read(_MOMENT, session, limit, _only(sub))
         if not reply:
             return None
         epoch, head, generations, completed, flat = reply
@@ -151,17 +159,26 @@ class SessionLog:
 
     async def find_request(self, session: str, request_id: str) -> tuple[str, str] | None:
         """(generation, body hash) of an admitted request_id. Raises Deleted if it was deleted with its session."""
-        value, deleted = await read_atomically(
+        found = await self.look_up(session, request_id)
+        if found.deleted:
+            raise Deleted
+        return found.known
+
+    async def look_up(self, session: str, request_id: str) -> Request:
+        """What is known of a request_id, and whose the session is, at one moment."""
+        value, deleted, (epoch, seq, sub) = await read_atomically(
             self._commands,
             ("HGET", self.keys.session(session, "requests"), request_id),
             ("ZSCORE", self.keys.session(session, "deleted"), f"r {request_id}"),
+            ("HMGET", self.keys.session(session), "epoch", "seq", "sub"),
         )
-        if deleted is not None:
-            raise Deleted
-        if value is None:
-            return None
-        generation, body_hash = value.decode().split(" ")
-        return generation, body_hash
+        generation, _, body_hash = value.decode().partition(" ") if value is not None else ("", "", "")
+        return Request(
+            (generation, body_hash) if value is not None else None,
+            deleted is not None,
+            sub.decode() if sub is not None else "",
+            epoch is None or (sub is None and seq == b"0"),
+        )
 
     async def is_forgotten(self, session: str, request_id: str, generation: str) -> bool:
         """Whether only the request_id is left of a generation: it has ended, and was dropped by `max_generations`.
@@ -176,29 +193,35 @@ class SessionLog:
         )
         return known is not None and known.decode().split(" ")[0] == generation and state is None and position is None
 
-    async def span(self, session: str, generation: str) -> Span | None:
-        """None: there is no such generation."""
-        epoch, first, (state, last) = await read_atomically(
+    async def span(self, session: str, generation: str, sub: str | None = None) -> Span | None:
+        """None: there is no such generation, or the session is not that of `sub`."""
+        (epoch, owner), first, (state, last) = await read_atomically(
             self._commands,
-            ("HGET", self.keys.session(session), "epoch"),
+            ("HMGET", self.keys.session(session), "epoch", "sub"),
             ("ZSCORE", self.keys.session(session, "generations"), generation),
             ("HMGET", self.keys.generation(session, generation), "state", "last"),
         )
         if epoch is None or first is None or state is None:  # a lost one is still listed in `generations`
             return None
+        if sub is not None and owner != sub.encode():
+            return None
         return Span(epoch.decode(), int(float(first)), int(last) if last is not None else None)
 
-    async def user_turn(self, session: str, generation: str) -> tuple[str, str] | None:
-        """(message_id, content) of the question that a generation answers; None if there is no such generation."""
+    async def user_turn(self, session: str, generation: str, sub: str | None = None) -> tuple[str, str] | None:
+        """(message_id, content) of the question that a generation answers; None as for `span`."""
         key = self.keys.generation(session, generation)
-        message_id, content = await call(self._commands, "HMGET", key, "message_id", "content")
-        return (message_id.decode(), content.decode()) if message_id is not None else None
+        (message_id, content), owner = await read_atomically(
+            self._commands, ("HMGET", key, "message_id", "content"), ("HGET", self.keys.session(session), "sub")
+        )
+        if message_id is None or (sub is not None and owner != sub.encode()):
+            return None
+        return message_id.decode(), content.decode()
 
     async def admit(self, job: Job) -> Admitted | None:
         """Make the job's generation, once per request_id. None: `max_generations` are active already."""
         reply = await self._run(
             _ADMIT, job.session, new_epoch(), job.generation, job.request_id, job.body_hash, job.message_event(),
-            job.queued_event(), *self._bounds, *_flatten(_stored_fields(job)),
+            job.queued_event(), *self._bounds, job.sub, *_flatten(_stored_fields(job)),
         )  # fmt: skip
         what, *rest = (item.decode() for item in reply)
         if what == "full":
@@ -213,24 +236,29 @@ class SessionLog:
                 return None
         return admitted  # perhaps by another process, which found room a moment later
 
-    async def stop(self, session: str, generation: str) -> Stopped | None:
-        """End it as `stopped` now, whatever its worker does. None: there is no such generation."""
-        what, *rest = await self._run(_STOP, session, generation)
+    async def stop(self, session: str, generation: str, sub: str | None = None) -> Stopped | None:
+        """End it as `stopped` now, whatever its worker does. None as for `span`."""
+        what, *rest = await self._run(_STOP, session, generation, _only(sub))
         if what == b"unknown":
             return None
         ended = what == b"ended"
         return Stopped(generation, ended, *(item.decode() for item in rest))
 
     async def delete(
-        self, session: str, tombstone_ms: int, epochs: Iterable[str] = (), generations: Iterable[str] = ()
+        self,
+        session: str,
+        tombstone_ms: int,
+        epochs: Iterable[str] = (),
+        generations: Iterable[str] = (),
+        sub: str | None = None,
     ) -> list[Stopped] | None:
-        """End what runs and forget everything. None: there is no such session, and was none lately.
+        """End what runs and forget everything. None: there is no such session, or none of `sub`, and was none lately.
 
         Returns what ran, and, as already ended, what is in the dead letters.
-        `epochs` and `generations`: what the caller has shown. It must not come back either if Redis has lost it.
+        `epochs` and `generations`: what the caller has shown of it. It must not come back either if Redis has lost it.
         """
         tombstones = [f"e {epoch}" for epoch in epochs] + [f"g {generation}" for generation in generations]
-        what, *rest = await self._run(_DELETE, session, tombstone_ms, MAX_TOMBSTONES, *tombstones)
+        what, *rest = await self._run(_DELETE, session, tombstone_ms, MAX_TOMBSTONES, _only(sub), *tombstones)
         if what == b"unknown":
             return None
         names = [item.decode() for item in rest]
@@ -242,10 +270,16 @@ class SessionLog:
         await self._run(_ROTATE, session, epoch, new_epoch(), int(missing))
 
     async def bury(
-        self, session: str, generation: str, attempt: int, members: bytes, reason: Reason = "failed"
+        self,
+        session: str,
+        generation: str,
+        attempt: int,
+        members: bytes,
+        reason: Reason = "failed",
+        sub: str = "",
     ) -> Buried:
-        """End a lost generation, unless it is back, or was deleted with its session."""
-        reply = await self._run(_BURY, session, generation, attempt, _without_braces(members), new_epoch(), reason)
+        """End a lost generation of a session of `sub`, unless it is back, or its session is gone."""
+        reply = await self._run(_BURY, session, generation, attempt, _without_braces(members), new_epoch(), reason, sub)
         return _BURIED[reply[0]]
 
     # What workers do
@@ -329,7 +363,7 @@ class SessionLog:
         fields = _stored_fields(job) | {name: str(at_ms) for name, at_ms in times.items()}
         what, *rest = await self._write(
             _REBUILD, job.session, job.generation, fence, worker, lease_ms, f" {' '.join(epochs)} ", seq, new_epoch(),
-            job.request_id, job.body_hash, job.message_event(), job.queued_event(), *_flatten(fields),
+            job.request_id, job.body_hash, job.message_event(), job.queued_event(), job.sub, *_flatten(fields),
         )  # fmt: skip
         if what != b"rebuilt":
             return WriteOutcome(_WHAT[what])
@@ -421,6 +455,17 @@ def _stored_fields(job: Job) -> dict[str, str]:
         "language": job.language,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _only(sub: str | None) -> str:
+    """Whose a session must be, as scripts take it: "" is anybody's."""
+    return "" if sub is None else _name(sub)
+
+
+def _name(sub: str) -> str:
+    if not sub:
+        raise ValueError("an owner has a name")
+    return sub
 
 
 def _flatten(fields: dict[str, str]) -> list[str]:

@@ -28,15 +28,20 @@ class _Moved(Exception):
 class Snapshots:
     """Of the sessions under one prefix. `moment` returns what a session holds now."""
 
-    def __init__(self, redis: AnyRedis, keys: Keys, moment: Callable[[str, int], Awaitable[Moment | None]]) -> None:
+    def __init__(
+        self, redis: AnyRedis, keys: Keys, moment: Callable[[str, int, str | None], Awaitable[Moment | None]]
+    ) -> None:
         self._redis = redis
         self._keys = keys
         self._moment = moment
 
-    async def session(self, session: str, limit: int) -> dict[str, Any] | None:
-        """The newest `limit` of each list, as of its `head`; None if there is no such session."""
+    async def session(self, session: str, limit: int, sub: str | None = None) -> dict[str, Any] | None:
+        """The newest `limit` of each list, as of its `head`; None if there is no such session, or none of `sub`.
+
+        Within an epoch the owner of what a session holds does not change.
+        """
         for _ in range(_TRIES):
-            moment = await self._moment(session, limit)
+            moment = await self._moment(session, limit, sub)
             if moment is None:
                 return None
             try:
@@ -45,10 +50,12 @@ class Snapshots:
                 continue
         raise StorageError("snapshot: the session changed each time it was read")
 
-    async def generation(self, session: str, generation: str) -> dict[str, Any] | None:
-        """One generation as in the snapshot, as of now; None if there is none."""
+    async def generation(self, session: str, generation: str, sub: str | None = None) -> dict[str, Any] | None:
+        """One generation as in the snapshot, as of now; None if there is none, or the session is not that of `sub`."""
         stored = await self._stored(session, generation)
-        return _snapshot(generation, stored) if stored is not None else None
+        if stored is None or (sub is not None and stored.sub != sub.encode()):
+            return None
+        return _snapshot(generation, stored)
 
     async def turns(self, session: str, completed: list[str], head: int | None = None) -> list[dict[str, Any]]:
         """The user's turn and the answer of each of these completed generations, in this order.
@@ -101,26 +108,28 @@ class Snapshots:
         return _snapshot(name, stored) if _ended_by(stored.fields.get("last"), moment.head) else None
 
     async def _stored(self, session: str, name: str) -> _Stored | None:
-        fields, text, reasoning, data = await read_atomically(
+        fields, text, reasoning, data, sub = await read_atomically(
             self._redis,
             ("HGETALL", self._keys.generation(session, name)),
             ("GET", self._keys.generation(session, name, "text")),
             ("GET", self._keys.generation(session, name, "reasoning")),
             ("LRANGE", self._keys.generation(session, name, "data"), "0", "-1"),
+            ("HGET", self._keys.session(session), "sub"),
         )
         if not fields:
             return None
         named = {key.decode(): value for key, value in zip(fields[::2], fields[1::2], strict=True)}
-        return _Stored(named, text or b"", reasoning or b"", data)
+        return _Stored(named, text or b"", reasoning or b"", data, sub)
 
 
 class _Stored(NamedTuple):
-    """What Redis holds of one generation."""
+    """What Redis holds of one generation. `sub`: the session's owner; None: nobody, or the session is lost."""
 
     fields: dict[str, bytes]
     text: bytes
     reasoning: bytes
     data: list[bytes]
+    sub: bytes | None
 
     def cut(self, running: Running) -> _Stored:
         """What it held when it was as far as `running`. Raises _Moved."""
@@ -129,7 +138,7 @@ class _Stored(NamedTuple):
         fields = self.fields | {"state": running.state.encode(), "data": b"%d" % running.data}
         fields.pop("end", None)
         text, reasoning = self.text[: running.text_bytes], self.reasoning[: running.reasoning_bytes]
-        return _Stored(fields, text, reasoning, self.data[: running.data])
+        return _Stored(fields, text, reasoning, self.data[: running.data], self.sub)
 
 
 def _ended_by(last: bytes | None, head: int) -> bool:

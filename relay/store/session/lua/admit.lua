@@ -4,10 +4,11 @@
 -- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] epoch for a new session
 -- ARGV[5] generation   ARGV[6] request_id   ARGV[7] body hash
 -- ARGV[8] body of the `message` event   ARGV[9] body of `status queued`
--- ARGV[10] max_generations   ARGV[11] max_requests   ARGV[12…] further fields of the generation, name and value
+-- ARGV[10] max_generations   ARGV[11] max_requests   ARGV[12] whose the session is if this makes it, '' if nobody's
+-- ARGV[13…] further fields of the generation, name and value
 -- Returns {'admitted' | 'known', generation, body hash, state}: 'known' also if an earlier call has made it;
 -- {'full'} if max_generations are active, or it was refused before (refuse.lua). The state is `deleted` if the
--- generation, or the one it retries, was deleted with its session.
+-- generation, or the one it retries, was deleted with its session; `foreign` if the session is not ARGV[12]'s.
 -- Atomic because request_id, events and generation must exist together or not at all.
 
 local generation, request_id, hash = ARGV[5], ARGV[6], ARGV[7]
@@ -60,10 +61,11 @@ end
 local again = was_deleted('r ' .. request_id) and redis.call('HEXISTS', KEY.requests, request_id) == 0
   and redis.call('EXISTS', of.state(generation)) == 0
 if again or was_deleted('g ' .. generation) then return { 'known', generation, hash, 'deleted' } end
-for index = 12, #ARGV, 2 do -- a retry brings its question along: that may not come back either
+for index = 13, #ARGV, 2 do -- a retry brings its question along: that may not come back either
   if ARGV[index] == 'retry_of' and was_deleted('g ' .. ARGV[index + 1]) then return { 'known', generation, hash, 'deleted' } end
 end
-ensure_session(ARGV[4], generation)
+local _, whose = ensure_session(ARGV[4], generation, ARGV[12])
+if is_foreign(whose, ARGV[12], generation) then return { 'known', generation, hash, 'foreign' } end
 
 local known = redis.call('HGET', KEY.requests, request_id)
 if known then
@@ -78,9 +80,9 @@ local state = redis.call('HGET', of.state(generation), 'state')
 if state then return { 'known', generation, hash, state } end
 if redis.call('ZSCORE', KEY.refused, generation) or redis.call('ZCARD', KEY.active) >= max_generations then return { 'full' } end
 
-local first = write_question(generation, ARGV[8], 12)
+local first = write_question(generation, ARGV[8], 13)
 local status = write(generation, ARGV[9])
-new_generation(generation, first or status, { 'request_id', request_id }, 12)
+new_generation(generation, first or status, { 'request_id', request_id }, 13)
 if redis.call('HSET', KEY.requests, request_id, generation .. ' ' .. hash) == 1
   and redis.call('RPUSH', KEY.order, request_id) > max_requests then
   redis.call('HDEL', KEY.requests, redis.call('LPOP', KEY.order))

@@ -2,20 +2,27 @@
 -- follower can bring it back.
 --
 -- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] tombstone_ms   ARGV[5] max_tombstones
--- ARGV[6…] further tombstones: of epochs and generations that the caller has shown and Redis may have lost
--- Returns {'unknown'}, {'gone'} (deleted before), or {'deleted', generation, 'running', owner or '', queue or '', …} of
--- those that had not ended: the caller notifies their workers and cleans up their queues; and {…, generation, 'dead',
--- '', queue, …} of those whose question is in the dead letters.
+-- ARGV[6] whose the session must be, '' if anybody's
+-- ARGV[7…] further tombstones: of epochs and generations that the caller has shown of it and Redis may have lost
+-- Returns {'unknown'}, {'gone'} (deleted before; if ARGV[6] is given, it was theirs), or {'deleted', generation,
+-- 'running', owner or '', queue or '', …} of those that had not ended: the caller notifies their workers and cleans up
+-- their queues; and {…, generation, 'dead', '', queue, …} of those whose question is in the dead letters.
 -- Atomic because nobody may see half a session, and no append may fall between the ends and the deletion.
 
-local epoch = redis.call('HGET', KEY.meta, 'epoch')
-if not epoch and #ARGV < 6 and redis.call('EXISTS', KEY.generations) == 0 then
-  return { redis.call('EXISTS', KEY.deleted) == 1 and 'gone' or 'unknown' }
+local meta, sub = redis.call('HMGET', KEY.meta, 'epoch', 'sub'), ARGV[6]
+local epoch, whose = meta[1], meta[2] or sub
+-- What is left without meta may be anybody's: then only what the caller has shown says whose it was.
+local may_be_deleted = epoch and not is_hidden(sub)
+  or not epoch and (#ARGV > 6 or sub == '' and redis.call('EXISTS', KEY.generations) == 1)
+if not may_be_deleted then
+  local gone = not epoch and redis.call('EXISTS', KEY.deleted) == 1 and (sub == '' or was_deleted('o ' .. sub))
+  return { gone and 'gone' or 'unknown' }
 end
 local lost = not epoch -- Redis has lost meta: delete what is left, and publish no end
 epoch = epoch or '-'
 
-local reply, tombstones = { 'deleted' }, { 'e ' .. epoch, unpack(ARGV, 6) }
+local reply, tombstones = { 'deleted' }, { 'e ' .. epoch, unpack(ARGV, 7) }
+if whose ~= '' then tombstones[#tombstones + 1] = 'o ' .. whose end
 for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
   local state = redis.call('HMGET', of.state(generation), 'owner', 'queue', 'state')
   if not lost and state[3] then end_generation(generation, 'stopped', '') end

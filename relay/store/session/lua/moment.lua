@@ -1,13 +1,14 @@
 -- moment: what a session holds at one moment, without the texts: a snapshot reads those later, one by one.
 --
 -- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] limit: of the newest generations, and of the newest completed
--- Returns {} if the session does not exist, otherwise {epoch, head, {generation …}, {completed generation …},
+-- ARGV[5] whose the session must be, '' if anybody's
+-- Returns {} if there is no such session, otherwise {epoch, head, {generation …}, {completed generation …},
 -- {generation, attempt, state, bytes of text, of reasoning, number of data, …} of those not ended}.
 -- Atomic so that all of it agrees with the head. Within an epoch an attempt only grows, so these sizes later tell which
 -- part of it belongs to this moment.
 
 local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq')
-if not meta[1] then return {} end
+if not meta[1] or is_hidden(ARGV[5]) then return {} end
 local running = {}
 for _, generation in ipairs(redis.call('ZRANGE', KEY.active, 0, -1)) do
   local state = redis.call('HMGET', of.state(generation), 'attempt', 'state', 'data')

@@ -22,10 +22,17 @@ local function digits(number) return string.format('%.0f', number) end
 -- Make sure the session exists. If meta is missing, a new epoch begins: what is left of the old one is deleted, also of
 -- `generation`, which may not be listed any more. A script that does not call this must check that meta exists before
 -- it writes anything: seqs continue from there.
-local function ensure_session(new_epoch, generation)
-  local epoch = redis.call('HGET', KEY.meta, 'epoch')
-  if epoch then return epoch end
+-- `sub`: whose it is if this makes it, '' if nobody's. A session of nobody's without events becomes theirs, too: viewers
+-- have made it to wait in. Returns the epoch, and whose it is. Once it has events, that never changes.
+local function ensure_session(new_epoch, generation, sub)
+  local known = redis.call('HMGET', KEY.meta, 'epoch', 'sub', 'seq')
+  if known[1] then
+    if known[2] or sub == '' or known[3] ~= '0' then return known[1], known[2] or '' end
+    redis.call('HSET', KEY.meta, 'sub', sub)
+    return known[1], sub
+  end
   redis.call('HSET', KEY.meta, 'v', 1, 'epoch', new_epoch, 'seq', 0, 'floor', 0, 'expires', 0)
+  if sub ~= '' then redis.call('HSET', KEY.meta, 'sub', sub) end
   redis.call('PEXPIRE', KEY.meta, ttl_ms) -- until the first event (keep)
   local left = redis.call('ZRANGE', KEY.generations, 0, -1)
   left[#left + 1] = generation
@@ -33,7 +40,18 @@ local function ensure_session(new_epoch, generation)
     redis.call('DEL', of.state(old), of.text(old), of.reasoning(old), of.data(old))
   end
   redis.call('DEL', KEY.log, KEY.generations, KEY.active, KEY.transcript, KEY.requests, KEY.order)
-  return new_epoch
+  return new_epoch, sub
+end
+
+-- Whether the session must look absent to the one who asks. `sub`: whose it must be, '' if anybody's will do.
+local function is_hidden(sub)
+  return sub ~= '' and redis.call('HGET', KEY.meta, 'sub') ~= sub
+end
+
+-- Whether a job made for a session of `sub` ('': nobody's) may not write in this one, which is that of `whose`. The
+-- release before names nobody: a generation that its gateway has admitted here stands.
+local function is_foreign(whose, sub, generation)
+  return whose ~= sub and (sub ~= '' or redis.call('EXISTS', of.state(generation)) == 0)
 end
 
 -- Whether there is a tombstone of this epoch ('e …'), generation ('g …') or request_id ('r …'): then nothing late may

@@ -2,11 +2,11 @@
 --
 -- KEYS[1] meta   ARGV[1..3] see prelude.lua   ARGV[4] first seq wanted   ARGV[5] last, or '+'
 -- ARGV[6] max_bytes of bodies in a page (at least one entry; 0: none, only the head)
--- Returns {} if the session does not exist, otherwise {epoch, head, floor, {seq, body, seq, body …}, trims, and for each
--- of the newest changes its trims, first and last seq (prelude.lua)}.
+-- Returns {} if the session does not exist, otherwise {epoch, head, floor, {seq, body, seq, body …}, trims, whose it is
+-- or '', and for each of the newest changes its trims, first and last seq (prelude.lua)}.
 -- Atomic so that head and entries belong to one moment of one epoch.
 
-local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq', 'floor', 'trims')
+local meta = redis.call('HMGET', KEY.meta, 'epoch', 'seq', 'floor', 'trims', 'sub')
 if not meta[1] then return {} end
 local room, page, from = tonumber(ARGV[6]), {}, ARGV[4]
 
@@ -57,7 +57,7 @@ local function pieces_of(generation)
 end
 
 local function reply()
-  local found = { meta[1], meta[2], meta[3], page, meta[4] or '0' }
+  local found = { meta[1], meta[2], meta[3], page, meta[4] or '0', meta[5] or '' }
   for _, change in ipairs(changes(meta[4] or 0)) do
     for index = 1, 3 do found[#found + 1] = digits(change[index]) end
   end

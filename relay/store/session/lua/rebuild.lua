@@ -6,16 +6,17 @@
 -- ARGV[8] epochs that it has written in, between spaces   ARGV[9] seq of its last acknowledged write
 -- ARGV[10] the new epoch, if one is needed
 -- ARGV[11] request_id   ARGV[12] body hash   ARGV[13] body of the `message` event   ARGV[14] body of `status queued`
--- ARGV[15…] further fields of the generation, name and value
+-- ARGV[15] whose the session is, '' if nobody's   ARGV[16…] further fields of the generation, name and value
 -- Returns {'rebuilt', fence, epoch, head, attempt, count, reasoned, data, crc32}: what the log has now, for this fence
--- to go on from; {'ended'}; {'stale'} if another worker has it, or its request made another generation meanwhile.
+-- to go on from; {'ended'}, also if the session is somebody else's now; {'stale'} if another worker has it, or its request made another generation meanwhile.
 -- It counts as append 1 of its fence. It is idempotent.
 -- Atomic because fence, epoch and what is left must be checked and changed together: another worker may hold it, too.
 
 local generation, held, worker = ARGV[4], ARGV[5], ARGV[6]
 local key = of.state(generation)
 if was_deleted('g ' .. generation) then return { 'ended' } end
-local epoch = ensure_session(ARGV[10], generation)
+local epoch, whose = ensure_session(ARGV[10], generation, ARGV[15])
+if is_foreign(whose, ARGV[15], generation) then return { 'ended' } end
 local needs_epoch = string.find(ARGV[8], ' ' .. epoch .. ' ', 1, true) ~= nil -- the worker has written in this one
 
 local function rebuilt()
@@ -53,9 +54,9 @@ end
 if needs_epoch then redis.call('HSET', KEY.meta, 'epoch', ARGV[10]) end
 
 if not known then
-  local first = write_question(generation, ARGV[13], 15)
+  local first = write_question(generation, ARGV[13], 16)
   local status = write(generation, ARGV[14])
-  new_generation(generation, first or status, { 'claims', 1, 'request_id', ARGV[11] }, 15)
+  new_generation(generation, first or status, { 'claims', 1, 'request_id', ARGV[11] }, 16)
   if redis.call('HSETNX', KEY.requests, ARGV[11], generation .. ' ' .. ARGV[12]) == 1 then
     redis.call('RPUSH', KEY.order, ARGV[11])
   end
