@@ -14,7 +14,19 @@ from relay import __version__, logging
 from relay.commands import queue
 from relay.commands.errors import report_errors
 from relay.commands.interrupts import leave
-from relay.commands.options import APP, HELP, PACE, PROVIDER, REDIS, Command, Group, load, option
+from relay.commands.options import (
+    APP,
+    HELP,
+    OPEN_TO_EVERYBODY,
+    PACE,
+    PROVIDER,
+    REDIS,
+    Command,
+    Group,
+    load,
+    option,
+)
+from relay.commands.token import token
 from relay.errors import RelayError
 from relay.protocol.words import Start
 
@@ -58,6 +70,7 @@ def dev(
     provider: str = PROVIDER,
     own: str = APP,
     tokens_per_second: float = PACE,
+    open_to_everybody: bool = OPEN_TO_EVERYBODY,
 ) -> None:
     """Gateway, worker, embedded server and demo page in one command; needs no key."""
     from relay.commands import dev as development
@@ -70,19 +83,33 @@ def dev(
         provider=provider,
         app=own,
         tokens_per_second=tokens_per_second,
+        open_to_everybody=open_to_everybody,
     )
     development.run(loaded, own_redis="redis_url" not in loaded.model_fields_set)
 
 
 @app.command(cls=Command)
 @report_errors("relay")
-def gateway(host: str = _HOST, port: int = _PORT, processes: int = _PROCESSES, redis: str = REDIS) -> None:
+def gateway(
+    host: str = _HOST,
+    port: int = _PORT,
+    processes: int = _PROCESSES,
+    redis: str = REDIS,
+    open_to_everybody: bool = OPEN_TO_EVERYBODY,
+) -> None:
     """The WebSocket gateway; needs a Redis and, somewhere, a relay-worker."""
     from relay.gateway import supervisor as several
     from relay.gateway.server import listen, server
     from relay.store.requirements import require_usable_redis
 
-    loaded = load(listens=True, host=host, port=port, processes=processes, redis_url=redis)
+    loaded = load(
+        listens=True,
+        host=host,
+        port=port,
+        processes=processes,
+        redis_url=redis,
+        open_to_everybody=open_to_everybody,
+    )
     asyncio.run(require_usable_redis(loaded.redis_url, loaded.prefix))
     if loaded.processes > 1:
         several.run(loaded)
@@ -116,7 +143,7 @@ def send(
     }  # fmt: skip
 
     async def ask() -> int:
-        return await SendCommand(loaded.url, submit).ask()
+        return await SendCommand(loaded.url, submit, token=loaded.token).ask()
 
     try:
         code = asyncio.run(ask())
@@ -140,7 +167,8 @@ def tail(
     loaded = load(by_a_person=True, url=url)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # even if a shell started us with SIGINT ignored
     try:
-        code = asyncio.run(Tail(loaded.url, session, start=start, as_json=json).run())
+        following = Tail(loaded.url, session, start=start, as_json=json, token=loaded.token)
+        code = asyncio.run(following.run())
     except KeyboardInterrupt:
         code = 0
     except BrokenPipeError:
@@ -165,11 +193,26 @@ def bench(
     from relay.bench import run as benchmark
     from relay.bench.sessions import Load
 
-    load = Load(sessions, viewers, answers, seconds, ramp_s, queue)
-    raise typer.Exit(benchmark.run(load, url=url, tokens_per_second=tokens_per_second, as_json=as_json))
+    shape = Load(sessions, viewers, answers, seconds, ramp_s, queue)
+    shown = load(by_a_person=True).token
+    code = benchmark.run(shape, url=url, token=shown, tokens_per_second=tokens_per_second, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(cls=Command)
+@report_errors("relay")
+def revoke(
+    sub: str = typer.Argument(help="Whose tokens: their sub"),
+    redis: str = REDIS,
+) -> None:
+    """Refuse all tokens and tickets issued to somebody so far, and close their connections, on every gateway."""
+    from relay.commands.revoke import revoke as in_redis
+
+    in_redis(sub, redis)
 
 
 app.add_typer(queue.app, name="queue")
+app.command(cls=Command)(token)
 
 
 @app.command(cls=Command)

@@ -23,8 +23,9 @@ append K v | del K | exists K | get K | getrange K 0 0 | hdel K f | hexists K f 
 hkeys K | hlen K | hmget K f | hscan K 0 | hset K f v | hsetnx K f v | lpop K | lrange K 0 0 | lrem K 0 v | lset K 0 v |
 pexpire K 1 | pexpireat K 1 | rpush K v | set K v | strlen K | unlink K | xack K g 0-1 | xadd K * f v | xdel K 0-1 |
 xgroup create K g 0 | xinfo groups K | xlen K | xpending K g | xrange K - + | xread streams K 0 |
-xreadgroup group g c streams K > | xrevrange K + - | zadd K 0 v | zcard K | zrange K 0 0 | zrangebyscore K 0 0 |
-zrem K v | zremrangebyrank K 0 0 | zremrangebyscore K 0 0 | zrevrange K 0 0 | zscore K v
+xreadgroup group g c streams K > | xrevrange K + - | zadd K 0 v | zcard K | zcount K 0 0 | zrange K 0 0 |
+zrangebyscore K 0 0 | zrem K v | zremrangebyrank K 0 0 | zremrangebyscore K 0 0 | zrevrange K 0 0 | zscan K 0 |
+zscore K v
 """
 _ON_CHANNELS = {False: "publish K v | subscribe K", True: "spublish K v | ssubscribe K"}
 _OTHERS = {
@@ -49,7 +50,8 @@ async def missing_rights(ask: Ask, prefix: str, *, sharded: bool) -> list[str]:
     """
     keys, sha = Keys(prefix), await ask("SCRIPT LOAD", _SOURCE)
     others = await _denied(ask, sha, _OTHERS[sharded], ["no key"])
-    on_keys = await _denied(ask, sha, _ON_KEYS, [keys.session("s"), keys.queue("q"), keys.queues, keys.offers])
+    names = [keys.session("s"), keys.queue("q"), keys.queues, keys.offers, keys.revoked, keys.tickets]
+    on_keys = await _denied(ask, sha, _ON_KEYS, names)
     on_channels = await _denied(ask, sha, _ON_CHANNELS[sharded], [keys.session("s", "events"), keys.worker("w")])
     return [
         *(right for right, denied in others.items() if all(denied)),

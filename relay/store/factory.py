@@ -16,7 +16,9 @@ from relay.store.queue.policy import QueuePolicy, encode_policy
 from relay.store.queue.queue import Queue
 from relay.store.queue.reaper import Reaper
 from relay.store.queue.worker_registry import WorkerRegistry
+from relay.store.revocations import RevocationStore
 from relay.store.session.session_log import SessionLog
+from relay.store.ticket_key import TicketKey
 
 
 class Stores(NamedTuple):
@@ -64,6 +66,14 @@ def queue_admin(redis: Connections, settings: Settings) -> QueueAdmin:
 
 def worker_registry(redis: Connections, settings: Settings) -> WorkerRegistry:
     return WorkerRegistry(redis.commands, Keys(settings.prefix))
+
+
+def revocation_store(redis: Connections, settings: Settings) -> RevocationStore:
+    return RevocationStore(redis.commands, Keys(settings.prefix))
+
+
+def ticket_key(redis: Connections, settings: Settings) -> TicketKey:
+    return TicketKey(redis.commands, Keys(settings.prefix))
 
 
 def subscriber(redis: Connections) -> Subscriber:

@@ -4,7 +4,7 @@ A session's keys share the hash tag `{session}` and a queue's keys share `{queue
 only, and Redis Cluster works. The scripts derive a session's key names from its meta key, and a queue's from its open
 key, by the suffixes that `lua_names` gives them: no name is written twice.
 
-    PREFIX:s:{SESSION}:meta         hash    epoch, seq (the head), floor, trims, changes, expires;
+    PREFIX:s:{SESSION}:meta         hash    epoch, seq (the head), floor, trims, changes, expires, sub (its owner);
                                             "question GENERATION": seq of a question passed on to it
                       :log          stream  entry SEQ-0: g = generation, e = the event's body
                       :generations  zset    ids by the seq of their submit, the last `max_generations`
@@ -12,7 +12,8 @@ key, by the suffixes that `lua_names` gives them: no name is written twice.
                       :transcript   list    ids of completed generations: the model's context
                       :requests     hash    request_id → generation and body hash
                       :order        list    request ids, oldest first, for the bound
-                      :deleted      zset    tombstones "e EPOCH", "g GENERATION", "r REQUEST_ID", by when they expire
+                      :deleted      zset    tombstones "e EPOCH", "g GENERATION", "r REQUEST_ID", "o SUB" (whose
+                                            it was), by when they expire
                       :refused      zset    ids that found no room, by when that may be forgotten
                       :g:GENERATION hash    fence, claims, owner, lease, attempt, state, count, bytes, crc, n …
                       :t:GENERATION string  the text of the current attempt
@@ -30,6 +31,8 @@ key, by the suffixes that `lua_names` gives them: no name is written twice.
                     :high :normal :low      streams with the consumer group `workers`
     PREFIX:queues                   zset    queue names by the time of the last submit
     PREFIX:offers                   zset    what living workers can make, by when the offer runs out
+    PREFIX:revoked                  zset    each `sub` whose tokens were revoked, by when (revocations.py)
+    PREFIX:tickets                  string  the key that tickets are signed with where no secret is set (ticket_key.py)
     PREFIX:w:WORKER                 channel "stop GENERATION": a gateway to one worker
 """
 
@@ -66,11 +69,13 @@ class Keys:
         self._prefix = prefix
         self.queues = f"{prefix}:queues"
         self.offers = f"{prefix}:offers"
+        self.revoked = f"{prefix}:revoked"
+        self.tickets = f"{prefix}:tickets"
 
     @staticmethod
     def prefix_of(key: str) -> str:
         """The prefix of a key that a script is called with."""
-        return re.split(r":[sq]:\{|:queues$|:offers$", key, maxsplit=1)[0]
+        return re.split(r":[sq]:\{|:(?:queues|offers|revoked|tickets)$", key, maxsplit=1)[0]
 
     def session(self, session: str, name: str = "meta") -> str:
         return f"{self._prefix}:s:{{{session}}}:{_SESSION[name]}"

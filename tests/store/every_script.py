@@ -20,8 +20,10 @@ from relay.store.queue import policy
 from relay.store.queue.backlog import Backlog
 from relay.store.queue.enqueue import JobSubmitter
 from relay.store.queue.worker_registry import Offer, WorkerRegistry
+from relay.store.revocations import RevocationStore, Revoked
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import SessionLog
+from relay.store.ticket_key import TicketKey
 from tests.store.in_memory import LEASE_MS, Writer, queue_on, session_log_on
 
 Look = Callable[[], Awaitable[None]]
@@ -30,12 +32,15 @@ KEYS = Keys("t")
 LOOK_MS = 1000
 MAX_GENERATIONS = 3  # so that the oldest soon goes
 SESSION, QUEUE = "SESSION", "QUEUE"
+LOST = b'{"error":{"code":"storage","message":"SENTENCE","retryable":true}}'
 
 
 async def run_every_script(redis: Redis, look: Look) -> None:
     """`look` is called whenever there is something that was not there before."""
     await _queue(look, redis)
     await _session(look, redis)
+    await _access(redis)
+    await look()
 
 
 # All that scripts write of a queue
@@ -69,7 +74,7 @@ async def _queue(look: Look, redis: Redis) -> None:
 
 async def _session(look: Look, redis: Redis) -> None:
     log = session_log_on(redis, max_generations=MAX_GENERATIONS)
-    await log.open(SESSION)
+    await log.open(SESSION, sub="SUB")
     await look()
     await _answered(look, log)
     await _asked_again(look, log, redis)
@@ -128,7 +133,7 @@ async def _lost(look: Look, log: SessionLog, redis: Redis) -> None:
     await log.rebuild(job(4), writer.fence, "WORKER", LEASE_MS, [writer.claim.epoch], 1000, writer.claim.times)
     await look()
     await log.rotate(SESSION, await _epoch(log), missing=False)
-    await log.bury(SESSION, "GENERATION9", 1, b'{"error":{"code":"storage","message":"SENTENCE","retryable":true}}')
+    await log.bury(SESSION, "GENERATION9", 1, LOST, sub="SUB")
     await look()
     await log.rotate(SESSION, await _epoch(log), missing=True)
 
@@ -145,12 +150,21 @@ async def _epoch(log: SessionLog) -> str:
     return opened.epoch
 
 
+async def _access(redis: Redis) -> None:
+    """Who may no longer, and what tickets are signed with."""
+    revocations = RevocationStore(redis, KEYS)
+    await revocations.revoke("SUB1")
+    await revocations.put_back([Revoked("SUB2", 1)])
+    await revocations.news(0, 1000)
+    await TicketKey(redis, KEYS).keys()
+
+
 def job(number: int, **fields: Any) -> Job:
     """With every field, each told by its name."""
     asked = {
         "content": "CONTENT", "message_id": f"MESSAGE{number}", "metadata": {"KEY": "VALUE"}, "language": "LANGUAGE",
         "provider": "PROVIDER", "model": "MODEL", "max_tokens": 1, "system": "SYSTEM",
-        "options": Options(1.5, 0.5, ["STOP"], 1, "low"),
+        "options": Options(1.5, 0.5, ["STOP"], 1, "low"), "sub": "SUB",
     }  # fmt: skip
     ids = {"session": SESSION, "generation": f"GENERATION{number}", "request_id": f"REQUEST{number}"}
     return Job(**{**ids, "body_hash": "HASH", "queue": QUEUE, **asked, **fields})

@@ -24,7 +24,9 @@ from relay.store import acl, factory
 from relay.store.keys import Keys
 from relay.store.queue.worker_registry import Offer
 from relay.store.requirements import RequirementsMonitor, check_requirements
+from relay.store.revocations import RevocationStore
 from relay.store.session.replies import Claim
+from relay.store.ticket_key import TicketKey
 from tests.scenarios import acl_user
 from tests.scenarios.processes import until
 from tests.scenarios.redis_cluster import cluster
@@ -149,6 +151,14 @@ async def _everything_once(redis: Connections, loaded: settings.Settings) -> Non
     await reaper._round()
     await queue.has_job("default", "s", "g4")
     await log.delete("s", 1000, [], [])
+    await _access_once(factory.revocation_store(redis, loaded), factory.ticket_key(redis, loaded))
+
+
+async def _access_once(revocations: RevocationStore, tickets: TicketKey) -> None:
+    assert await revocations.revoke("somebody") is not None
+    assert (await revocations.news(0, 1000)).total == 1
+    assert [page async for page in revocations.pages()]
+    assert await tickets.keys()
 
 
 # What is needed

@@ -20,8 +20,10 @@ from relay.protocol import events
 from relay.store.keys import Keys
 from relay.store.queue.backlog import Backlog
 from relay.store.queue.worker_registry import Offer, WorkerRegistry
+from relay.store.revocations import RevocationStore, Revoked
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import Append
+from relay.store.ticket_key import TicketKey
 from tests.store.in_memory import LEASE_MS, Clock, job_of, queue_on, session_log_on
 
 LOOK_MS = 1000
@@ -123,6 +125,10 @@ STEPS: list[Step] = [
     lambda on: on.queue.discard("default", "s", "g3"),
     lambda on: WorkerRegistry(on.redis, Keys("t")).publish([OFFER]),
     lambda on: WorkerRegistry(on.redis, Keys("t"))._run([], [b"another"]),
+    lambda on: RevocationStore(on.redis, Keys("t")).revoke("somebody"),
+    lambda on: RevocationStore(on.redis, Keys("t")).put_back([Revoked("another", 1)]),
+    lambda on: RevocationStore(on.redis, Keys("t")).news(0, 1000),
+    lambda on: TicketKey(on.redis, Keys("t")).keys(),
     lambda on: on.log.delete("s", 60_000, ["another"], ["one"]),
     lambda on: on.log.delete("s", 60_000, ["another"], ["one"]),
     lambda on: on.open(),

@@ -15,6 +15,7 @@ from relay.errors import StorageError
 from relay.store.keys import Keys
 from relay.store.queue.queue import Queue
 from relay.store.queue.worker_registry import Offer, WorkerRegistry
+from relay.store.revocations import RevocationStore
 from relay.store.session.replies import ClaimRefused
 from relay.store.session.session_log import SessionLog
 from tests.store.in_memory import (
@@ -196,6 +197,14 @@ async def test_followers_begin_and_workers_are_known(full: Full) -> None:
     offers = WorkerRegistry(full.redis, Keys("t"))
     await offers.publish([Offer("default", "demo", "m")])
     assert len(await offers.current()) == 1
+
+
+async def test_whom_somebody_revokes_is_revoked(full: Full) -> None:
+    """It may be the only way to stop what fills it."""
+    store = RevocationStore(full.redis, Keys("t"))
+    revoked = await store.revoke("somebody")
+    assert revoked is not None
+    assert (await store.news(0, 1000)).rows == [revoked]
 
 
 async def _ended(full: Full, reason: str) -> None:

@@ -82,7 +82,14 @@ def test_names_are_these_literally() -> None:
     assert keys.queue("default") == "relay:q:{default}:open"
     assert keys.queue("default", "high") == "relay:q:{default}:high"
     assert keys.queues == "relay:queues"
+    assert (keys.revoked, keys.tickets) == ("relay:revoked", "relay:tickets")
     assert keys.worker("host-1f") == "relay:w:host-1f"
+
+
+def test_every_key_of_a_script_tells_its_prefix() -> None:
+    keys = Keys("a.b-c_1")
+    for key in (keys.session("s"), keys.queue("q"), keys.queues, keys.offers, keys.revoked, keys.tickets):
+        assert Keys.prefix_of(key) == "a.b-c_1"
 
 
 def test_prefixes_keep_deployments_apart() -> None:

@@ -267,6 +267,26 @@ async def test_a_retry_brings_back_nothing_of_a_session_that_is_deleted_meanwhil
     assert await queue.sizes("default") == (0, 1)
 
 
+async def test_a_retry_asks_nothing_in_a_session_that_becomes_somebody_elses_meanwhile(
+    session_log: SessionLog, queue: Queue, redis: Redis
+) -> None:
+    class Lost(SessionLog):
+        """With all else of its session, which somebody else makes then."""
+
+        async def generation_fields(self, session: str, generation: str) -> dict[str, str] | None:
+            found = await super().generation_fields(session, generation)
+            await redis.delete(*await redis.keys("t:s:*"))
+            await answered(self, job_of("g2", sub="b"), "of b")
+            return found
+
+    await dead(session_log, queue)
+    lost = Lost(redis, redis, Keys("t"), session_ttl_s=60, max_generations=9, max_requests=9)
+    with pytest.raises(RelayError, match="somebody else's now"):
+        await caretaker_of(redis, lost, queue).retry("g1")
+    assert await next_job(queue) is None
+    assert await queue.sizes("default") == (0, 1)
+
+
 async def test_a_retry_that_is_answered_and_forgotten_before_it_is_admitted_was_made(
     session_log: SessionLog, queue: Queue, redis: Redis
 ) -> None:
