@@ -7,17 +7,19 @@ from typing import Any, get_args
 from relay.errors import ClientError
 from relay.gateway.codecs import CODECS
 from relay.protocol.commands import Submit
-from relay.protocol.words import FEATURES
 from relay.store.queue.worker_registry import BreakerState, Offer, WorkerRegistry
 
 
 class Capabilities:
     """What the workers offer, limited to the queues that this gateway allows (none named: all)."""
 
-    def __init__(self, offers: WorkerRegistry, queues: str, limits: dict[str, float]) -> None:
+    def __init__(
+        self, offers: WorkerRegistry, queues: str, limits: dict[str, float], features: tuple[str, ...]
+    ) -> None:
         self._offers = offers
         self._queues = [name.strip() for name in queues.split(",") if name.strip()]
         self._limits = limits
+        self._features = features
 
     def serves(self, queue: str) -> bool:
         """Whether this gateway allows the queue at all."""
@@ -53,7 +55,7 @@ class Capabilities:
             "subprotocols": list(CODECS),
             "limits": self._limits,
             "features": {"auth": False, "tickets": False, "reports": False, "reasoning": True, "delete": True}
-            | dict.fromkeys(FEATURES, True),
+            | dict.fromkeys(self._features, True),
         }
 
 

@@ -11,19 +11,27 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, assert_never
 
+from starlette.datastructures import Headers
+
 from relay import logging, metrics
+from relay.auth.identity import foreign
 from relay.errors import ClientError
+from relay.follow.follower import Follower
+from relay.gateway.authentication import Authentication
 from relay.gateway.codecs import Codec
 from relay.gateway.deadlines import ANSWER_WITHIN_S, answer_deadline, within_deadline
 from relay.gateway.follower_pool import FollowerPool
+from relay.gateway.greeting import Greeting
 from relay.gateway.pulse import LiveSink, Pulse
+from relay.gateway.replies import Replies
 from relay.gateway.submissions import Submissions
 from relay.gateway.viewer import Viewer
 from relay.protocol import commands, frames
-from relay.protocol.commands import Hello, Ping, Stop, Submit, Subscribe, Unsubscribe
-from relay.protocol.words import FEATURES, SESSION, new_id
+from relay.protocol.commands import Hello, Ping, Refresh, Stop, Submit, Subscribe, Unsubscribe
+from relay.protocol.words import new_id
 
 MAX_IN_FLIGHT = 64
+MAX_BYTES_BEFORE_WELCOME = 16 * 1024  # of a command, where auth is on
 
 _failing = logging.RateLimitedLog(logging.get_logger("connection"), "command_failed")
 _not_drained = logging.RateLimitedLog(logging.get_logger("connection"), "drain_failed")
@@ -41,7 +49,9 @@ class Connection:
         followers: FollowerPool,
         submissions: Submissions,
         limits: dict[str, float],
+        authentication: Authentication,
         *,
+        on_welcome: Callable[[], None] = lambda: None,
         language: str | None,
         heartbeat_s: float,
         stall_s: float,
@@ -52,6 +62,10 @@ class Connection:
         self._followers = followers
         self._submissions = submissions
         self._limits = limits
+        self._features = list(authentication.features)
+        self._on_welcome = on_welcome
+        self._replies = Replies(sink)
+        self._greeting = Greeting(authentication, self._replies, self._welcome, self._drop_what_is_not_allowed)
         self._language = language
         self._pulse = Pulse(sink, heartbeat_s, stall_s)
         self._heartbeat_s = heartbeat_s
@@ -62,12 +76,12 @@ class Connection:
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._closing: asyncio.Task[None] | None = None  # when draining: closes once every command is answered
 
-    async def run(self, receive: Callable[[], Awaitable[Message]]) -> None:
-        """Run until the client has gone."""
+    async def run(self, receive: Callable[[], Awaitable[Message]], headers: Headers, ticket: str | None = None) -> None:
+        """Run until the client has gone. `headers`, `ticket`: of the handshake, which has been accepted."""
         metrics.connections.inc()
-        self._welcome(None)
         self._pulse.start()
         try:
+            await self._greeting.begin(headers, ticket)
             while True:
                 message = await receive()
                 if message["type"] == "websocket.disconnect":
@@ -81,11 +95,14 @@ class Connection:
         finally:
             metrics.connections.dec()
             self._pulse.stop()
-            await self._finish()
+            try:
+                await self._finish()
+            finally:
+                self._greeting.close()
 
     def drain(self, reconnect_in_ms: int, close: Callable[[], None]) -> None:
         """Tell the client when to come back; `close` is called once its earlier commands are answered."""
-        self._send(frames.Draining(reconnect_in_ms=reconnect_in_ms))
+        self._replies.send(frames.Draining(reconnect_in_ms=reconnect_in_ms))
         if self._tasks:
             closing = self._close_when_answered(set(self._tasks), close)
             self._closing = asyncio.create_task(closing, name=f"drain {self._id}")
@@ -105,7 +122,8 @@ class Connection:
         try:
             fields = self._read(raw)
         except ClientError as error:
-            self._refuse_unread(error, self._codec.peek(raw))
+            is_small = not self._greeting.is_over or len(raw) <= 4 * MAX_BYTES_BEFORE_WELCOME
+            self._refuse_unread(error, self._codec.peek(raw) if is_small else {})
             return
         reply_id = commands.reply_id(fields)
         try:
@@ -114,11 +132,16 @@ class Connection:
             self._refuse_unread(error, fields)
             return
         metrics.commands.labels(fields["type"]).inc()
+        if self._greeting.is_over and not isinstance(command, Hello):
+            self._replies.refuse(ClientError("unauthenticated", "Say hello with a token first."), reply_id)
+            return
         match command:
             case Ping(t=t):
                 self._pong(reply_id, t)
             case Hello():
-                self._welcome(reply_id)
+                await self._greeting.hello(command, reply_id)
+            case Refresh():
+                await self._in_order("", self._refresh(command, reply_id))  # keys may have to be fetched
             case Subscribe() | Unsubscribe() | Submit() | Stop():
                 ignored = commands.ignored(fields) if isinstance(command, Submit) else []
                 await self._in_order(command.session, self._carry_out(command, reply_id, answer_deadline(), ignored))
@@ -127,15 +150,20 @@ class Connection:
 
     def _read(self, raw: str | bytes) -> commands.Fields:
         max_bytes = self._limits["max_command_bytes"]
+        if self._greeting.is_over:
+            max_bytes = min(max_bytes, MAX_BYTES_BEFORE_WELCOME)
+            if len(raw) > 4 * max_bytes:  # a stranger's: not even looked at
+                raise ClientError("too_large", "The command is too large to come before welcome.")
         if self._codec.json_bytes(raw, max_bytes) > max_bytes:
-            raise ClientError("too_large", "The command is larger than max_command_bytes.")
+            what = "what may come before welcome" if self._greeting.is_over else "max_command_bytes"
+            raise ClientError("too_large", f"The command is larger than {what}.")
         return self._codec.read(raw)
 
     def _refuse_unread(self, error: ClientError, fields: commands.Fields) -> None:
         """Refuse what is not a valid command, with the id and session that could be read from it."""
         metrics.commands.labels("refused").inc()
         session = fields.get("session")
-        self._refuse(error, commands.reply_id(fields), session if isinstance(session, str) else None)
+        self._replies.refuse(error, commands.reply_id(fields), session if isinstance(session, str) else None)
 
     async def _in_order(self, session: str, work: Coroutine[Any, Any, None]) -> None:
         await self._free.acquire()
@@ -156,6 +184,18 @@ class Connection:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _refresh(self, command: Refresh, reply_id: str | None) -> None:
+        try:
+            await self._greeting.refresh(command, reply_id)
+        except Exception as error:
+            self._report_bug(error, reply_id)
+
+    def _report_bug(self, error: Exception, reply_id: str | None, session: str | None = None) -> None:
+        """The client gets a calm sentence, the log the traceback."""
+        metrics.bugs.labels("command").inc()
+        _failing.unexpected(error, connection=self._id, session=session)
+        self._replies.refuse(ClientError("internal", "Something went wrong here."), reply_id, session)
+
     async def _carry_out(
         self, command: Subscribe | Unsubscribe | Submit | Stop, reply_id: str | None, by: float, ignored: list[str]
     ) -> None:
@@ -165,10 +205,11 @@ class Connection:
                     await self._subscribe(command, reply_id, by)
                 case Unsubscribe():
                     await self._unsubscribe(command.session)
-                    self._send(frames.Unsubscribed(id=reply_id, session=command.session))
+                    self._replies.send(frames.Unsubscribed(id=reply_id, session=command.session))
                 case Submit():
-                    generation, duplicate = await self._submissions.submit(command, self._language, by)
-                    self._send(
+                    access = self._greeting.access("submit", command.session)
+                    generation, duplicate = await self._submissions.submit(command, access, self._language, by)
+                    self._replies.send(
                         frames.Accepted(
                             id=reply_id,
                             session=command.session,
@@ -178,8 +219,9 @@ class Connection:
                         )
                     )
                 case Stop():
-                    already = await self._submissions.stop(command.session, command.generation, by)
-                    self._send(
+                    access = self._greeting.access("stop", command.session)
+                    already = await self._submissions.stop(command.session, command.generation, access, by)
+                    self._replies.send(
                         frames.Stopping(
                             id=reply_id, session=command.session, generation=command.generation, already_ended=already
                         )
@@ -187,21 +229,25 @@ class Connection:
                 case _:
                     assert_never(command)
         except ClientError as error:
-            self._refuse(error, reply_id, command.session)
-        except Exception as error:  # our bug: the client gets a calm sentence, the log the traceback
-            metrics.bugs.labels("command").inc()
-            _failing.unexpected(error, connection=self._id, session=command.session)
-            self._refuse(ClientError("internal", "Something went wrong here."), reply_id, command.session)
+            self._replies.refuse(error, reply_id, command.session)
+        except Exception as error:
+            self._report_bug(error, reply_id, command.session)
 
     async def _subscribe(self, command: Subscribe, reply_id: str | None, by: float) -> None:
         """The earlier subscription to this session goes on until the new one can begin, so an error loses nothing."""
         session = command.session
+        access = self._greeting.access("read", session)
         if session not in self._followed and len(self._followed) >= self._limits["max_subscriptions"]:
             raise ClientError("too_many_subscriptions", "max_subscriptions sessions are followed already.")
         self._followed.add(session)
         try:
             async with within_deadline("subscribe", by):
-                follower = await self._followers.acquire(session, command.cursor)
+                follower = await self._followers.acquire(session, command.cursor, access=access)
+            try:
+                self._check_access(session, follower)  # the token may be another by now
+            except ClientError:
+                self._followers.release(follower)
+                raise
         except BaseException:
             if session not in self._viewers:
                 self._followed.discard(session)
@@ -215,6 +261,22 @@ class Connection:
         metrics.subscriptions.inc()
         if earlier is not None:
             await self._release_viewer(earlier)
+
+    def _check_access(self, session: str, follower: Follower) -> None:
+        """Raises ClientError: `forbidden`, `unauthenticated`."""
+        access = self._greeting.access("read", session)
+        if access.sub is not None and access.sub != follower.sub:
+            raise foreign()
+
+    async def _drop_what_is_not_allowed(self) -> None:
+        """A newer token may allow less."""
+        for session, viewer in list(self._viewers.items()):
+            try:
+                self._check_access(session, viewer.follower)
+            except ClientError as error:
+                self._replies.refuse(error, None, session)
+                await self._unsubscribe(session)
+                self._replies.send(frames.Unsubscribed(session=session))
 
     async def _unsubscribe(self, session: str) -> None:
         self._followed.discard(session)
@@ -253,36 +315,20 @@ class Connection:
                 for session in list(self._viewers):
                     await self._unsubscribe(session)
 
-    def _welcome(self, reply_id: str | None) -> None:
-        self._send(
-            frames.Welcome(
-                id=reply_id,
-                connection=self._id,
-                protocol="relay.v1",
-                heartbeat_s=self._heartbeat_s,
-                limits=self._limits,
-                features=list(FEATURES),
-            )
+    def _welcome(self, reply_id: str | None, expires_at: float | None) -> frames.Welcome:
+        self._on_welcome()
+        return frames.Welcome(
+            id=reply_id,
+            connection=self._id,
+            protocol="relay.v1",
+            heartbeat_s=self._heartbeat_s,
+            limits=self._limits,
+            features=self._features,
+            expires_at=expires_at,
         )
 
     def _pong(self, reply_id: str | None, t: Any) -> None:
         try:
-            self._send(frames.Pong(id=reply_id, t=t))
+            self._replies.send(frames.Pong(id=reply_id, t=t))
         except RecursionError:  # encoding takes more stack than reading did
-            self._refuse(ClientError("bad_message", "The command is nested too deeply."), reply_id, None)
-
-    def _refuse(self, error: ClientError, reply_id: str | None, session: str | None) -> None:
-        metrics.errors.labels(error.code).inc()
-        self._send(
-            frames.ErrorFrame(
-                id=reply_id,
-                code=error.code,
-                message=error.message,
-                retryable=error.retryable,
-                retry_after_s=error.retry_after_s,
-                session=session if session is not None and SESSION.match(session) else None,
-            )
-        )
-
-    def _send(self, frame: frames.Frame) -> None:
-        self._sink.send(frames.encode(frame))
+            self._replies.refuse(ClientError("bad_message", "The command is nested too deeply."), reply_id)

@@ -18,8 +18,10 @@ from relay import metrics
 from relay.errors import ClientError
 from relay.follow.broadcast import Burst
 from relay.follow.follower import Follower
+from relay.gateway.caller import Caller
 from relay.gateway.deadlines import reconnect_in_ms, within_deadline
 from relay.gateway.gateway import Gateway
+from relay.gateway.guard import Asked
 from relay.gateway.http_protocol import abort_of
 from relay.gateway.pulse import Pulse
 from relay.gateway.sinks import BufferedSink
@@ -31,6 +33,7 @@ from relay.store.session.replies import Span
 HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
+    (b"x-content-type-options", b"nosniff"),
     (b"x-accel-buffering", b"no"),  # otherwise nginx may hold events back in its buffer
 ]
 _FIRST_COMMENT = b": relay.v1\n\n"
@@ -138,6 +141,12 @@ class SseSink(BufferedSink):
         self.send(frames.encode(frames.Draining(reconnect_in_ms=reconnect_in_ms)))
         self.close(1012, "restart")
 
+    def turn_away(self, why: ClientError) -> None:
+        """Nothing more for this token: an error that no `end` can be taken for, and the end of the stream."""
+        self.put(b": %s\n\n" % why.code.encode())
+        self.send(frames.encode(frames.ErrorFrame(code=why.code, message=why.message, retryable=why.retryable)))
+        self.close(1000, why.code)
+
     def _send_filtered(self, payload: bytes, kind: str) -> None:
         if kind == "subscribed":
             subscribed = msgspec.json.decode(payload, type=frames.Subscribed)
@@ -162,20 +171,22 @@ class EventStream:
     """The ASGI response that streams a session, or one of its generations (then the session must exist).
 
     `ignored`: fields ignored of the submit that made that generation, for its `subscribed`.
-    Raises ClientError before the first byte: `unavailable`, `not_found`.
+    Raises ClientError before the first byte: `unavailable`, `not_found`, `forbidden` (FollowerPool.acquire).
     """
 
     def __init__(
         self,
         gateway: Gateway,
-        session: str,
+        asked: Asked,
         cursor: Cursor | None,
         start: str,
         generation: str | None = None,
         ignored: list[str] | None = None,
     ) -> None:
         self._gateway = gateway
-        self._session = session
+        self._session = asked.session
+        self._access = asked.access
+        self._identity = asked.identity
         self._cursor = cursor
         self._start = start
         self._only_generation = generation
@@ -190,17 +201,25 @@ class EventStream:
             await send({"type": "http.response.body", "body": b""})
             return
         follower, at = lent
+        try:
+            self._gateway.authentication.checked(self._identity)  # it may have been revoked meanwhile
+        except ClientError:
+            self._gateway.followers.release(follower)
+            raise
         limits = self._gateway.viewer_limits
         sink = SseSink(send, limits.buffer_bytes, self._only_generation, self._ignored)
         viewer = Viewer(follower, sink, lambda _: None)
         pulse = Pulse(sink, limits.heartbeat_s, limits.stall_s)
+        caller = Caller(self._gateway.authentication, sink.turn_away)
         with metrics.event_streams.track_inprogress(), metrics.subscriptions.track_inprogress():
             try:
+                caller.speaks_for(self._identity)
                 viewer.begin(self._cursor, self._start, None, at)
                 pulse.start()
                 await self._until_over(viewer, sink, receive)
             finally:
                 pulse.stop()
+                caller.close()
                 self._gateway.followers.release(follower)
                 try:
                     await viewer.aclose()
@@ -213,14 +232,14 @@ class EventStream:
         """A follower, and the seq after which to begin; None: everything that was asked for is past."""
         followers = self._gateway.followers
         if self._only_generation is None:
-            return await followers.acquire(self._session, self._cursor), 0
-        there = False
-        while (span := await self._gateway.session_log.span(self._session, self._only_generation)) is not None:
+            return await followers.acquire(self._session, self._cursor, access=self._access), 0
+        there, log, sub = False, self._gateway.session_log, self._access.sub
+        while (span := await log.span(self._session, self._only_generation, sub)) is not None:
             if self._is_past(span):
                 return None
             there = True
             cursor = self._cursor if self._cursor is not None and self._cursor.epoch == span.epoch else None
-            follower = await followers.acquire(self._session, cursor or Cursor(span.epoch, 0))
+            follower = await followers.acquire(self._session, cursor or Cursor(span.epoch, 0), access=self._access)
             if follower.epoch == span.epoch:  # in another epoch its end would never come
                 self._since = span.epoch, span.first
                 if self._start != "live" or self._cursor is not None or self._awaits(follower):
@@ -228,11 +247,11 @@ class EventStream:
                 followers.release(follower)  # it has ended since
                 return None
             followers.release(follower)
-        if not followers.is_missing(self._session, self._only_generation):
+        if not followers.is_missing(self._session, self._only_generation, self._access):
             what = "The session was deleted." if there else "There is no such generation in this session."
             raise ClientError("not_found", what)
         self._start = "start"  # Redis has lost it: all of it will come back, or it will be ended
-        return await followers.acquire(self._session, self._cursor), 0
+        return await followers.acquire(self._session, self._cursor, access=self._access), 0
 
     def _awaits(self, follower: Follower) -> bool:
         """Whether the end of that generation is still to come, after what the follower has."""

@@ -1,4 +1,7 @@
-"""The HTTP endpoints: submit, stop, delete, events, snapshots, capabilities, health, metrics, page and client."""
+"""The HTTP endpoints: submit, stop, delete, events, snapshots, tickets, capabilities, health, metrics, page, client.
+
+Those of a session get `Asked` (guard.py): the session, who asks, and what of its owner that depends on.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,15 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from relay import logging, metrics, timeouts
+from relay.auth.identity import Identity
+from relay.auth.revocations import check_sub
 from relay.errors import ClientError, StorageError
 from relay.gateway import requests
+from relay.gateway.caller import Caller
 from relay.gateway.deadlines import within_deadline
 from relay.gateway.event_stream import HEADERS, EventStream
-from relay.gateway.gateway import Gateway
+from relay.gateway.guard import Asked, gateway_of
+from relay.gateway.origin_check import let_read
 from relay.gateway.responses import error_response, json_response
 from relay.gateway.waiting import until_ended
 from relay.protocol import commands
@@ -28,20 +35,14 @@ READY_TIMEOUT_S = 1.0
 # The page contains everything that it needs and talks only to this gateway.
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:"
+    "connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
 _failing = logging.RateLimitedLog(logging.get_logger("http"), "request_failed")
 
 
-def gateway_of(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway
-
-
-async def submit(request: Request) -> Response | EventStream:
-    gateway = gateway_of(request)
-    session = commands.check_session(request.path_params["session"])
+async def submit(request: Request, asked: Asked) -> Response | EventStream:
+    gateway, session = gateway_of(request), asked.session
     fields = commands.read(await requests.json_body(request, gateway.limits["max_command_bytes"]))
     fields.pop("id", None)
     fields |= {"type": "submit", "session": session, "request_id": requests.request_id(request, fields)}
@@ -49,25 +50,46 @@ async def submit(request: Request) -> Response | EventStream:
     ignored = {"ignored": names} if (names := commands.ignored(fields)) else {}
     as_stream = requests.wants_events(request)
     wait_s, cursor = (None, requests.cursor(request)) if as_stream else (requests.wait_s(request), None)
-    generation, duplicate = await gateway.submissions.submit(command, requests.language(request.headers))
+    reading = asked.also("read") if as_stream or wait_s is not None else asked
+    generation, duplicate = await gateway.submissions.submit(command, asked.access, requests.language(request.headers))
     if as_stream:
-        return EventStream(gateway, session, cursor, "start", generation, ignored.get("ignored"))
+        return EventStream(gateway, reading, cursor, "start", generation, ignored.get("ignored"))
     if wait_s is not None:
-        return await _waited(request, session, generation, wait_s, ignored)
+        return await _waited(request, reading, generation, wait_s, ignored)
     return json_response({"session": session, "generation": generation, "duplicate": duplicate, **ignored}, 202)
 
 
 async def _waited(
-    request: Request, session: str, generation: str, wait_s: float, ignored: dict[str, list[str]]
+    request: Request, asked: Asked, generation: str, wait_s: float, ignored: dict[str, list[str]]
 ) -> Response:
-    if await until_ended(gateway_of(request), session, generation, wait_s, request.receive):
-        return json_response({**await _generation(request, session, generation), **ignored})
+    gateway, over = gateway_of(request), list[ClientError]()
+    waiting = asyncio.create_task(
+        until_ended(gateway, asked.session, generation, wait_s, request.receive, asked.access), name="wait"
+    )
+
+    def end(why: ClientError) -> None:
+        over.append(why)
+        waiting.cancel()
+
+    caller = Caller(gateway.authentication, end)
+    try:
+        caller.speaks_for(asked.identity)
+        has_ended = await waiting
+    except asyncio.CancelledError:
+        if not over:
+            raise
+        return error_response(over[0], session=asked.session, generation=generation)
+    finally:
+        caller.close()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    if has_ended:
+        return json_response({**await _generation(request, asked, generation), **ignored})
     running = ClientError("still_running", "The answer goes on; ask for it again, or stop it.")
-    return error_response(running, session=session, generation=generation)
+    return error_response(running, session=asked.session, generation=generation)
 
 
-async def events(request: Request) -> Response | EventStream:
-    session = commands.check_session(request.path_params["session"])
+async def events(request: Request, asked: Asked) -> Response | EventStream:
     generation, start = request.query_params.get("generation"), request.query_params.get("from", "start")
     if generation is not None:
         commands.check_generation(generation, "generation")
@@ -76,48 +98,64 @@ async def events(request: Request) -> Response | EventStream:
     cursor = requests.cursor(request)
     if request.method == "HEAD":
         return Response(headers={name.decode(): value.decode() for name, value in HEADERS})
-    return EventStream(gateway_of(request), session, cursor, start, generation)
+    return EventStream(gateway_of(request), asked, cursor, start, generation)
 
 
-async def delete(request: Request) -> Response:
-    gateway = gateway_of(request)
-    session = commands.check_session(request.path_params["session"])
-    await gateway.submissions.delete(session)
+async def delete(request: Request, asked: Asked) -> Response:
+    await gateway_of(request).submissions.delete(asked.session, asked.access)
     return Response(status_code=204)
 
 
-async def stop(request: Request) -> Response:
-    session = commands.check_session(request.path_params["session"])
+async def stop(request: Request, asked: Asked) -> Response:
     generation = commands.check_generation(request.path_params["generation"], "generation")
-    already_ended = await gateway_of(request).submissions.stop(session, generation)
-    return json_response({"session": session, "generation": generation, "already_ended": already_ended}, 202)
+    already_ended = await gateway_of(request).submissions.stop(asked.session, generation, asked.access)
+    return json_response({"session": asked.session, "generation": generation, "already_ended": already_ended}, 202)
 
 
-async def session_snapshot(request: Request) -> Response:
-    session = commands.check_session(request.path_params["session"])
+async def session_snapshot(request: Request, asked: Asked) -> Response:
     limit = requests.limit(request)
     async with within_deadline("snapshot"):
-        found = await gateway_of(request).session_log.snapshots.session(session, limit)
+        found = await gateway_of(request).session_log.snapshots.session(asked.session, limit, asked.access.sub)
     if found is None:
         raise ClientError("not_found", "There is no such session.")
     return json_response(found)
 
 
-async def generation_snapshot(request: Request) -> Response:
-    session = commands.check_session(request.path_params["session"])
+async def generation_snapshot(request: Request, asked: Asked) -> Response:
     generation = commands.check_generation(request.path_params["generation"], "generation")
-    return json_response(await _generation(request, session, generation))
+    return json_response(await _generation(request, asked, generation))
 
 
-async def _generation(request: Request, session: str, generation: str) -> dict[str, Any]:
+async def _generation(request: Request, asked: Asked, generation: str) -> dict[str, Any]:
     async with within_deadline("snapshot"):
-        found = await gateway_of(request).session_log.snapshots.generation(session, generation)
+        found = await gateway_of(request).session_log.snapshots.generation(asked.session, generation, asked.access.sub)
     if found is None:
         raise ClientError("not_found", "There is no such generation in this session.")
     return found
 
 
-async def capabilities(request: Request) -> Response:
+async def ticket(request: Request, identity: Identity) -> Response:
+    """For one session, which the body names: for what cannot send a header."""
+    gateway = gateway_of(request)
+    fields = commands.read(await requests.json_body(request, gateway.limits["max_command_bytes"]))
+    session = commands.check_session(fields.get("session"))
+    if gateway.auth is None:
+        raise ClientError("bad_message", "Without auth, there are no tickets, and nothing needs one.")
+    async with within_deadline("ticket"):
+        made, expires_at = await gateway.auth.tickets.mint(identity, session)
+    return json_response({"ticket": made, "expires_at": expires_at})
+
+
+async def revoke(request: Request) -> Response:
+    gateway = gateway_of(request)
+    fields = commands.read(await requests.json_body(request, gateway.limits["max_command_bytes"]))
+    sub = check_sub(fields.get("sub"))
+    async with within_deadline("revoke"):
+        revoked_at = await gateway.revocations.revoke(sub)
+    return json_response({"sub": sub, "revoked_at": revoked_at})
+
+
+async def capabilities(request: Request, identity: Identity) -> Response:
     async with within_deadline("capabilities"):
         return json_response(await gateway_of(request).capabilities.describe())
 
@@ -143,7 +181,8 @@ async def ready(request: Request) -> Response:
 
 
 async def metrics_page(request: Request) -> Response:
-    return Response(await asyncio.to_thread(metrics.text), media_type=metrics.CONTENT_TYPE)
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return Response(await asyncio.to_thread(metrics.text), media_type=metrics.CONTENT_TYPE, headers=headers)
 
 
 async def page(request: Request) -> Response:
@@ -151,6 +190,7 @@ async def page(request: Request) -> Response:
     headers = {
         "Content-Security-Policy": PAGE_POLICY,
         "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
     }
@@ -162,6 +202,7 @@ async def browser_client(request: Request) -> Response:
     script = (files("relay") / "static" / "relay-client.js").read_bytes()
     headers = {
         "Access-Control-Allow-Origin": "*",
+        "Cross-Origin-Resource-Policy": "cross-origin",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
     }
@@ -176,7 +217,10 @@ async def on_client_error(request: Request, error: Exception) -> Response:
 async def on_bug(request: Request, error: Exception) -> Response:
     metrics.bugs.labels("http").inc()
     _failing.unexpected(error, endpoint=getattr(request.scope.get("endpoint"), "__name__", None))
-    return error_response(ClientError("internal", "Something went wrong here."))
+    response = error_response(ClientError("internal", "Something went wrong here."))
+    settings = gateway_of(request).settings
+    let_read(response, request.headers, settings.host, settings.allowed_origins)  # the origin check is inside of this
+    return response
 
 
 async def on_not_found(request: Request, error: Exception) -> Response:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import ipaddress
 
 from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from relay import logging
 from relay.errors import ClientError
+from relay.gateway import cors
 from relay.gateway.responses import error_response
 from relay.origins import Origins, host_name, is_loopback
 
@@ -37,13 +38,6 @@ class OriginCheck:
 
     def __init__(self, app: ASGIApp, host: str, allowed_origins: str) -> None:
         self._app = app
-        self._with_cors = CORSMiddleware(
-            app,
-            allow_origin_regex=".*",  # only allowed requests come here
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Retry-After"],
-        )
         self._origins = Origins(allowed_origins, loopback=is_loopback(host))
         self._own_host = host.lower()
         self._hosts, self._foreign = (
@@ -61,7 +55,12 @@ class OriginCheck:
         if refusal is None and scope["path"] not in _UNCHECKED_PATHS:
             refusal = _nameless(scope, headers) or self._refusal(host, origin, is_allowed)
         if refusal is None:
-            await (self._with_cors if is_allowed else self._app)(scope, receive, send)
+            if origin is not None and is_allowed and scope["type"] == "http":
+                if cors.is_preflight(scope["method"], headers):
+                    await cors.preflight_response(headers)(scope, receive, send)
+                    return
+                send = cors.readable_by(origin, send)
+            await self._app(scope, receive, send)
         elif scope["type"] == "http":
             await error_response(refusal)(scope, receive, send)
         else:
@@ -89,6 +88,13 @@ class OriginCheck:
         except ValueError:
             return False
         return True
+
+
+def let_read(response: Response, headers: Headers, host: str, allowed_origins: str) -> None:
+    """For an answer that is made outside of the middleware: pages of allowed origins may read it, too."""
+    origin, origins = headers.get("origin"), Origins(allowed_origins, loopback=is_loopback(host))
+    if origin is not None and origins.allows(origin, headers.get("host", "")):
+        cors.add(response.headers, origin)
 
 
 def _ambiguous(headers: Headers) -> ClientError | None:

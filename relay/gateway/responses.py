@@ -13,7 +13,8 @@ from relay.errors import ClientError
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
 def error_response(error: ClientError, **fields: Any) -> Response:
@@ -25,4 +26,6 @@ def error_response(error: ClientError, **fields: Any) -> Response:
     response = json_response({"error": body}, error.status)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response

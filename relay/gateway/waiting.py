@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from starlette.types import Receive
 
+from relay.auth.identity import Access
 from relay.errors import ClientError
 from relay.follow.broadcast import Burst
 from relay.follow.follower import Follower
@@ -42,20 +43,22 @@ class _EndListener:
         self.news.set()
 
 
-async def until_ended(gateway: Gateway, session: str, generation: str, wait_s: float, receive: Receive) -> bool:
+async def until_ended(
+    gateway: Gateway, session: str, generation: str, wait_s: float, receive: Receive, access: Access
+) -> bool:
     """True once it has ended; False after `wait_s`, or if the client leaves or the gateway drains before that.
 
-    Raises ClientError: `not_found` (it was deleted meanwhile), `unavailable`.
+    Raises ClientError: `not_found` (it was deleted meanwhile), `forbidden` (and made by somebody else), `unavailable`.
     """
     async with within_deadline("wait"):
-        follower = await gateway.followers.acquire(session)
+        follower = await gateway.followers.acquire(session, access=access)
     over = [
         asyncio.create_task(asyncio.sleep(wait_s), name="wait"),
         asyncio.create_task(until_disconnected(receive), name="hang-up"),
         asyncio.create_task(gateway.draining.wait(), name="draining"),
     ]
     try:
-        return await _ended(gateway, follower, generation, over)
+        return await _ended(gateway, follower, generation, over, access)
     finally:
         gateway.followers.release(follower)
         for task in over:
@@ -63,7 +66,9 @@ async def until_ended(gateway: Gateway, session: str, generation: str, wait_s: f
         await asyncio.gather(*over, return_exceptions=True)
 
 
-async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Sequence[asyncio.Task[object]]) -> bool:
+async def _ended(
+    gateway: Gateway, follower: Follower, generation: str, over: Sequence[asyncio.Task[object]], access: Access
+) -> bool:
     listener = _EndListener(generation)
     try:
         while True:
@@ -71,7 +76,7 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
             follower.broadcast.viewers.add(listener)
             follower.broadcast.keeping_up.add(listener)  # each time: a new epoch of the log removes everybody
             async with within_deadline("wait"):
-                span = await gateway.session_log.span(follower.session, generation)
+                span = await gateway.session_log.span(follower.session, generation, access.sub)
             is_awaited = generation in follower.active or generation in follower.missing  # it comes back, or is ended
             if span is None and (follower.deleted or not is_awaited):
                 raise ClientError("not_found", _gone(follower))
@@ -80,8 +85,9 @@ async def _ended(gateway: Gateway, follower: Follower, generation: str, over: Se
             news = asyncio.create_task(listener.news.wait(), name="news")
             # A generation that Redis has lost may be given up without an event.
             every_s = _LOST_EVERY_S if generation in follower.missing else None
-            await asyncio.wait([news, *over], timeout=every_s, return_when=asyncio.FIRST_COMPLETED)
-            if not news.done():
+            try:
+                await asyncio.wait([news, *over], timeout=every_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
                 news.cancel()
                 await asyncio.gather(news, return_exceptions=True)
             if any(task.done() for task in over) and not listener.news.is_set():

@@ -71,6 +71,10 @@ class RelayWebSocketProtocol(WebSocketsSansIOProtocol):
     def limit_buffer(self, high_bytes: int) -> None:
         self.transport.set_write_buffer_limits(high=high_bytes)
 
+    def limit_messages(self, max_bytes: int) -> None:
+        """A larger message closes 1009, before it is read to its end."""
+        self.conn.max_message_size = max_bytes
+
     def unsent_bytes(self) -> int:
         return self.transport.get_write_buffer_size()
 

@@ -55,6 +55,10 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     token: str | None = None
 
 
+class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
+    token: str
+
+
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     t: Any = None
 
@@ -134,7 +138,7 @@ def _fields(kind: type[Submit]) -> tuple[FieldInfo, ...]:
 _UNDERSTOOD = frozenset(("type", "id", *Submit.__struct_encode_fields__))
 
 
-Command = Hello | Ping | Subscribe | Unsubscribe | Stop | Submit
+Command = Hello | Refresh | Ping | Subscribe | Unsubscribe | Stop | Submit
 _KINDS: dict[str, type[Command]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Command)}
 _decoder = msgspec.json.Decoder()
 
@@ -256,7 +260,7 @@ def check_values(command: Command, limits: dict[str, float]) -> None:
                 raise ClientError("too_large", f"t is larger than {MAX_ECHO_BYTES} bytes.")
         case Stop():
             check_generation(command.generation, "generation")
-        case Hello() | Subscribe() | Unsubscribe():
+        case Hello() | Refresh() | Subscribe() | Unsubscribe():
             pass
         case _:
             assert_never(command)

@@ -18,6 +18,16 @@ class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
     heartbeat_s: float
     limits: dict[str, float]
     features: list[str] = []
+    expires_at: float | None = None
+
+
+class Refreshed(Frame, frozen=True, kw_only=True, tag="refreshed"):
+    id: str | None = None
+    expires_at: float | None = None
+
+
+class TokenExpiring(Frame, frozen=True, kw_only=True, tag="token_expiring"):
+    expires_in_s: float
 
 
 class Active(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from relay.auth.identity import UNRESTRICTED
 from relay.errors import StorageError
 from relay.follow.broadcast import Burst
 from relay.follow.follower import Follower
@@ -143,7 +144,7 @@ class Client:
         cursor = self.cursor
         while True:
             try:
-                follower = await gate.hub.acquire("s", cursor)
+                follower = await gate.hub.acquire("s", cursor, access=UNRESTRICTED)
                 break
             except StorageError:  # `unavailable`: it asks again
                 await asyncio.sleep(0)
@@ -187,7 +188,7 @@ class Gate:
         )
         self._window_bytes = window_bytes
         self._shelf = PageCache(1_000_000)
-        self.hub = FollowerPool(self._follower, linger_s=0)
+        self.hub = FollowerPool(self._follower, self._log.own, linger_s=0)
 
     def _follower(self, session: str) -> Follower:
         return Follower(
@@ -352,7 +353,7 @@ class Shaken:
             gate.say(gate.in_flight[number % len(gate.in_flight)])
 
     def looks(self, number: int) -> None:
-        follower = self.gates[number % 2].hub.get("s")
+        follower = self.gates[number % 2].hub.get("s", UNRESTRICTED)
         if follower is not None:
             self._looks.append(asyncio.create_task(self._look(follower)))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from relay.auth.identity import UNRESTRICTED
 from relay.gateway import follower_pool as hub_module
 from relay.gateway import http, requests
 from relay.gateway.follower_pool import FollowerPool
@@ -28,9 +29,9 @@ async def test_a_look_before_a_follower_is_lent_is_waited_for(monkeypatch: pytes
     monkeypatch.setattr(hub_module, "SYNC_WITHIN_S", 0.3)
     async with redis_in_memory() as redis:
         stage = Stage(redis, session_log_on(redis))
-        hub = FollowerPool(stage.another, linger_s=10)
+        hub = FollowerPool(stage.another, stage.log.own, linger_s=10)
         await stage.tokens("private")
-        watching = await hub.acquire("s")
+        watching = await hub.acquire("s", access=UNRESTRICTED)
         await stage.log.delete("s", 60_000)
         look = watching.sync
 
@@ -39,7 +40,7 @@ async def test_a_look_before_a_follower_is_lent_is_waited_for(monkeypatch: pytes
             await look()
 
         monkeypatch.setattr(watching, "sync", look_while_busy)
-        lent = await hub.acquire("s")
+        lent = await hub.acquire("s", access=UNRESTRICTED)
         assert lent is not watching
         hub.release(watching)
         hub.release(lent)

@@ -8,8 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from starlette.datastructures import Headers
 
+from relay.auth.identity import Access, Identity
 from relay.gateway import deadlines
+from relay.gateway.authentication import Authentication
 from relay.gateway.codecs import JSON
 from relay.gateway.connection import Connection
 from relay.gateway.deadlines import within_deadline
@@ -17,10 +20,12 @@ from relay.gateway.follower_pool import FollowerPool
 from relay.gateway.submissions import Accepted
 from relay.protocol.commands import Submit
 from tests.follow.following import Stage
+from tests.gateway.test_caller import Everything
 from tests.gateway.test_viewer import Tray
 from tests.scenarios.processes import until
 from tests.store.in_memory import Clock, redis_in_memory, session_log_on
 
+OFF = Authentication(None, None, "127.0.0.1", "")  # type: ignore[arg-type]  # nobody asks for revocations
 LIMITS = {"max_command_bytes": 1 << 20, "max_content_bytes": 1 << 17, "max_subscriptions": 1}
 
 
@@ -30,6 +35,10 @@ class LiveTray(Tray):
     def __init__(self) -> None:
         super().__init__()
         self.sent_at = asyncio.get_running_loop().time()
+        self.closed: tuple[int, str] | None = None
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = code, reason
 
     def unsent_bytes(self) -> int:
         return 0
@@ -53,7 +62,7 @@ class Held:
         self.begun: list[str] = []
         self.go = asyncio.Event()
 
-    async def submit(self, submit: Submit, language: str | None, by: float | None) -> Accepted:
+    async def submit(self, submit: Submit, access: Access, language: str | None, by: float | None) -> Accepted:
         async with within_deadline("submit", by):
             self.begun.append(submit.request_id)
             await self.go.wait()
@@ -63,13 +72,14 @@ class Held:
 class Peer:
     """A client of one connection, without a wire."""
 
-    def __init__(self, hub: FollowerPool | None = None) -> None:
+    def __init__(self, hub: FollowerPool | None = None, authentication: Authentication | None = None) -> None:
         self.sink, self.held = LiveTray(), Held()
         self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.connection = Connection(
-            self.sink, JSON, hub, self.held, LIMITS, language=None, heartbeat_s=1000, stall_s=1000  # type: ignore[arg-type]
+            self.sink, JSON, hub, self.held, LIMITS, authentication or OFF,  # type: ignore[arg-type]
+            language=None, heartbeat_s=1000, stall_s=1000,
         )  # fmt: skip
-        self.running = asyncio.create_task(self.connection.run(self._queue.get))
+        self.running = asyncio.create_task(self.connection.run(self._queue.get, Headers()))
 
     def says(self, **command: Any) -> None:
         self._queue.put_nowait({"type": "websocket.receive", "text": msgspec.json.encode(command).decode()})
@@ -140,7 +150,7 @@ async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FollowerPo
     Clock().install(monkeypatch)
     async with redis_in_memory() as redis:
         stage = Stage(redis, session_log_on(redis))
-        made = FollowerPool(stage.another, linger_s=10)
+        made = FollowerPool(stage.another, stage.log.own, linger_s=10)
         yield made, stage
         await made.aclose()
 
@@ -166,7 +176,7 @@ async def test_a_connection_that_is_cancelled_while_it_leaves_gives_back_what_it
     Clock().install(monkeypatch)
     async with redis_in_memory() as redis:
         stage = Stage(redis, session_log_on(redis))
-        hub = FollowerPool(lambda _: stage.follower, linger_s=0)
+        hub = FollowerPool(lambda _: stage.follower, stage.log.own, linger_s=0)
         before = asyncio.all_tasks()
         peer = Peer(hub)
         peer.says(type="subscribe", session="s", id="sub")
@@ -181,3 +191,62 @@ async def test_a_connection_that_is_cancelled_while_it_leaves_gives_back_what_it
         await until(lambda: stage.source.listener is None, "the follower's end")
         await until(lambda: asyncio.all_tasks() <= before, "the end of all tasks")
         await hub.aclose()
+
+
+async def test_a_newer_token_that_allows_less_ends_what_it_may_not_read(hub: tuple[FollowerPool, Stage]) -> None:
+    pool, _ = hub
+    known = Everything()
+    known.tokens = {
+        "wide": Identity("ann", frozenset({"read"})),
+        "narrow": Identity("ann", frozenset({"read"}), sessions=("other",)),
+    }
+    peer = Peer(pool, known)  # type: ignore[arg-type]
+    peer.says(type="subscribe", id="early", session="s")
+    peer.says(type="hello", id="1", token="wide")
+    peer.says(type="subscribe", id="2", session="s")
+    await until(lambda: peer.sink.replies("subscribed") == ["2"], "it follows")
+    assert [frame["code"] for frame in peer.sink.frames if frame.get("id") == "early"] == ["unauthenticated"]
+    peer.says(type="refresh", id="3", token="narrow")
+    await until(lambda: peer.sink.replies("refreshed") == ["3"], "the newer token counts")
+    told = [(frame["type"], frame.get("session")) for frame in peer.sink.frames[-3:]]
+    assert told == [("error", "s"), ("unsubscribed", "s"), ("refreshed", None)]
+    peer.says(type="subscribe", id="4", session="s")
+    await until(lambda: "4" in peer.sink.replies("error"), "it is refused")
+    await peer.leaves()
+    assert known.watching == {}
+
+
+async def test_a_token_that_changes_while_a_subscribe_is_under_way_decides(hub: tuple[FollowerPool, Stage]) -> None:
+    pool, _ = hub
+    known = Everything()
+    known.tokens = {
+        "wide": Identity("ann", frozenset({"read"})),
+        "narrow": Identity("ann", frozenset({"read"}), sessions=("other",)),
+    }
+    peer = Peer(pool, known)  # type: ignore[arg-type]
+    peer.says(type="hello", token="wide")
+    acquired, go = pool.acquire, asyncio.Event()
+
+    async def slowly(*arguments: Any, **named: Any) -> Any:
+        follower = await acquired(*arguments, **named)
+        await go.wait()
+        return follower
+
+    pool.acquire = slowly  # type: ignore[method-assign]
+    peer.says(type="subscribe", id="1", session="s")
+    peer.says(type="refresh", id="2", token="narrow")
+    await until(lambda: peer.sink.replies("refreshed") == ["2"], "the newer token counts")
+    go.set()
+    await until(lambda: peer.sink.replies("error") == ["1"], "it is refused")
+    assert peer.sink.replies("subscribed") == []
+    await peer.leaves()
+
+
+async def test_who_says_no_good_hello_in_time_is_let_go() -> None:
+    peer = Peer(authentication=Everything())  # type: ignore[arg-type]
+    peer.says(type="ping", id="1")
+    await until(lambda: peer.sink.replies("error") == ["1"], "it is told to say hello")
+    peer.connection._greeting._hello_timer.on_due()
+    assert [frame["code"] for frame in peer.sink.frames] == ["unauthenticated", "unauthenticated"]
+    assert peer.sink.closed == (4501, "No hello with a good token came in time.")
+    await peer.leaves()

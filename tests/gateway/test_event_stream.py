@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from relay.auth.identity import EVERYBODY, UNRESTRICTED
 from relay.errors import ClientError
 from relay.follow.follower import Follower
 from relay.follow.page_cache import PageCache
 from relay.gateway.event_stream import EventStream, Framing
 from relay.gateway.follower_pool import FollowerPool
+from relay.gateway.guard import Asked
 from relay.gateway.pulse import ViewerLimits
 from relay.protocol import events, frames
 from relay.protocol.compact import catchups
@@ -22,6 +24,7 @@ from relay.protocol.words import Cursor
 from relay.store.session.replies import Span
 from relay.store.session.session_log import SessionLog
 from tests.follow.following import LOST, Hearsay, no_orphans
+from tests.gateway.test_connection import OFF
 from tests.store.in_memory import Clock, admitted_and_claimed, redis_in_memory, session_log_on
 
 WAIT_S = 10
@@ -35,11 +38,11 @@ class Gateway(SimpleNamespace):
     followers: FollowerPool
 
     def stream(self, generation: str | None, cursor: Cursor | None = None, start: str = "start") -> EventStream:
-        return EventStream(self, "s", cursor, start, generation)  # type: ignore[arg-type]
+        return EventStream(self, Asked("s", EVERYBODY, UNRESTRICTED), cursor, start, generation)  # type: ignore[arg-type]
 
     async def look(self) -> None:
         """The follower that is here looks."""
-        follower = self.followers.get("s")
+        follower = self.followers.get("s", UNRESTRICTED)
         assert follower is not None
         await follower.sync()
 
@@ -65,9 +68,16 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
                 orphaned=no_orphans,
             )
 
-        hub = FollowerPool(follower, linger_s=10)
+        hub = FollowerPool(follower, log.own, linger_s=10)
         limits = ViewerLimits(buffer_bytes=65536, heartbeat_s=15, stall_s=60)
-        yield Gateway(redis=redis, session_log=log, followers=hub, viewer_limits=limits, draining=asyncio.Event())
+        yield Gateway(
+            redis=redis,
+            session_log=log,
+            followers=hub,
+            viewer_limits=limits,
+            draining=asyncio.Event(),
+            authentication=OFF,
+        )
         await hub.aclose()
 
 
@@ -100,8 +110,8 @@ async def test_a_session_deleted_as_its_stream_begins_leaves_no_stream_that_wait
     await admitted_and_claimed(gateway.session_log, "g1")
     span_of = gateway.session_log.span
 
-    async def span_and_then_nothing(session: str, generation: str) -> Span | None:
-        span = await span_of(session, generation)
+    async def span_and_then_nothing(session: str, generation: str, sub: str | None) -> Span | None:
+        span = await span_of(session, generation, sub)
         await gateway.session_log.delete("s", 60_000)
         return span
 
@@ -115,7 +125,7 @@ async def test_a_session_deleted_as_its_stream_begins_leaves_no_stream_that_wait
 async def test_a_follower_that_has_not_heard_of_the_new_life_yet_looks_before_anybody_is_refused(
     gateway: Gateway,
 ) -> None:
-    gateway.followers.release(await gateway.followers.acquire("s"))  # it lingers
+    gateway.followers.release(await gateway.followers.acquire("s", access=UNRESTRICTED))  # it lingers
     await gateway.session_log.delete("s", 60_000)
     writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("exact text")
@@ -131,7 +141,7 @@ async def test_a_single_event_of_another_generation_is_neither_shown_nor_taken_f
         await admitted_and_claimed(gateway.session_log, "g1"),
         await admitted_and_claimed(gateway.session_log, "g2"),
     )
-    follower = await gateway.followers.acquire("s")
+    follower = await gateway.followers.acquire("s", access=UNRESTRICTED)
     await one.tokens("mine")
     await other.end()
     await follower.sync()  # so that the events stand in its window, from where a single one comes as it is
@@ -172,7 +182,7 @@ async def test_a_generation_that_redis_has_lost_is_streamed_until_it_is_back_or_
 ) -> None:
     writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("exact text")
-    follower = await gateway.followers.acquire("s")
+    follower = await gateway.followers.acquire("s", access=UNRESTRICTED)
     await gateway.redis.flushall()
     await follower.sync()
     client = Client()
@@ -193,9 +203,9 @@ async def test_a_new_epoch_as_its_stream_begins_is_no_reason_to_refuse_it(
     await admitted_and_claimed(gateway.session_log, "g1")
     span_of = gateway.session_log.span
 
-    async def span_and_then_another_epoch(session: str, generation: str) -> Span | None:
+    async def span_and_then_another_epoch(session: str, generation: str, sub: str | None) -> Span | None:
         monkeypatch.setattr(gateway.session_log, "span", span_of)
-        span = await span_of(session, generation)
+        span = await span_of(session, generation, sub)
         assert span is not None
         await gateway.session_log.rotate("s", span.epoch, missing=False)
         return span
@@ -219,7 +229,7 @@ async def test_what_ends_while_its_live_stream_begins_has_nothing_live(
     writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("a")
     if followed:
-        gateway.followers.release(await gateway.followers.acquire("s"))  # it lingers
+        gateway.followers.release(await gateway.followers.acquire("s", access=UNRESTRICTED))  # it lingers
     read = getattr(gateway.session_log, moment)
 
     async def and_then_it_ends(*arguments: Any, **named: Any) -> Any:
@@ -264,7 +274,7 @@ async def test_a_stream_of_a_generation_whose_end_was_lost_with_redis_is_over(
     writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("a")
     await writer.end()
-    follower = await gateway.followers.acquire("s")
+    follower = await gateway.followers.acquire("s", access=UNRESTRICTED)
     pages, reads = gateway.session_log.range, 0
 
     async def lost_before_the_page(*arguments: Any, **named: Any) -> Any:
@@ -285,7 +295,7 @@ async def test_after_a_delete_elsewhere_a_stream_shows_nothing_of_what_was_delet
     """This gateway follows the session, and has heard nothing of it yet."""
     writer = await admitted_and_claimed(gateway.session_log, "g1")
     await writer.tokens("private")
-    watching = await gateway.followers.acquire("s")
+    watching = await gateway.followers.acquire("s", access=UNRESTRICTED)
     await gateway.session_log.delete("s", 60_000)
     client = Client()
     answer = asyncio.create_task(_answer(gateway.stream(None), client))

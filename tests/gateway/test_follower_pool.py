@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from relay.auth.identity import UNRESTRICTED
 from relay.errors import ClientError
 from relay.follow.follower import Follower
 from relay.gateway import follower_pool as hub_module
@@ -28,7 +29,7 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
 
 async def missing(stage: Stage, hub: FollowerPool) -> Follower:
     """The session's follower, given back; an answer that it has shown is lost."""
-    follower = await hub.acquire("s")
+    follower = await hub.acquire("s", access=UNRESTRICTED)
     await stage.tokens("a")
     await follower.sync()
     await stage.redis.flushall()
@@ -42,7 +43,7 @@ async def test_a_follower_that_stays_because_of_what_is_missing_costs_no_time(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_module, "LEAVE_EVERY_S", 0.05)
-    hub = FollowerPool(lambda _: stage.follower, linger_s=0)
+    hub = FollowerPool(lambda _: stage.follower, stage.log.own, linger_s=0)
     asked: list[str] = []
 
     def leave(session: str, entry: hub_module._Entry) -> None:
@@ -61,7 +62,7 @@ async def test_a_follower_that_stays_because_of_what_is_missing_costs_no_time(
 
 
 async def test_a_follower_whose_session_was_deleted_does_not_stay_because_of_what_is_missing(stage: Stage) -> None:
-    hub = FollowerPool(lambda _: stage.follower, linger_s=0.01)
+    hub = FollowerPool(lambda _: stage.follower, stage.log.own, linger_s=0.01)
     follower = await missing(stage, hub)
     await stage.log.delete("s", 60_000)
     await follower.sync()
@@ -72,12 +73,12 @@ async def test_a_follower_whose_session_was_deleted_does_not_stay_because_of_wha
 async def test_who_waits_for_an_answer_of_a_session_that_is_deleted_hears_so_whatever_pub_sub_lost(
     stage: Stage,
 ) -> None:
-    hub = FollowerPool(lambda _: stage.follower, linger_s=0.01)
+    hub = FollowerPool(lambda _: stage.follower, stage.log.own, linger_s=0.01)
     await stage.tokens("a")
-    follower = await hub.acquire("s")
+    follower = await hub.acquire("s", access=UNRESTRICTED)
     assert "g1" in follower.active
     gateway = SimpleNamespace(followers=hub, session_log=stage.log, draining=asyncio.Event())
-    waiting = asyncio.create_task(until_ended(gateway, "s", "g1", 30, asyncio.Event().wait))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(until_ended(gateway, "s", "g1", 30, asyncio.Event().wait, UNRESTRICTED))  # type: ignore[arg-type]
     await until(lambda: bool(follower.broadcast.viewers), "it waits")
     await stage.log.delete("s", 60_000)
     await follower.sync()
@@ -92,16 +93,16 @@ async def test_who_comes_after_a_delete_elsewhere_is_not_lent_the_follower_of_wh
     stage: Stage, brings: str
 ) -> None:
     """Its hint is on its way, or was lost; the one who deleted has his answer already, and so may everybody."""
-    hub = FollowerPool(stage.another, linger_s=10)
+    hub = FollowerPool(stage.another, stage.log.own, linger_s=10)
     await stage.tokens("private")
-    watching = await hub.acquire("s")
+    watching = await hub.acquire("s", access=UNRESTRICTED)
     cursor = {
         "nothing": None,
         "a cursor": Cursor(watching.epoch, watching.frontier),
         "the very beginning": Cursor(watching.epoch, 0),
     }
     await stage.log.delete("s", 60_000)
-    lent = await hub.acquire("s", cursor[brings])
+    lent = await hub.acquire("s", cursor[brings], access=UNRESTRICTED)
     assert lent is not watching
     assert watching.deleted
     assert (lent.frontier, lent.active) == (0, {})
@@ -113,9 +114,9 @@ async def test_who_comes_after_a_delete_elsewhere_is_not_lent_the_follower_of_wh
 async def test_an_answer_deleted_elsewhere_after_its_epoch_had_changed_unseen_is_missed_no_more(stage: Stage) -> None:
     """Nobody may bring it back: its mark is there."""
     stage.follower.missing.__init__(0.2)  # type: ignore[misc]  # soon over
-    hub = FollowerPool(lambda _: stage.follower, linger_s=0.01)
+    hub = FollowerPool(lambda _: stage.follower, stage.log.own, linger_s=0.01)
     await stage.tokens("a")
-    follower = await hub.acquire("s")
+    follower = await hub.acquire("s", access=UNRESTRICTED)
     viewer = stage.viewer()
     await viewer.reaches(3)
     await stage.log.rotate("s", follower.epoch, missing=False)

@@ -40,11 +40,11 @@ class GuardResponse(NamedTuple):
 
 class Knocking:
     def __init__(self, connect: Callable[[], Awaitable[Streams]]) -> None:
-        self._connect = connect
+        self.connect = connect
 
     async def raw(self, request: bytes) -> GuardResponse:
         """The answer's head, and as much of its body as that promises."""
-        reader, writer = await self._connect()
+        reader, writer = await self.connect()
         try:
             writer.write(request)
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
@@ -282,3 +282,75 @@ async def test_no_root_path_begins_as_an_address_of_the_gateway_does() -> None:
     for first in ours:
         with pytest.raises(SettingsError, match="begin as an address of the gateway"):
             load(root_path=f"/{first}")
+
+
+_SENT_BY_OPENAI = (  # 7.55.0, chat.completions.stream
+    "authorization,content-type,openai-organization,openai-project,user-agent,x-stainless-arch,"
+    "x-stainless-helper-method,x-stainless-lang,x-stainless-os,x-stainless-package-version,x-stainless-retry-count,"
+    "x-stainless-runtime,x-stainless-runtime-version"
+)
+_SENT_BY_ANTHROPIC = (  # 1.14.0, beta.messages
+    "anthropic-beta,anthropic-dangerous-direct-browser-access,anthropic-version,authorization,content-type,user-agent,"
+    "x-api-key,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-package-version,x-stainless-retry-count,"
+    "x-stainless-runtime,x-stainless-runtime-version,x-stainless-timeout"
+)
+_SENT_BY_OURS = "authorization,content-type,idempotency-key,last-event-id,x-relay-disconnect,x-relay-session"
+
+
+@pytest.mark.parametrize("sent", [_SENT_BY_OPENAI, _SENT_BY_ANTHROPIC, _SENT_BY_OURS])
+async def test_pages_of_allowed_origins_may_send_what_official_clients_send(sent: str) -> None:
+    origin = b"Origin: https://chat.example.com"
+    asked = [b"Access-Control-Request-Method: POST", b"Access-Control-Request-Headers: " + sent.encode()]
+    async with knocking(allowed_origins="https://chat.example.com") as gateway:
+        answer = await gateway.raw(_head(b"OPTIONS /v1/sessions/s/generations HTTP/1.1", origin, *asked))
+        assert answer.status == 200
+        assert answer.headers["access-control-allow-origin"] == "https://chat.example.com"
+        assert answer.headers["access-control-allow-headers"].split(", ") == sent.split(",")
+        assert {"POST", "PATCH", "DELETE"} <= set(answer.headers["access-control-allow-methods"].split(", "))
+        assert "Origin" in answer.headers["vary"]
+        assert int(answer.headers["access-control-max-age"]) > 0
+        assert "access-control-allow-credentials" not in answer.headers
+        foreign = _head(b"OPTIONS /v1/sessions/s/generations HTTP/1.1", b"Origin: https://evil.example.com", *asked)
+        refused = await gateway.raw(foreign)
+        assert refused.status == 403
+        assert not any(name.startswith("access-control-") for name in refused.headers)
+
+
+async def test_pages_of_allowed_origins_may_read_errors_and_what_they_need_of_the_headers() -> None:
+    async with knocking(allowed_origins="https://chat.example.com") as gateway:
+        for path, status in (("/v1/nothing", 404), ("/readyz", 503), ("/v1/sessions/%20", 400)):
+            answer = await gateway.get(path, origin="https://chat.example.com")
+            assert answer.status == status
+            assert answer.headers["access-control-allow-origin"] == "https://chat.example.com"
+            assert "X-Relay-Session" in answer.headers["access-control-expose-headers"]
+            assert "Origin" in answer.headers["vary"]
+
+
+async def test_pages_of_allowed_origins_may_read_the_error_of_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starlette makes that answer outside of every middleware."""
+
+    def broken() -> bytes:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("relay.metrics.text", broken)
+    async with knocking(allowed_origins="https://chat.example.com") as gateway:
+        with capture_logs():
+            answer = await gateway.get("/metrics", origin="https://chat.example.com")
+            foreign = await gateway.get("/metrics", origin="https://evil.example.com")
+    assert (answer.status, answer.error["code"]) == (500, "internal")
+    assert answer.headers["access-control-allow-origin"] == "https://chat.example.com"
+    assert foreign.status == 500
+    assert "access-control-allow-origin" not in foreign.headers
+
+
+async def test_what_a_browser_might_show_cannot_be_framed_guessed_or_kept() -> None:
+    async with knocking() as gateway:
+        page = (await gateway.get("/")).headers
+        for rule in ("frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'", "default-src 'none'"):
+            assert rule in page["content-security-policy"].split("; ")
+        assert (page["referrer-policy"], page["cross-origin-opener-policy"]) == ("no-referrer", "same-origin")
+        assert (await gateway.get("/relay-client.js")).headers["cross-origin-resource-policy"] == "cross-origin"
+        for path in ("/", "/relay-client.js", "/healthz", "/readyz", "/v1/nothing", "/v1/sessions/%20"):
+            assert (await gateway.get(path)).headers["x-content-type-options"] == "nosniff", path
+        for path in ("/healthz", "/readyz", "/v1/nothing", "/v1/sessions/%20"):
+            assert (await gateway.get(path)).headers["cache-control"] == "no-store", path

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from relay.auth.identity import UNRESTRICTED
 from relay.errors import ClientError
 from relay.gateway import deadlines, waiting
 from relay.gateway.submissions import Accepted, Submissions
@@ -43,14 +44,14 @@ class Gateway:
         self.session_log: SessionLog = session_log_on(redis, max_generations=2)
         self.queue: Queue = queue_on(redis)
         menu: Any = SimpleNamespace(check=_on_offer, serves=lambda queue: True)
-        hub: Any = SimpleNamespace(get=lambda session: None)
+        hub: Any = SimpleNamespace(get=lambda *_: None)
         self._submissions = Submissions(
             menu, self.session_log, self.queue, redis, hub, look_ms=LOOK_MS, tombstone_ms=1000
         )
 
     async def submit(self, request_id: str = "r", **fields: Any) -> Accepted:
         asked = fields or {"content": "why?"}
-        return await self._submissions.submit(Submit(session="s", request_id=request_id, **asked))
+        return await self._submissions.submit(Submit(session="s", request_id=request_id, **asked), UNRESTRICTED)
 
     async def answer(self) -> str:
         """The next job's, by a worker; its generation."""
@@ -170,7 +171,7 @@ async def test_who_waits_for_an_answer_that_is_gone_is_told_why(gateway: Gateway
         session="s", active={}, missing={}, deleted=deleted, broadcast=SimpleNamespace(viewers=set(), keeping_up=set())
     )
     with pytest.raises(ClientError) as refused:
-        await waiting._ended(gateway, follower, "g1", [])  # type: ignore[arg-type]
+        await waiting._ended(gateway, follower, "g1", [], UNRESTRICTED)  # type: ignore[arg-type]
     assert (refused.value.code, str(refused.value)) == ("not_found", said)
 
 
@@ -183,13 +184,13 @@ async def test_a_delete_that_has_used_up_its_time_begins_nothing_more(monkeypatc
         begun.append(stopped.generation)
         await asyncio.Event().wait()
 
-    async def delete(*_: object) -> list[Stopped]:
+    async def delete(*_: object, sub: str | None) -> list[Stopped]:
         return [Stopped(f"g{number}", already_ended=False) for number in range(50)]
 
     log: Any = SimpleNamespace(delete=delete)
-    hub: Any = SimpleNamespace(get=lambda session: None)
+    hub: Any = SimpleNamespace(get=lambda *_: None)
     nothing: Any = None
     submissions = Submissions(nothing, log, nothing, nothing, hub, look_ms=LOOK_MS, tombstone_ms=1000)
     monkeypatch.setattr(submissions._submitter, "clean_up_after_stop", never)
-    await submissions.delete("s")
+    await submissions.delete("s", UNRESTRICTED)
     assert begun == ["g0"]

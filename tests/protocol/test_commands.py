@@ -155,7 +155,7 @@ def test_no_id_is_none() -> None:
 def test_a_command_that_does_not_exist_is_unknown_and_the_answer_names_what_does(kind: str) -> None:
     error = refusal({"type": kind, "id": "1"})
     assert error.code == "unknown_type"
-    assert "hello, ping, subscribe, unsubscribe, stop, submit" in error.message
+    assert "hello, refresh, ping, subscribe, unsubscribe, stop, submit" in error.message
 
 
 @pytest.mark.parametrize("fields", [{}, {"type": None}, {"type": 1}, {"type": ["ping"]}, {"id": "1"}])

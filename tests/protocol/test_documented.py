@@ -15,6 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 from relay.errors import HTTP_STATUS, RETRYABLE, Code
 from relay.gateway.app import app
 from relay.gateway.gateway import Gateway
+from relay.gateway.greeting import CLOSE_CODES
 from relay.protocol import commands, events, frames, options
 from relay.protocol.commands import Command, Submit
 from relay.protocol.events import AnyEvent
@@ -93,7 +94,7 @@ END = table(section("## 5. Events"), "field of `end`")
 SIGNATURES = {
     name: set(re.findall(r"\w+", fields))
     for text in (*(row[2] for row in COMMANDS.values()), section("### welcome and the unasked ones"))
-    for name, fields in re.findall(r"`([a-z]+) \{(.*?)\}`", text)
+    for name, fields in re.findall(r"`([a-z_]+) \{(.*?)\}`", text)
 }
 EXAMPLES = {
     "welcome": (section("### welcome and the unasked ones"), "welcome"),
@@ -102,7 +103,11 @@ EXAMPLES = {
     "error": (section("## 7. Errors and closes"), "error"),
 }
 
-OPTIONAL = {frames.ErrorFrame: {"retry_after_s"}, frames.Subscribed: {"ignored"}}  # told beside their examples
+OPTIONAL = {
+    frames.ErrorFrame: {"retry_after_s"},
+    frames.Subscribed: {"ignored"},
+    frames.Welcome: {"expires_at"},
+}  # told beside their examples
 
 
 # Commands
@@ -244,6 +249,7 @@ def test_the_codes_of_errors_are_these_with_their_status() -> None:
 def test_the_closes_are_these() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "relay" / "gateway").glob("*.py"))
     given = set(re.findall(r"(?:close|fail)\((\d{4}),", sources)) - {"1000"}
+    given |= {str(code) for code in CLOSE_CODES.values()}
     told = set(re.findall(r"^\| (\d{4}) \|", section("## 7. Errors and closes"), re.MULTILINE))
     assert told == given
 

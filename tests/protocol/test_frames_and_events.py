@@ -19,15 +19,25 @@ from relay.protocol.frames import (
     Frame,
     Heartbeat,
     Pong,
+    Refreshed,
     Restored,
     Stopping,
     Subscribed,
+    TokenExpiring,
     Unsubscribed,
     Welcome,
 )
 
 # Every frame, with all its fields and with as few as it can have.
 FRAMES: list[tuple[Frame, bytes]] = [
+    (
+        Welcome(connection="c_1", protocol="relay.v1", heartbeat_s=0.5, limits={}, expires_at=1800000000.0),
+        b'{"type":"welcome","connection":"c_1","protocol":"relay.v1","heartbeat_s":0.5,"limits":{},'
+        b'"expires_at":1800000000.0}',
+    ),
+    (Refreshed(id="1", expires_at=1800000000.5), b'{"type":"refreshed","id":"1","expires_at":1800000000.5}'),
+    (Refreshed(), b'{"type":"refreshed"}'),
+    (TokenExpiring(expires_in_s=59.5), b'{"type":"token_expiring","expires_in_s":59.5}'),
     (
         Welcome(id="1", connection="c_1", protocol="relay.v1", heartbeat_s=15.0, limits={"stall_s": 60, "x": 0.5}),
         b'{"type":"welcome","id":"1","connection":"c_1","protocol":"relay.v1","heartbeat_s":15.0,'
