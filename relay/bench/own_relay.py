@@ -23,7 +23,9 @@ _OURS = ("RELAY_REDIS_URL", "RELAY_HOST", "RELAY_PORT", "RELAY_METRICS_PORT", "R
 @contextmanager
 def own_relay(tokens_per_second: float, answers_at_once: int) -> Iterator[str]:
     """Run a relay for the duration of the block; yields its URL. Raises RelayError if it does not start."""
-    environment = {name: value for name, value in os.environ.items() if name not in _OURS}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in _OURS and not name.startswith("RELAY_AUTH_")
+    }
     environment["RELAY_CONCURRENCY"] = str(answers_at_once)
     flags = ["--port", "0", "--provider", "demo", "--tokens-per-second", str(tokens_per_second)]
     with tempfile.TemporaryFile() as said:

@@ -21,18 +21,18 @@ _SPARE_FILES = 64
 _PROGRESS_S = 0.2
 
 
-def run(load: Load, *, url: str | None, tokens_per_second: float, as_json: bool) -> int:
+def run(load: Load, *, url: str | None, token: str, tokens_per_second: float, as_json: bool) -> int:
     """Print the figures to stdout; returns the exit code. Raises RelayError if no relay can be used."""
     _allow_files(load.sessions * load.viewers + _SPARE_FILES)
     if url is not None:
-        return asyncio.run(_run(load, url, as_json))
+        return asyncio.run(_run(load, url, token, as_json))
     with own_relay(tokens_per_second, load.sessions) as own:
-        return asyncio.run(_run(load, own, as_json))
+        return asyncio.run(_run(load, own, "", as_json))
 
 
-async def _run(load: Load, url: str, as_json: bool) -> int:
+async def _run(load: Load, url: str, token: str, as_json: bool) -> int:
     """Raises RelayError if the gateway cannot be used. After Ctrl-C, print the figures up to then."""
-    sessions = Sessions(load, url)
+    sessions = Sessions(load, url, token)
     working = asyncio.create_task(sessions.run(), name="sessions")
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, working.cancel)
     await _watched(sessions, load, working)

@@ -31,10 +31,11 @@ class Load(NamedTuple):
 class Sessions:
     """`run` it once; `tally` is correct at any moment, even after `run` was cancelled."""
 
-    def __init__(self, load: Load, url: str) -> None:
+    def __init__(self, load: Load, url: str, token: str = "") -> None:
         self.tally = Tally()
         self._load = load
         self._url = url
+        self._token = token
         self._clock = asyncio.get_running_loop().time
         self._began_at: float | None = None
         self._ended_at: float | None = None
@@ -50,7 +51,7 @@ class Sessions:
         """Connect all viewers, then ask. Raises RelayError if the gateway cannot be used."""
         name = f"bench-{secrets.token_hex(4)}"
         rows = [
-            [Viewer(self._url, f"{name}-{number}", self.tally) for _ in range(self._load.viewers)]
+            [Viewer(self._url, f"{name}-{number}", self.tally, self._token) for _ in range(self._load.viewers)]
             for number in range(self._load.sessions)
         ]
         following: list[asyncio.Task[None]] = []

@@ -39,8 +39,9 @@ class ShownAnswer:
 class Viewer:
     """One session on one screen, over one connection after the other. `run` it until you cancel it."""
 
-    def __init__(self, url: str, session: str, tally: Tally) -> None:
+    def __init__(self, url: str, session: str, tally: Tally, token: str = "") -> None:
         self._url = url
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session = session
         self._tally = tally
         self._view = SessionView(session)
@@ -63,6 +64,7 @@ class Viewer:
                 async with connect(
                     address,
                     subprotocols=[Subprotocol("relay.v1.json")],
+                    additional_headers=self._headers,
                     compression=None,
                     proxy=None,
                     max_size=_MAX_FRAME_BYTES,

@@ -14,11 +14,11 @@ from relay.client.answer import Answer
 from relay.client.answer_items import Data, End, Item, Reader, Restart, Status, Text
 from relay.client.connection import Relay, connect
 from relay.client.following import Applied, Change, Following, Lost, Rebuilt
-from relay.errors import AnswerLost, Disconnected, RelayError, RequestRefused, SessionDeleted
+from relay.errors import AnswerLost, Disconnected, RelayError, RequestRefused, SessionDeleted, TokenRefused
 from relay.protocol.words import Cursor
 
 __all__ = [
     "Answer", "AnswerLost", "Applied", "Change", "Cursor", "Data", "Disconnected", "End", "Following", "Item", "Lost",
     "Reader", "Rebuilt", "Relay", "RelayError", "RequestRefused", "Restart", "SessionDeleted", "Status", "Text",
-    "connect",
+    "TokenRefused", "connect",
 ]  # fmt: skip

@@ -24,5 +24,7 @@ def websocket_address(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """The address for messages: without the query, which may hold tickets."""
-    return url.partition("?")[0]
+    """The address for messages: without a password, and without the query, which may hold tickets."""
+    scheme, has_scheme, rest = url.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{has_scheme}{host.rpartition('@')[2]}{slash}{path}"

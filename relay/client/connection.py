@@ -13,7 +13,8 @@ from relay.client.constants import SHARED
 from relay.client.dispatcher import Dispatcher
 from relay.client.following import Following
 from relay.client.subscription import Subscription, SubscriptionListener
-from relay.client.transport import Token, Transport
+from relay.client.tokens import Token
+from relay.client.transport import Transport
 from relay.errors import Disconnected, RelayError, RequestRefused
 from relay.protocol.words import EPOCH, SESSION, Cursor, Start, new_id
 
@@ -32,12 +33,15 @@ async def connect(
 ) -> AsyncIterator[Relay]:
     """A connection to the gateway at `url` (`http://…`), kept until the block is left; nothing stays behind then.
 
-    `token`: sent as `Authorization: Bearer`; a function is called for a fresh one whenever it is needed, and must not
-    block. `give_up_after_s`: how long to try without a gateway, at first or later; None tries for ever. A command
-    without a reply is sent again after `answer_within_s` and on each new connection. `on_status`: called whenever it
-    changes what blocks anything that was asked for: `reconnecting`, `degraded`, `refused`, or `connected` if nothing
-    does. This is the only sign of why a `submit` waits. It may neither block nor raise.
-    Raises Disconnected if `url` is not a gateway or none was reached in time; later, whatever is awaited raises it.
+    `token`: a string, or a function that gives one or is awaited for it; it must not block. It is called before each
+    connection, when the gateway says that the last one expires, and once more if it was refused. What it raises counts
+    as a connection that failed; before the first one, the third in a row is final. `give_up_after_s`: how long to try
+    without a gateway, at first or later; None tries for ever. A command without a reply is sent again after
+    `answer_within_s` and on each new connection. `on_status`: called whenever it changes what blocks anything that was
+    asked for: `reconnecting`, `degraded`, `refused`, or `connected` if nothing does. This is the only sign of why a
+    `submit` waits. It may neither block nor raise.
+    Raises Disconnected if `url` is not a gateway or none was reached in time, or TokenRefused, which is a kind of it;
+    later, whatever is awaited raises them.
     """
     relay = Relay(url, token=token, give_up_after_s=give_up_after_s, answer_within_s=answer_within_s)
     watch = _StatusWatcher(relay._dispatcher, on_status)
@@ -63,7 +67,7 @@ class Relay:
 
     def __init__(self, url: str, *, token: Token, give_up_after_s: float | None, answer_within_s: float) -> None:
         self._answer_within_s = answer_within_s
-        self._dispatcher = Dispatcher(answer_within_s, token if callable(token) else None)
+        self._dispatcher = Dispatcher(answer_within_s)
         self._transport = Transport(url, self._dispatcher, token=token, give_up_after_s=give_up_after_s)
         self._dispatcher.wake, self._dispatcher.renew = self._transport.wake, self._transport.reconnect
 

@@ -19,8 +19,10 @@ class Constants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_most_s: float
     refused_most_s: float  # the bound of what is added to `retry_after_s`
     welcome_within_s: float
+    ask_after_s: float  # without a word, a client without a token greets: the gateway may want one
     silence_heartbeats: int  # no frame for so many heartbeats plus the margin: the connection is dead
     silence_margin_s: float  # at most a heartbeat
+    refresh_pause_s: float  # the least between two refreshes; with less time left, a token is not asked for again
     stable_after_s: float  # a connection that lasted so long resets the backoff
     drain_most_s: float  # the longest wait that a draining gateway may ask for
     lost_after_s: float  # if the gateway announces none

@@ -45,7 +45,7 @@ class Dispatcher:
     """Implements TransportHandler. `wake`: called when something became due; `renew`: to change to another connection;
     `changed`: when `blocked_by` may have changed."""
 
-    def __init__(self, answer_within_s: float, fresh_token: Callable[[], str] | None) -> None:
+    def __init__(self, answer_within_s: float) -> None:
         self.wake: Callable[[], None] = lambda: None
         self.renew: Callable[[], None] = lambda: None
         self.changed: Callable[[], None] = lambda: None
@@ -53,8 +53,6 @@ class Dispatcher:
         self.is_connected = False
         self.failure: RelayError | None = None
         self._answer_within_s = answer_within_s
-        self._fresh_token = fresh_token
-        self._token_expires = False
         self._limits: dict[str, float] = {}
         self.features: tuple[str, ...] = ()  # as the gateway last announced them
         self._subscriptions: dict[str, Subscription] = {}
@@ -163,9 +161,6 @@ class Dispatcher:
             self._due_at(self._next_at())
         elif frame["type"] == "error" and not frame.get("id") and frame["code"] in _UNREADABLE_CODES:
             self._refused_unread(frame)
-        elif frame["type"] == "token_expiring":
-            self._token_expires = True
-            self.wake()
         elif frame.get("session"):
             subscription = self._subscriptions.get(frame["session"])
             if subscription is not None:
@@ -176,11 +171,8 @@ class Dispatcher:
                 subscription.degraded(frame["type"] == "degraded")
 
     def due(self, now: float) -> Due:
-        commands = [_encoded("unsubscribe", session=session) for session in self._leaving]
+        commands = [_unsubscribe(session) for session in self._leaving]
         self._leaving.clear()
-        if self._token_expires and self._fresh_token is not None:
-            commands.append(_encoded("refresh", token=self._fresh_token()))
-        self._token_expires = False
         commands += [
             subscription.subscribe(now) for subscription in self._subscriptions.values() if subscription.ask_at <= now
         ]
@@ -237,5 +229,5 @@ class Dispatcher:
             request.reply.set_exception(RequestRefused(frame["code"], frame["message"]))
 
 
-def _encoded(kind: str, **fields: str) -> bytes:
-    return msgspec.json.encode({"type": kind, "id": kind, **fields})
+def _unsubscribe(session: str) -> bytes:
+    return msgspec.json.encode({"type": "unsubscribe", "id": "unsubscribe", "session": session})

@@ -20,6 +20,7 @@ from relay.protocol.words import Cursor, new_id
 
 KEEP_GENERATIONS = 200  # ended ones kept in a view: as many as a gateway keeps by default
 NEVER = float("inf")
+_UNTIL_RECONNECTED = {"token_expired", "unauthenticated"}  # the close that follows says whether another token helps
 
 
 class SubscriptionListener:
@@ -199,7 +200,11 @@ class Subscription:
             self._refusal = RequestRefused(frame["code"], frame["message"], retryable=True)
             self._ask_again((frame.get("retry_after_s") or 0) + self._again.next(SHARED.refused_most_s))
             self._tell()
-        elif frame.get("id"):
+        elif frame["code"] in _UNTIL_RECONNECTED:
+            self._refusal = RequestRefused(frame["code"], frame["message"])
+            self.ask_at = NEVER
+            self._tell()
+        elif frame.get("id") or frame["code"] == "forbidden":  # without one: a newer token allows less
             self.fail(RequestRefused(frame["code"], frame["message"]))
 
     def _delay(self) -> float:

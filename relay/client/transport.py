@@ -7,19 +7,22 @@ command whose connection broke is simply due again on the next one.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
-from collections.abc import Callable
+from functools import partial
 from typing import NoReturn, Protocol
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from relay.client.address import shown, websocket_address
 from relay.client.backoff import Backoff
 from relay.client.constants import SHARED
-from relay.errors import Disconnected
+from relay.client.tokens import Token, TokenRefresher, TokenSource, TokenUnavailable
+from relay.errors import Disconnected, TokenRefused
 from relay.protocol.view import FrameDict
 
 _SUBPROTOCOL = Subprotocol("relay.v1.json")
@@ -28,9 +31,12 @@ _HEARTBEAT_S = 15.0
 _CLOSE_WITHIN_S = 1.0
 _RETRYABLE_STATUSES = {408, 425, 429}  # of the 4xx; the others will not change
 _TOO_MANY = 4429
+_OLD_TOKEN, _BAD_TOKEN, _FORBIDDEN = 4401, 4501, 4503
+_TOKEN_FAILURES = 3  # in a row, before any gateway was reached
 _NEVER = float("inf")
+_LOGGER = logging.getLogger("websockets.client.relay")
+_LOGGER.setLevel(logging.INFO)  # at debug, handshakes and frames are logged whole, with the token
 
-Token = str | Callable[[], str] | None
 Due = tuple[list[bytes], float | None]
 
 
@@ -56,12 +62,14 @@ class Transport:
         self.give_up_after_s = give_up_after_s
         self._ws_url = _dialled(url)
         self._handler = handler
-        self._token = token
+        self._tokens = TokenSource(token)
+        self._says_hello = parse_uri(self._ws_url).user_info is not None  # which is the header's only place
         self._backoff = Backoff()
         self._work = asyncio.Event()
         self._was_welcomed = False  # whether a gateway ever welcomed us: before, a refusal means a wrong address
         self._alive_at = asyncio.get_running_loop().time()
         self._useful_from = _NEVER  # from then on this connection counts as useful: the next one is tried at once
+        self._stable_from = _NEVER
         self._reconnect_at: float | None = None
         self._silence_s = SHARED.welcome_within_s
         self._websocket: ClientConnection | None = None  # the one in use
@@ -78,20 +86,24 @@ class Transport:
     async def run(self) -> NoReturn:
         """Raises Disconnected: told not to come back, not a gateway, or no gateway for `give_up_after_s`."""
         while True:
-            websocket, welcome = await self._connect()
+            websocket, welcome, token = await self._connect()
             self._silence_s = silence_s(welcome.get("heartbeat_s") or _HEARTBEAT_S)
-            await self._run_connection(websocket, welcome)
+            await self._run_connection(websocket, welcome, token)
 
-    async def _connect(self) -> tuple[ClientConnection, FrameDict]:
-        """A connection that has said `welcome`, however many tries it takes."""
+    async def _connect(self) -> tuple[ClientConnection, FrameDict, str | None]:
+        """A connection, its `welcome` and the token that it took, however many tries that takes."""
         gives_up_at = None if self.give_up_after_s is None else self._alive_at + self.give_up_after_s
-        problem: Exception | None = None
+        problem: BaseException | None = None
         try:
             async with asyncio.timeout_at(gives_up_at):
                 while True:
                     await self._pause()
                     try:
                         return await self._connect_once()
+                    except TokenUnavailable as error:
+                        problem = error.__cause__
+                        if not self._was_welcomed and self._tokens.failures >= _TOKEN_FAILURES:
+                            raise Disconnected(f"the token function failed: {type(problem).__name__}") from problem
                     except (OSError, InvalidHandshake, ConnectionClosed, msgspec.DecodeError) as error:
                         self._raise_if_final(error)
                         problem = error
@@ -105,12 +117,14 @@ class Transport:
             delay, self._reconnect_at = max(0, self._reconnect_at - _now()), None
         await asyncio.sleep(delay)
 
-    async def _connect_once(self) -> tuple[ClientConnection, FrameDict]:
-        token = self._token() if callable(self._token) else self._token
+    async def _connect_once(self) -> tuple[ClientConnection, FrameDict, str | None]:
+        token = await self._tokens.fetch()
+        in_header = token is not None and not self._says_hello
         websocket = await connect(
             self._ws_url,
             subprotocols=[_SUBPROTOCOL],
-            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+            additional_headers={"Authorization": f"Bearer {token}"} if in_header else None,
+            logger=_LOGGER,
             compression=None,
             proxy=None,
             max_size=_MAX_FRAME_BYTES,
@@ -119,18 +133,23 @@ class Transport:
         )
         try:
             async with asyncio.timeout(SHARED.welcome_within_s):
-                while (frame := decode_frame(await websocket.recv()))["type"] != "welcome":
-                    pass
+                if token is not None and not in_header:
+                    await _send_token(websocket, "hello", token)
+                frame = await _welcome(websocket, asks=token is None)
         except BaseException:
             websocket.transport.abort()
             raise
         self._was_welcomed = True
-        return websocket, frame
+        return websocket, frame, token
 
     def _raise_if_final(self, error: Exception) -> None:
         """Raise Disconnected if another try is useless."""
         if isinstance(error, ConnectionClosed):
             self._apply_close_code(error)
+        if isinstance(error, InvalidStatus) and error.response.status_code == 401:
+            if self._tokens.is_given or not self._was_welcomed:
+                self._token_refused(error, "HTTP 401")
+            return
         if self._was_welcomed or not isinstance(error, InvalidHandshake | ssl.SSLCertVerificationError):
             return  # there was a gateway before: what answers in its place while it restarts is temporary
         if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
@@ -143,23 +162,40 @@ class Transport:
 
     def _apply_close_code(self, closed: ConnectionClosed) -> None:
         code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
+        was_useful = _now() >= self._useful_from
+        if code in (_OLD_TOKEN, _BAD_TOKEN):
+            self._token_refused(closed, reason or str(code), code, was_useful=was_useful)
+            if _now() < self._stable_from:
+                self._useful_from = _NEVER  # however much came before: the next one may be as short
+            return
         if 4500 <= code < 5000:
-            sentence = f"the gateway closed the connection: {reason or code}"
-            raise Disconnected(sentence, close_code=code) from closed
+            kind = TokenRefused if code == _FORBIDDEN else Disconnected
+            raise kind(f"the gateway closed the connection: {reason or code}", close_code=code) from closed
         if code == _TOO_MANY:
             self._useful_from = _NEVER  # even if it went well until then: the next one would end in the same way
 
-    async def _run_connection(self, websocket: ClientConnection, welcome: FrameDict) -> None:
+    def _token_refused(
+        self, error: Exception, why: str, close_code: int | None = None, *, was_useful: bool = False
+    ) -> None:
+        """Raise TokenRefused if there is no other token to try."""
+        if not self._tokens.refused(was_useful=was_useful):
+            verb = "refused the token" if self._tokens.is_given else "wants a token"
+            raise TokenRefused(f"the gateway at {self.url} {verb}: {why}", close_code=close_code) from error
+
+    async def _run_connection(self, websocket: ClientConnection, welcome: FrameDict, token: str | None) -> None:
         """Run until the connection is lost in any way. Raises Disconnected if there must be no other."""
-        self._useful_from = _now() + SHARED.stable_after_s
+        self._useful_from = self._stable_from = _now() + SHARED.stable_after_s
         self._websocket = websocket
         self._handler.connected(welcome)
         self._work.set()
         writer = asyncio.create_task(self._write(websocket), name="relay client writer")
         writer.add_done_callback(lambda task: None if task.cancelled() else websocket.transport.abort())
+        was_refused = False
+        refresher = TokenRefresher(self._tokens, token, partial(_send_token, websocket, "refresh"))
         try:
-            await self._read(websocket)
+            await self._read(websocket, refresher)
         except ConnectionClosed as closed:
+            was_refused = closed.rcvd is not None and closed.rcvd.code in (_OLD_TOKEN, _BAD_TOKEN)
             self._apply_close_code(closed)
         except (TimeoutError, msgspec.DecodeError):  # silent for too long, told to leave, or not our protocol
             if self._reconnect_at is None:
@@ -167,17 +203,25 @@ class Transport:
         finally:
             if _now() >= self._useful_from:
                 self._backoff.reset()
+                if not was_refused:
+                    self._tokens.accepted()
+            self._useful_from = self._stable_from = _NEVER
             self._alive_at = _now()
             self._websocket = None
             self._handler.lost()
-            await _close(websocket, writer)
+            try:
+                await refresher.aclose()
+            finally:
+                await _close(websocket, writer)
 
-    async def _read(self, websocket: ClientConnection) -> None:
+    async def _read(self, websocket: ClientConnection, refresher: TokenRefresher) -> None:
         async with asyncio.timeout(self._silence_s) as deadline:
             while True:
                 frame = decode_frame(await websocket.recv())
                 if frame["type"] == "draining":
                     self._reconnect_at = _now() + min(frame["reconnect_in_ms"] / 1000, SHARED.drain_most_s)
+                elif frame["type"] == "token_expiring":
+                    refresher.expires(frame.get("expires_in_s") or 0)
                 until = _now() + self._silence_s
                 deadline.reschedule(until if self._reconnect_at is None else min(until, self._reconnect_at))
                 if "seq" in frame:  # something new; a mere reply might come from a gateway that breaks at once
@@ -195,6 +239,26 @@ class Transport:
                     await self._work.wait()
             except TimeoutError:
                 pass  # the next one is due
+
+
+async def _welcome(websocket: ClientConnection, *, asks: bool) -> FrameDict:
+    """`asks`: without a token; a gateway that says nothing may want one, and tells so only when it is greeted."""
+    try:
+        async with asyncio.timeout(SHARED.ask_after_s if asks else None):
+            return await _next_welcome(websocket)
+    except TimeoutError:
+        await websocket.send(msgspec.json.encode({"type": "hello", "id": "hello"}), text=True)
+        return await _next_welcome(websocket)
+
+
+async def _next_welcome(websocket: ClientConnection) -> FrameDict:
+    while (frame := decode_frame(await websocket.recv()))["type"] != "welcome":
+        pass
+    return frame
+
+
+async def _send_token(websocket: ClientConnection, kind: str, token: str) -> None:
+    await websocket.send(msgspec.json.encode({"type": kind, "id": kind, "token": token}), text=True)
 
 
 async def _close(websocket: ClientConnection, writer: asyncio.Task[None]) -> None:

@@ -10,10 +10,17 @@ import typer
 
 from relay.commands.interrupts import begun
 from relay.commands.terminal import escape_controls
-from relay.errors import RelayError
+from relay.errors import RelayError, TokenRefused
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def sentence(error: RelayError) -> str:
+    """Its words; of a token, with the setting that it comes from."""
+    if isinstance(error, TokenRefused):
+        return f"{str(error).rstrip('.')}; set RELAY_TOKEN to one that it takes"
+    return str(error)
 
 
 def report_errors(program: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -24,6 +24,7 @@ from relay.client import (
     Text,
     connect,
 )
+from relay.commands.errors import sentence
 from relay.commands.terminal import Terminal, WaitNotice
 from relay.protocol import events
 from relay.protocol.view import FrameDict
@@ -38,8 +39,9 @@ EXIT_COMPLETE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 class SendCommand:
     """One submit and its answer. `ask` returns the exit code."""
 
-    def __init__(self, url: str, submit: FrameDict) -> None:
+    def __init__(self, url: str, submit: FrameDict, *, token: str = "") -> None:
         self._url = url
+        self._token = token
         self._submit = submit
         self._stop = asyncio.Event()
         self._over = False  # it has ended: nothing is left to stop
@@ -51,7 +53,9 @@ class SendCommand:
         self._screen.state("connecting")
         async with AsyncExitStack() as stack:
             try:
-                opening = connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._told)
+                opening = connect(
+                    self._url, token=self._token, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._told
+                )
                 relay = await stack.enter_async_context(opening)
                 relay.give_up_after_s = RECONNECT_WITHIN_S
                 self._waiting.asked()
@@ -67,7 +71,7 @@ class SendCommand:
             except RelayError as error:
                 self._waiting.answered()
                 self._over = True
-                return self._screen.done(EXIT_FAILED, str(error))
+                return self._screen.done(EXIT_FAILED, sentence(error))
 
     async def _show(self, answer: Answer) -> events.End:
         async for item in answer:

@@ -23,6 +23,7 @@ from relay.client import (
     Text,
     connect,
 )
+from relay.commands.errors import sentence
 from relay.commands.terminal import Terminal, WaitNotice
 from relay.protocol import events
 from relay.protocol.view import SessionView
@@ -37,8 +38,9 @@ EXIT_LEFT, EXIT_FAILED = 0, 1
 class Tail:
     """`run` returns the exit code; it ends only when the session cannot be followed any more."""
 
-    def __init__(self, url: str, session: str, *, start: Start, as_json: bool) -> None:
+    def __init__(self, url: str, session: str, *, start: Start, as_json: bool, token: str = "") -> None:
         self._url = url
+        self._token = token
         self._session = session
         self._start = start
         self._as_json = as_json
@@ -49,7 +51,9 @@ class Tail:
         self._screen.state("connecting")
         async with AsyncExitStack() as stack:
             try:
-                opening = connect(self._url, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._told)
+                opening = connect(
+                    self._url, token=self._token, give_up_after_s=FIRST_CONNECT_WITHIN_S, on_status=self._told
+                )
                 relay = await stack.enter_async_context(opening)
                 relay.give_up_after_s = None
                 self._waiting.asked()
@@ -60,7 +64,7 @@ class Tail:
             except RelayError as error:
                 self._waiting.answered()
                 self._screen.line()
-                return self._screen.done(EXIT_FAILED, str(error))
+                return self._screen.done(EXIT_FAILED, sentence(error))
             except asyncio.CancelledError:  # Ctrl-C
                 self._waiting.answered()
                 self._screen.done(EXIT_LEFT)

@@ -4,7 +4,11 @@
 export function connect(url?: string | URL, options?: Options): Relay;
 
 export interface Options {
-  /** If the relay asks for one. A function is called before every connection, and when the token is about to expire. */
+  /**
+   * If the relay asks for one. A function is called for every connection, when the token is about to expire, and once
+   * more if it was refused; the second refusal in a row is final. If it throws, that is told as `error`, and it is called
+   * again for the next connection. A string is final once it is refused or has expired.
+   */
   token?: string | (() => string | Promise<string>);
   /** The only one for now. */
   codec?: "json";
@@ -35,7 +39,7 @@ export interface RelayEvents {
   trouble: { trouble: string };
   /**
    * Errors that belong to no session, and what `token()` threw. With `error.final` the server does not want this client back
-   * (close codes 4500 to 4999): the state is `closed`.
+   * (close codes 4500 to 4999, and 4401 without a fresh token): the state is `closed`.
    */
   error: { error: RelayError | Error };
 }
@@ -127,7 +131,8 @@ export class Session extends EventTarget {
   readonly following: boolean;
   /**
    * Why the relay does not let it be followed, or null. It is tried again over each new connection, and with
-   * `too_many_subscriptions` when another session is left or deleted.
+   * `too_many_subscriptions` when another session is left or deleted. With `forbidden` it is not: it is over, and
+   * `relay.session(name)` begins a new one.
    */
   readonly refused: RelayError | null;
   /** The server cannot reach its store for the moment: no news until it is back. */

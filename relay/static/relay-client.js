@@ -394,11 +394,20 @@ export class Session extends EventTarget {
     } else this.#refuse(error);
   }
 
+  /** No new connection changes that: `relay.session` of this name makes another one. */
+  #end() {
+    this.#left = true;
+    clearTimeout(this.#timer);
+    this.#watchMissing();
+    this.#link.ended();
+  }
+
   /** Reported once, however often it is tried again: over a new connection, or when there is room. */
   #refuse(error) {
     const isKnown = this.refused?.code === error.code;
     this.refused = error;
     this.#wantsRoom = error.code === "too_many_subscriptions";
+    if (error.code === "forbidden") this.#end();
     if (isKnown) return;
     this.#change([], false);
     tell(this, "error", { error });
@@ -518,12 +527,15 @@ function later(act) {
 
 // As in client-constants.json, for both clients; a test compares.
 const WELCOME_WITHIN_MS = 10_000;
+const ASK_AFTER_MS = 1_000; // without a word, a client without a token greets: the relay may want one
 const SILENCE_HEARTBEATS = 2; // no frame for so many heartbeats plus the margin: the connection is dead
 const SILENCE_MARGIN_MS = 5_000; // at most a heartbeat
+const REFRESH_PAUSE_MS = 1_000; // the least between two refreshes; with less time left, a token is not asked for again
 const STABLE_AFTER_MS = 2_000; // a connection shorter than that does not reset the backoff
 const DRAIN_MOST_MS = 60_000; // the longest wait that a draining gateway may ask for
 
 const UNREAD = new Set(["bad_message", "unknown_type", "too_large"]); // may come without an id: not even that could be read
+const TOKEN_REFUSED = new Set([4401, 4501]);
 const MAX_REQUESTS = 100; // unanswered at a time
 const PROBE_MS = 4_000; // after a wake-up, or an error, a dead socket should not keep anybody waiting
 const TROUBLE = { first: 3, every: 10 }; // tries in a row without a welcome, after which to look for the reason
@@ -561,6 +573,15 @@ export class Relay extends EventTarget {
   #outbox = new Map();
   #drawn = 0;
   #degraded = false;
+  #token = null; // of this connection
+  #presented = false; // it was sent
+  #asking = null; // the connection that a token is asked for
+  #renewing = null; // the timer of a refresh, until it is done
+  #refreshedMs = 0;
+  #refusals = 0; // of tokens, in a row
+  #brought = false; // an event, over this connection
+  #identified = false; // the token of this connection is known, or that there is none
+  #openedMs = 0;
 
   constructor(url, { codec = "json", ...options } = {}) {
     super();
@@ -569,7 +590,10 @@ export class Relay extends EventTarget {
     this.#options = options;
     this.#open(); // first: if it throws, nothing else must be left behind
     // An interval that checks the clock, because timers stand still while a laptop sleeps or a tab is in the background.
-    this.#watch = setInterval(() => this.#socket && Date.now() > this.#deadline && this.#lost(), 1_000);
+    this.#watch = setInterval(() => {
+      if (this.#socket && Date.now() > this.#deadline) this.#silent();
+      else if (this.#opened && !this.#welcomed && Date.now() > this.#openedMs + ASK_AFTER_MS) this.#hello(true);
+    }, 1_000);
     const { signal } = this.#listening;
     for (const type of ["online", "pageshow"]) globalThis.addEventListener?.(type, () => this.#wake(), { signal });
     const { document } = globalThis;
@@ -585,6 +609,7 @@ export class Relay extends EventTarget {
       send: (command) => this.#send(command),
       request: (command, signal) => this.#request(command, signal),
       // By its id our own is told from a deleted session's: the session may be followed again before the reply is here.
+      ended: () => this.#sessions.delete(name),
       left: () => this.#sessions.delete(name) && this.#send({ type: "unsubscribe", id: "unsubscribe", session: name }),
       degraded: () => this.#degraded,
       lostAfterMs: () => 1_000 * (this.limits.lost_after_s ?? LOST_AFTER_S),
@@ -615,30 +640,75 @@ export class Relay extends EventTarget {
   #open() {
     const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
     if (!Socket) throw new Error("There is no WebSocket here (Node has one from 22 on): hand one over, as connect(url, { WebSocket }).");
-    this.#opened = false;
+    this.#opened = this.#presented = this.#brought = this.#identified = false;
     const socket = (this.#socket = new Socket(this.#url, "relay.v1.json"));
     const ours = (act) => (event) => socket === this.#socket && act(event);
     this.#patienceMs = WELCOME_WITHIN_MS;
     this.#heard();
-    socket.onopen = ours(() => ((this.#opened = true), this.#identify("hello")));
+    socket.onopen = ours(() => ((this.#opened = true), (this.#openedMs = Date.now()), this.#hello()));
     socket.onmessage = ours(({ data }) => this.#receive(data));
     socket.onclose = ours(({ code, reason }) => this.#lost(code, reason));
     // A failed handshake fires `error` and `close`, or (Node 22) only `error`; Node's `ws` ends the process if nobody
     // listens to `error`. Once it was open, only `close` has the code: wait a little for that.
     socket.onerror = ours(() => this.#opened ? this.#suspect() : this.#lost());
+    this.#identify(socket);
   }
 
-  async #identify(type) {
+  /** Asks for the token while the connection opens, so that neither waits for the other. */
+  async #identify(socket) {
     const { token } = this.#options;
-    const socket = this.#socket;
-    if (token == null) return;
+    const fresh = typeof token === "function" ? await this.#ask(socket) : token ?? null;
+    if (socket !== this.#socket) return;
+    if (fresh === undefined) return this.#lost(1006, "", false);
+    [this.#token, this.#identified] = [fresh, true];
+    this.#hello();
+  }
+
+  /**
+   * Once the connection is open and its token known, whichever comes last. Without one a relay that wants one says nothing
+   * until it is greeted (`asks`).
+   */
+  #hello(asks = false) {
+    if (!this.#opened || this.#presented || (this.#token === null && !(asks && this.#identified))) return;
+    this.#presented = true;
+    this.#socket.send(encode({ type: "hello", id: "hello", ...(this.#token === null ? {} : { token: this.#token }) }));
+  }
+
+  /** What the token function gives; null for none, undefined if it throws, which is told. */
+  async #ask(socket) {
+    this.#asking = socket;
     try {
-      const fresh = typeof token === "function" ? await token() : token;
-      if (socket === this.#socket) this.#send({ type, id: type, token: fresh });
+      return (await Promise.resolve().then(() => this.#options.token())) ?? null; // later: who listens comes after `connect`
     } catch (error) {
-      tell(this, "error", { error });
-      if (socket === this.#socket && type === "hello") this.#lost(1006, "", false);
+      if (socket === this.#socket) tell(this, "error", { error });
+    } finally {
+      if (socket === this.#asking) this.#asking = null;
     }
+  }
+
+  /** One refresh at a time. */
+  #expires({ expires_in_s }) {
+    if (typeof this.#options.token !== "function" || this.#renewing !== null) return;
+    this.#renewIn(this.#refreshedMs + REFRESH_PAUSE_MS - Date.now(), Date.now() + 1_000 * expires_in_s);
+  }
+
+  #renewIn(delayMs, expiresMs) {
+    this.#renewing = setTimeout(() => this.#renew(this.#socket, expiresMs), Math.max(0, delayMs));
+  }
+
+  /**
+   * Asks again after half of what is left: the function may hold on to its token, or fail, for a while. Without success
+   * the relay closes, and the next connection asks again.
+   */
+  async #renew(socket, expiresMs) {
+    const fresh = await this.#ask(socket);
+    if (socket !== this.#socket) return;
+    this.#renewing = null;
+    const leftMs = expiresMs - Date.now();
+    if (fresh != null && fresh !== this.#token) {
+      [this.#token, this.#refreshedMs] = [fresh, Date.now()];
+      this.#send({ type: "refresh", id: "refresh", token: fresh });
+    } else if (leftMs >= REFRESH_PAUSE_MS) this.#renewIn(leftMs / 2, expiresMs);
   }
 
   #receive(data) {
@@ -650,12 +720,13 @@ export class Relay extends EventTarget {
       return this.#lost(); // its meaning is unknown, but the cursors are known, so ask again from there
     }
     const session = this.#sessions.get(frame.session);
+    this.#brought ||= frame.seq != null;
     switch (frame.type) {
       case "welcome": return this.#welcome(frame);
       case "accepted": case "stopping": return this.#answered(frame);
       case "error": return this.#failed(frame, session);
       case "draining": return this.#drain(frame);
-      case "token_expiring": return void this.#identify("refresh");
+      case "token_expiring": return this.#expires(frame);
       case "degraded": return this.#degrade(true, frame.session, session);
       case "restored": return this.#degrade(false, frame.session, session), this.#awake(frame.session);
       case "unsubscribed": return this.#unsubscribed(frame, session);
@@ -800,8 +871,9 @@ export class Relay extends EventTarget {
     return this.#write(encode(command));
   }
 
+  /** Nothing before the welcome: the first word may have to be `hello`, whose token is not known yet. */
   #write(text) {
-    const open = this.#socket?.readyState === 1;
+    const open = this.#welcomed && this.#socket?.readyState === 1;
     if (open) this.#socket.send(text);
     return open;
   }
@@ -810,9 +882,28 @@ export class Relay extends EventTarget {
     this.#deadline = Date.now() + this.#patienceMs;
   }
 
+  /** Nothing was heard for too long; if we had not asked for anything, because of the token function. */
+  #silent() {
+    const isOurs = this.#opened && this.#asking !== null && !this.#presented && !this.#welcomed;
+    if (isOurs) tell(this, "error", { error: new Error(`token() has given none within ${WELCOME_WITHIN_MS / 1_000} s.`) });
+    this.#lost(1006, "", !isOurs);
+  }
+
+  /** Whether another connection is of no use. A token that was refused is replaced once, by the function, if there is one. */
+  #isFinal(code, wasUseful) {
+    const isEarly = this.#asking !== null && !this.#presented; // the relay could not wait for the token
+    if (!TOKEN_REFUSED.has(code)) {
+      if (wasUseful) this.#refusals = 0;
+      return code >= 4500 && code <= 4999;
+    }
+    if (isEarly) return false;
+    this.#refusals = wasUseful ? 1 : this.#refusals + 1;
+    return typeof this.#options.token !== "function" || this.#refusals > 1;
+  }
+
   /** `isTrouble`: false if the reason is known. */
   #lost(code = 1006, reason = "", isTrouble = true) {
-    if (code >= 4500 && code <= 4999) {
+    if (this.#isFinal(code, this.#brought || Date.now() > this.#stableFrom)) {
       const message = reason || `The relay closed the connection (${code}).`;
       return this.#end(new RelayError({ code: REFUSALS[code] ?? "forbidden", message, final: true }));
     }
@@ -867,6 +958,8 @@ export class Relay extends EventTarget {
     const socket = this.#socket;
     this.#socket = null; // first: its close event no longer matters
     this.#welcomed = false;
+    clearTimeout(this.#renewing);
+    this.#token = this.#asking = this.#renewing = null;
     for (const request of this.#outbox.values()) request.sent = false;
     for (const session of this.#sessions.values()) session._pause();
     socket?.close();
@@ -879,7 +972,7 @@ export class Relay extends EventTarget {
   }
 }
 
-const REFUSALS = { 4501: "unauthenticated", 4503: "forbidden", 4505: "bad_message" };
+const REFUSALS = { 4401: "token_expired", 4501: "unauthenticated", 4503: "forbidden", 4505: "bad_message" };
 
 /** The gateway's ws or wss address; without `url`, that of the gateway that served this module. */
 function address(url = new URL(".", import.meta.url)) {

@@ -9,6 +9,7 @@ import pytest
 from relay.bench.figures import Tally
 from relay.bench.viewer import Viewer
 from relay.client import Disconnected, connect
+from relay.client.address import shown
 from tests.client.scripted import Scripted
 
 
@@ -39,3 +40,4 @@ async def test_what_is_told_of_an_address_has_no_ticket() -> None:
         async with connect("nonsense?ticket=secret"):
             pass
     assert "secret" not in str(raised.value)
+    assert shown("https://ann:secret@relay.test/a?ticket=secret") == "https://relay.test/a"

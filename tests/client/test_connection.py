@@ -317,19 +317,6 @@ async def test_the_features_are_those_of_the_gateway_that_was_reached_last(gatew
         await until(lambda: relay.features == (), "an earlier gateway")
 
 
-async def test_a_fresh_token_is_asked_for_whenever_one_is_needed(gateway: Scripted) -> None:
-    tokens = iter(["first", "second", "third"])
-    async with asyncio.TaskGroup() as group:
-        greeting = group.create_task(gateway.greeted())
-        async with connect(gateway.url, token=lambda: next(tokens)):
-            peer = await greeting
-            assert peer.authorization == "Bearer first"
-            await peer.send(type="token_expiring", expires_in_s=60)
-            assert (await peer.command("refresh"))["token"] == "second"
-            await peer.close(4401)
-            assert (await gateway.greeted()).authorization == "Bearer third"
-
-
 async def test_closing_leaves_nothing_behind_whatever_it_is_doing(gateway: Scripted) -> None:
     before = asyncio.all_tasks()
 

@@ -13,7 +13,8 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from relay import __version__, settings
-from relay.commands import main, queue, send
+from relay.commands import main, queue, send, tail
+from relay.errors import RelayError
 from relay_workers import cli as worker_cli
 from tests.logs_as_before import logs_as_before
 
@@ -55,8 +56,8 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_these_are_all_commands() -> None:
     assert [parameters.id for parameters in COMMANDS] == [
-        "relay", "relay dev", "relay gateway", "relay send", "relay tail", "relay bench", "relay version",
-        "relay queue", "relay queue list", "relay queue retry", "relay queue drop", "relay-worker",
+        "relay", "relay dev", "relay gateway", "relay send", "relay tail", "relay bench", "relay revoke", "relay token",
+        "relay version", "relay queue", "relay queue list", "relay queue retry", "relay queue drop", "relay-worker",
     ]  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def test_options_of_a_submit_are_given_as_json(monkeypatch: pytest.MonkeyPatch, 
     asked: list[Any] = []
 
     class Asked:
-        def __init__(self, url: str, submit: dict[str, Any]) -> None:
+        def __init__(self, url: str, submit: dict[str, Any], **_: Any) -> None:
             asked.append(submit)
 
         async def ask(self) -> int:
@@ -133,6 +134,28 @@ def test_options_of_a_submit_are_given_as_json(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert RUN.invoke(main.app, ["send", "s", "q", *flags]).exit_code == 0
     assert asked == [{"session": "s", "content": "q", "queue": "default", "model": None, "options": options}]
+
+
+@pytest.mark.parametrize("command", [["send", "s", "q"], ["tail", "s"]])
+def test_a_token_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    tokens: list[str] = []
+
+    class Asked:
+        def __init__(self, *_: Any, token: str, **__: Any) -> None:
+            tokens.append(token)
+
+        async def ask(self) -> int:
+            return 0
+
+        run = ask
+
+    monkeypatch.setattr(send, "SendCommand", Asked)
+    monkeypatch.setattr(tail, "Tail", Asked)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    environment = {"RELAY_TOKEN": "a-token"}
+    assert RUN.invoke(main.app, command, env=environment).exit_code == 0
+    assert tokens == ["a-token"]
+    assert RUN.invoke(main.app, [*command, "--token", "a-token"], env=environment).exit_code == 2
 
 
 def test_a_person_reads_of_an_unknown_setting_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +184,39 @@ def test_a_log_tells_of_an_unknown_setting_and_never_its_value(app: typer.Typer,
     assert '"unknown setting RELAY_PROT; did you mean RELAY_PORT?"' in result.stderr
     assert len(result.stderr.splitlines()) == 2
     assert "s3cret" not in result.output
+
+
+@pytest.mark.parametrize("command", [["gateway"], ["gateway", "--processes", "2"], ["dev"]])
+def test_no_relay_listens_for_others_by_accident(command: list[str]) -> None:
+    result = RUN.invoke(main.app, [*command, "--host", "0.0.0.0", "--port", "0"], env=NO_REDIS)
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("relay: --host 0.0.0.0 can be reached from elsewhere, and without RELAY_AUTH_SECRET")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment"),
+    [(["--open-to-everybody"], {}), ([], {"RELAY_OPEN_TO_EVERYBODY": "true"}), ([], {"RELAY_AUTH_SECRET": "x" * 32})],
+)
+@pytest.mark.parametrize("command", [["gateway", "--processes", "2"], ["dev"]])
+def test_it_does_with_a_key_or_where_that_is_meant(
+    monkeypatch: pytest.MonkeyPatch, command: list[str], flags: list[str], environment: dict[str, str]
+) -> None:
+    def next_step(*_: Any, **named: Any) -> None:
+        raise RelayError("the next step")
+
+    monkeypatch.setattr("relay.store.requirements.require_usable_redis", next_step)
+    monkeypatch.setattr("relay.commands.dev.run", next_step)
+    result = RUN.invoke(main.app, [*command, "--host", "0.0.0.0", *flags], env=environment)
+    *warnings, line = result.stderr.splitlines()
+    assert line == "relay: the next step"
+    assert ["open_to_everybody" in warning for warning in warnings] == [True] * ("RELAY_AUTH_SECRET" not in environment)
+
+
+def test_auth_settings_that_cannot_be_used_end_a_gateway_before_anything_else() -> None:
+    result = RUN.invoke(main.app, ["gateway"], env={**NO_REDIS, "RELAY_AUTH_SECRET": "hunter2"})
+    assert (result.exit_code, "hunter2" in result.output) == (2, False)
+    assert "relay: RELAY_AUTH_SECRET is too short" in result.stderr
 
 
 def test_a_setting_of_another_case_counts_as_one_for_relay_dev(monkeypatch: pytest.MonkeyPatch) -> None:

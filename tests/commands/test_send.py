@@ -76,6 +76,21 @@ async def test_a_refusal_is_the_last_word(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "relay: bad_message: queue: ␛[31mnone such.\n"
 
 
+@pytest.mark.parametrize(("token", "verb"), [("a-token", "refused the token"), ("", "wants a token")])
+async def test_a_token_that_is_refused_is_named_by_its_setting(
+    capsys: pytest.CaptureFixture[str], token: str, verb: str
+) -> None:
+    async with Scripted() as gateway:
+        asking = asyncio.create_task(SendCommand(gateway.url, {"session": "s", "content": "q"}, token=token).ask())
+        peer = await gateway.peer()
+        assert peer.authorization == (f"Bearer {token}" if token else None)
+        await peer.close(4501, "Its signature is wrong.")
+        assert await asking == 1
+        assert gateway.waiting == 0
+        sentence = f"the gateway at {gateway.url} {verb}: Its signature is wrong; set RELAY_TOKEN to one that it takes"
+    assert capsys.readouterr().err == f"relay: {sentence}\n"
+
+
 async def test_options_are_sent_as_they_are_and_what_a_gateway_does_not_know_of_them_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
+
 from relay.client import Lost, Status
-from relay.commands.tail import TranscriptPrinter, lines
+from relay.commands.tail import Tail, TranscriptPrinter, lines
 from relay.commands.terminal import Terminal
 from relay.protocol.view import SessionView
+from tests.client.scripted import Scripted
 
 
 class Paper(Terminal):
@@ -51,3 +55,16 @@ def test_an_answer_that_is_lost_holds_up_none_after_it() -> None:
 
 def test_what_is_lost_is_a_line_of_its_own() -> None:
     assert lines(Lost(("g1", "g2"))) == ['{"type":"lost","generations":["g1","g2"]}\n']
+
+
+async def test_a_token_that_expires_is_named_by_its_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    async with Scripted() as gateway:
+        tailing = asyncio.create_task(Tail(gateway.url, "s", start="start", as_json=False, token="a-token").run())
+        peer = await gateway.greeted()
+        assert peer.authorization == "Bearer a-token"
+        await peer.subscribed()
+        await peer.close(4401, "The token has expired.")
+        assert await tailing == 1
+        assert gateway.waiting == 0
+        sentence = f"the gateway at {gateway.url} refused the token: The token has expired; set RELAY_TOKEN"
+    assert f"relay: {sentence} to one that it takes\n" in capsys.readouterr().err

@@ -285,6 +285,7 @@ def test_a_token_that_cannot_be_had_is_its_own_error_and_no_trouble(tmp_path: Pa
           await settled();
           retry();
         }
+        relay.close();
         """,
     )
     assert said == ["no token"] * 3
@@ -347,7 +348,7 @@ def test_a_session_beyond_the_limit_is_refused_visibly_and_followed_once_there_i
     ]
 
 
-def test_a_refused_session_can_be_left_asked_in_and_is_tried_over_each_new_connection(tmp_path: Path) -> None:
+def test_a_refused_session_can_be_left_asked_in_and_is_tried_again_unless_it_is_forbidden(tmp_path: Path) -> None:
     said = manual(
         tmp_path,
         REFUSED
@@ -373,6 +374,7 @@ def test_a_refused_session_can_be_left_asked_in_and_is_tried_over_each_new_conne
         sockets[1].says({ type: "unsubscribed", id: "unsubscribe", session: "b" });
         say([names(sockets[1]), sockets[1].sent.filter(({ type }) => type === "unsubscribe").length]);
         say([b.following, b.refused, relay.session("b") === b]);
+        say([c.following, c.refused.code, relay.session("c") === c]);
         """,
     )
     assert said == [
@@ -381,9 +383,10 @@ def test_a_refused_session_can_be_left_asked_in_and_is_tried_over_each_new_conne
         ["change", False, "too_many_subscriptions"],
         {"generation": "g1", "duplicate": False},
         ["a", "b", "c", "b", "b"],
-        ["a", "b", "c"],
-        [["a", "b", "c"], 1],
+        ["a", "b"],
+        [["a", "b"], 1],
         [False, None, False],
+        [False, "forbidden", False],
     ]
 
 

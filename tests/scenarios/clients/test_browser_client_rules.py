@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -173,7 +174,7 @@ async def test_a_close_of_4500_and_above_is_final(browser: Browser, code: int, w
         assert (await tab.settled("later"))["error"]["code"] == "closed"
 
 
-@pytest.mark.parametrize("code", [1001, 1011, 1012, 4401, 4408, 4413, 4429])
+@pytest.mark.parametrize("code", [1001, 1011, 1012, 4400, 4408, 4413, 4429])
 async def test_other_closes_are_followed_by_another_try_that_sends_what_was_not_answered(
     browser: Browser, code: int
 ) -> None:
@@ -726,6 +727,40 @@ async def test_a_token_goes_first_and_a_fresh_one_when_it_expires_and_after_a_cl
         await until(lambda: len(gateway.named("subscribe")) == 2)
         assert gateway.named("hello")[1]["token"] == "secret-3"
         assert await tab.run("relay.state") == "open"
+
+
+async def test_an_answer_goes_on_after_the_end_of_its_token_and_a_second_refusal_is_the_end(browser: Browser) -> None:
+    welcome = {"type": "welcome", "heartbeat_s": 60, "limits": {}}
+    welcomes = [welcome]
+
+    def answer(command: Frame) -> list[Frame]:
+        return welcomes if command["type"] == "hello" else obliging(command)
+
+    def said(hellos: int) -> bool:
+        return len(gateway.named("hello")) == hellos
+
+    async with ScriptedGateway(answer, welcome=None) as gateway:
+        tab = await following(browser, gateway, token="secret")
+        await tab.ask("s", "?")
+        await gateway.send(live(1, MESSAGE), live(2, TOKENS))
+        await tab.shows("s", "g1", "é")
+        await gateway.close(4401, "The token has expired.")
+        await until(lambda: len(gateway.named("subscribe")) == 2)
+        assert gateway.named("subscribe")[1]["cursor"] == {"epoch": "e1", "seq": 2}
+        await gateway.send(live(3, end()))
+        ended = await tab.ended("s", "g1")
+        assert (ended["text"], ended["unproven"]) == ("é", False)
+        welcomes.clear()
+        await gateway.close(1012)
+        for hellos in (3, 4):
+            await until(partial(said, hellos))
+            await gateway.close(4501, "Its signature is wrong.")
+        await tab.until("relay.state === 'closed'")
+        (error,) = await tab.events("relay", "error")
+        assert (error["error"]["code"], error["error"]["final"]) == ("unauthenticated", True)
+        assert error["error"]["message"] == "Its signature is wrong."
+        await tab.run("dispatchEvent(new Event('online'))")
+        assert (gateway.accepted, len(gateway.named("hello"))) == (4, 4)
 
 
 async def test_a_session_that_may_not_be_followed_is_told_and_a_bad_cursor_is_dropped(browser: Browser) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.fakes.scripted_gateway import Frame, ScriptedGateway
+from tests.fakes.scripted_gateway import WELCOME, Frame, ScriptedGateway
 from tests.scenarios.browser import chromium
 from tests.scenarios.processes import until
 
@@ -204,3 +204,49 @@ async def test_an_address_that_names_none_opens_a_new_session_without_a_word(bro
         await page.goto(f"{gateway.url}/demo{address}")
         await expect(at(page, "status")).to_have_attribute("data-state", "ready")
         await expect(at(page, "note")).to_be_hidden()
+
+
+def guarded(command: Frame) -> list[Frame]:
+    """A gateway's answers where auth is on; `hello` is checked by whoever closes."""
+    if command["type"] == "hello":
+        return [WELCOME] if command["token"] == "good" else []
+    return Answers()(command)
+
+
+async def test_where_a_token_is_wanted_the_page_asks_for_it_and_keeps_it_for_this_tab(browser: Browser) -> None:
+    async with ScriptedGateway(guarded, welcome=None) as gateway:
+        page = await browser.new_page()
+        await page.goto(f"{gateway.url}/demo#s=s")
+        await until(lambda: gateway.connections)
+        await gateway.close(4501, "There was no hello.")
+        await expect(at(page, "status")).to_have_text("This relay asks for a token. There was no hello.")
+        await expect(at(page, "identify")).to_be_visible()
+        await at(page, "token").fill("bad")
+        await at(page, "token").press("Enter")
+        await until(lambda: gateway.named("hello"))
+        await gateway.close(4501, "Its signature is wrong.")
+        await expect(at(page, "status")).to_have_text("This relay asks for a token. Its signature is wrong.")
+        await at(page, "token").fill(" good ")
+        await at(page, "token").press("Enter")
+        for _ in range(2):
+            await expect(at(page, "status")).to_have_attribute("data-state", "ready")
+            await expect(at(page, "identify")).to_be_hidden()
+            await page.reload()
+        await until(lambda: len(gateway.named("hello")) == 4)
+        assert [command["token"] for command in gateway.named("hello")] == ["bad", "good", "good", "good"]
+        assert page.url == f"{gateway.url}/demo#s=s"
+        await expect(at(page, "status")).to_have_attribute("data-state", "ready")
+        await gateway.close(4503, "Revoked.")
+        await expect(at(page, "status")).to_have_text("Revoked.")
+        await expect(at(page, "identify")).to_be_visible()
+
+
+async def test_where_none_is_wanted_the_page_asks_for_none_and_sends_none(browser: Browser) -> None:
+    async with ScriptedGateway(Answers()) as gateway:
+        page = await opened(browser, gateway)
+        await expect(at(page, "identify")).to_be_hidden()
+        await gateway.close(4503, "Not you.")
+        await expect(at(page, "status")).to_have_text("Not you.")
+        await expect(at(page, "identify")).to_be_hidden()
+        assert gateway.named("hello") == []
+        assert gateway.accepted == 1
