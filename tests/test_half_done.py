@@ -27,8 +27,11 @@ class HalfDone(NamedTuple):
 CHANGES = [
     HalfDone(
         "relay/protocol/commands.py",
-        "Command = Hello | Ping",
-        'class Pause(msgspec.Struct, frozen=True, tag="pause"):\n    session: str\n\n\nCommand = Pause | Hello | Ping',
+        "Command = Hello | Refresh",
+        (
+            'class Pause(msgspec.Struct, frozen=True, tag="pause"):\n    session: str\n\n\n'
+            "Command = Pause | Hello | Refresh"
+        ),
         "Pause",
         ["relay/gateway/connection.py", "relay/protocol/commands.py"],
     ),
@@ -62,8 +65,8 @@ CHANGES = [
     ),
     HalfDone(
         "relay/store/queue/enqueue.py",
-        '"deleted", "forgotten"]',
-        '"deleted", "forgotten", "too_dear"]',
+        '"deleted", "forgotten", "foreign"]',
+        '"deleted", "forgotten", "foreign", "too_dear"]',
         "Literal['too_dear']",
         ["relay/gateway/submissions.py", "relay/store/queue/admin.py"],
     ),

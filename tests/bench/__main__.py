@@ -25,6 +25,7 @@ from relay.store.keys import Keys
 from relay.store.session.replies import Claim
 from relay.store.session.session_log import Append, SessionLog
 from relay_workers.writing.batching import Batcher
+from tests.bench.connect import connect_cost
 from tests.bench.dropped import dropped
 from tests.bench.first_byte import first_byte
 from tests.bench.footprint import footprint
@@ -127,6 +128,7 @@ BENCHES: dict[str, Callable[[], object]] = {
     "fan-out": fan_out,
     "append": lambda: asyncio.run(appending()),
     "first-byte": first_byte,
+    "connect": connect_cost,
     "footprint": footprint,
     "load": load,
     "providers": providers,

@@ -33,10 +33,20 @@ _GUARD = "tests/gateway/test_origin_check.py::test_"
 _HTTP = "tests/gateway/test_http_protocol.py::test_"
 _HUB = "tests/gateway/test_follower_pool.py::test_"
 _MOVED = "tests/follow/test_moved_meanwhile.py::test_"
+_OWNER = "tests/store/session/test_owner.py::test_"
+_FOLLOWED_OWNER = "tests/follow/test_owner.py::test_"
+_OWNERSHIP = "tests/gateway/test_ownership.py::test_"
 _POOL = "tests/redis/test_pool.py::test_"
 _EXPIRY = "tests/store/test_expiry.py::test_whatever_a_script_writes_expires_whichever_key_redis_has_lost"
 _TIMEOUTS = "tests/test_timeouts.py::test_"
 _MISSING = "tests/client/test_missing.py::test_"
+_CALLER = "tests/gateway/test_caller.py::test_"
+_GUARDED = "tests/gateway/test_guard.py::test_"
+_CLIENT_TOKENS = "tests/client/test_tokens.py::test_"
+_TOKENS_IN_NODE = "tests/static/test_tokens_in_node.py::test_"
+_JWKS = "tests/auth/test_jwks.py::test_"
+_TICKETS = "tests/auth/test_tickets.py::test_"
+_TOKENS = "tests/auth/test_tokens.py::test_"
 _VIEW = "tests/protocol/test_view.py::test_"
 _COMPACT = "tests/protocol/test_compact.py::test_"
 _TRIM = "tests/store/session/test_trim.py::test_"
@@ -692,6 +702,20 @@ MUTANTS = [
         ["tests/test_logging.py::test_a_log_that_nobody_reads_any_more_breaks_nothing"],
     ),
     Mutant(
+        "a claim by the first event goes unheard",
+        "relay/follow/follower.py",
+        [Change('self._request_sync("owner")', 'pass')],
+        [],
+        [_FOLLOWED_OWNER + "it_learns_of_a_claim_with_the_first_event_and_the_session_stays_the_owners_after_a_loss"],
+    ),
+    Mutant(
+        "what was shown of nobody's goes on in somebody's",
+        "relay/follow/follower.py",
+        [Change('(self.sub != "" or was_shown)', 'self.sub != ""')],
+        [],
+        [_FOLLOWED_OWNER + "what_was_shown_of_nobodys_never_goes_on_in_what_is_somebodys_after_a_loss"],
+    ),
+    Mutant(
         "what came back and ended unheard is missed for ever",
         "relay/follow/follower.py",
         [Change('            self.missing.reloaded(self.active)\n', '')],
@@ -736,7 +760,7 @@ MUTANTS = [
     Mutant(
         "CORS headers at the addresses that are open to all",
         "relay/gateway/origin_check.py",
-        [Change("await (self._with_cors if is_allowed else self._app)(scope", "await self._with_cors(scope")],
+        [Change("if origin is not None and is_allowed and scope", "if origin is not None and scope")],
         [],
         [_GUARD + "who_is_let_in_and_gets_the_headers_that_pages_of_other_origins_need"],
     ),
@@ -866,6 +890,36 @@ MUTANTS = [
         [Change("_now() + SHARED.stable_after_s", "_now() + 2.5")],
         [],
         ["tests/client/test_constants.py::test_the_python_client_reads_all_of_them"],
+    ),
+    Mutant(
+        "a Python client that asks for tokens without end",
+        "relay/client/tokens.py",
+        [Change(" and self._refusals == 1", "")],
+        [],
+        [_CLIENT_TOKENS + "a_second_token_that_is_refused_is_the_end",
+         _CLIENT_TOKENS + "tokens_that_are_welcomed_and_at_once_refused_are_not_asked_for_in_a_loop"],
+    ),
+    Mutant(
+        "a library that logs handshakes with their tokens",
+        "relay/client/transport.py",
+        [Change("            logger=_LOGGER,\n", "")],
+        [],
+        [_CLIENT_TOKENS + "no_library_logs_a_token"],
+    ),
+    Mutant(
+        "a browser client that asks for tokens without end",
+        "relay/static/relay-client.js",
+        [Change(' || this.#refusals > 1;', ";")],
+        [],
+        [_TOKENS_IN_NODE + "a_second_token_that_is_refused_is_the_end",
+         _TOKENS_IN_NODE + "tokens_that_are_welcomed_and_at_once_refused_are_not_asked_for_in_a_loop"],
+    ),
+    Mutant(
+        "a browser client that speaks before its token is there",
+        "relay/static/relay-client.js",
+        [Change("this.#welcomed && this.#socket?.readyState === 1", "this.#socket?.readyState === 1")],
+        [],
+        [_TOKENS_IN_NODE + "nothing_is_said_before_a_token_that_is_late"],
     ),
     Mutant(
         "a trouble told after it was over",
@@ -1328,5 +1382,346 @@ MUTANTS = [
         ],
         [_SATURATED + "a_worker_that_was_stopped_for_longer_than_any_deadline_goes_on_where_it_was"],
         [],
+    ),
+    Mutant(
+        "owner: whoever asks is admitted",
+        "relay/store/session/lua/admit.lua",
+        [Change("if is_foreign(whose, ARGV[12], generation) then", "if false then")],
+        [],
+        [
+            _OWNER + "a_job_for_somebody_elses_session_leaves_nothing_in_it",
+            _OWNER + "whatever_happens_nobody_sees_what_is_not_theirs",
+            _OWNERSHIP + "a_session_that_is_made_between_the_look_and_the_admission_is_not_written_into_unasked",
+        ],
+    ),
+    Mutant(
+        "owner: a rebuild asks nobody",
+        "relay/store/session/lua/rebuild.lua",
+        [Change("if is_foreign(whose, ARGV[15], generation) then", "if false then")],
+        [],
+        [
+            _OWNER + "after_a_loss_nothing_comes_back_into_a_session_that_is_somebody_elses_now",
+            _OWNER + "whatever_happens_nobody_sees_what_is_not_theirs",
+        ],
+    ),
+    Mutant(
+        "owner: a lost answer is ended in anybody's session",
+        "relay/store/session/lua/bury.lua",
+        [Change("if whose ~= ARGV[9] then return { 'deleted' } end\n", "")],
+        [],
+        [
+            _OWNER + "after_a_loss_nothing_comes_back_into_a_session_that_is_somebody_elses_now",
+            _FOLLOWED_OWNER + "it_ends_no_lost_answer_in_a_session_that_is_somebody_elses",
+            _OWNERSHIP + "a_stop_of_a_lost_answer_writes_nothing_into_what_is_somebody_elses_now",
+        ],
+    ),
+    Mutant(
+        "owner: what has events may be claimed",
+        "relay/store/session/lua/prelude.lua",
+        [Change(" or known[3] ~= '0' then return", "  then return")],
+        [],
+        [
+            _OWNER + "a_session_with_events_that_nobody_owns_stays_so",
+            _OWNER + "whatever_happens_nobody_sees_what_is_not_theirs",
+        ],
+    ),
+    Mutant(
+        "owner: what is owned may be claimed",
+        "relay/store/session/lua/prelude.lua",
+        [Change("if known[2] or sub == ''", "if sub == ''")],
+        [],
+        [
+            _OWNER + "a_session_that_is_claimed_is_not_claimed_again",
+        ],
+    ),
+    Mutant(
+        "owner: who makes a session does not own it",
+        "relay/store/session/lua/prelude.lua",
+        [Change("  if sub ~= '' then redis.call('HSET', KEY.meta, 'sub', sub) end\n", "")],
+        [],
+        [
+            _OWNER + "whoever_makes_it_owns_it",
+            _OWNER + "a_rebuild_restores_the_owner",
+        ],
+    ),
+    Mutant(
+        "owner: a job of the release before is foreign",
+        "relay/store/session/lua/prelude.lua",
+        [Change("whose ~= sub and (sub ~= '' or redis.call('EXISTS', of.state(generation)) == 0)", "whose ~= sub")],
+        [],
+        [
+            _OWNER + "a_job_of_the_release_before_names_nobody_and_is_made_where_it_was_admitted",
+        ],
+    ),
+    Mutant(
+        "owner: nothing is hidden",
+        "relay/store/session/lua/prelude.lua",
+        [Change("return sub ~= '' and redis.call('HGET', KEY.meta, 'sub') ~= sub", "return false")],
+        [],
+        [
+            _OWNER + "reads_and_ends_find_nothing_in_somebody_elses_session",
+            _OWNERSHIP + "others_stop_and_delete_as_if_there_were_nothing",
+            _OWNER + "whatever_happens_nobody_sees_what_is_not_theirs",
+        ],
+    ),
+    Mutant(
+        "owner: what meta is lost of is anybody's to delete",
+        "relay/store/session/lua/delete.lua",
+        [Change("or sub == '' and redis", "or redis")],
+        [],
+        [
+            _OWNER + "what_redis_has_left_without_meta_is_deleted_only_for_those_who_were_shown_it",
+        ],
+    ),
+    Mutant(
+        "owner: whoever asks is told what was deleted",
+        "relay/store/session/lua/delete.lua",
+        [Change(" and (sub == '' or was_deleted('o ' .. sub))", "")],
+        [],
+        [
+            _OWNER + "who_deletes_again_is_told_so_and_others_are_told_nothing",
+            _OWNERSHIP + "others_stop_and_delete_as_if_there_were_nothing",
+        ],
+    ),
+    Mutant(
+        "owner: anybody reads one answer",
+        "relay/store/session/snapshots.py",
+        [Change("or (sub is not None and stored.sub != sub.encode())", "")],
+        [],
+        [
+            _OWNER + "reads_and_ends_find_nothing_in_somebody_elses_session",
+            _OWNER + "whatever_happens_nobody_sees_what_is_not_theirs",
+        ],
+    ),
+    Mutant(
+        "owner: a follower makes what is lost anybody's",
+        "relay/follow/follower.py",
+        [
+            Change(
+                "opened = await self._session_log.open(self.session, known=self.epoch, sub=self.sub)",
+                "opened = await self._session_log.open(self.session, known=self.epoch)",
+            )
+        ],
+        [],
+        [
+            _FOLLOWED_OWNER + "after_a_loss_its_reopening_does_not_make_the_session_anybodys",
+            _OWNERSHIP + "a_token_that_names_it_owns_what_it_makes_if_it_may_submit",
+        ],
+    ),
+    Mutant(
+        "owner: a follower shows the next owner's session",
+        "relay/follow/follower.py",
+        [Change("if self.epoch and self._is_others(opened.epoch, opened.sub):", "if False:")],
+        [],
+        [
+            _FOLLOWED_OWNER + "a_session_that_is_somebody_elses_now_is_shown_to_no_viewer_of_the_former_one",
+            _FOLLOWED_OWNER + "so_it_is_when_it_becomes_that_while_the_log_is_read",
+        ],
+    ),
+    Mutant(
+        "owner: an old copy with another owner is read on",
+        "relay/follow/follower.py",
+        [Change(" or self._is_others(page.epoch, page.sub)", "")],
+        [],
+        [_FOLLOWED_OWNER + "an_old_copy_of_redis_that_somebody_else_has_claimed_is_shown_to_nobody_either"],
+    ),
+    Mutant(
+        "owner: a follower does not hear of a claim",
+        "relay/follow/follower.py",
+        [Change("            self.sub = page.sub or self.sub  #", "            #")],
+        [],
+        [
+            _FOLLOWED_OWNER + "it_restores_the_owner_too_where_it_has_learned_of_a_claim",
+            _OWNERSHIP + "a_session_that_is_claimed_by_a_submit_is_followed_by_its_owner",
+        ],
+    ),
+    Mutant(
+        "owner: whoever asks is lent a follower",
+        "relay/gateway/follower_pool.py",
+        [Change("if not follower.deleted and access.sub in (None, follower.sub):", "if not follower.deleted:")],
+        [],
+        [
+            _OWNERSHIP + "of_a_session_in_which_others_wait_the_first_to_come_is_the_owner",
+            _OWNERSHIP + "a_session_that_is_taken_between_the_question_and_the_opening_is_forbidden",
+        ],
+    ),
+    Mutant(
+        "owner: a follower begins before the question",
+        "relay/gateway/follower_pool.py",
+        [Change("if not is_theirs and not self._is_followed(session):", "if False:")],
+        [],
+        [
+            _OWNERSHIP + "who_may_not_make_one_makes_none",
+        ],
+    ),
+    Mutant(
+        "owner: what is in doubt is forbidden",
+        "relay/gateway/follower_pool.py",
+        [Change("if in_doubt or (cursor", "if (cursor")],
+        [],
+        [
+            _OWNERSHIP + "while_redis_is_away_only_the_known_owner_is_lent_a_follower",
+        ],
+    ),
+    Mutant(
+        "owner: a submit asks in anybody's session",
+        "relay/gateway/submissions.py",
+        [Change("if found.sub != access.sub and not (found.is_free and access.makes):", "if False:")],
+        [],
+        [
+            _OWNERSHIP + "in_somebody_elses_session_nobody_asks_and_nobody_learns_anything",
+        ],
+    ),
+    Mutant(
+        "owner: a retry takes anybody's question",
+        "relay/gateway/submissions.py",
+        [Change("submit.retry_of, access.sub)", "submit.retry_of)")],
+        [],
+        [
+            _OWNERSHIP + "a_retry_brings_no_question_out_of_a_session_that_has_become_somebody_elses",
+        ],
+    ),
+    Mutant(
+        "owner: what was shown is anybody's to stop",
+        "relay/gateway/submissions.py",
+        [Change("follower = self._followers.get(session, access)", "follower = self._followers.get(session)")],
+        [],
+        [
+            _OWNERSHIP + "an_answer_that_redis_has_lost_is_stopped_by_its_owner_only",
+        ],
+    ),
+    Mutant(
+        "owner: what was shown is anybody's to delete",
+        "relay/gateway/submissions.py",
+        [Change("theirs = self._followers.get(session, access)", "theirs = self._followers.get(session, Access())")],
+        [],
+        [
+            _OWNERSHIP + "a_session_that_redis_has_lost_is_deleted_by_its_owner_only",
+        ],
+    ),
+    Mutant(
+        "a token whose key is gone",
+        "relay/auth/tokens.py",
+        [Change("if identity is not None and version == self._keys.version:", "if identity is not None:")],
+        [],
+        [
+            _TOKENS + "a_cached_token_does_not_outlive_its_key",
+            _JWKS + "a_key_that_is_taken_away_stops_counting",
+            _JWKS + "a_kid_that_is_given_to_another_key_means_that_one",
+        ],
+    ),
+    Mutant(
+        "a cached token that never expires",
+        "relay/auth/tokens.py",
+        [Change("return self._unexpired(digest, identity)", "return identity")],
+        [],
+        [_TOKENS + "a_cached_token_expires_as_others_do"],
+    ),
+    Mutant(
+        "a token for ever",
+        "relay/auth/claims.py",
+        [
+            Change("    if expires_at > now + max_s + LEEWAY_S:", "    if False:"),
+            Change('raise TokenRefused("no_exp", claims)', "return now + max_s"),
+        ],
+        [],
+        [_TOKENS + "what_is_refused_and_why", _TOKENS + "the_longest_life_of_a_token_is_a_setting"],
+    ),
+    Mutant(
+        "keys that are asked for as often as anybody likes",
+        "relay/auth/jwks.py",
+        [Change("self._clock() - self._tried_at >= pause_s", "True")],
+        [],
+        [_JWKS + "made_up_kids_make_us_ask_once_a_minute"],
+    ),
+    Mutant(
+        "a fetch that belongs to the first who needs it",
+        "relay/auth/jwks.py",
+        [Change("await asyncio.wait({self._fetching})", "await self._fetching")],
+        [],
+        [_JWKS + "a_caller_that_leaves_cancels_nothing"],
+    ),
+    Mutant(
+        "keys that are thrown away while their server is",
+        "relay/auth/jwks.py",
+        [Change("""        self._is_away = True
+        metrics.key_fetches""", """        self._is_away, self._keys = True, {}
+        metrics.key_fetches""")],
+        [],
+        [_JWKS + "keys_are_kept_while_their_server_is_away"],
+    ),
+    Mutant(
+        "a ticket that is signed with the secret itself",
+        "relay/auth/tickets.py",
+        [Change("hmac.new(secret, _LABEL, hashlib.sha256).hexdigest().encode()", "secret")],
+        [],
+        [_TICKETS + "a_ticket_is_no_token_and_a_token_no_ticket"],
+    ),
+    Mutant(
+        "a ticket that outlives its token",
+        "relay/auth/tickets.py",
+        [Change("min(now + MAX_TICKET_S, token_expires_at)", "now + MAX_TICKET_S")],
+        [],
+        [_TICKETS + "a_ticket_lives_no_longer_than_its_token_nor_a_quarter_of_an_hour"],
+    ),
+
+    Mutant(
+        "a caller: the same token once more is warned of again",
+        "relay/gateway/caller.py",
+        [Change("if self.identity is None or identity.expires_at != self.identity.expires_at:", "if True:")],
+        [],
+        [_CALLER + "the_same_token_once_more_is_not_told_of_again"],
+    ),
+    Mutant(
+        "a caller: revoked while its next token is checked",
+        "relay/gateway/caller.py",
+        [
+            Change("        self._authentication.checked(identity)\n", ""),
+            Change("        if self._is_over:\n", "        if False:\n"),
+        ],
+        [],
+        [_CALLER + "a_revocation_during_a_check_is_not_missed"],
+    ),
+    Mutant(
+        "a connection: another person's token takes it over",
+        "relay/gateway/caller.py",
+        [Change("if self.identity is not None and newer.sub != self.identity.sub:", "if False:")],
+        [],
+        [_CALLER + "a_token_that_will_not_do_leaves_the_earlier_one"],
+    ),
+    Mutant(
+        "a connection: commands before the first hello",
+        "relay/gateway/connection.py",
+        [Change("if self._greeting.is_over and not isinstance(command, Hello):", "if False:")],
+        [],
+        [_GUARDED + "every_command_but_hello_is_refused_before_it"],
+    ),
+    Mutant(
+        "metrics for who comes through a proxy",
+        "relay/gateway/authentication.py",
+        [Change("self._listens_on_loopback and not is_forwarded", "self._listens_on_loopback")],
+        [],
+        [_GUARDED + "metrics_are_for_operators_and_scrapers"],
+    ),
+    Mutant(
+        "a route without its guard",
+        "relay/gateway/app.py",
+        [Change('for_session("read", http.generation_snapshot)', "http.generation_snapshot")],
+        [],
+        [_GUARDED + "every_address_asks_for_a_token_but_the_public_ones"],
+    ),
+    Mutant(
+        "tickets: taken where a header can be sent",
+        "relay/gateway/guard.py",
+        [Change("if takes_tickets else None", "")],
+        [],
+        ["tests/scenarios/gateway/test_tokens.py::test_an_event_stream_ends_with_a_word_and_a_ticket_resumes_it"],
+    ),
+    Mutant(
+        "a refresh that allows less leaves what is followed",
+        "relay/gateway/greeting.py",
+        [Change("        await self._on_newer()\n", "")],
+        [],
+        ["tests/gateway/test_connection.py::test_a_newer_token_that_allows_less_ends_what_it_may_not_read"],
     ),
 ]  # fmt: skip

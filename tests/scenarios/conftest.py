@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from relay import embedded
+from tests.scenarios import credentials
 from tests.scenarios.processes import templates
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.server import Server
@@ -29,9 +30,20 @@ def redis_url() -> Iterator[str]:
         yield url
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with the mark `also_with_auth` runs a second time, in the full tier: everybody brings a token."""
+    if "relay" in metafunc.fixturenames and metafunc.definition.get_closest_marker("also_with_auth"):
+        twice = [pytest.param(False, id="open"), pytest.param(True, id="auth", marks=pytest.mark.slow)]
+        metafunc.parametrize("relay", twice, indirect=True)
+
+
 @pytest.fixture
-async def relay(redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
+async def relay(
+    redis_url: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
     async with world(redis_url, tmp_path) as made:
+        if getattr(request, "param", False):
+            made.settings |= credentials.everywhere(monkeypatch)
         yield made
 
 

@@ -16,6 +16,7 @@ import httpx2
 import msgspec
 
 from relay.protocol.view import FrameDict
+from tests.scenarios import credentials
 from tests.scenarios.client import Client
 from tests.scenarios.processes import TIMEOUT_S
 
@@ -54,7 +55,8 @@ class EventSource:
         self.heard_at = 0.0  # loop time of the last bytes
         self._last_id = ""
         self._http = httpx2.AsyncClient(trust_env=False, timeout=httpx2.Timeout(TIMEOUT_S))
-        self._request = self._http.build_request(method, url, json=body, headers={**_ACCEPT, **(headers or {})})
+        given = {**_ACCEPT, **credentials.HEADERS, **(headers or {})}
+        self._request = self._http.build_request(method, url, json=body, headers=given)
         client.holes = "generation=" in url or method == "POST"  # of one generation only: seqs rise with holes
         self._news = client.news
         self._task: asyncio.Task[None] | None = None

@@ -20,6 +20,7 @@ from redis.asyncio.sentinel import Sentinel
 
 from relay.redis.address import parse_address
 from tests.fakes.provider import FakeProvider, Script
+from tests.scenarios import credentials
 from tests.scenarios.processes import START_S, TIMEOUT_S, Process, until
 
 __all__ = ["Gateway", "Script", "World", "world"]
@@ -37,7 +38,8 @@ class Gateway(Process):
     ) -> tuple[int, Any, dict[str, str]]:
         """(status, decoded JSON or text, headers); `body` bytes go as they are, anything else as JSON."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        asked = {"Content-Type": "application/json", **(headers or {})} if data is not None else headers or {}
+        headers = credentials.HEADERS if headers is None else {**credentials.HEADERS, **headers}
+        asked = {"Content-Type": "application/json", **headers} if data is not None else headers
         request = urllib.request.Request(self.url + path, data, asked, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -120,8 +122,10 @@ class World:
             url = f"http://127.0.0.1:{serving['metrics_port']}"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
+        request = urllib.request.Request(url + "/metrics", headers=credentials.HEADERS)
+
         def get() -> str:
-            with opener.open(url + "/metrics", timeout=20) as answer:
+            with opener.open(request, timeout=20) as answer:
                 text: str = answer.read().decode()
                 return text
 

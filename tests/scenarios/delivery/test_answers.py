@@ -13,6 +13,8 @@ from tests.scenarios.client import Client, check
 from tests.scenarios.processes import until
 from tests.scenarios.world import World
 
+pytestmark = pytest.mark.also_with_auth
+
 # Joined emoji, combining marks, CJK, right-to-left, a flag, and a pair that the provider splits.
 HARD = [
     "👩‍👩‍👧‍👦",

@@ -11,6 +11,8 @@ from tests.scenarios.client import Client, check
 from tests.scenarios.event_source import EventSource
 from tests.scenarios.world import Gateway, World
 
+pytestmark = pytest.mark.also_with_auth
+
 TOKENS = [
     "Grüße",
     ", ",

@@ -15,9 +15,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
 from tests.fakes.provider import Script
+from tests.scenarios import credentials
 from tests.scenarios.client import Client, check
 from tests.scenarios.processes import TIMEOUT_S, until
 from tests.scenarios.world import Gateway, World
+
+pytestmark = pytest.mark.also_with_auth
 
 Frame = dict[str, Any]
 
@@ -44,7 +47,7 @@ async def test_a_connection_begins_with_welcome_and_every_reply_carries_its_id(r
         talk: list[tuple[Frame, Frame]] = [
             ({"type": "ping", "id": "1", "t": [1, {"a": None}]}, {"type": "pong", "id": "1", "t": [1, {"a": None}]}),
             ({"type": "ping"}, {"type": "pong"}),
-            ({"type": "hello", "id": "2", "token": "anything"}, {**welcome, "id": "2"}),
+            ({"type": "hello", "id": "2"}, {**welcome, "id": "2"}),
             (
                 {"type": "unsubscribe", "id": "3", "session": "never"},
                 {"type": "unsubscribed", "id": "3", "session": "never"},
@@ -417,7 +420,9 @@ async def test_a_slow_reader_is_not_cut_off_slows_nobody_and_gets_merged_frames(
         slow.connection.transport.resume_reading()
         await slow.ended(generation, 60)
         check(slow, generation, "".join(tokens))
-        assert len(slow.frames) < 0.7 * len(quick.frames), "what a slow reader missed comes merged"
+        catchups = [frame for frame in slow.frames if frame["type"] == "catchup"]
+        merged = [one for one in catchups if len(one["events"]) <= one["seq"] - one["from"]]
+        assert merged, "what a slow reader missed comes merged, unless the batches fill a frame each"
         assert all(len(raw) <= 262_144 for raw in slow.raw)
     await slow.disconnect()
 
@@ -505,7 +510,9 @@ async def _raw_handshake(gateway: Gateway) -> tuple[asyncio.StreamReader, asynci
     reader, writer = await asyncio.open_connection(sock=sock)
     writer.write(
         f"GET /v1/ws HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n".encode()
+        + credentials.lines()
+        + b"\r\n"
     )
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer

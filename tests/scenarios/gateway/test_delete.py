@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 
+import pytest
+
 from tests.fakes.script import Script
 from tests.scenarios.client import Client, check
 from tests.scenarios.event_source import EventSource
 from tests.scenarios.processes import until
 from tests.scenarios.world import World
+
+pytestmark = pytest.mark.also_with_auth
 
 TOKENS = [f"token {number} " for number in range(100)]
 

@@ -10,10 +10,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.fakes.script import Script
+from tests.scenarios import credentials
 from tests.scenarios.client import Client, check
 from tests.scenarios.event_source import EventSource
 from tests.scenarios.processes import until
 from tests.scenarios.world import Gateway, World
+
+pytestmark = pytest.mark.also_with_auth
 
 TOKENS = [f"tökén {number} 🙂 " for number in range(200)]
 TEXT = "".join(TOKENS)
@@ -187,7 +190,7 @@ async def _unread(relay: World, gateway: Gateway) -> AsyncIterator[None]:
     relay.fake.script = Script(tokens=["x" * 16000] * 200)
     await relay.worker()
     reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":", 1)[1]), limit=2**16)
-    writer.write(b"GET /v1/sessions/s/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    writer.write(b"GET /v1/sessions/s/events HTTP/1.1\r\nHost: 127.0.0.1\r\n%b\r\n" % credentials.lines())
     await reader.readuntil(b"subscribed")
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     for _ in range(4):
