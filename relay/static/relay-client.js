@@ -591,7 +591,8 @@ export class Relay extends EventTarget {
     this.#open(); // first: if it throws, nothing else must be left behind
     // An interval that checks the clock, because timers stand still while a laptop sleeps or a tab is in the background.
     this.#watch = setInterval(() => {
-      if (this.#socket && Date.now() > this.#deadline) this.#silent();
+      if (!this.#socket) return;
+      if (Date.now() > this.#deadline) this.#silent();
       else if (this.#opened && !this.#welcomed && Date.now() > this.#openedMs + ASK_AFTER_MS) this.#hello(true);
     }, 1_000);
     const { signal } = this.#listening;
@@ -670,6 +671,7 @@ export class Relay extends EventTarget {
    */
   #hello(asks = false) {
     if (!this.#opened || this.#presented || (this.#token === null && !(asks && this.#identified))) return;
+    if (this.#socket.readyState !== 1) return; // it has failed, and its close is on the way
     this.#presented = true;
     this.#socket.send(encode({ type: "hello", id: "hello", ...(this.#token === null ? {} : { token: this.#token }) }));
   }

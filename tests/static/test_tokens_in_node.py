@@ -343,3 +343,44 @@ def test_a_command_that_its_token_does_not_allow_is_refused_with_the_code(tmp_pa
         code,
     )
     assert said == [code, "open"]
+
+
+def test_who_has_no_token_greets_a_relay_that_says_nothing_and_no_connection_that_is_lost(tmp_path: Path) -> None:
+    said = story(
+        tmp_path,
+        """
+        const look = () => [...timers.values()].find(({ ms }) => ms === 1_000).act(); // what it does each second
+        const relay = begin(null);
+        await settled();
+        look();
+        const socket = await opened(false);
+        look();
+        say(socket.sent);
+        lasts();
+        look();
+        look();
+        say(socket.sent);
+        socket.onclose({ code: 1006, reason: "" });
+        lasts();
+        look(); // there is none until the next try
+        retry();
+        await settled();
+        const again = await opened();
+        lasts();
+        look();
+        say(again.sent);
+        again.onclose({ code: 1006, reason: "" });
+        lasts();
+        look(); // nor here, where none was sent before
+        retry();
+        await settled();
+        sockets.at(-1).readyState = 1;
+        sockets.at(-1).onopen({});
+        sockets.at(-1).readyState = 3; // it has failed, and is told so later
+        lasts();
+        look();
+        say(sockets.at(-1).sent);
+        relay.close();
+        """,
+    )
+    assert said == [[], [{"type": "hello", "id": "hello"}], [], []]
