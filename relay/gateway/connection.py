@@ -270,7 +270,10 @@ class Connection:
 
     async def _drop_what_is_not_allowed(self) -> None:
         """A newer token may allow less."""
-        for session, viewer in list(self._viewers.items()):
+        for session in list(self._viewers):
+            viewer = self._viewers.get(session)
+            if viewer is None:
+                continue  # it has left while others were dropped
             try:
                 self._check_access(session, viewer.follower)
             except ClientError as error:

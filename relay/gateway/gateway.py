@@ -71,6 +71,8 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         await self.requirements.check_once()
+        if self.auth is not None:
+            await self.revocations.sync()  # until they are known, no token is good
         self.subscriber.start()
         reaper = asyncio.create_task(self.reaper.run(), name="reaper")
         watching = asyncio.create_task(self.requirements.watch(), name="fitness")

@@ -76,7 +76,8 @@ async def _waited(
         caller.speaks_for(asked.identity)
         has_ended = await waiting
     except asyncio.CancelledError:
-        if not over:
+        task = asyncio.current_task()
+        if not over or task is None or task.cancelling():  # we are meant
             raise
         return error_response(over[0], session=asked.session, generation=generation)
     finally:

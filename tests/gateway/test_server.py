@@ -8,9 +8,13 @@ import socket
 import pytest
 import uvicorn
 
+from relay.auth.revocations import Revocations
 from relay.errors import SettingsError
+from relay.gateway.gateway import Gateway
 from relay.gateway.server import listen, listen_shared, server
 from relay.settings import load
+from relay.store.requirements import RequirementsMonitor
+from tests.scenarios.credentials import SECRET
 
 HINT = "; choose another port with --port / RELAY_PORT, 0 for a free one"
 
@@ -68,3 +72,20 @@ async def test_what_is_accepted_first_of_all_inherits_what_every_connection_does
         sock.close()
     assert len(found) == 2
     assert all(found)
+
+
+async def test_revocations_are_known_before_the_first_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise whoever comes back at once after a restart would be sent away again."""
+    read: list[str] = []
+
+    async def sync(_: Revocations) -> None:
+        read.append("revocations")
+
+    async def check_once(_: RequirementsMonitor) -> None: ...
+
+    monkeypatch.setattr(Revocations, "sync", sync)
+    monkeypatch.setattr(RequirementsMonitor, "check_once", check_once)
+    for secret, expected in (("", []), (SECRET, ["revocations"])):
+        read.clear()
+        async with Gateway(load(redis_url="redis://127.0.0.1:1/0", auth_secret=secret)).running():
+            assert read == expected
