@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, get_args
 
+from relay.auth.refusals import AccessRefused
 from relay.errors import ClientError
 
 Scope = Literal["read", "submit", "stop", "delete", "admin"]
@@ -55,13 +56,13 @@ class Identity(NamedTuple):
         """Raises ClientError `forbidden`."""
         self.require(action)
         if not any(_matches(pattern, session) for pattern in self.sessions):
-            raise ClientError("forbidden", "This token is not for that session.")
+            raise AccessRefused("forbidden", "This token is not for that session.")
         return Access(self.sub if self.owns else None, self.sub if self.makes else "")
 
     def require(self, action: Scope) -> None:
         """For what concerns no session. Raises ClientError `forbidden`."""
         if action not in self.scopes:
-            raise ClientError("forbidden", f"This token does not allow that; it lacks the scope {action}.")
+            raise AccessRefused("forbidden", f"This token does not allow that; it lacks the scope {action}.")
 
 
 # Where auth is off. Admin routes ask for more than this: the loopback interface (gateway/authentication.py).
@@ -70,7 +71,7 @@ EVERYBODY = Identity("", frozenset(SCOPES))
 
 def foreign() -> ClientError:
     """A session that is not theirs, or that they may not make, for those who asked to follow it or to ask in it."""
-    return ClientError("forbidden", "That session is not yours.")
+    return AccessRefused("forbidden", "That session is not yours.")
 
 
 def _matches(pattern: str, session: str) -> bool:

@@ -34,9 +34,10 @@ EXPLANATIONS: dict[Reason, str] = {
     "revoked": "all tokens of its sub that were issued until then have been revoked",
     "bad_scope": "its scope is neither words with blanks between them nor a list of words",
 }
-_SHOWN_SUB = 32  # characters
+_SHOWN = 32  # characters of what a client sent
 
 _log = logging.RateLimitedLog(logging.get_logger("auth"), "token_refused")
+_refused = logging.RateLimitedLog(logging.get_logger("auth"), "access_refused")
 
 
 class TokenRefused(ClientError):
@@ -71,9 +72,21 @@ class TicketRefused(TokenRefused):
         return ticket
 
 
-def _shortened(sub: object) -> str:
+class AccessRefused(ClientError):
+    """Nobody has said who asks, or their token does not allow it. The sentence is the reason, and names nobody."""
+
+    def __init__(self, code: Literal["unauthenticated", "forbidden"], message: str) -> None:
+        super().__init__(code, message)
+
+    def report(self, session: object = None) -> None:
+        """`session`: what was asked for, as it came."""
+        shown = _shortened(session) or None
+        _refused.log((self.code, self.message), code=self.code, reason=self.message, session=shown)
+
+
+def _shortened(given: object) -> str:
     """In ASCII without control characters: a terminal may show the log."""
-    if not isinstance(sub, str):
+    if not isinstance(given, str):
         return ""
-    cut = sub[:_SHOWN_SUB].encode("unicode_escape").decode()
-    return cut if len(sub) <= _SHOWN_SUB else f"{cut}..."
+    cut = given[:_SHOWN].encode("unicode_escape").decode()
+    return cut if len(given) <= _SHOWN else f"{cut}..."

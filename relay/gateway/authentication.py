@@ -11,9 +11,8 @@ from starlette.datastructures import Headers, QueryParams
 
 from relay.auth.factory import Auth
 from relay.auth.identity import EVERYBODY, Identity
-from relay.auth.refusals import TokenRefused
+from relay.auth.refusals import AccessRefused, TokenRefused
 from relay.auth.revocations import Revocations
-from relay.errors import ClientError
 from relay.gateway.deadlines import within_deadline
 from relay.origins import is_loopback
 from relay.protocol.words import FEATURES
@@ -54,14 +53,14 @@ class Authentication:
         if ticket is not None:
             async with within_deadline("ticket"):
                 return self.checked(await self.auth.tickets.read(ticket))
-        raise ClientError("unauthenticated", "This needs a token: Authorization: Bearer …")
+        raise AccessRefused("unauthenticated", "This needs a token: Authorization: Bearer …")
 
     async def of_token(self, token: str | None) -> Identity:
         """Raises ClientError: `unauthenticated`, `token_expired`, `unavailable`."""
         if self.auth is None:
             return EVERYBODY
         if not token:
-            raise ClientError("unauthenticated", "There is no token in this.")
+            raise AccessRefused("unauthenticated", "There is no token in this.")
         async with within_deadline("token"):
             return self.checked(await self.auth.verifier.verify(token))
 
@@ -76,7 +75,7 @@ class Authentication:
         if self.auth is not None:
             (await self.of_request(headers)).require("admin")
         elif not self._comes_from_this_machine(headers):
-            raise ClientError("forbidden", "Without auth, this is for the machine that the gateway runs on.")
+            raise AccessRefused("forbidden", "Without auth, this is for the machine that the gateway runs on.")
 
     async def require_scraper(self, headers: Headers) -> None:
         """For /metrics. Raises ClientError: `forbidden`, and as `of_request`."""
@@ -84,7 +83,7 @@ class Authentication:
         if given is not None and hmac.compare_digest(given.encode(), self._metrics_token):
             return
         if self.auth is None and not self._comes_from_this_machine(headers):
-            raise ClientError("forbidden", "Metrics are for this machine, or for who has RELAY_METRICS_TOKEN.")
+            raise AccessRefused("forbidden", "Metrics are for this machine, or for who has RELAY_METRICS_TOKEN.")
         await self.require_operator(headers)
 
     def _comes_from_this_machine(self, headers: Headers) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from relay import metrics
 from relay.auth.claims import LEEWAY_S
 from relay.auth.identity import Access, Identity, Scope
+from relay.auth.refusals import AccessRefused
 from relay.errors import ClientError
 from relay.gateway.authentication import Authentication
 
@@ -61,7 +62,7 @@ class Caller:
         """Take a newer token of the same person. Raises ClientError; then the earlier one counts on."""
         newer = await self._authentication.of_token(token)
         if self.identity is not None and newer.sub != self.identity.sub:
-            raise ClientError("forbidden", "That token is somebody else's; open another connection for it.")
+            raise AccessRefused("forbidden", "That token is somebody else's; open another connection for it.")
         if self.identity is not None and newer.expires_at is not None and newer.expires_at <= time.time():
             raise ClientError("token_expired", "That token has expired as well.")  # good enough only for who has none
         self.speaks_for(newer)
@@ -70,7 +71,7 @@ class Caller:
     def access(self, action: Scope, session: str) -> Access:
         """Raises ClientError: `forbidden`, `unauthenticated`."""
         if self.identity is None:
-            raise ClientError("unauthenticated", "Say hello with a token first.")
+            raise AccessRefused("unauthenticated", "Say hello with a token first.")
         return self.identity.access(action, session)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 
 from relay import logging, metrics
 from relay.auth.identity import foreign
+from relay.auth.refusals import AccessRefused
 from relay.errors import ClientError
 from relay.follow.follower import Follower
 from relay.gateway.authentication import Authentication
@@ -133,7 +134,7 @@ class Connection:
             return
         metrics.commands.labels(fields["type"]).inc()
         if self._greeting.is_over and not isinstance(command, Hello):
-            self._replies.refuse(ClientError("unauthenticated", "Say hello with a token first."), reply_id)
+            self._replies.refuse(AccessRefused("unauthenticated", "Say hello with a token first."), reply_id)
             return
         match command:
             case Ping(t=t):

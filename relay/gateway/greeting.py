@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 
 from relay import timeouts
 from relay.auth.identity import Access, Scope
+from relay.auth.refusals import AccessRefused
 from relay.errors import ClientError, Code
 from relay.gateway.authentication import Authentication, bearer
 from relay.gateway.caller import EXPIRED, Caller
@@ -105,7 +106,7 @@ class Greeting:
         self._replies.close(CLOSE_CODES.get(error.code, 4501), error.message)
 
     def _no_hello(self) -> None:
-        self._turn_away(ClientError("unauthenticated", "No hello with a good token came in time."))
+        self._turn_away(AccessRefused("unauthenticated", "No hello with a good token came in time."))
 
     def _expiring(self, expires_in_s: float) -> None:
         self._replies.send(frames.TokenExpiring(expires_in_s=round(expires_in_s, 3)))

@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket
 
 from relay import logging, metrics, timeouts
 from relay.auth.identity import Identity
+from relay.auth.refusals import AccessRefused
 from relay.auth.revocations import check_sub
 from relay.errors import ClientError, StorageError
 from relay.gateway import requests
@@ -212,6 +213,8 @@ async def browser_client(request: Request) -> Response:
 
 async def on_client_error(request: Request, error: Exception) -> Response:
     """Registered for ClientError alone."""
+    if isinstance(error, AccessRefused):
+        error.report(session=request.path_params.get("session"))
     return error_response(cast(ClientError, error))
 
 

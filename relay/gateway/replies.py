@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relay import metrics
+from relay.auth.refusals import AccessRefused
 from relay.errors import ClientError
 from relay.gateway.sinks import Sink
 from relay.protocol import frames
@@ -18,6 +19,8 @@ class Replies:
 
     def refuse(self, error: ClientError, reply_id: str | None = None, session: str | None = None) -> None:
         metrics.errors.labels(error.code).inc()
+        if isinstance(error, AccessRefused):
+            error.report(session=session)
         self.send(
             frames.ErrorFrame(
                 id=reply_id,

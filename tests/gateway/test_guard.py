@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 from starlette.routing import Route, WebSocketRoute
+from structlog.testing import capture_logs
 
 from relay import metrics
 from relay.auth.revocations import Revocations
@@ -197,3 +198,19 @@ async def test_a_revoked_token_is_counted_and_logged(monkeypatch: pytest.MonkeyP
         asked = f"GET /v1/sessions/s HTTP/1.1\r\nAuthorization: Bearer {token()}\r\n".encode()
         assert (await gateway.raw(asked + HOST + b"\r\n")).status == 401
     assert metrics.auth_refusals.labels("token", "revoked")._value.get() == before + 1
+
+
+async def test_who_brings_no_token_or_one_that_does_not_allow_it_is_a_line_in_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relay.auth.refusals._refused._seldom._told", {})
+    asked = b"GET /v1/sessions/a%1B%5B2J HTTP/1.1\r\n"
+    with capture_logs() as lines:
+        async with knocking(auth_secret=SECRET) as gateway:
+            assert (await gateway.raw(asked + HOST + b"\r\n")).status == 401
+            narrow = f"Authorization: Bearer {token(sessions=['other'], scope='read stop')}\r\n".encode()
+            assert (await gateway.raw(b"GET /v1/sessions/s HTTP/1.1\r\n" + narrow + HOST + b"\r\n")).status == 403
+    found = [line for line in lines if line["event"] == "access_refused"]
+    assert [(line["code"], line["session"]) for line in found] == [("unauthenticated", "a\\x1b[2J"), ("forbidden", "s")]
+    assert "other" not in str(lines)
+    assert "eyJ" not in str(lines)

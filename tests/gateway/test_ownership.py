@@ -143,7 +143,7 @@ async def test_a_session_with_events_that_nobody_owns_is_for_tokens_that_name_it
 
 async def test_two_who_follow_a_new_session_at_once_are_not_both_let_in(gateway: Gateway) -> None:
     found = await asyncio.gather(gateway.follow(A), gateway.follow(B), return_exceptions=True)
-    assert sorted(type(one).__name__ for one in found) == ["ClientError", "Follower"]
+    assert sorted(type(one).__name__ for one in found) == ["AccessRefused", "Follower"]
 
 
 async def test_a_follower_at_hand_costs_its_owner_no_question(
