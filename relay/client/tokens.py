@@ -79,12 +79,24 @@ class TokenRefresher:
         self._used = used
         self._send = send
         self._refreshed_at = float("-inf")
+        self._expires_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def expires(self, in_s: float) -> None:
         """One refresh at a time: while one is under way, there is nothing more to do."""
-        if self._tokens.is_function and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._refresh(_now() + in_s), name="relay client refresher")
+        if self._task is None or self._task.done():
+            self._expires_at = _now() + in_s
+            self._begin()
+
+    def put_off(self) -> None:
+        """The gateway could not tell whether the last one is good: it is sent again, after the pause between two."""
+        if (self._task is None or self._task.done()) and self._expires_at - _now() >= SHARED.refresh_pause_s:
+            self._used = None
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._tokens.is_function:
+            self._task = asyncio.create_task(self._refresh(self._expires_at), name="relay client refresher")
 
     async def aclose(self) -> None:
         if self._task is not None:

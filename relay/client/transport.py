@@ -120,7 +120,8 @@ class Transport:
     async def _connect_once(self) -> tuple[ClientConnection, FrameDict, str | None]:
         token = await self._tokens.fetch()
         in_header = token is not None and not self._says_hello
-        websocket = await connect(
+        dial = _ConnectThere if token is not None and self._says_hello else connect
+        websocket = await dial(
             self._ws_url,
             subprotocols=[_SUBPROTOCOL],
             additional_headers={"Authorization": f"Bearer {token}"} if in_header else None,
@@ -222,6 +223,8 @@ class Transport:
                     self._reconnect_at = _now() + min(frame["reconnect_in_ms"] / 1000, SHARED.drain_most_s)
                 elif frame["type"] == "token_expiring":
                     refresher.expires(frame.get("expires_in_s") or 0)
+                elif frame["type"] == "error" and frame.get("id") == "refresh" and frame.get("retryable"):
+                    refresher.put_off()
                 until = _now() + self._silence_s
                 deadline.reschedule(until if self._reconnect_at is None else min(until, self._reconnect_at))
                 if "seq" in frame:  # something new; a mere reply might come from a gateway that breaks at once
@@ -239,6 +242,13 @@ class Transport:
                     await self._work.wait()
             except TimeoutError:
                 pass  # the next one is due
+
+
+class _ConnectThere(connect):
+    """Follows no redirect: websockets takes the header along to no other origin, but `hello` would go there."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
 
 
 async def _welcome(websocket: ClientConnection, *, asks: bool) -> FrameDict:

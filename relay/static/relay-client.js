@@ -578,6 +578,7 @@ export class Relay extends EventTarget {
   #asking = null; // the connection that a token is asked for
   #renewing = null; // the timer of a refresh, until it is done
   #refreshedMs = 0;
+  #expiresMs = 0; // of the token of the last refresh
   #refusals = 0; // of tokens, in a row
   #brought = false; // an event, over this connection
   #identified = false; // the token of this connection is known, or that there is none
@@ -706,11 +707,19 @@ export class Relay extends EventTarget {
     const fresh = await this.#ask(socket);
     if (socket !== this.#socket) return;
     this.#renewing = null;
+    this.#expiresMs = expiresMs;
     const leftMs = expiresMs - Date.now();
     if (fresh != null && fresh !== this.#token) {
       [this.#token, this.#refreshedMs] = [fresh, Date.now()];
       this.#send({ type: "refresh", id: "refresh", token: fresh });
     } else if (leftMs >= REFRESH_PAUSE_MS) this.#renewIn(leftMs / 2, expiresMs);
+  }
+
+  /** The relay could not tell whether the last one is good: it is sent again, after the pause between two. */
+  #putOff() {
+    if (this.#renewing !== null || this.#expiresMs - Date.now() < REFRESH_PAUSE_MS) return;
+    this.#token = "";
+    this.#renewIn(REFRESH_PAUSE_MS, this.#expiresMs);
   }
 
   #receive(data) {
@@ -828,6 +837,7 @@ export class Relay extends EventTarget {
       tell(session ?? this, "error", { error: new RelayError(frame) });
     } else if (request) this.#settle(frame.id).reject(new RelayError(frame));
     else if (session) session._refused(frame);
+    else if (frame.id === "refresh" && frame.retryable) this.#putOff();
     else tell(this, "error", { error: new RelayError(frame) });
     this.#deliverAll();
   }

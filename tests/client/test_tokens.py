@@ -390,6 +390,37 @@ async def test_refreshes_do_not_chase_a_gateway_that_never_has_enough(
     assert tokens.asked == 2
 
 
+async def test_a_refresh_that_the_gateway_cannot_judge_just_now_is_sent_again(
+    gateway: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once(monkeypatch, refresh_pause_s=0.05)
+    async with connected(gateway, Tokens("first", "second")) as (_, peer):
+        await peer.send(type="token_expiring", expires_in_s=30)
+        for _ in range(3):
+            assert (await peer.command("refresh"))["token"] == "second"
+            await peer.send(type="error", id="refresh", code="unavailable", message="Not now.", retryable=True)
+        assert (await peer.command("refresh"))["token"] == "second"
+        await peer.send(type="refreshed", id="refresh", expires_at=1)
+        await peer.silent(0.2)
+
+
+async def test_a_token_that_goes_as_hello_follows_no_redirect(gateway: Scripted) -> None:
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        location = gateway.url.replace("http", "ws").replace("127.0.0.1", "localhost")
+        writer.write(f"HTTP/1.1 302 Found\r\nLocation: {location}/v1/ws\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(elsewhere, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Disconnected, match="302") as raised:
+            async with connect(f"http://ann:password@127.0.0.1:{port}", token=SECRET, give_up_after_s=TIMEOUT_S):
+                pass
+    assert gateway.waiting == 0
+    assert "password" not in str(raised.value)
+
+
 @pytest.mark.parametrize("code", ["unauthenticated", "token_expired", "forbidden"])
 async def test_a_command_that_its_token_does_not_allow_is_refused_with_the_code(gateway: Scripted, code: str) -> None:
     async with connected(gateway, SECRET) as (relay, peer):

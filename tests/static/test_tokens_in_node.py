@@ -384,3 +384,25 @@ def test_who_has_no_token_greets_a_relay_that_says_nothing_and_no_connection_tha
         """,
     )
     assert said == [[], [{"type": "hello", "id": "hello"}], [], []]
+
+
+def test_a_refresh_that_the_relay_cannot_judge_just_now_is_sent_again(tmp_path: Path) -> None:
+    said = story(
+        tmp_path,
+        """
+        const relay = begin(fresh("first", "second"));
+        const socket = await opened();
+        socket.says({ type: "token_expiring", expires_in_s: 30 });
+        await fire();
+        const notNow = { type: "error", id: "refresh", code: "unavailable", message: "Not now.", retryable: true };
+        socket.says(notNow);
+        lasts();
+        await fire();
+        say(socket.sent.filter(({ type }) => type === "refresh").map(({ token }) => token));
+        passed += 30_000;
+        socket.says(notNow); // too late
+        say(waits());
+        relay.close();
+        """,
+    )
+    assert said == [["second", "second"], []]

@@ -8,7 +8,8 @@
 -- ARGV[11] request_id   ARGV[12] body hash   ARGV[13] body of the `message` event   ARGV[14] body of `status queued`
 -- ARGV[15] whose the session is, '' if nobody's   ARGV[16…] further fields of the generation, name and value
 -- Returns {'rebuilt', fence, epoch, head, attempt, count, reasoned, data, crc32}: what the log has now, for this fence
--- to go on from; {'ended'}, also if the session is somebody else's now; {'stale'} if another worker has it, or its request made another generation meanwhile.
+-- to go on from; {'ended'}, also if the session is somebody else's now; {'stale'} if another worker has it, or its
+-- request made another generation meanwhile.
 -- It counts as append 1 of its fence. It is idempotent.
 -- Atomic because fence, epoch and what is left must be checked and changed together: another worker may hold it, too.
 
