@@ -9,12 +9,15 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx2
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.auth.signing import private_key, public_pem
+from tests.auth.test_tokens import signed_by_hand
 from tests.fakes.provider import Script
 from tests.scenarios.credentials import SECRET, bearing, token
 from tests.scenarios.processes import TIMEOUT_S
@@ -153,7 +156,9 @@ async def first_event(gateway: Gateway, path: str, headers: dict[str, str]) -> s
         return str(json.loads(await response.aread())["error"]["code"])
 
 
-async def over_websocket(gateway: Gateway, action: str, given: str | None, at: Place, *, says_hello: bool) -> str:
+async def over_websocket(
+    gateway: Gateway, action: str, given: str | None, at: Place, *, says_hello: bool, query: str = ""
+) -> str:
     """`ok`, or the code of the error; a refused connection closes as it should."""
     commands = {
         "read": {"type": "subscribe"},
@@ -162,7 +167,7 @@ async def over_websocket(gateway: Gateway, action: str, given: str | None, at: P
     }
     asked = {"id": "1", "session": at.session, **commands[action]}
     headers = {} if says_hello else bearing(given)
-    async with connect(wire(gateway), additional_headers=headers, proxy=None) as websocket:
+    async with connect(wire(gateway) + query, additional_headers=headers, proxy=None) as websocket:
         if says_hello and given is not None:
             await websocket.send(json.dumps({"type": "hello", "id": "0", "token": given}))
         code = ""
@@ -216,3 +221,47 @@ async def test_every_action_by_every_token_over_every_transport(relay: World) ->
 
     await asyncio.gather(*(in_turn(*one) for one in cells))
     assert wrong == []
+
+
+async def test_with_a_public_key_no_other_signature_counts_and_tickets_only_read(relay: World, tmp_path: Path) -> None:
+    """The key of tickets is in Redis here: two gateways must read each other's."""
+    relay.fake.script = Script(tokens=["Yes"])
+    private = private_key("RS256")
+    (tmp_path / "key.pem").write_text(public_pem(private))
+    relay.settings["RELAY_AUTH_KEY_FILE"] = str(tmp_path / "key.pem")
+    gateway, other = await relay.gateway(), await relay.gateway()
+    await relay.worker()
+    right = token("alice", key=private, algorithm="RS256", scope=ALL)
+    path = "/v1/sessions/mine/generations?wait=20"
+    status, answer, _ = await gateway.http("POST", path, {"content": "?"}, bearing(right))
+    assert status == 200, answer
+    at = Place("mine", answer["generation"], "mine")
+    claims = {"sub": "alice", "scope": ALL, "exp": int(time.time()) + 60}
+    found = {}
+    for name, given in {
+        "right": right,
+        "the public key as a secret": signed_by_hand({"alg": "HS256"}, claims, public_pem(private)),
+        "no algorithm": token(key=None, algorithm="none"),
+        "another key": token(key=private_key("RS256", 1), algorithm="RS256"),
+        "another family": token(key=private_key("ES256"), algorithm="ES256"),
+        "a secret": token(),
+    }.items():
+        codes = [
+            await over_http(gateway, action, given, at) for action in ("get", "get one", "events", "stop", "ticket")
+        ]
+        for says_hello in (True, False):
+            codes += [await over_websocket(gateway, one, given, at, says_hello=says_hello) for one in OVER_WEBSOCKET]
+        found[name] = set(codes)
+    assert found.pop("right") == {OK}
+    assert set(map(frozenset, found.values())) == {frozenset({"unauthenticated"})}
+    for made_at, used_at in ((gateway, other), (other, gateway)):
+        _, made, _ = await made_at.http("POST", "/v1/tickets", {"session": "mine"}, bearing(right))
+        query = f"?ticket={made['ticket']}"
+        assert await first_event(used_at, "/v1/sessions/mine/events" + query, {}) == OK
+        assert await first_event(used_at, "/v1/sessions/theirs/events" + query, {}) == "forbidden"
+        assert (await used_at.http("GET", "/v1/sessions/mine" + query))[0] == 401
+        ticketed = [
+            await over_websocket(used_at, one, None, at, says_hello=False, query=query) for one in OVER_WEBSOCKET
+        ]
+        assert ticketed == [OK, "forbidden", "forbidden"]
+        assert await over_http(used_at, "get", made["ticket"], at) == "unauthenticated", "a ticket is no token"
